@@ -1,0 +1,68 @@
+# Every target does its own set-up: a machine with Python 3.11, git and make is enough.
+# A uv on PATH is used when it works; otherwise one is installed into .tools/, and nothing outside
+# this directory (and uv's cache) is touched. `make` without a target lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+TOOLS := .tools
+ARGS ?=
+
+ifeq ($(origin UV),undefined)
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo $(TOOLS)/bin/uv)
+endif
+UV_RUN := $(UV) run --no-sync
+
+.PHONY: help setup run test lint format typecheck bench hooks clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: setup ## the main job: ten clients train a split ViT through `flwr run` (ARGS="..." adds options)
+	$(UV_RUN) fedsplit run . --num-clients 10 $(ARGS)
+
+test: lint typecheck ## everything that must pass: lint, types, all tests (ARGS="..." goes to pytest)
+	$(UV_RUN) pytest $(ARGS)
+
+lint: setup ## ruff's checks and formatting, without changing a file
+	$(UV_RUN) ruff check .
+	$(UV_RUN) ruff format --check .
+
+typecheck: setup ## mypy, strict
+	$(UV_RUN) mypy
+
+format: setup ## apply ruff's fixes and formatting
+	$(UV_RUN) ruff check --fix .
+	$(UV_RUN) ruff format .
+
+bench: setup ## measure the overhead over a plain training loop
+	$(UV_RUN) python benchmarks/overhead.py $(ARGS)
+
+hooks: setup ## run the pre-commit hooks at every commit
+	$(UV_RUN) pre-commit install
+
+setup: | $(filter $(TOOLS)/%,$(UV)) ## the locked environment in .venv
+	@$(UV) sync --frozen --quiet
+
+clean: ## remove the environment, the tools and all caches
+	rm -rf .venv $(TOOLS) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# A Python without `venv` (Debian splits it off) often has pip, and one without pip has venv. Neither
+# way counts as installing into the system, so an externally managed Python allows both.
+$(TOOLS)/bin/uv:
+	@echo "Installing uv into $(TOOLS)/"
+	@rm -rf $(TOOLS)
+	@if $(PYTHON) -m venv $(TOOLS) >/dev/null 2>&1; then \
+	    $(TOOLS)/bin/python -m pip install --quiet uv; \
+	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+	    rm -rf $(TOOLS) && $(PYTHON) -m pip install --quiet --target $(TOOLS) uv; \
+	else \
+	    echo "$(PYTHON) has neither venv nor pip, so uv cannot be installed. Install one of them" \
+	        "(on Debian or Ubuntu: apt-get install python3-venv), or uv itself, and try again." >&2; \
+	    exit 1; \
+	fi
+	@echo '*' > $(TOOLS)/.gitignore

@@ -1,0 +1,118 @@
+"""Write docs/config.md from fedsplit/config.py, or check that it is up to date.
+
+uv run --no-sync python docs/make_config.py            writes it
+uv run --no-sync python docs/make_config.py --check    exits 1 when it is stale
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, TypeGuard, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from fedsplit.config import Config
+
+PAGE = Path(__file__).with_name("config.md")
+HEAD = """# Config keys
+
+Generated from [fedsplit/config.py](../fedsplit/config.py). Do not edit it; write it again with
+
+    uv run --no-sync python docs/make_config.py
+
+and check it with `--check`, which exits 1 when it is stale.
+
+Every key has a default, so a config file holds only the keys that differ. A dotted key may also be
+written in a table (`[data]`, then `name = ...`). The same defaults stand in
+`[tool.flwr.app.config]` of [pyproject.toml](../pyproject.toml). Unknown keys, wrong types and
+values out of bounds are refused before anything is loaded, all of them in one message.
+
+"""
+TYPES = {str: "text", bool: "true or false", int: "whole number", float: "number"}
+# What the validators of config.py refuse, in words: a function has no bounds to read.
+VALIDATED = {
+    "run_name": "a plain directory name",
+    "address": "host 127.0.0.1, localhost or [::1]; port up to 65535",
+}
+SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def page() -> str:
+    """Return the text that docs/config.md must have."""
+    return HEAD + "\n\n".join(_sections()) + "\n"
+
+
+def _sections() -> Iterator[str]:
+    kinds = {name: field.annotation for name, field in Config.model_fields.items()}
+    sections = {name: kind for name, kind in kinds.items() if _is_section(kind)}
+    top = {name: field for name, field in Config.model_fields.items() if name not in sections}
+    _check_validated([Config, *sections.values()])
+    yield _table("The run", "Keys without a section.", "", top)
+    for name, kind in sections.items():
+        about = (kind.__doc__ or "").strip().splitlines()[0]
+        yield _table(f"`{name}`", about, f"{name}.", kind.model_fields)
+
+
+def _check_validated(kinds: Sequence[type[BaseModel]]) -> None:
+    found = {
+        name
+        for kind in kinds
+        for validator in kind.__pydantic_decorators__.field_validators.values()
+        for name in validator.info.fields
+    }
+    if found != set(VALIDATED):
+        raise SystemExit(f"VALIDATED must describe the validators of {sorted(found)}.")
+
+
+def _is_section(kind: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _table(title: str, about: str, prefix: str, fields: dict[str, FieldInfo]) -> str:
+    rows = [f"## {title}", "", about, ""]
+    rows += ["| key | type | default | bounds | meaning |", "|---|---|---|---|---|"]
+    for name, field in fields.items():
+        key = prefix + (field.alias or name)
+        cells = [f"`{key}`", _type(field), f"`{json.dumps(field.default)}`", _bounds(name, field)]
+        cells.append((field.description or "").replace("|", r"\|"))
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _type(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(field.annotation))
+    assert isinstance(field.annotation, type)
+    return TYPES[field.annotation]
+
+
+def _bounds(name: str, field: FieldInfo) -> str:
+    found = [VALIDATED[name]] if name in VALIDATED else []
+    for rule in field.metadata:
+        found += [f"{SIGNS[sign]} {getattr(rule, sign)}" for sign in SIGNS if hasattr(rule, sign)]
+        if getattr(rule, "min_length", None):
+            found.append("not empty")
+    return ", ".join(found)
+
+
+def main() -> int:
+    """Write the page, or compare it; return the exit code."""
+    arguments = sys.argv[1:]
+    if arguments == ["--check"]:
+        if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
+            return 0
+        sys.stderr.write("docs/config.md is stale: run python docs/make_config.py\n")
+        return 1
+    if arguments:
+        sys.stderr.write("usage: make_config.py [--check]\n")
+        return 2
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Frames to bytes and back: safetensors inside a protobuf message, and nothing executable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from fedsplit.channel import wire_pb2
+from fedsplit.channel.frame import Frame, Kind
+from fedsplit.errors import ChannelError, shorten
+
+_Signature = tuple[tuple[str, torch.Size, torch.dtype], ...]
+
+
+def encode(frame: Frame) -> bytes:
+    """Return the exact bytes that cross the wire for this frame."""
+    tensors = separate(frame.tensors)
+    message = wire_pb2.Frame(
+        step=frame.step,
+        kind=frame.kind.value,
+        tensors=safetensors.torch.save(tensors) if tensors else b"",
+    )
+    return message.SerializeToString()
+
+
+def decode(data: bytes) -> Frame:
+    """Read a frame; names, shapes and values are for the receiver to check.
+
+    Raises
+    ------
+    ChannelError
+        If the bytes are not a frame, or its tensors not a safetensors file.
+    """
+    try:
+        message = wire_pb2.Frame.FromString(data)
+        kind = Kind(message.kind)
+        loaded = safetensors.torch.load(message.tensors) if message.tensors else {}
+        # A copy into torch's own memory: arithmetic can depend on alignment, and both engines
+        # have to give the same bits.
+        tensors = {name: tensor.clone() for name, tensor in loaded.items()}
+    except Exception as error:  # what a hostile message makes the libraries raise is open-ended
+        raise ChannelError(
+            f"A message of {len(data)} bytes is not a frame of this channel ({shorten(error)}). "
+            "Both ends must run the same version of fedsplit."
+        ) from None
+    return Frame(kind, message.step, tensors)
+
+
+def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, contiguous and sharing no memory, as safetensors asks."""
+    apart: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        memory = own.untyped_storage().data_ptr()
+        apart[name] = own.clone() if memory in taken else own
+        taken.add(memory)
+    return apart
+
+
+def encoded_length(frame: Frame) -> int:
+    """Return ``len(encode(frame))`` in bytes without encoding, for the engine without a wire."""
+    signature = tuple((name, t.shape, t.dtype) for name, t in frame.tensors.items())
+    return _length_of(frame.kind, signature)
+
+
+@lru_cache(maxsize=256)
+def _length_of(kind: Kind, signature: _Signature) -> int:
+    zeros: Mapping[str, Tensor] = {
+        name: torch.zeros(shape, dtype=dtype) for name, shape, dtype in signature
+    }
+    return len(encode(Frame(kind, 0, zeros)))

@@ -1,0 +1,31 @@
+"""One way to reach a split server, whatever the engine."""
+
+from __future__ import annotations
+
+from fedsplit.channel.direct import SCHEME, DirectStream
+from fedsplit.channel.endpoint import Stream
+from fedsplit.channel.grpc import GrpcStream
+
+
+def connect(address: str, token: str, *, step_timeout: float, max_frame_bytes: int) -> Stream:
+    """Open a stream.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port``, or the address of a server in this process.
+    token : str
+        The participant's token for this round.
+    step_timeout : float
+        Seconds to wait for the connection, and for each answer.
+    max_frame_bytes : int
+        Longer answers are refused.
+
+    Raises
+    ------
+    ChannelError
+        If the server cannot be reached or does not know the token.
+    """
+    if address.startswith(SCHEME):
+        return DirectStream(address, token)
+    return GrpcStream(address, token, step_timeout=step_timeout, max_frame_bytes=max_frame_bytes)

@@ -1,0 +1,67 @@
+"""The two ends of the channel, whatever lies between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from fedsplit.channel.frame import Frame
+from fedsplit.channel.ledger import Traffic
+
+
+class Session(Protocol):
+    """The server's end of one stream: one participant in one round.
+
+    Frames of one session never overlap; those of different sessions may. `close` may come at any
+    time, from any thread.
+    """
+
+    traffic: Traffic
+    on_revoke: Callable[[], object]
+    """Called if the server ends the session from its side, to free the transport's thread."""
+
+    def handle(self, frame: Frame) -> Frame:
+        """Answer one frame. A `ChannelError` refuses it and ends the stream."""
+
+    def close(self, reason: str) -> None:
+        """End the session; unless it has finished, its contribution is dropped."""
+
+
+class SessionHost(Protocol):
+    """What a channel serves: the split server, seen from the wire."""
+
+    def open(self, token: str) -> Session:
+        """Return the session that this token was issued for, or raise `ChannelError`."""
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """Length of the longest legal frame."""
+
+
+class Stream(Protocol):
+    """The client's end of one stream."""
+
+    def exchange(self, frame: Frame) -> Frame:
+        """Send a frame and wait for its answer."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the stream; without a finished session the server drops the contribution."""
+
+
+class Channel(Protocol):
+    """A channel that accepts streams until it is closed."""
+
+    @property
+    def address(self) -> str:
+        """What clients connect to."""
+
+    def close(self) -> None:
+        """Refuse new streams and end the open ones."""

@@ -1,0 +1,49 @@
+"""A time limit for calls that have none of their own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+
+class Watchdog:
+    """Call `expire` once if a ``with`` block of this object takes longer than `seconds`.
+
+    Entering and leaving only write a number: the thread behind it wakes once per `seconds`, so
+    that a limit costs a step nothing.
+    """
+
+    def __init__(self, seconds: float, expire: Callable[[], object]) -> None:
+        self.expired = False
+        self._seconds = min(seconds, threading.TIMEOUT_MAX)
+        self._expire = expire
+        self._deadline: float | None = None
+        self._stopped = threading.Event()
+        threading.Thread(target=self._watch, name="fedsplit-watchdog", daemon=True).start()
+
+    def __enter__(self) -> None:
+        self._deadline = time.monotonic() + self._seconds
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._deadline = None
+
+    def stop(self) -> None:
+        """End the thread; the limit no longer holds."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        wait = self._seconds
+        while not self._stopped.wait(wait):
+            deadline = self._deadline
+            wait = self._seconds if deadline is None else deadline - time.monotonic()
+            if wait <= 0:
+                self.expired = True
+                self._expire()
+                return

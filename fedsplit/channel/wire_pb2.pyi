@@ -1,0 +1,36 @@
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Frame(_message.Message):
+    __slots__ = ("step", "kind", "tensors")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[Frame.Kind]
+        SMASHED_DATA: _ClassVar[Frame.Kind]
+        CUT_GRADIENT: _ClassVar[Frame.Kind]
+        EVALUATION: _ClassVar[Frame.Kind]
+        FINISH: _ClassVar[Frame.Kind]
+        FINISHED: _ClassVar[Frame.Kind]
+
+    KIND_UNSPECIFIED: Frame.Kind
+    SMASHED_DATA: Frame.Kind
+    CUT_GRADIENT: Frame.Kind
+    EVALUATION: Frame.Kind
+    FINISH: Frame.Kind
+    FINISHED: Frame.Kind
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    kind: Frame.Kind
+    tensors: bytes
+    def __init__(
+        self,
+        step: _Optional[int] = ...,
+        kind: _Optional[_Union[Frame.Kind, str]] = ...,
+        tensors: _Optional[bytes] = ...,
+    ) -> None: ...

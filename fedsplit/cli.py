@@ -1,0 +1,135 @@
+"""The command line: exit 0 done, 1 the run failed, 2 the arguments or the config are wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsplit.config import Config, read_toml, with_clients
+from fedsplit.errors import ConfigError, FedSplitError
+
+app = typer.Typer(
+    name="fedsplit",
+    help="Federated split learning of vision transformers on Flower.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class EngineName(StrEnum):
+    """Which engine runs the clients."""
+
+    FLOWER = "flower"
+    INPROCESS = "inprocess"
+
+
+@app.callback()
+def _commands() -> None:
+    """Keep `run` a command of its own name."""
+
+
+@app.command()
+def run(
+    config: Annotated[
+        str, typer.Argument(metavar="[CONFIG | .]", help="A TOML file, or the app's folder.")
+    ] = ".",
+    num_clients: Annotated[
+        int | None, typer.Option(min=1, help="Clients. [default: num-clients, or 10]")
+    ] = None,
+    engine: Annotated[EngineName, typer.Option(help="Flower, or threads of this process.")] = (
+        EngineName.FLOWER
+    ),
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")
+    ] = None,
+    output_dir: Annotated[
+        str | None, typer.Option(help="Where the run directory is made. [default: output-dir]")
+    ] = None,
+) -> None:
+    """Run one configuration and keep its results."""
+    overrides = dict(_parse_setting(setting) for setting in settings or [])
+    if num_clients is not None:
+        overrides["num-clients"] = num_clients
+    if output_dir is not None:
+        overrides["output-dir"] = output_dir
+    checked = with_clients(_resolve(_load(config, overrides)))
+    if engine is EngineName.INPROCESS:
+        from fedsplit.inprocess import simulate  # loads torch: not for --help
+
+        simulate(checked)
+    else:
+        from fedsplit.flower_run import run_with_flower
+
+        run_with_flower(checked, app_dir=_app_dir(config))
+
+
+def main() -> None:
+    """Run the command line; what goes wrong is one paragraph on stderr."""
+    try:
+        app()
+    except FedSplitError as error:
+        print(f"fedsplit: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if os.environ.get("FEDSPLIT_TRACEBACK"):
+            raise
+        print(  # noqa: T201
+            f"fedsplit: unexpected {type(error).__name__}: {error}. This is a defect; set "
+            "FEDSPLIT_TRACEBACK=1 to see where it arose, and report it.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _load(config: str, overrides: dict[str, object]) -> Config:
+    path = Path(config)
+    if not path.is_dir():
+        return Config.load(path, overrides)
+    project = read_toml(path / "pyproject.toml")
+    try:
+        values = project["tool"]["flwr"]["app"]["config"]  # type: ignore[index]
+    except (KeyError, TypeError):  # no such table, or no table
+        raise ConfigError(
+            f"'{path / 'pyproject.toml'}' has no [tool.flwr.app.config]: it is not the folder of "
+            "the fedsplit app. Give that folder, or a TOML file of config keys."
+        ) from None
+    return Config.load(values, overrides)
+
+
+def _resolve(config: Config) -> Config:
+    """Make local paths absolute: Flower's processes work in folders of their own."""
+    changes: dict[str, object] = {"output-dir": str(Path(config.output_dir).expanduser().resolve())}
+    for key, name in (("model.name", config.model.name), ("data.name", config.data.name)):
+        if Path(name).expanduser().is_dir():
+            changes[key] = str(Path(name).expanduser().resolve())
+    return Config.load(config, changes)
+
+
+def _parse_setting(setting: str) -> tuple[str, object]:
+    key, equals, value = setting.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set '{setting}' must be KEY=VALUE, such as --set batch-size=64.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value  # a text without quotes
+
+
+def _app_dir(config: str) -> Path:
+    """Return the folder of the Flower app: the nearest one around here, or where we stand."""
+    start = Path(config) if Path(config).is_dir() else Path.cwd()
+    for folder in (start.resolve(), *start.resolve().parents, Path(__file__).parents[1]):
+        project = folder / "pyproject.toml"
+        if project.is_file() and "fedsplit.server_app:app" in project.read_text(encoding="utf-8"):
+            return folder
+    raise ConfigError(
+        f"No Flower app of fedsplit in '{start}' or above it. Run the command in a checkout of "
+        "fedsplit, or use --engine inprocess."
+    )

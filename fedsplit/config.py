@@ -1,0 +1,239 @@
+"""Every configuration key: its type, default, bounds and meaning.
+
+Keys are kebab-case and sections flatten to dotted keys (``split.cut-layer``), because Flower's
+run config takes scalars only. The same defaults stand in ``[tool.flwr.app.config]`` of
+``pyproject.toml``; a test keeps the two equal. All errors are reported at once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fedsplit.config_errors import describe
+from fedsplit.errors import ConfigError
+
+DEFAULT_NUM_CLIENTS = 10
+Scalar = str | int | float | bool
+
+Strategy = Literal["sflv1", "full"]
+Partitioner = Literal["iid", "dirichlet", "pathological", "shard"]
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=_kebab,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+    )
+
+
+class DataConfig(_Section):
+    """Which images, and who holds them."""
+
+    name: str = Field("fashion-mini", min_length=1, description="bundled name, Hub id or folder")
+    partitioner: Partitioner = Field("iid", description="how the training images are shared out")
+    alpha: float = Field(0.5, gt=0.0, description="dirichlet: small means more uneven")
+    classes_per_client: int = Field(2, ge=1, description="pathological: classes each client holds")
+    shards_per_client: int = Field(2, ge=1, description="shard: label-sorted shards per client")
+    min_partition_size: int = Field(10, ge=0, description="dirichlet: draw again below this")
+    validation_fraction: float = Field(
+        0.1, ge=0.0, lt=1.0, description="part of each shard kept for federated evaluation"
+    )
+    max_train_samples: int = Field(0, ge=0, description="use only so many training images; 0 = all")
+    max_test_samples: int = Field(0, ge=0, description="use only so many test images; 0 = all")
+    image_column: str = Field("", description="column of the images; empty = find it")
+    label_column: str = Field("", description="column of the labels; empty = find it")
+
+
+class ModelConfig(_Section):
+    """Which model."""
+
+    name: str = Field("vit-nano", min_length=1, description="built-in name, Hub id or directory")
+    pretrained: bool = Field(True, description="load weights where the model has any")
+
+
+class SplitConfig(_Section):
+    """Where the model is cut."""
+
+    cut_layer: int = Field(1, ge=1, description="stages on the client; 1 = the embeddings")
+
+
+class AggregationConfig(_Section):
+    """Which Flower strategy aggregates the clients' parts."""
+
+    name: str = Field("FedAvg", description="class name in flwr.serverapp.strategy")
+    options: str = Field("", description='its arguments, such as "eta = 0.1, tau = 1e-3"')
+
+
+class ChannelConfig(_Section):
+    """How clients reach the split server."""
+
+    address: str = Field("127.0.0.1:0", description="host:port to listen on; port 0 = a free one")
+    step_timeout: float = Field(60.0, gt=0.0, description="seconds to wait for one step's answer")
+
+    @field_validator("address")
+    @classmethod
+    def _loopback_only(cls, address: str) -> str:
+        host, colon, port = address.rpartition(":")
+        if not colon or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("must be host:port with a port from 0 to 65535")
+        if host not in ("127.0.0.1", "localhost", "[::1]"):
+            raise ValueError(
+                "must be a loopback address (127.0.0.1, localhost or [::1]): "
+                "the channel is not encrypted yet"
+            )
+        return address
+
+
+class Config(_Section):
+    """One run. Immutable; `Config.load` and `Config.from_flat` make it."""
+
+    strategy: Strategy = Field("sflv1", description="the algorithm (docs/algorithms.md)")
+    num_server_rounds: int = Field(3, ge=1, description="federation rounds")
+    local_epochs: int = Field(1, ge=1, description="passes over a client's shard in a round")
+    batch_size: int = Field(32, ge=1, description="images in a step")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="of every part")
+    learning_rate: float = Field(0.001, gt=0.0, description="of every part")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only")
+    weight_decay: float = Field(0.0, ge=0.0, description="of every part")
+    fraction_train: Fraction = Field(1.0, description="part of the clients that train in a round")
+    fraction_evaluate: float = Field(
+        1.0, ge=0.0, le=1.0, description="part of the clients that evaluate; 0 = none"
+    )
+    seed: int = Field(42, ge=0, description="everything random derives from it")
+    device: str = Field("cpu", min_length=1, description="torch device of every part")
+    num_clients: int = Field(0, ge=0, description="clients; 0 = every SuperNode")
+    max_concurrent_clients: int = Field(0, ge=0, description="training at once; 0 = one per core")
+    torch_threads: int = Field(1, ge=1, description="torch's threads for one client's arithmetic")
+    connect_timeout: float = Field(20.0, gt=0.0, description="seconds to wait for SuperNodes")
+    round_timeout: float = Field(3600.0, gt=0.0, description="seconds to wait for replies")
+    output_dir: str = Field("runs", min_length=1, description="where run directories are made")
+    run_name: str = Field("", description="the run directory's name; empty = strategy and time")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    split: SplitConfig = SplitConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    channel: ChannelConfig = ChannelConfig()
+
+    @field_validator("run_name")
+    @classmethod
+    def _one_path_part(cls, name: str) -> str:
+        if name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise ValueError("must be a plain directory name; use output-dir for the path")
+        return name
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, object], *, source: str = "the configuration") -> Self:
+        """Check a mapping of dotted or nested keys.
+
+        Parameters
+        ----------
+        values : Mapping[str, object]
+            Dotted keys (as Flower's run config), nested tables (as TOML), or a mix.
+        source : str
+            Where the values come from, for the message.
+
+        Raises
+        ------
+        ConfigError
+            With every unknown key (and the nearest valid one) and every wrong value.
+        """
+        try:
+            return cls.model_validate(_nest(_flatten(values)))
+        except ValidationError as error:
+            raise ConfigError(describe(error, source, list(cls().to_flat()))) from None
+
+    @classmethod
+    def load(
+        cls,
+        config: Config | Mapping[str, object] | str | Path,
+        overrides: Mapping[str, object] | None = None,
+    ) -> Config:
+        """Return the checked config of a TOML file, a mapping or a `Config`, with overrides.
+
+        Override keys are dotted (``split.cut-layer``) or underscored (``split_cut_layer``).
+
+        Raises
+        ------
+        ConfigError
+            If the file cannot be read or parsed, or any key or value is wrong.
+        """
+        source = "the configuration"
+        if isinstance(config, Config):
+            values: dict[str, object] = dict(config.to_flat())
+        elif isinstance(config, Mapping):
+            values = _flatten(config)
+        else:
+            source = str(config)
+            values = _flatten(read_toml(Path(config)))
+        # Overrides must meet the keys that they replace, however either is spelt.
+        merged = {_canonical(key): value for key, value in values.items()}
+        merged |= {_canonical(key): value for key, value in _flatten(overrides or {}).items()}
+        return cls.from_flat(merged, source=source)
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """Return every key, dotted and kebab-case, with its value."""
+        flat = _flatten(self.model_dump(by_alias=True))
+        return {key: value for key, value in flat.items() if isinstance(value, Scalar)}
+
+
+def with_clients(config: Config) -> Config:
+    """Return a config with a number of clients, for an engine that makes them itself."""
+    return Config.load(config, {"num-clients": config.num_clients or DEFAULT_NUM_CLIENTS})
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """Read a TOML file, or raise a `ConfigError` that says why it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"The config file '{path}' cannot be read: {error}. Give the path of a TOML file, "
+            "such as configs/sflv1.toml."
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The config file '{path}' is not valid TOML: {error}.") from None
+
+
+def _canonical(key: str) -> str:
+    """Return the dotted, kebab-case spelling of a valid key, and any other key as it is."""
+    flat = Config().to_flat()
+    underscored = {valid.replace(".", "_").replace("-", "_"): valid for valid in flat}
+    dashed = key.replace("_", "-")
+    return underscored.get(key, dashed if dashed in flat else key)
+
+
+def _flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _nest(flat: Mapping[str, object]) -> dict[str, object]:
+    nested: dict[str, object] = {}
+    for key, value in flat.items():
+        section, dot, name = key.partition(".")
+        table = nested.get(section, {})
+        if dot and name and isinstance(table, dict) and section in Config.model_fields:
+            nested.setdefault(section, {})[name] = value  # type: ignore[index]
+        else:
+            nested[key] = value
+    return nested

@@ -1,0 +1,188 @@
+"""Find the columns of the images and the labels, and make every label a `ClassLabel`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+
+from fedsplit.config import DataConfig
+from fedsplit.errors import DataError
+
+IMAGE_NAMES = ("image", "img", "images", "pixel_values")
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
+PLAIN_LABELS = ("int", "uint", "string", "large_string", "bool")
+
+
+def find_columns(dataset: datasets.Dataset, data: DataConfig) -> tuple[str, str]:
+    """Return the names of the image column and the label column.
+
+    Raises
+    ------
+    DataError
+        If a configured column is not there, or none or several columns could be meant.
+    """
+    features = dataset.features
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    classes = [n for n, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if not classes:
+        classes = [n for n in LABEL_NAMES if n in features and _is_plain(features[n])]
+    return (
+        _choose(dataset, data, "image", images, IMAGE_NAMES),
+        _choose(dataset, data, "label", classes, LABEL_NAMES),
+    )
+
+
+def _choose(
+    dataset: datasets.Dataset,
+    data: DataConfig,
+    kind: str,
+    candidates: list[str],
+    preferred: tuple[str, ...],
+) -> str:
+    asked = data.image_column if kind == "image" else data.label_column
+    columns = ", ".join(f"{name} ({_type(f)})" for name, f in dataset.features.items())
+    if asked:
+        if asked in dataset.features:
+            return asked
+        raise DataError(
+            f"The data set '{data.name}' has no column '{asked}' (data.{kind}-column). "
+            f"Its columns are: {columns}."
+        )
+    named = [name for name in preferred if name in candidates]
+    if len(candidates) == 1 or named:
+        return named[0] if named else candidates[0]
+    found = f"several columns that could hold them ({', '.join(candidates)})"
+    raise DataError(
+        f"The {kind}s of the data set '{data.name}' were not found: it has "
+        f"{found if candidates else 'no column of that kind'}. Its columns are: {columns}. "
+        f"Name the right one with data.{kind}-column."
+    )
+
+
+def as_images(dataset: datasets.Dataset, column: str, name: str) -> datasets.Dataset:
+    """Return `dataset` with `column` of the `Image` feature (paths and bytes are cast)."""
+    feature = dataset.features[column]
+    if isinstance(feature, datasets.Image):
+        return dataset if feature.decode else dataset.cast_column(column, datasets.Image())
+    is_file = isinstance(feature, dict) and set(feature) <= {"bytes", "path"}
+    if is_file or getattr(feature, "dtype", "") in ("string", "binary", "large_binary"):
+        return dataset.cast_column(column, datasets.Image())
+    raise DataError(
+        f"The column '{column}' of the data set '{name}' holds {_type(feature)}, not images. "
+        "Name a column of images, image files or encoded bytes with data.image-column."
+    )
+
+
+def as_class_labels(
+    parts: Sequence[datasets.Dataset], column: str, name: str
+) -> list[datasets.Dataset]:
+    """Return the data sets with `column` as one and the same `ClassLabel` in all of them.
+
+    The class names are those of the first part where it has any; otherwise the sorted values of
+    all parts become the names (integers 0..n-1 keep their numbers).
+
+    Raises
+    ------
+    DataError
+        If a label is missing or negative, or not an integer or a text.
+    """
+    feature = parts[0].features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return [align_labels(part, column, tuple(feature.names), name) for part in parts]
+    if not _is_plain(feature):
+        raise DataError(
+            f"The column '{column}' of the data set '{name}' holds {_type(feature)}, not labels. "
+            "Name a column of class labels, integers or texts with data.label-column."
+        )
+    columns = [part.select_columns([column]).with_format("arrow")[:][column] for part in parts]
+    values = [part.to_pylist() for part in columns]
+    bad = sum(v is None or (isinstance(v, int) and v < 0) for part in values for v in part)
+    if bad:
+        raise _unlabelled(bad, column, name)
+    texts = [[str(value) for value in part] for part in values]
+    names = sorted(set().union(*texts), key=lambda text: (_number(text), text))
+    if all(text.isdecimal() for text in names):
+        largest = _number(names[-1])
+        # Numbers with small gaps are class ids, of which some just do not occur here.
+        if largest < 2 * len(names) + 10:
+            names = [str(number) for number in range(largest + 1)]
+    ids = {text: label for label, text in enumerate(names)}
+    return [
+        _replace(part, column, np.array([ids[text] for text in labels], dtype=np.int64), names)
+        for part, labels in zip(parts, texts, strict=True)
+    ]
+
+
+def align_labels(
+    dataset: datasets.Dataset, column: str, class_names: tuple[str, ...], name: str
+) -> datasets.Dataset:
+    """Return `dataset` with the ids of `class_names`, matched by name.
+
+    A data set without names of its own (only numbers) is taken to hold ids of `class_names`.
+
+    Raises
+    ------
+    DataError
+        If it has a class that is not in `class_names`, or an image without a label.
+    """
+    own = dataset.features[column].names
+    labels = label_array(dataset, column)
+    if len(labels) and labels.min() < 0:
+        raise _unlabelled(int((labels < 0).sum()), column, name)
+    if tuple(own) == class_names:
+        return dataset
+    used = {own[label] for label in np.unique(labels)}
+    if all(text in class_names for text in used):
+        ids = np.array([class_names.index(t) if t in used else -1 for t in own], dtype=np.int64)
+    elif all(text.isdecimal() and int(text) < len(class_names) for text in used):
+        ids = np.array([int(t) if t.isdecimal() else -1 for t in own], dtype=np.int64)
+    else:
+        unknown = sorted(used - set(class_names))
+        raise DataError(
+            f"The data set '{name}' has classes that the run does not know: {_some(unknown)}. "
+            f"The run's classes are: {_some(class_names)}. Rename or remove them, or set "
+            "data.name to the data set with all classes."
+        )
+    return _replace(dataset, column, ids[labels], list(class_names))
+
+
+def label_array(dataset: datasets.Dataset, column: str) -> npt.NDArray[np.int64]:
+    """Return the labels of all rows without touching the images."""
+    values = dataset.select_columns([column]).with_format("arrow")[:][column]
+    return np.array(values.to_numpy(), dtype=np.int64)
+
+
+def _replace(
+    dataset: datasets.Dataset, column: str, labels: npt.NDArray[np.int64], names: list[str]
+) -> datasets.Dataset:
+    feature = datasets.ClassLabel(names=names)
+    return dataset.remove_columns([column]).add_column(column, labels, feature=feature)
+
+
+def _unlabelled(count: int, column: str, name: str) -> DataError:
+    return DataError(
+        f"{count} images of the data set '{name}' have no label (an empty or negative '{column}'). "
+        "Choose a data set, or a test split, in which every image is labelled."
+    )
+
+
+def _is_plain(feature: object) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype.startswith(PLAIN_LABELS)
+
+
+def _type(feature: object) -> str:
+    if isinstance(feature, datasets.Value):
+        return str(feature.dtype)
+    return type(feature).__name__
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
+
+
+def _some(names: Sequence[str], limit: int = 10) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

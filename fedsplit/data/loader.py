@@ -1,0 +1,298 @@
+"""From rows of a data set to the tensors that a model takes.
+
+B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fedsplit.config import Config
+from fedsplit.data.cache import OnceCache
+from fedsplit.data.catalog import is_local, load_data_path, load_images
+from fedsplit.data.columns import label_array
+from fedsplit.data.partition import partition
+from fedsplit.errors import DataError
+from fedsplit.seeding import derive_seed
+
+KEEP_DECODED_BYTES = 256 * 2**20
+CACHE_BYTES = 1024 * 2**20
+
+
+class ImageSpec(Protocol):
+    """What a model takes: the size of its images and how they are normalised."""
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, of pixels from 0 to 1."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel, of pixels from 0 to 1."""
+        ...
+
+
+class Images:
+    """A labelled set of images, ready for a model.
+
+    Sets of at most 256 MB are decoded once, to bytes, and kept; larger ones are decoded batch by
+    batch, to the same values.
+
+    Parameters
+    ----------
+    dataset : datasets.Dataset
+        With the two columns below.
+    image_column, label_column : str
+        Of the features `Image` and `ClassLabel`.
+    spec : ImageSpec
+        Images are converted to its channels and resized (bilinear, antialiased) to its size.
+    keep_bytes : int
+        Largest set that is kept decoded.
+
+    Attributes
+    ----------
+    labels : Tensor
+        [len], int64.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        *,
+        image_column: str,
+        label_column: str,
+        spec: ImageSpec,
+        keep_bytes: int = KEEP_DECODED_BYTES,
+    ) -> None:
+        self.labels = torch.from_numpy(label_array(dataset, label_column))
+        self._column = image_column
+        self._rows = dataset.select_columns([image_column]).with_format("arrow")
+        self._spec = spec
+        self._mean = torch.tensor(spec.mean, dtype=torch.float32).view(-1, 1, 1)
+        self._std = torch.tensor(spec.std, dtype=torch.float32).view(-1, 1, 1)
+        num_bytes = len(self.labels) * spec.channels * spec.height * spec.width
+        keep = num_bytes <= keep_bytes
+        self._pixels = self._decode(range(len(self.labels))) if keep else None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are kept: labels, and pixels if these are."""
+        return self.labels.nbytes + (0 if self._pixels is None else self._pixels.nbytes)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images [B, C, H, W], float32 and normalised, and labels [B], int64.
+
+        Parameters
+        ----------
+        indices : Tensor
+            [B], int64, each from 0 to len - 1.
+
+        Raises
+        ------
+        DataError
+            If an image cannot be decoded.
+        """
+        kept = self._pixels
+        pixels = self._decode(indices.tolist()) if kept is None else kept[indices]
+        images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        return images, self.labels[indices]
+
+    def _decode(self, rows: Sequence[int]) -> Tensor:
+        """Return the pixels of some rows, [B, C, H, W], uint8."""
+        spec = self._spec
+        pixels = np.empty((len(rows), spec.height, spec.width, spec.channels), dtype=np.uint8)
+        if rows:
+            files = self._rows[rows].column(self._column).to_pylist()
+            for position, file in enumerate(files):
+                pixels[position] = self._decode_one(file, rows[position])
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    def _decode_one(self, file: dict[str, object], row: int) -> npt.NDArray[np.uint8]:
+        spec = self._spec
+        try:
+            image: Image.Image = _IMAGE.decode_example(file)
+            image = image.convert("L" if spec.channels == 1 else "RGB")
+        except Exception as error:
+            raise DataError(
+                f"Image {row} of the column '{self._column}' (file {file.get('path')}) cannot be "
+                f"decoded ({type(error).__name__}: {error}). Remove or repair it."
+            ) from error
+        if image.size != (spec.width, spec.height):
+            # Pillow widens the filter when it shrinks an image: that is the antialiasing.
+            image = image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+        return np.asarray(image).reshape(spec.height, spec.width, spec.channels)
+
+
+_IMAGE = datasets.Image()
+
+
+class Shard(NamedTuple):
+    """One client's images."""
+
+    train: Images
+    validation: Images
+
+
+def batches(
+    num_examples: int, batch_size: int, *, generator: torch.Generator | None
+) -> Iterator[Tensor]:
+    """Yield the indices of one epoch's batches, [B] each; the last may be shorter.
+
+    Parameters
+    ----------
+    num_examples : int
+        Indices run from 0 to one less.
+    batch_size : int
+        B.
+    generator : torch.Generator | None
+        Draws one fresh permutation; None = in order, for evaluation.
+    """
+    if generator is None:
+        order = torch.arange(num_examples)
+    else:
+        order = torch.randperm(num_examples, generator=generator)
+    if num_examples:
+        yield from torch.split(order, batch_size)
+
+
+def validation_size(num_examples: int, fraction: float) -> int:
+    """Return how many of a client's images go to validation; at least one stays for training."""
+    return min(round(num_examples * fraction), num_examples - 1)
+
+
+def split_validation(
+    dataset: datasets.Dataset, fraction: float, seed: int
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Split a client's rows at random into (train, validation).
+
+    Parameters
+    ----------
+    dataset : datasets.Dataset
+        At least one row.
+    fraction : float
+        Part that goes to validation, rounded; at least one row stays for training.
+    seed : int
+        Of the choice.
+    """
+    num_validation = validation_size(len(dataset), fraction)
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    validation, train = order[:num_validation], order[num_validation:]
+    return dataset.select(np.sort(train)), dataset.select(np.sort(validation))
+
+
+_SHARDS: OnceCache[Shard] = OnceCache(
+    CACHE_BYTES, lambda shard: shard.train.num_bytes + shard.validation.num_bytes
+)
+_TESTS: OnceCache[Images] = OnceCache(CACHE_BYTES, lambda images: images.num_bytes)
+
+
+def load_shard(
+    config: Config,
+    partition_id: int,
+    num_clients: int,
+    spec: ImageSpec,
+    data_path: str | None = None,
+) -> Shard:
+    """Return one client's images; from memory if this process has loaded them before.
+
+    Parameters
+    ----------
+    config : Config
+        Its `data` and `seed` decide.
+    partition_id : int
+        Which client.
+    num_clients : int
+        K: how many the images are shared out among.
+    spec : ImageSpec
+        What the model takes.
+    data_path : str | None
+        A SuperNode's own folder (node config ``data-path``), all of whose training images are
+        this client's. Its classes are matched by name to those of `data.name` where that is
+        bundled or a local folder; otherwise its label numbers are taken as they are.
+
+    Raises
+    ------
+    DataError
+        If the images cannot be had.
+    ConfigError
+        If they cannot be shared out as configured.
+    """
+    return _SHARDS.get(
+        (config.data, config.seed, partition_id, num_clients, _key(spec), data_path),
+        lambda: _load_shard(config, partition_id, num_clients, spec, data_path),
+    )
+
+
+def load_test(config: Config, spec: ImageSpec) -> Images:
+    """Return the held-out images of central evaluation; from memory after the first time.
+
+    Raises
+    ------
+    DataError
+        If the images cannot be had.
+    """
+
+    def load() -> Images:
+        source = load_images(config.data)
+        return _images(source.test, source.image_column, source.label_column, spec)
+
+    return _TESTS.get((config.data, _key(spec)), load)
+
+
+def _load_shard(
+    config: Config, partition_id: int, num_clients: int, spec: ImageSpec, data_path: str | None
+) -> Shard:
+    data = config.data
+    if data_path is None:
+        source = load_images(data)
+        rows = partition(
+            source, data, num_clients=num_clients, seed=config.seed, partition_id=partition_id
+        )
+    else:
+        class_names = load_images(data).class_names if is_local(data.name) else None
+        source = load_data_path(data_path, data, class_names)
+        rows = source.train
+    seed = derive_seed(config.seed, "validation", partition_id)
+    parts = split_validation(rows, data.validation_fraction, seed)
+    train, validation = (
+        _images(part, source.image_column, source.label_column, spec) for part in parts
+    )
+    return Shard(train, validation)
+
+
+def _images(
+    dataset: datasets.Dataset, image_column: str, label_column: str, spec: ImageSpec
+) -> Images:
+    return Images(dataset, image_column=image_column, label_column=label_column, spec=spec)
+
+
+def _key(spec: ImageSpec) -> tuple[object, ...]:
+    return (spec.channels, spec.height, spec.width, tuple(spec.mean), tuple(spec.std))

@@ -1,0 +1,199 @@
+"""Share the training images out among the clients, by `flwr_datasets`' partitioners.
+
+The partitioners see a table of labels and row numbers in a seeded order, never the images:
+`IidPartitioner` takes contiguous blocks (without shuffling), `ShardPartitioner` sorts the data
+set (and writes a cache file beside one on disk), and both then hold for any data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from typing import TYPE_CHECKING
+
+import datasets
+import numpy as np
+
+from fedsplit.config import DataConfig
+from fedsplit.data.cache import OnceCache
+from fedsplit.data.catalog import ImageDataset
+from fedsplit.data.columns import label_array
+from fedsplit.data.sampling import Rows
+from fedsplit.errors import ConfigError
+from fedsplit.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+# One warning per redraw and per unused class; `catch_warnings` is not for threads.
+warnings.filterwarnings("ignore", module=r"flwr_datasets\.partitioner")
+warnings.filterwarnings("ignore", message="Specifying null_placement")  # of `Dataset.sort`
+
+_CACHE: OnceCache[list[Rows]] = OnceCache(max_size=16)
+
+
+def partition(
+    dataset: ImageDataset, data: DataConfig, *, num_clients: int, seed: int, partition_id: int
+) -> datasets.Dataset:
+    """Return the training images of one client.
+
+    Every training image belongs to exactly one client, with two exceptions that lie in the
+    definitions: ``pathological`` leaves out the classes that no client has drawn (it can when
+    there are fewer clients than classes), and ``shard`` makes shards of one size, so that fewer
+    images than there are shards remain, which are left out at random.
+
+    Parameters
+    ----------
+    dataset : ImageDataset
+        What to share out.
+    data : DataConfig
+        Partitioner and its parameters.
+    num_clients : int
+        K; all that the result depends on, besides the data set and its configuration, with
+    seed : int
+        the run's seed.
+    partition_id : int
+        Which client, 0 to K - 1.
+
+    Raises
+    ------
+    ConfigError
+        If the data set cannot be shared out so.
+    """
+    shares = _shares(dataset, data, num_clients=num_clients, seed=seed)
+    if not 0 <= partition_id < num_clients:
+        raise ConfigError(
+            f"There is no client {partition_id}: the images of '{dataset.name}' are shared out "
+            f"among {num_clients} clients, 0 to {num_clients - 1}. Start as many SuperNodes as "
+            "num-clients says."
+        )
+    return dataset.train.select(shares[partition_id])
+
+
+def class_counts(
+    dataset: ImageDataset, data: DataConfig, *, num_clients: int, seed: int
+) -> list[list[int]]:
+    """Return the number of training images of each client and class, [K, classes].
+
+    Raises
+    ------
+    ConfigError
+        If the data set cannot be shared out so.
+    """
+    labels = label_array(dataset.train, dataset.label_column)
+    shares = _shares(dataset, data, num_clients=num_clients, seed=seed)
+    num_classes = len(dataset.class_names)
+    return [np.bincount(labels[rows], minlength=num_classes).tolist() for rows in shares]
+
+
+def _shares(dataset: ImageDataset, data: DataConfig, *, num_clients: int, seed: int) -> list[Rows]:
+    labels = label_array(dataset.train, dataset.label_column)
+    fields = (data.partitioner, data.alpha, data.classes_per_client, data.shards_per_client)
+    key = (hashlib.sha256(labels.tobytes()).digest(), fields, data.min_partition_size)
+    return _CACHE.get(
+        (*key, num_clients, seed),
+        lambda: _share_out(labels, data, num_clients, seed, dataset.name),
+    )
+
+
+def _share_out(
+    labels: Rows, data: DataConfig, num_clients: int, seed: int, name: str
+) -> list[Rows]:
+    """Return the rows of each client, in the partitioner's order."""
+    _check(labels, data, num_clients, name)
+    order = np.random.default_rng(derive_seed(seed, "partition-order")).permutation(len(labels))
+    if data.partitioner == "shard":
+        num_shards = num_clients * data.shards_per_client
+        order = order[: len(order) - len(order) % num_shards]
+    partitioner = _partitioner(data, num_clients, derive_seed(seed, "partition"))
+    partitioner.dataset = datasets.Dataset.from_dict({"label": labels[order], "row": order})
+    try:
+        parts = [partitioner.load_partition(client) for client in range(num_clients)]
+    except ValueError as error:
+        raise ConfigError(_impossible(data, num_clients, len(labels), name, error)) from error
+    return [np.array(part.with_format("numpy")["row"][:], dtype=np.int64) for part in parts]
+
+
+def _partitioner(data: DataConfig, num_clients: int, seed: int) -> Partitioner:
+    # Here, because the package also imports its plotting libraries: 1.5 s that a client with a
+    # data-path of its own need not spend.
+    from flwr_datasets.partitioner import (
+        DirichletPartitioner,
+        IidPartitioner,
+        PathologicalPartitioner,
+        ShardPartitioner,
+    )
+
+    if data.partitioner == "dirichlet":
+        return DirichletPartitioner(
+            num_clients,
+            partition_by="label",
+            alpha=data.alpha,
+            min_partition_size=max(1, data.min_partition_size),
+            seed=seed,
+        )
+    if data.partitioner == "pathological":
+        return PathologicalPartitioner(
+            num_clients,
+            partition_by="label",
+            num_classes_per_partition=data.classes_per_client,
+            class_assignment_mode="first-deterministic",
+            seed=seed,
+        )
+    if data.partitioner == "shard":
+        return ShardPartitioner(
+            num_clients,
+            partition_by="label",
+            num_shards_per_partition=data.shards_per_client,
+            seed=seed,
+        )
+    return IidPartitioner(num_clients)
+
+
+def _check(labels: Rows, data: DataConfig, num_clients: int, name: str) -> None:
+    """Refuse what can be seen to be impossible before anything is drawn."""
+    images = f"'{name}' has {len(labels)} training images"
+    if num_clients < 1:
+        raise ConfigError(f"num-clients is {num_clients}: at least one client must take part.")
+    if num_clients > len(labels):
+        raise ConfigError(
+            f"{images}, too few for {num_clients} clients. Lower num-clients (or start fewer "
+            "SuperNodes), or raise data.max-train-samples."
+        )
+    needed = num_clients * max(1, data.min_partition_size)
+    if data.partitioner == "dirichlet" and needed > len(labels):
+        raise ConfigError(
+            f"{images}: {num_clients} clients cannot each have data.min-partition-size = "
+            f"{data.min_partition_size}. Lower it, or the number of clients."
+        )
+    present = len(np.unique(labels))
+    if data.partitioner == "pathological" and data.classes_per_client > present:
+        raise ConfigError(
+            f"data.classes-per-client is {data.classes_per_client}, but the training images of "
+            f"'{name}' are of {present} classes. Set it to {present} or less."
+        )
+    num_shards = num_clients * data.shards_per_client
+    if data.partitioner == "shard" and num_shards > len(labels):
+        raise ConfigError(
+            f"{images}, too few for {num_shards} shards ({num_clients} clients with "
+            f"data.shards-per-client = {data.shards_per_client} each). Lower one of the two."
+        )
+
+
+def _impossible(
+    data: DataConfig, num_clients: int, num_images: int, name: str, error: ValueError
+) -> str:
+    what = f"The {num_images} training images of '{name}' cannot be shared out among {num_clients}"
+    if data.partitioner == "dirichlet":
+        return (
+            f"{what} clients by dirichlet with data.alpha = {data.alpha}: in ten draws some "
+            f"client always got fewer than data.min-partition-size = {data.min_partition_size} "
+            "images. Raise data.alpha, or lower data.min-partition-size or num-clients."
+        )
+    if data.partitioner == "pathological":
+        return (
+            f"{what} clients with data.classes-per-client = {data.classes_per_client}: some class "
+            "has fewer images than clients that draw it. Lower data.classes-per-client or "
+            "num-clients."
+        )
+    return f"{what} clients by {data.partitioner}: {error}"

@@ -1,0 +1,65 @@
+"""`fedsplit run` with the Flower engine: ``flwr run``, with a federation that fits the config."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fedsplit.config import Config
+from fedsplit.errors import RunError
+from fedsplit.preparation import check, check_shards
+from fedsplit.results.run_directory import RunDirectory, config_toml, free_name
+from fedsplit.threads import available_cores
+
+
+def run_with_flower(config: Config, *, app_dir: Path) -> None:
+    """Check a config, and run it by ``flwr run`` with as many SuperNodes as it has clients.
+
+    Parameters
+    ----------
+    config : Config
+        With absolute paths and a number of clients.
+    app_dir : Path
+        The folder of the Flower app.
+
+    Raises
+    ------
+    FedSplitError
+        If the config cannot run here, or the run fails.
+    """
+    config = Config.load(config, {"run-name": free_name(config)})
+    check(config)
+    check_shards(config)
+    with tempfile.TemporaryDirectory(prefix="fedsplit-") as folder:
+        run_config = Path(folder) / "run-config.toml"
+        run_config.write_text(config_toml(config, run_config), encoding="utf-8")
+        command = [
+            *(str(Path(sys.executable).with_name("flwr")), "run", str(app_dir), "--stream"),
+            *("--run-config", str(run_config)),
+            *("--federation-config", federation_config(config)),
+        ]
+        status = subprocess.run(command, check=False, env=_environment()).returncode
+    directory = RunDirectory(Path(config.output_dir) / config.run_name)
+    if status or not directory.summary_path.is_file():
+        raise RunError(
+            f"The run '{config.run_name}' did not finish; the log above says why. What it has "
+            f"written is in {directory.path}. To see the log again: flwr list, then flwr log."
+        )
+
+
+def federation_config(config: Config) -> str:
+    """Return the simulation's settings: one SuperNode per client, one core per client at work."""
+    at_once = min(config.num_clients, config.max_concurrent_clients or available_cores())
+    return (
+        f"num-supernodes={config.num_clients} client-resources-num-cpus=1 "
+        f"init-args-num-cpus={at_once}"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Put this environment's programs on the path: flwr starts others by name."""
+    here = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")])}

@@ -1,0 +1,195 @@
+"""The in-process engine: the same two apps as under Flower, without Ray and without a wire."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedsplit.channel.direct import DirectChannel
+from fedsplit.client_app import app as client_app
+from fedsplit.config import Config, with_clients
+from fedsplit.models.split import SplitModel
+from fedsplit.preparation import check_shards
+from fedsplit.server_app import Engine, run_server
+from fedsplit.threads import available_cores
+
+IN_PROCESS = Engine("inprocess", lambda host, config: DirectChannel(host))
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `simulate` gives.
+
+    Attributes
+    ----------
+    rounds : list[dict[str, Any]]
+        One dict per round, as in rounds.jsonl.
+    summary : dict[str, Any]
+        As in summary.json.
+    model : SplitModel
+        The final weights, on the CPU.
+    run_dir : Path
+        Where all of it is kept.
+    """
+
+    rounds: list[dict[str, Any]]
+    summary: dict[str, Any]
+    model: SplitModel
+    run_dir: Path
+
+
+def simulate(config: Config | Mapping[str, object] | str | Path, **overrides: object) -> Result:
+    """Run a config in this process.
+
+    Parameters
+    ----------
+    config : Config | Mapping[str, object] | str | Path
+        A config, its keys as a mapping, or the path of a TOML file.
+    **overrides : object
+        Keys that differ, dotted (``**{"split.cut-layer": 2}``) or underscored
+        (``split_cut_layer=2``).
+
+    Returns
+    -------
+    Result
+        Rounds, summary, final model and run directory.
+
+    Raises
+    ------
+    FedSplitError
+        If the config is wrong, or the run cannot be finished.
+
+    Examples
+    --------
+    >>> from fedsplit import simulate
+    >>> result = simulate({"strategy": "sflv1"}, num_server_rounds=5)  # doctest: +SKIP
+    >>> result.summary["final_accuracy"]  # doctest: +SKIP
+    """
+    checked = with_clients(Config.load(config, overrides))
+    check_shards(checked)
+    with _task_identity(), InProcessGrid(checked) as grid:
+        outcome = run_server(grid, checked, IN_PROCESS)
+    return Result(outcome.rounds, outcome.summary, outcome.model, outcome.run_directory.path)
+
+
+@contextmanager
+def _task_identity() -> Iterator[None]:
+    """Say who this process is: Flower refuses to make a message in one that has no task."""
+    before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, SUPERLINK_NODE_ID
+    try:
+        yield
+    finally:
+        TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+
+
+class InProcessGrid(Grid):
+    """A Flower grid whose nodes are threads of this process.
+
+    Parameters
+    ----------
+    config : Config
+        Becomes every node's run config. Node k + 1 holds partition k of `num-clients`;
+        `max-concurrent-clients` is the number of threads.
+    """
+
+    def __init__(self, config: Config) -> None:
+        run_config = config.to_flat()
+        self._contexts = {
+            partition_id + 1: Context(
+                run_id=0,
+                node_id=partition_id + 1,
+                node_config={"partition-id": partition_id, "num-partitions": config.num_clients},
+                state=RecordDict(),
+                run_config=run_config,
+            )
+            for partition_id in range(config.num_clients)
+        }
+        self._threads = ThreadPoolExecutor(
+            config.max_concurrent_clients or available_cores(),
+            thread_name_prefix="fedsplit-client",
+        )
+        self._message_ids = itertools.count(1)
+        self._replies: dict[str, Message] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return 1 to K."""
+        return list(self._contexts)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Run the ClientApp on every message, so many at a time as the config allows.
+
+        `timeout` does not stop a thread: a client that is slow here is not lost but waited for.
+        """
+        return list(self._threads.map(self._call, messages))
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the ClientApp on every message, and keep the replies."""
+        ids = []
+        for reply in self.send_and_receive(messages):
+            ids.append(str(next(self._message_ids)))
+            self._replies[ids[-1]] = reply
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that `push_messages` kept."""
+        return [self._replies.pop(number) for number in message_ids if number in self._replies]
+
+    def set_run(self, run: Run) -> None:
+        """There is no run to set: this grid serves the one it was made for."""
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Run:
+        """There is no run of a SuperLink behind this grid."""
+        raise NotImplementedError
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def _call(self, message: Message) -> Message:
+        context = self._contexts[message.metadata.dst_node_id]
+        try:
+            return client_app(message, context)
+        except Exception as error:
+            _log.warning("A client failed:\n%s", traceback.format_exc())
+            reason = Error(
+                ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error).__name__}: {error}"
+            )
+            return Message(reason, reply_to=message)

@@ -1,0 +1,138 @@
+"""From a model's name to its config and its directory: built-in, local, or from the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsplit.errors import ModelError
+from fedsplit.models.builtin import BUILTIN_MODELS
+
+_CONFIG_FILES = ["config.json", "preprocessor_config.json"]
+_WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+_HUB_PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model found by its name: config.json, and the directory unless it is built in."""
+
+    name: str
+    config: Mapping[str, Any]
+    directory: Path | None
+
+    def read_json(self, file_name: str) -> dict[str, Any]:
+        """Return another JSON file of the model's directory; empty if there is none."""
+        if self.directory is None or not (self.directory / file_name).is_file():
+            return {}
+        return _read_json(self.directory / file_name)
+
+
+def find_model(
+    model_name: str, *, cache_dir: str | Path | None = None, weights: bool = False
+) -> Source:
+    """Find a model, and fetch what is needed of it if it lies on the hub.
+
+    Parameters
+    ----------
+    model_name : str
+        A built-in name, a local directory, or a Hugging Face id. A name is looked for in
+        that order.
+    cache_dir : str | Path, optional
+        Where hub files are kept; default as in huggingface_hub.
+    weights : bool
+        Fetch the weights too, not only the configs.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or the hub cannot be reached.
+    """
+    if model_name in BUILTIN_MODELS:
+        return Source(model_name, BUILTIN_MODELS[model_name], None)
+    directory = Path(model_name).expanduser()
+    if not model_name or not directory.is_dir():
+        directory = _fetch(model_name, cache_dir, weights=weights)
+    if not (directory / "config.json").is_file():
+        raise ModelError(
+            f"The model directory '{directory}' has no config.json. Give a directory written by "
+            "save_pretrained, or by a fedsplit run (its model/ folder)."
+        )
+    return Source(model_name, _read_json(directory / "config.json"), directory)
+
+
+def stamp(model_name: str) -> tuple[int, int]:
+    """Return what changes when a local model's config is written anew, as a cache key."""
+    try:
+        status = (Path(model_name).expanduser() / "config.json").stat()
+    except (OSError, ValueError):
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
+
+
+def _fetch(model_name: str, cache_dir: str | Path | None, *, weights: bool) -> Path:
+    if model_name.startswith((".", "/", "~")) or model_name.count("/") > 1 or not model_name:
+        raise ModelError(f"The model directory '{model_name}' does not exist. {_alternatives()}")
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    reachable, reason = _hub_reachable()
+    try:
+        folder = snapshot_download(
+            model_name,
+            cache_dir=cache_dir,
+            allow_patterns=[*_CONFIG_FILES, *(_WEIGHT_FILES if weights else [])],
+            local_files_only=not reachable,
+        )
+    except HFValidationError:
+        raise ModelError(
+            f"'{model_name}' is no directory and cannot be a Hugging Face id. {_alternatives()}"
+        ) from None
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"The model '{model_name}' is neither built in nor a local directory nor in the local "
+            f"Hugging Face cache, and the hub at {constants.ENDPOINT} cannot be reached "
+            f"({reason or _first_line(error)}). {_alternatives()}"
+        ) from None
+    except Exception as error:
+        raise ModelError(
+            f"The model '{model_name}' cannot be had from the Hugging Face hub: "
+            f"{_first_line(error)} {_alternatives()}"
+        ) from None
+    return Path(folder)
+
+
+def _hub_reachable() -> tuple[bool, str]:
+    # One short try of our own: huggingface_hub would retry a dead hub for half a minute.
+    import httpx
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_PROBE_SECONDS)
+    except (OSError, httpx.HTTPError) as error:
+        return False, _first_line(error)
+    return True, ""
+
+
+def _alternatives() -> str:
+    return (
+        f"Use a built-in model ({', '.join(BUILTIN_MODELS)}), or the path of a local directory "
+        "that holds config.json and model.safetensors."
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The file '{path}' cannot be read as JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"The file '{path}' must hold a JSON object, not {content!r:.40}.")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

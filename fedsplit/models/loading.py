@@ -1,0 +1,265 @@
+"""Models by name: whole, split, without storage, and the images they take.
+
+Built-in models have no pretrained weights, and a classifier for another number of labels has
+none either: these are drawn from torch's global generator. Wrap the call in
+`fedsplit.seeding.seeded_init` to have the same weights again.
+
+Weights are float32 unless a dtype is given, whatever the checkpoint stores; every model comes in
+eval mode, as from transformers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedsplit.errors import ModelError
+from fedsplit.models import checkpoint
+from fedsplit.models.checkpoint import save_model
+from fedsplit.models.hub import find_model, stamp
+from fedsplit.models.split import SplitModel, check_split_points, split_model, stage_names
+from fedsplit.models.stages import InputSpec, Part
+
+__all__ = [
+    "empty_bottom",
+    "empty_model",
+    "input_spec",
+    "load_model",
+    "load_split_model",
+    "save_model",
+    "skeleton",
+]
+
+PARTS = ("bottom", "trunk", "top")
+
+
+def load_split_model(
+    model_name: str,
+    split_points: Sequence[int],
+    *,
+    cache_dir: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    pretrained: bool = True,
+    num_labels: int | None = None,
+    parts: Sequence[str] = PARTS,
+) -> SplitModel:
+    """Load a model and split it into bottom, trunk and top.
+
+    Parameters
+    ----------
+    model_name : str
+        A built-in name (``vit-nano``), a local directory, or a Hugging Face id.
+    split_points : Sequence[int]
+        ``[a]`` or ``[a, b]``, see `split_model`. ``[1]`` leaves the embeddings on the client.
+    cache_dir : str | Path, optional
+        Where hub files are kept.
+    device : str | torch.device
+        Where the parts go.
+    dtype : torch.dtype, optional
+        Of every floating-point weight; default float32.
+    pretrained : bool
+        Load weights where the model has any, else draw all at random.
+    num_labels : int, optional
+        Classes; default the checkpoint's. Another number gets a fresh classifier.
+    parts : Sequence[str]
+        Which parts to have; the others come without storage, on the meta device.
+
+    Returns
+    -------
+    SplitModel
+        With ``top(trunk(bottom(images)))`` equal to the whole model's logits [B, classes].
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be had, its weights do not fit, or a split point is no boundary.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedsplit import load_split_model
+    >>> bottom, trunk, top = load_split_model("vit-nano", [1])
+    >>> bottom(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 17, 64])
+    """
+    unknown = set(parts) - set(PARTS)
+    if unknown or isinstance(parts, str):
+        raise ModelError(f"parts is {parts!r}; give some of {PARTS}.")
+    empty = skeleton(model_name, num_labels=num_labels, cache_dir=cache_dir)
+    check_split_points(split_points, stage_names(empty))  # before any weight is read
+    model = load_model(
+        model_name,
+        pretrained=pretrained,
+        num_labels=num_labels,
+        cache_dir=cache_dir,
+        device=device,
+        dtype=dtype,
+    )
+    split = split_model(model, split_points)
+    for name, part in zip(PARTS, split, strict=True):
+        if name not in parts:
+            part.to("meta")
+    return split
+
+
+def load_model(
+    model_name: str,
+    *,
+    pretrained: bool = True,
+    num_labels: int | None = None,
+    cache_dir: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Load a whole model; the arguments are those of `load_split_model`.
+
+    Returns
+    -------
+    nn.Module
+        Of its library's own class, in eval mode.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be had or its weights do not fit.
+    """
+    source = find_model(model_name, cache_dir=cache_dir, weights=pretrained)
+    if pretrained and source.directory is not None:
+        model = checkpoint.load(source, num_labels=num_labels)
+    else:
+        model = checkpoint.build(source, num_labels=num_labels)
+    try:
+        return model.to(device=torch.device(device), dtype=dtype)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ModelError(
+            f"The model '{model_name}' cannot be put on device '{device}' as "
+            f"{dtype or torch.float32}: {' '.join(str(error).split())} Use a device this "
+            "machine has, such as 'cpu', and a floating-point dtype."
+        ) from None
+
+
+def skeleton(
+    model_name: str, *, num_labels: int | None = None, cache_dir: str | Path | None = None
+) -> nn.Module:
+    """Return the whole model on the meta device: built from its config, no weights read.
+
+    The object is cached and shared: copy it before changing it. Nothing random is drawn.
+
+    Raises
+    ------
+    ModelError
+        If the model's config cannot be had.
+    """
+    return _skeleton(model_name, num_labels, _text(cache_dir), stamp(model_name))
+
+
+def empty_model(
+    model_name: str,
+    *,
+    num_labels: int | None = None,
+    cache_dir: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Return a whole model on the CPU with uninitialised weights, for weights that arrive."""
+    model = copy.deepcopy(skeleton(model_name, num_labels=num_labels, cache_dir=cache_dir))
+    return model.to(dtype=dtype).to_empty(device="cpu")
+
+
+def empty_bottom(
+    model_name: str,
+    cut: int,
+    num_labels: int | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> Part:
+    """Return a bottom on the CPU with uninitialised weights, for weights that arrive.
+
+    Each call gives an independent part, cheaply, from any thread.
+
+    Parameters
+    ----------
+    model_name : str
+        As for `load_split_model`.
+    cut : int
+        Stages on the client; 1 = the embeddings.
+    num_labels : int, optional
+        Classes of the whole model.
+    cache_dir : str | Path, optional
+        Where hub files are kept.
+    dtype : torch.dtype, optional
+        Default float32.
+
+    Raises
+    ------
+    ModelError
+        If the model's config cannot be had, or the cut is no stage boundary.
+    """
+    bottom = _bottom_skeleton(model_name, cut, num_labels, _text(cache_dir), stamp(model_name))
+    return copy.deepcopy(bottom).to(dtype=dtype).to_empty(device="cpu")
+
+
+def input_spec(model_name: str, cache_dir: str | Path | None = None) -> InputSpec:
+    """Return the images a model takes, from its config and its preprocessor_config.json.
+
+    Without the latter, images are normalised with mean 0.5 and standard deviation 0.5.
+
+    Raises
+    ------
+    ModelError
+        If the configs cannot be had, or do not say it.
+    """
+    source = find_model(model_name, cache_dir=cache_dir)
+    processor = source.read_json("preprocessor_config.json")
+    config: Any = skeleton(model_name, cache_dir=cache_dir).config
+    channels, size = config.num_channels, config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    normalise = processor.get("do_normalize", True)
+    mean = _per_channel(processor.get("image_mean", 0.5) if normalise else 0.0, channels)
+    std = _per_channel(processor.get("image_std", 0.5) if normalise else 1.0, channels)
+    if mean is None or std is None or min(std) <= 0:
+        raise ModelError(
+            f"The preprocessor_config.json of '{model_name}' has image_mean "
+            f"{processor.get('image_mean')!r} and image_std {processor.get('image_std')!r}, but "
+            f"the model takes {channels} channels. Give {channels} numbers each, image_std above 0."
+        )
+    return InputSpec(channels, height, width, mean, std)
+
+
+def _per_channel(value: float | Sequence[float], channels: int) -> tuple[float, ...] | None:
+    numbers = list(value) if isinstance(value, Sequence) else [value]
+    if len(numbers) == 1:
+        numbers *= channels
+    if len(numbers) != channels or not all(isinstance(number, int | float) for number in numbers):
+        return None
+    return tuple(float(number) for number in numbers)
+
+
+def _text(cache_dir: str | Path | None) -> str | None:
+    return None if cache_dir is None else str(cache_dir)
+
+
+@lru_cache(maxsize=16)
+def _skeleton(
+    model_name: str, num_labels: int | None, cache_dir: str | None, _stamp: tuple[int, int]
+) -> nn.Module:
+    source = find_model(model_name, cache_dir=cache_dir)
+    return checkpoint.build(source, num_labels=num_labels, meta=True)
+
+
+@lru_cache(maxsize=16)
+def _bottom_skeleton(
+    model_name: str,
+    cut: int,
+    num_labels: int | None,
+    cache_dir: str | None,
+    _stamp: tuple[int, int],
+) -> Part:
+    return split_model(_skeleton(model_name, num_labels, cache_dir, _stamp), [cut]).bottom

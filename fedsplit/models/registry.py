@@ -1,0 +1,169 @@
+"""Families: how to find the stages of one architecture.
+
+A family names its model class by text, so that knowing a family never imports the library
+it comes from.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from fedsplit.errors import ModelError
+from fedsplit.models.stages import Root, Stage
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture; `register_family` makes it and explains the fields."""
+
+    name: str
+    model_class: str
+    stages: Callable[[Root], Sequence[Stage]]
+    model_type: str | None
+    head: tuple[str, ...]
+    unused: tuple[str, ...]
+    image_processor: str | None
+
+    @property
+    def class_name(self) -> str:
+        """The model class without its module."""
+        return self.model_class.partition(":")[2]
+
+    def load_class(self) -> type[Root]:
+        """Import and return the model class.
+
+        Raises
+        ------
+        ModelError
+            If the library it comes from is not installed, or has no such class.
+        """
+        module, _, name = self.model_class.partition(":")
+        try:
+            found: type[Root] = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            library = module.partition(".")[0]
+            raise ModelError(
+                f"Models of the family '{self.name}' need {name} of the library '{library}', "
+                f"which cannot be imported: {error}. Install or upgrade it: "
+                f"pip install -U {library}."
+            ) from None
+        return found
+
+
+_families: dict[str, Family] = {}
+
+
+def register_family(
+    name: str,
+    *,
+    model_class: type[nn.Module] | str,
+    stages: Callable[[Root], Sequence[Stage]],
+    model_type: str | None = None,
+    head: Sequence[str] = ("classifier.",),
+    unused: Sequence[str] = (),
+    image_processor: str | None = None,
+) -> Family:
+    """Add an architecture; one of the same name is replaced.
+
+    Parameters
+    ----------
+    name : str
+        As error messages call it.
+    model_class : type[nn.Module] | str
+        The class of the whole model, or ``"module:Class"`` to import it only when needed.
+        Subclasses belong to the family too.
+    stages : Callable[[model], Sequence[Stage]]
+        Lists the stages of such a model: embeddings, blocks, head. The last is the head.
+    model_type : str, optional
+        ``model_type`` of its Hugging Face config, for models loaded by name.
+    head : Sequence[str]
+        How the keys of the classifier start: these may be drawn afresh for another number of
+        labels.
+    unused : Sequence[str]
+        How checkpoint keys start that other heads use and this class has no place for.
+    image_processor : str, optional
+        Class that `preprocessor_config.json` names when the model is saved.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from fedsplit.models import Stage, register_family, stage_names
+    >>> class Tiny(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.stem, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+    >>> def tiny_stages(model):
+    ...     return [
+    ...         Stage("stem", ("stem",), lambda root, images: root.stem(images)),
+    ...         Stage("head", ("head",), lambda root, hidden: root.head(hidden)),
+    ...     ]
+    >>> family = register_family("tiny", model_class=Tiny, stages=tiny_stages)
+    >>> stage_names(Tiny())
+    ('stem', 'head')
+    """
+    if not isinstance(model_class, str):
+        model_class = _qualified_name(model_class)
+    family = Family(
+        name, model_class, stages, model_type, tuple(head), tuple(unused), image_processor
+    )
+    _load_builtin_families()
+    _families[name] = family
+    return family
+
+
+def family_of(model: nn.Module) -> Family:
+    """Return the family of a model object.
+
+    Raises
+    ------
+    ModelError
+        If no registered family knows its class.
+    """
+    _load_builtin_families()
+    ancestry = [_qualified_name(ancestor) for ancestor in type(model).__mro__]
+    for ancestor in ancestry:
+        for family in _families.values():
+            if family.model_class == ancestor:
+                return family
+    raise ModelError(f"A model of class {type(model).__name__} {_UNKNOWN.format(_known())}")
+
+
+def family_of_config(config: object) -> Family:
+    """Return the family of a Hugging Face config: the object, or config.json as a mapping.
+
+    Raises
+    ------
+    ModelError
+        If no registered family has its ``model_type``.
+    """
+    _load_builtin_families()
+    if isinstance(config, Mapping):
+        model_type = config.get("model_type")
+    else:
+        model_type = getattr(config, "model_type", None)
+    for family in _families.values():
+        if model_type and family.model_type == model_type:
+            return family
+    raise ModelError(f"A config with model_type {model_type!r} {_UNKNOWN.format(_known())}")
+
+
+_UNKNOWN = (
+    "belongs to no known family, so its stages cannot be found. Known families: {}. "
+    "Use one of them, or describe the model with fedsplit.register_family."
+)
+
+
+def _known() -> str:
+    return ", ".join(f"{family.name} ({family.class_name})" for family in _families.values())
+
+
+def _qualified_name(model_class: type) -> str:
+    return f"{model_class.__module__}:{model_class.__qualname__}"
+
+
+def _load_builtin_families() -> None:
+    importlib.import_module("fedsplit.models.families")

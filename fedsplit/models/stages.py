@@ -1,0 +1,238 @@
+"""A model as a chain of stages, and a `Part` that holds a run of them.
+
+A stage owns paths of the whole model and computes on a *root*: any module in which those paths
+lead to the stage's modules. The whole model is a root, and so is a `Part`, because it registers
+the modules it holds under the same paths. So state-dict keys never change, and a stage holds no
+reference to a module that a deep copy, `.to_empty` or a merge would have to mend.
+
+Shapes: B batch, N patches, D width, L blocks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fedsplit.errors import ModelError
+
+M = TypeVar("M", bound=nn.Module)
+
+Root = Any
+"""A module seen through a family's eyes: its attributes are what the family knows them to be."""
+
+State = Tensor | dict[str, Tensor]
+"""What passes from stage to stage: one tensor, or several by name."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The images a model takes: [B, channels, height, width], (pixel / 255 - mean) / std."""
+
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One link of the chain: 0 embeddings, 1..L blocks, L+1 head.
+
+    Parameters
+    ----------
+    name : str
+        As people call it, for example ``block 3``.
+    paths : tuple[str, ...]
+        Modules or lone parameters of the whole model that the stage owns, for example
+        ``("vit.layers.3",)``. Every parameter has exactly one owner.
+    run : Callable[[root, state], state]
+        The computation. It reaches its modules through the root: ``root.vit.layernorm(state)``.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    run: Callable[[Root, Any], State]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # immutable, and refers to no module
+
+
+@dataclass(frozen=True)
+class Chain:
+    """All stages of a model, and its shell: the same modules without storage, for `merge`."""
+
+    stages: tuple[Stage, ...]
+    shell: nn.Module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # the shell is never changed, only copied
+
+    def matches(self, other: Chain) -> bool:
+        """Whether both are chains of the same architecture (not necessarily one model)."""
+        return self is other or (
+            type(self.shell) is type(other.shell)
+            and [(s.name, s.paths) for s in self.stages]
+            == [(s.name, s.paths) for s in other.stages]
+        )
+
+
+class Part(nn.Module):
+    """The stages [start, end) of a chain, as one module. An empty part is the identity.
+
+    The keys of `state_dict` are the whole model's, for example ``vit.layers.3.mlp.fc1.weight``.
+    A deep copy has tensors of its own; a model's configuration object stays shared, as it is
+    between the modules of one model.
+
+    Parameters
+    ----------
+    chain : Chain
+        The whole model's stages.
+    start, end : int
+        Which of them this part runs.
+    roots : Sequence[nn.Module]
+        For each stage of this part, the module in which its paths are found. The modules are
+        taken over by reference: parameters are shared with the root.
+    """
+
+    def __init__(self, chain: Chain, start: int, end: int, roots: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.chain = chain
+        self.start = start
+        self.end = end
+        self._stages = chain.stages[start:end]
+        for stage, root in zip(self._stages, roots, strict=True):
+            for path in stage.paths:
+                _plant(self, path, find(root, path))
+        self.training = (roots[0] if roots else chain.shell).training
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of this part, in order."""
+        return self._stages
+
+    def forward(self, state: State) -> State:
+        """Run the stages in order.
+
+        Parameters
+        ----------
+        state : State
+            What stage `start` takes: images [B, C, H, W] for the bottom, else the state of the
+            stage before it, [B, N+1, D] for a plain ViT.
+
+        Returns
+        -------
+        State
+            What stage ``end - 1`` gives: smashed data, or logits [B, classes] from the head.
+        """
+        for stage in self._stages:
+            state = stage.run(self, state)
+        return state
+
+    def extra_repr(self) -> str:
+        """Name the stages in the printed form."""
+        names = [stage.name for stage in self._stages]
+        return f"stages [{self.start}, {self.end}): {', '.join(names) or 'none'}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        _share_configurations(self, memo)
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+
+class _Branch(nn.Module):
+    """A bare container on the way to a stage's module."""
+
+    def forward(self, *_: object) -> State:
+        raise NotImplementedError("a branch only holds modules; call the part")
+
+
+def find(root: nn.Module, path: str) -> nn.Module | nn.Parameter:
+    """Return the module or lone parameter at a dotted path."""
+    found: nn.Module | nn.Parameter = reduce(getattr, path.split("."), root)
+    return found
+
+
+def graft(root: nn.Module, path: str, item: nn.Module | nn.Parameter) -> None:
+    """Replace what is at a path that exists."""
+    parent, _, name = path.rpartition(".")
+    owner = find(root, parent) if parent else root
+    assert isinstance(owner, nn.Module)
+    if isinstance(item, nn.Parameter):
+        owner.register_parameter(name, item)
+    else:
+        owner.add_module(name, item)
+
+
+def _plant(root: nn.Module, path: str, item: nn.Module | nn.Parameter) -> None:
+    *branches, _ = path.split(".")
+    node = root
+    for name in branches:
+        if name not in node._modules:
+            node.add_module(name, _Branch())
+        child = node._modules[name]
+        assert child is not None
+        node = child
+    graft(root, path, item)
+
+
+def storage_free_copy(module: M) -> M:
+    """Return a deep copy of a module with every parameter and buffer on the meta device."""
+    memo: dict[int, Any] = {}
+    _share_configurations(module, memo)
+    for parameter in module.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(module, memo)
+
+
+def _share_configurations(module: nn.Module, memo: dict[int, Any]) -> None:
+    # transformers' blocks point to the model's one configuration. Copying it would part them
+    # from the merged model's, which set_attn_implementation and its like then miss.
+    for child in module.modules():
+        configuration = child.__dict__.get("config")
+        if configuration is not None:
+            memo[id(configuration)] = configuration
+
+
+def smashed_spec(
+    bottom: nn.Module, spec: InputSpec
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return shape (without the batch axis) and dtype of every tensor that crosses the cut.
+
+    Nothing is computed: a storage-free copy of the bottom runs on the meta device. A state of
+    one tensor has the name ``hidden``; for a plain ViT it is [N+1, D].
+
+    Raises
+    ------
+    ModelError
+        If the bottom does not take images of this size, or a tensor lacks the batch axis.
+    """
+    batch_size = 2
+    images = torch.empty(batch_size, spec.channels, spec.height, spec.width, device="meta")
+    try:
+        with torch.no_grad():
+            state = storage_free_copy(bottom)(images)
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"The bottom cannot take images of {spec.channels}x{spec.height}x{spec.width} "
+            f"(channels x height x width): {error} Use the model's own input_spec."
+        ) from None
+    tensors = state if isinstance(state, dict) else {"hidden": state}
+    for name, tensor in tensors.items():
+        if tensor.ndim == 0 or tensor.shape[0] != batch_size:
+            raise ModelError(
+                f"The bottom's output '{name}' has shape {tuple(tensor.shape)} for a batch of "
+                f"{batch_size} images; its first axis must be the batch."
+            )
+    return {name: (tuple(tensor.shape[1:]), tensor.dtype) for name, tensor in tensors.items()}

@@ -1,0 +1,145 @@
+"""What a run needs before it starts, checked in the order in which it is cheap to check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedsplit.config import Config
+from fedsplit.data.catalog import load_images
+from fedsplit.data.loader import Images, load_test, validation_size
+from fedsplit.data.partition import class_counts
+from fedsplit.errors import ConfigError
+from fedsplit.models.loading import empty_bottom, input_spec, load_model
+from fedsplit.models.split import SplitModel, split_model
+from fedsplit.models.stages import InputSpec, smashed_spec
+from fedsplit.results.run_directory import RunDirectory
+from fedsplit.seeding import seeded_init
+from fedsplit.split.checks import CutSpec
+from strategies.aggregation import make_aggregator
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A checked run, with its model and test images in memory.
+
+    Attributes
+    ----------
+    model : SplitModel
+        With its initial weights, on the run's device.
+    spec : InputSpec
+        What images the model takes.
+    cut : CutSpec
+        What legal smashed data is.
+    test : Images
+        The held-out images.
+    class_names : tuple[str, ...]
+        Of the data set.
+    """
+
+    model: SplitModel
+    spec: InputSpec
+    cut: CutSpec
+    test: Images
+    class_names: tuple[str, ...]
+
+    @property
+    def whole(self) -> Callable[[Tensor], Tensor]:
+        """The joined parts as one function from images to logits."""
+        server_part = self.model.server_part()
+        return lambda images: server_part(self.model.bottom(images))
+
+
+def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
+    """Refuse what cannot run, without loading weights.
+
+    Raises
+    ------
+    FedSplitError
+        The first thing that is wrong: aggregator, device, run directory, model, cut or data.
+    """
+    make_aggregator(config.aggregation)
+    _check_device(config.device)
+    RunDirectory.check_free(config)
+    spec = input_spec(config.model.name)
+    class_names = load_images(config.data).class_names
+    empty_bottom(config.model.name, config.split.cut_layer, num_labels=len(class_names))
+    return spec, class_names
+
+
+def check_shards(config: Config) -> None:
+    """Refuse a data set that cannot be shared out as asked, or a batch size over a shard.
+
+    Raises
+    ------
+    FedSplitError
+        What is wrong with the shards of ``num-clients`` clients.
+    """
+    counts = class_counts(
+        load_images(config.data), config.data, num_clients=config.num_clients, seed=config.seed
+    )
+    fraction = config.data.validation_fraction
+    sizes = [sum(row) - validation_size(sum(row), fraction) for row in counts]
+    check_batch_size(config.batch_size, sizes)
+
+
+def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
+    """Refuse a batch size that some client's shard cannot fill once.
+
+    Parameters
+    ----------
+    batch_size : int
+        Images in a step.
+    shard_sizes : Sequence[int]
+        Training images of each client.
+
+    Raises
+    ------
+    ConfigError
+        Names the smallest shard.
+    """
+    size = min(shard_sizes)
+    if size < batch_size:
+        raise ConfigError(
+            f"batch-size = {batch_size} is larger than the shard of client "
+            f"{shard_sizes.index(size)}, which has {size} training images. Set batch-size to at "
+            f"most {size}, use fewer clients, or share the data out more evenly "
+            "(data.partitioner, data.alpha, data.min-partition-size)."
+        )
+
+
+def prepare(config: Config) -> Preparation:
+    """Check the config, and load the model and the test images.
+
+    Raises
+    ------
+    FedSplitError
+        As `check`, and if weights cannot be loaded.
+    """
+    spec, class_names = check(config)
+    with seeded_init(config.seed, "model"):
+        whole: nn.Module = load_model(
+            config.model.name, pretrained=config.model.pretrained, num_labels=len(class_names)
+        )
+    model = split_model(whole.to(config.device), [config.split.cut_layer])
+    return Preparation(
+        model=model,
+        spec=spec,
+        cut=CutSpec(smashed_spec(model.bottom, spec), len(class_names), config.batch_size),
+        test=load_test(config, spec),
+        class_names=class_names,
+    )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device = '{device}' cannot be used here ({reason}). Use 'cpu', or a device that "
+            "this machine's torch offers."
+        ) from None

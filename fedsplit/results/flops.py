@@ -1,0 +1,95 @@
+"""What training costs each side: FLOPs per example and parameters.
+
+FLOPs are 2 x multiply-adds of the forward and the backward pass, as the algorithm needs them:
+what a fused kernel computes twice to save memory counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedsplit.models.stages import State, storage_free_copy
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return how many numbers a module's parameters hold; shared ones count once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def part_flops_per_sample(part: nn.Module, example: State) -> int:
+    """Return the FLOPs of one training step of a part with one example.
+
+    Nothing is computed and no weights are copied: a copy of the part runs on the meta device.
+
+    Parameters
+    ----------
+    part : nn.Module
+        Any part of a model, or a whole one. Frozen parameters cost no gradient.
+    example : State
+        The part's input, with a batch of one: [1, ...]. The backward pass goes on to those of
+        its tensors that require a gradient.
+    """
+    flops, _ = _training_step(storage_free_copy(part), _example_on_meta(example))
+    return flops
+
+
+def split_flops(
+    bottom: nn.Module, server_part: nn.Module, input_shape: Sequence[int]
+) -> tuple[int, int]:
+    """Return the FLOPs of one training step with one example, as (client, server).
+
+    The client's backward pass ends at its first parameters. The server's goes down to the
+    smashed data, unless the bottom is frozen and wants no cut gradient.
+
+    Parameters
+    ----------
+    bottom : nn.Module
+        What the client holds.
+    server_part : nn.Module
+        What the server holds.
+    input_shape : Sequence[int]
+        Of one image, without a batch axis: [channels, height, width].
+    """
+    floating = (p.dtype for p in bottom.parameters() if p.is_floating_point())
+    dtype = next(floating, torch.get_default_dtype())
+    image = torch.empty((1, *input_shape), dtype=dtype, device="meta")
+    client, smashed = _training_step(storage_free_copy(bottom), image)
+    server, _ = _training_step(storage_free_copy(server_part), _example_on_meta(smashed))
+    return client, server
+
+
+def _training_step(part: nn.Module, example: State) -> tuple[int, State]:
+    # In eval mode, so that no branch of the forward pass depends on drawn numbers.
+    part.eval()
+    # No fused attention: on the meta device it then is the two products that it consists of.
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        output = part(example)
+        ends = [t for t in _tensors(output) if t.requires_grad]
+        if ends:
+            torch.autograd.backward(ends, [torch.empty_like(t) for t in ends])
+    return counter.get_total_flops(), output
+
+
+def _example_on_meta(example: State) -> State:
+    if isinstance(example, Tensor):
+        return _leaf_on_meta(example)
+    return {name: _leaf_on_meta(tensor) for name, tensor in example.items()}
+
+
+def _leaf_on_meta(tensor: Tensor) -> Tensor:
+    leaf = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return leaf.requires_grad_(tensor.requires_grad)
+
+
+def _tensors(output: object) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):  # transformers' outputs are mappings too
+        return [tensor for value in output.values() for tensor in _tensors(value)]
+    if isinstance(output, list | tuple):
+        return [tensor for value in output for tensor in _tensors(value)]
+    return []

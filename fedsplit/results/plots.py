@@ -1,0 +1,177 @@
+"""The picture of a run: how it learnt, and what crossed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedsplit.results.text import fixed, with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = Mapping[str, Any]
+
+# Of Okabe and Ito's palette, which people with any colour vision can tell apart.
+_DATA_COLOURS = {"train": "#D55E00", "test": "#0072B2", "validation": "#009E73"}
+# Directions differ in lightness, so that no colour means two things in one picture.
+_DIRECTIONS = (("uplink", "#3B4A54", -0.05), ("downlink", "#9FB0BA", 0.25))
+_INK, _MUTED, _GRID = "#222222", "#666666", "#E4E4E4"
+_FONT_SIZE = 9.5
+_MARKERS_UP_TO_ROUNDS = 30
+_LABEL_GAP = 0.07
+"""Least distance of two labels, in parts of an axis."""
+
+
+def plot_run(rows: Sequence[Row], summary: Mapping[str, Any], path: Path) -> None:
+    """Draw accuracy and loss by round, and the bytes by purpose and direction.
+
+    Parameters
+    ----------
+    rows : Sequence[Row]
+        The rounds (see `fedsplit.results.recorder.ROW_KEYS`).
+    summary : Mapping[str, Any]
+        The run's summary (see `fedsplit.results.summary.summarise`).
+    path : Path
+        The file to write; its suffix decides the format.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13.5, 4.4), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    accuracy, loss, traffic = figure.subplots(
+        1, 3, width_ratios=(1, 1, 0.9), gridspec_kw={"wspace": 0.52}
+    )
+    figure.subplots_adjust(left=0.04, right=0.98, top=0.76, bottom=0.13)
+    figure.text(0.04, 0.93, _title(summary), fontsize=14, color=_INK, weight="bold")
+    figure.text(0.04, 0.868, _subtitle(summary), fontsize=10, color=_MUTED)
+    _curves(accuracy, rows, "accuracy", initial=summary["initial_accuracy"])
+    _curves(loss, rows, "loss", initial=summary["initial_loss"])
+    _traffic(traffic, summary)
+    figure.savefig(path)
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    cut = summary["cut_layer"]
+    return f"{summary['strategy']}, " + ("unsplit" if cut is None else f"cut {cut}")
+
+
+def _subtitle(summary: Mapping[str, Any]) -> str:
+    clients, rounds = summary["num_clients"], summary["finished_rounds"]
+    return (
+        f"{_short(summary['model'])} on {_short(summary['dataset'])} ({summary['partitioner']}), "
+        f"{clients} client{'s' * (clients != 1)}, {rounds} round{'s' * (rounds != 1)}, "
+        f"seed {summary['seed']}"
+    )
+
+
+def _short(name: str, length: int = 40) -> str:
+    return name if len(name) <= length else "…" + name[-length + 1 :]
+
+
+def _curves(axes: Axes, rows: Sequence[Row], measure: str, *, initial: float | None) -> None:
+    """Draw one line for each data set that was measured, with its name at its end."""
+    from matplotlib.ticker import MaxNLocator
+
+    _style(axes, f"{measure.capitalize()} by round")
+    ends: list[tuple[float, str, str]] = []
+    top = 1.0 if measure == "accuracy" else 0.0
+    for data, colour in _DATA_COLOURS.items():
+        points = [(0, initial)] if data == "test" and rows else []
+        points += [(row["round"], row[f"{data}_{measure}"]) for row in rows]
+        drawn = [(x, y) for x, y in points if y is not None]
+        if not drawn:
+            continue
+        xs, ys = zip(*drawn, strict=True)
+        axes.plot(
+            xs,
+            ys,
+            color=colour,
+            linewidth=2.2 if data == "test" else 1.5,
+            zorder=4 if data == "test" else 3,
+            marker="o" if len(rows) <= _MARKERS_UP_TO_ROUNDS else "",
+            markersize=3.5,
+            clip_on=False,
+        )
+        ends.append((ys[-1], f"{data} {fixed(ys[-1], 3)}", colour))
+        top = max(top, *ys)
+    if not ends:
+        _say(axes, "not measured")
+        return
+    axes.set_xlim(0, rows[-1]["round"])
+    axes.set_ylim(0, top if measure == "accuracy" else top * 1.04 or 1.0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("round", color=_MUTED)
+    _label_ends(axes, ends)
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write every name beside its line's end, moved apart where they would touch."""
+    ends = sorted(ends)
+    wanted = [y / axes.get_ylim()[1] for y, _, _ in ends]
+    places = wanted.copy()
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + _LABEL_GAP)
+    # As much down as the lower ones have pushed the others up, but not below the axis.
+    shift = min((sum(places) - sum(wanted)) / len(places), places[0])
+    for place, (_, text, colour) in zip(places, ends, strict=True):
+        axes.text(
+            1.03,
+            place - shift,
+            text,
+            transform=axes.transAxes,
+            color=colour,
+            fontsize=_FONT_SIZE,
+            va="center",
+        )
+
+
+def _traffic(axes: Axes, summary: Mapping[str, Any]) -> None:
+    """Draw the run's bytes as a pair of bars for each purpose."""
+    _style(axes, "Traffic of all clients in the whole run")
+    purposes = {"sync": "synchronising the model"}
+    if summary["cut_layer"] is not None:
+        purposes = {
+            "cut": "cut, training",
+            "evaluate": "cut, evaluation",
+            "sync": "synchronising the bottoms",
+        }
+    sizes = {(p, d): float(summary[f"{p}_{d}_bytes"]) for p in purposes for d, _, _ in _DIRECTIONS}
+    most = max(sizes.values()) or 1
+    for row, (purpose, name) in enumerate(purposes.items()):
+        axes.text(0, row - 0.32, name, va="center", color=_MUTED, fontsize=_FONT_SIZE)
+        for direction, colour, offset in _DIRECTIONS:
+            size = sizes[purpose, direction]
+            axes.barh(row + offset, size, height=0.26, color=colour)
+            axes.text(
+                size + 0.02 * most,
+                row + offset,
+                f"{with_unit(size, 'B')} {direction}",
+                va="center",
+                color=_INK,
+                fontsize=_FONT_SIZE,
+            )
+    axes.set_yticks([])
+    axes.set_ylim(2.5, -0.5)  # room for three, so that bars are equally thick in every picture
+    axes.set_xlim(0, most * 1.62)
+    axes.set_xticks([])
+    axes.grid(visible=False)
+    axes.spines["bottom"].set_visible(False)
+
+
+def _style(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=_INK, pad=10)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_MUTED, length=0, labelsize=9.5)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(_MUTED)
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=_MUTED)

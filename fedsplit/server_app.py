@@ -1,0 +1,142 @@
+"""The Flower ServerApp: config -> strategy -> results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from logging import INFO
+
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.common import log
+from flwr.serverapp import Grid, ServerApp
+
+from fedsplit.channel.endpoint import Channel, SessionHost
+from fedsplit.channel.grpc import GrpcChannel
+from fedsplit.config import Config
+from fedsplit.errors import FedSplitError
+from fedsplit.experiment import Experiment, Outcome
+from fedsplit.preparation import Preparation, check_batch_size, prepare
+from fedsplit.split.server import SplitServer
+from fedsplit.threads import torch_threads
+from strategies import STRATEGIES
+from strategies.clients import Clients
+
+app = ServerApp()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What differs between the engines.
+
+    Attributes
+    ----------
+    name : str
+        What summary.json calls it.
+    open_channel : Callable[[SessionHost, Config], Channel]
+        Makes the channel by which clients reach the split server.
+    """
+
+    name: str
+    open_channel: Callable[[SessionHost, Config], Channel]
+
+
+def open_grpc(host: SessionHost, config: Config) -> Channel:
+    """Listen where the config says; a stream holds a thread while its client trains."""
+    return GrpcChannel(host, address=config.channel.address, max_streams=1024)
+
+
+FLOWER = Engine("flower", open_grpc)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what ``flwr run`` was asked for."""
+    logging.getLogger("flwr").addFilter(_without_traceback)
+    config = Config.from_flat(context.run_config, source="The run config")
+    run_server(grid, config, FLOWER)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Let Flower log an error that is meant for a person as its message, not as a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, FedSplitError):
+        record.msg, record.args, record.exc_info = str(error), (), None
+    return True
+
+
+def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
+    """Run every round of a config over the nodes of a grid.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's, or the in-process one.
+    config : Config
+        The checked config.
+    engine : Engine
+        The engine behind the grid.
+
+    Raises
+    ------
+    FedSplitError
+        If the run cannot start or cannot be finished.
+    """
+    with torch_threads(config.torch_threads):
+        prepared = prepare(config)
+        facts: dict[str, str | int] = {"num-labels": len(prepared.class_names)}
+        with _served(config, prepared, engine, facts) as server:
+            clients = Clients.discover(grid, config, facts=facts)
+            check_batch_size(config.batch_size, [sum(c) for c in clients.class_counts.values()])
+            facts["num-clients"] = len(clients.node_ids)
+            experiment = Experiment(
+                config=config,
+                prepared=prepared,
+                split=server is not None,
+                class_counts=clients.class_counts,
+                engine=engine.name,
+                log=lambda line: log(INFO, line),
+            )
+            if server is not None:
+                server.progress = experiment.show_progress
+            strategy = STRATEGIES[config.strategy](
+                config=config,
+                clients=clients,
+                facts=facts,
+                note=experiment.recorder.note,
+                server=server,
+            )
+            strategy.start(
+                grid=grid,
+                initial_arrays=ArrayRecord(experiment.initial_state()),
+                num_rounds=config.num_server_rounds,
+                timeout=config.round_timeout,
+                evaluate_fn=lambda server_round, arrays: MetricRecord(
+                    {**experiment.evaluate(server_round, arrays.to_torch_state_dict())}
+                ),
+            )
+            return experiment.finish()
+
+
+@contextmanager
+def _served(
+    config: Config, prepared: Preparation, engine: Engine, facts: dict[str, str | int]
+) -> Iterator[SplitServer | None]:
+    """Serve the server part, if the strategy splits, and tell clients where."""
+    rule_class = STRATEGIES[config.strategy].rule
+    if rule_class is None:
+        yield None
+        return
+    rule = rule_class(prepared.model.server_part(), config)
+    server = SplitServer(rule=rule, cut=prepared.cut)
+    try:
+        channel = engine.open_channel(server, config)
+        try:
+            facts["channel-address"] = channel.address
+            facts["max-frame-bytes"] = server.max_frame_bytes
+            yield server
+        finally:
+            channel.close()
+    finally:
+        server.close()

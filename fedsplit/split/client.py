@@ -1,0 +1,154 @@
+"""The client's side of split learning: a loss whose other half is computed by the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fedsplit.channel.connect import connect
+from fedsplit.channel.endpoint import Stream
+from fedsplit.channel.frame import (
+    LABELS,
+    LOSS,
+    NUM_CORRECT,
+    Frame,
+    Kind,
+    pack_cut,
+)
+from fedsplit.errors import ChannelError
+from fedsplit.split.checks import check_order, check_tensor
+from fedsplit.split.steps import State, StepResult
+
+
+class SplitSession:
+    """One participant's session; the loop around it reads like any PyTorch loop.
+
+    Examples
+    --------
+    >>> with SplitSession.connect(address, token, ...) as session:  # doctest: +SKIP
+    ...     for images, labels in batches:
+    ...         optimizer.zero_grad()
+    ...         loss, num_correct = session.train_step(bottom(images), labels)
+    ...         loss.backward()  # the server has sent the gradient at the cut
+    ...         optimizer.step()
+    ...     session.finish()
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._step = 0
+
+    @classmethod
+    def connect(
+        cls, address: str, token: str, *, step_timeout: float, max_frame_bytes: int
+    ) -> Self:
+        """Open a session (see `fedsplit.channel.connect.connect`)."""
+        return cls(
+            connect(address, token, step_timeout=step_timeout, max_frame_bytes=max_frame_bytes)
+        )
+
+    def train_step(self, smashed: State, labels: Tensor) -> StepResult:
+        """Send one batch; the server trains on it.
+
+        Parameters
+        ----------
+        smashed : State
+            The bottom's output for B examples, still in the autograd graph.
+        labels : Tensor
+            int64 [B].
+
+        Returns
+        -------
+        StepResult
+            ``loss.backward()`` continues with the cut gradient into the bottom.
+
+        Raises
+        ------
+        ChannelError
+            If the server refuses the batch, cannot be reached, or answers out of order.
+        """
+        named = pack_cut(smashed)
+        loss, num_correct = _ServerLoss.apply(self, labels, list(named), *named.values())
+        return StepResult(loss, num_correct)
+
+    def evaluate_step(self, smashed: State, labels: Tensor) -> StepResult:
+        """Send one batch to be scored; nothing is trained."""
+        answer = self._exchange(Kind.SMASHED_DATA, {**_detached(pack_cut(smashed)), LABELS: labels})
+        _check_answer(answer, Kind.EVALUATION, {})
+        return StepResult(answer.tensors[LOSS], answer.tensors[NUM_CORRECT])
+
+    def finish(self) -> None:
+        """Say that all steps are done; without it the server drops what it has learnt."""
+        answer = self._exchange(Kind.FINISH, {})
+        if answer.kind is not Kind.FINISHED:
+            raise ChannelError(f"The split server answered FINISH with {answer.kind.name}.")
+
+    def _exchange(self, kind: Kind, tensors: Mapping[str, Tensor]) -> Frame:
+        answer = self._stream.exchange(Frame(kind, self._step, tensors))
+        check_order(answer, step=self._step)
+        self._step += 1
+        return answer
+
+    def __enter__(self) -> Self:
+        self._stream.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stream.__exit__(kind, error, traceback)
+
+
+class _ServerLoss(torch.autograd.Function):
+    """The server's half of the model as one differentiable function of the smashed data."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own contract
+        session: SplitSession,
+        labels: Tensor,
+        names: list[str],
+        *cut: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        sent = _detached(dict(zip(names, cut, strict=True)))
+        answer = session._exchange(Kind.SMASHED_DATA, {**sent, LABELS: labels})
+        _check_answer(answer, Kind.CUT_GRADIENT, sent)
+        device = cut[0].device
+        ctx.cut_gradient = [
+            answer.tensors[name].to(device) if name in answer.tensors else None for name in names
+        ]
+        ctx.mark_non_differentiable(answer.tensors[NUM_CORRECT])
+        return answer.tensors[LOSS].to(device), answer.tensors[NUM_CORRECT]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        scaled = [None if g is None else g * grads[0] for g in ctx.cut_gradient]
+        return (None, None, None, *scaled)
+
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Contiguous in both engines: the layout of a batch must not depend on the channel.
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _check_answer(answer: Frame, kind: Kind, sent: Mapping[str, Tensor]) -> None:
+    gradients = {name for name, tensor in sent.items() if tensor.is_floating_point()}
+    expected = gradients | {LOSS, NUM_CORRECT}
+    if answer.kind is not kind or set(answer.tensors) != expected:
+        raise ChannelError(
+            f"The split server answered step {answer.step} with {answer.kind.name} holding "
+            f"{sorted(answer.tensors)}, not {kind.name} holding {sorted(expected)}."
+        )
+    for name in gradients:
+        check_tensor(answer, name, shape=sent[name].shape, dtype=sent[name].dtype)
+    check_tensor(answer, LOSS, shape=torch.Size(), dtype=torch.float32)
+    check_tensor(answer, NUM_CORRECT, shape=torch.Size(), dtype=torch.int64)

@@ -1,0 +1,135 @@
+"""Any Flower strategy as the aggregator of what clients train, made from two config keys."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import tomllib
+from collections.abc import Collection, Iterable
+
+import flwr.serverapp.strategy as flower_strategies
+from flwr.app import Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.supercore.run import Run
+
+from fedsplit.config import AggregationConfig
+from fedsplit.errors import ConfigError
+
+# What fedsplit decides itself: it samples by partition id, and aggregates whoever has replied.
+_OURS = {
+    "fraction_train": 1.0,
+    "fraction_evaluate": 1.0,
+    "min_train_nodes": 1,
+    "min_evaluate_nodes": 1,
+    "min_available_nodes": 1,
+    "weighted_by_key": "num-examples",
+    "arrayrecord_key": "arrays",
+    "configrecord_key": "config",
+    "train_loss_key": "loss",
+}
+_CODE = {"train_metrics_aggr_fn", "evaluate_metrics_aggr_fn", "selection_rule"}
+"""Arguments that are functions, which a config cannot hold."""
+
+
+def make_aggregator(config: AggregationConfig) -> Strategy:
+    """Return the Flower strategy of ``aggregation.name`` with ``aggregation.options``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such strategy, or it does not take these options.
+    """
+    names = sorted(
+        name
+        for name, kind in vars(flower_strategies).items()
+        if inspect.isclass(kind) and issubclass(kind, FedAvg)
+        if not name.startswith("FedXgb")  # these combine trees, not weights
+    )
+    if config.name not in names:
+        close = difflib.get_close_matches(config.name, names, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}."
+        raise ConfigError(f"aggregation.name = '{config.name}' is no Flower strategy; {hint}")
+    kind = getattr(flower_strategies, config.name)
+    options = _parse(config.options)
+    parameters = set(inspect.signature(kind).parameters)
+    accepted = parameters - set(_OURS) - _CODE
+    unknown = sorted(set(options) - accepted)
+    if unknown:
+        raise ConfigError(
+            f"aggregation.options has {', '.join(unknown)}, which {config.name} does not take; "
+            f"it takes {', '.join(sorted(accepted))}."
+        )
+    try:
+        strategy = kind(**{k: v for k, v in _OURS.items() if k in parameters}, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"aggregation.options = '{config.options}': {error}") from None
+    assert isinstance(strategy, Strategy)
+    return strategy
+
+
+def _parse(options: str) -> dict[str, object]:
+    try:
+        table = tomllib.loads(f"options = {{ {options} }}")["options"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"aggregation.options = '{options}' cannot be read ({error}). Write it as "
+            "'eta = 0.1, tau = 0.001'."
+        ) from None
+    assert isinstance(table, dict)
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+class SampledGrid(Grid):
+    """A grid on which only this round's participants exist.
+
+    It lets a Flower strategy configure a round for nodes that fedsplit has sampled. It cannot
+    send.
+    """
+
+    def __init__(self, grid: Grid, node_ids: Collection[int]) -> None:
+        self._grid = grid
+        self._node_ids = list(node_ids)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the participants' node ids."""
+        return self._node_ids
+
+    def set_run(self, run: Run) -> None:
+        """Not for a sampled grid."""
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Run:
+        """Run information of the grid behind this one."""
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message through the grid behind this one."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return the participants' node information."""
+        return (node for node in self._grid.get_nodes() if node.node_id in self._node_ids)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Not for a sampled grid."""
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Not for a sampled grid."""
+        raise NotImplementedError
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Not for a sampled grid."""
+        raise NotImplementedError

@@ -1,0 +1,135 @@
+"""The clients of a run: found once, known and sampled by partition id.
+
+Flower's node ids are random and its `sample_nodes` is unseeded, so neither can decide anything
+in a run that has to repeat.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from logging import INFO
+from typing import Self
+
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common import log
+from flwr.serverapp import Grid
+
+from fedsplit.config import Config
+from fedsplit.errors import ConfigError, RunError
+from fedsplit.seeding import generator
+from strategies.replies import reason_of
+
+DESCRIBE = "query.describe"
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Who takes part.
+
+    Attributes
+    ----------
+    node_ids : Mapping[int, int]
+        Partition id -> Flower node id, sorted by partition id.
+    class_counts : Mapping[int, Sequence[int]]
+        Partition id -> training images of each class.
+    """
+
+    node_ids: Mapping[int, int]
+    class_counts: Mapping[int, Sequence[int]]
+
+    @classmethod
+    def discover(cls, grid: Grid, config: Config, *, facts: Mapping[str, str | int]) -> Self:
+        """Ask every connected node who it is and what it holds.
+
+        Parameters
+        ----------
+        grid : Grid
+            Flower's grid, or the in-process one.
+        config : Config
+            Says how many clients to wait for, and how long. An answer may take as long as a
+            round: the first message waits until the engine has started its processes.
+        facts : Mapping[str, str | int]
+            What a client needs to know to answer.
+
+        Raises
+        ------
+        ConfigError
+            If too few nodes connect, or their partition ids are not 0 to K-1.
+        RunError
+            If a node cannot answer, for example because it has no data.
+        """
+        nodes = _wait_for_nodes(grid, config.num_clients or 1, config.connect_timeout)
+        count = config.num_clients or len(nodes)
+        content = RecordDict({"config": ConfigRecord({**facts, "num-clients": count})})
+        queries = [
+            Message(content=content, message_type=DESCRIBE, dst_node_id=node) for node in nodes
+        ]
+        replies = list(grid.send_and_receive(queries, timeout=config.round_timeout))
+        return cls._from_replies(replies, count)
+
+    @classmethod
+    def _from_replies(cls, replies: Iterable[Message], count: int) -> Self:
+        node_ids: dict[int, int] = {}
+        class_counts: dict[int, list[int]] = {}
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if reply.has_error():
+                raise RunError(f"A client cannot take part: {reason_of(reply.error)}")
+            answer = reply.content.config_records["config"]
+            partition_id = int(str(answer["partition-id"]))
+            if partition_id in node_ids:
+                raise ConfigError(
+                    f"Two SuperNodes have partition-id={partition_id}. Give each its own number "
+                    f"from 0 to {count - 1} in its --node-config."
+                )
+            if partition_id < count:
+                node_ids[partition_id] = node
+                counts = answer["class-counts"]
+                class_counts[partition_id] = [int(n) for n in counts]  # type: ignore[union-attr]
+        missing = sorted(set(range(count)) - set(node_ids))
+        if missing:
+            raise ConfigError(
+                f"num-clients = {count}, but no SuperNode answered with partition-id "
+                f"{', '.join(map(str, missing))}. The ids must be 0 to {count - 1}."
+            )
+        return cls(
+            {client: node_ids[client] for client in range(count)},
+            {client: class_counts[client] for client in range(count)},
+        )
+
+    def sample(self, fraction: float, seed: int, *names: str | int) -> list[int]:
+        """Return a seeded sample of partition ids, sorted; at least one unless the fraction is 0.
+
+        Parameters
+        ----------
+        fraction : float
+            Part of all clients.
+        seed : int
+            The run's seed.
+        *names : str | int
+            What the sample is for, such as ``"train", server_round``.
+        """
+        if fraction == 0.0:
+            return []
+        total = len(self.node_ids)
+        size = max(1, round(fraction * total))
+        order = torch.randperm(total, generator=generator(seed, "sample", *names))
+        return sorted(order[:size].tolist())
+
+
+def _wait_for_nodes(grid: Grid, count: int, timeout: float) -> list[int]:
+    deadline = time.monotonic() + timeout
+    while len(nodes := sorted(grid.get_node_ids())) < count:
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"num-clients = {count}, but {len(nodes)} SuperNodes are connected after "
+                f"{timeout:g} seconds (connect-timeout). In a simulation, give "
+                f'--federation-config "num-supernodes={count}" to flwr run, or use '
+                f"'fedsplit run . --num-clients {count}', which does so."
+            )
+        log(INFO, "Waiting for SuperNodes: %d of %d connected", len(nodes), count)
+        time.sleep(1.0)  # the grid has no way to wait for a node
+    return nodes

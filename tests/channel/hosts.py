@@ -1,0 +1,148 @@
+"""Toy ends of the channel: a host that echoes, and raw gRPC that knows nothing of our codec."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from fedsplit.channel.frame import Frame
+from fedsplit.channel.ledger import Traffic
+from fedsplit.errors import ChannelError
+
+METHOD = "/fedsplit.SplitLearning/Session"
+TOKEN_KEY = "fedsplit-token"
+
+
+class EchoSession:
+    """Answers a frame with itself, and remembers what it was asked."""
+
+    def __init__(self, answer: Callable[[Frame], Frame]) -> None:
+        self.traffic = Traffic()
+        self.on_revoke: Callable[[], object] = lambda: None
+        self.frames: list[Frame] = []
+        self.closed = threading.Event()
+        self.reason = ""
+        self._answer = answer
+
+    def handle(self, frame: Frame) -> Frame:
+        self.frames.append(frame)
+        return self._answer(frame)
+
+    def close(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self.closed.set()
+
+
+class EchoHost:
+    """Knows any token but "unknown"."""
+
+    def __init__(
+        self,
+        answer: Callable[[Frame], Frame] = lambda frame: frame,
+        *,
+        max_frame_bytes: int = 4096,
+    ) -> None:
+        self.max_frame_bytes = max_frame_bytes
+        self.sessions: dict[str, EchoSession] = {}
+        self._answer = answer
+
+    def open(self, token: str) -> EchoSession:
+        if token == "unknown":
+            raise ChannelError("Refused: the token is unknown.")
+        self.sessions[token] = EchoSession(self._answer)
+        return self.sessions[token]
+
+
+class RawStream:
+    """A gRPC client of the tests' own: bytes out, bytes in."""
+
+    def __init__(self, address: str, token: str) -> None:
+        self.channel = grpc.insecure_channel(address)
+        self.outgoing: SimpleQueue[bytes | None] = SimpleQueue()
+        method: grpc.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(METHOD)
+        self.call = method(iter(self.outgoing.get, None), metadata=((TOKEN_KEY, token),))
+
+    def exchange(self, data: bytes) -> bytes:
+        self.outgoing.put(data)
+        return next(self.call)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.outgoing.put(None)
+        self.channel.close()
+
+
+class CountingProxy:
+    """A gRPC server that hands every message on, and counts the bytes that it sees."""
+
+    def __init__(self, target: str) -> None:
+        self.uplink_bytes = 0
+        self.downlink_bytes = 0
+        self.messages = 0
+        self._target = target
+        self._lock = threading.Lock()
+        self._server = grpc.server(ThreadPoolExecutor(16))
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
+            self._forward
+        )
+        _, service, method = METHOD.split("/")
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {method: handler}),)
+        )
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def _forward(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        token = dict(context.invocation_metadata())[TOKEN_KEY]
+        with RawStream(self._target, str(token)) as onward:
+            while (data := _next(frames)) is not None:
+                with self._lock:
+                    self.uplink_bytes += len(data)
+                    self.messages += 1
+                try:
+                    answer = onward.exchange(data)
+                except grpc.RpcError:
+                    context.abort(onward.call.code(), onward.call.details() or "")
+                with self._lock:
+                    self.downlink_bytes += len(answer)
+                yield answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.stop(None).wait()
+
+
+def _next(frames: Iterator[bytes]) -> bytes | None:
+    try:
+        return next(frames, None)
+    except grpc.RpcError:  # the client is gone
+        return None
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
+    """Wait for what another thread does; fail if it does not."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)

@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+import torch
+
+from fedsplit.channel.codec import decode, encode
+from fedsplit.channel.endpoint import SessionHost
+from fedsplit.channel.frame import Frame, Kind
+from fedsplit.channel.grpc import GrpcChannel, GrpcStream
+from fedsplit.errors import ChannelError
+from tests.channel.hosts import EchoHost, EchoSession, RawStream, wait_until
+
+Serve = Callable[[SessionHost], GrpcChannel]
+
+
+def frame_of(step: int = 0, size: int = 3) -> Frame:
+    return Frame(Kind.SMASHED_DATA, step, {"cut.hidden": torch.arange(float(size))})
+
+
+def stream_to(address: str, token: str = "t", *, step_timeout: float = 20.0) -> GrpcStream:
+    return GrpcStream(address, token, step_timeout=step_timeout, max_frame_bytes=4096)
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    channels: list[GrpcChannel] = []
+
+    def start(host: SessionHost) -> GrpcChannel:
+        channels.append(GrpcChannel(host, address="127.0.0.1:0", max_streams=16))
+        return channels[-1]
+
+    yield start
+    for channel in channels:
+        channel.close()
+
+
+def test_frames_go_there_and_back(serve: Serve) -> None:
+    host = EchoHost()
+    with stream_to(serve(host).address) as stream:
+        for step in range(3):
+            answer = stream.exchange(frame_of(step))
+            assert (answer.kind, answer.step) == (Kind.SMASHED_DATA, step)
+            assert answer.tensors["cut.hidden"].tolist() == [0.0, 1.0, 2.0]
+    size = len(encode(frame_of()))
+    traffic = host.sessions["t"].traffic
+    assert (traffic.uplink_bytes, traffic.downlink_bytes) == (3 * size, 3 * size)
+    assert host.sessions["t"].closed.wait(5)
+
+
+def test_eight_streams_at_once(serve: Serve) -> None:
+    barrier = threading.Barrier(8)  # nobody is answered before all have asked
+
+    def together(frame: Frame) -> Frame:
+        barrier.wait(10)
+        return frame
+
+    address = serve(EchoHost(together)).address
+
+    def talk(number: int) -> list[int]:
+        with stream_to(address, str(number)) as stream:
+            return [stream.exchange(frame_of(step)).step for step in range(5)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(talk, range(8))) == [[0, 1, 2, 3, 4]] * 8
+
+
+def test_an_unknown_token_is_refused_with_the_hosts_words(serve: Serve) -> None:
+    channel = serve(EchoHost())
+    with (
+        stream_to(channel.address, "unknown") as stream,
+        pytest.raises(ChannelError, match=f"{channel.address} .*the token is unknown"),
+    ):
+        stream.exchange(frame_of())
+
+
+def test_a_port_that_something_else_listens_on() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ChannelError, match=f"channel.address = '{address}' .*in use.*port 0"):
+            GrpcChannel(EchoHost(), address=address, max_streams=1)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_port_that_another_channel_listens_on(serve: Serve, name: str) -> None:
+    port = serve(EchoHost()).address.rpartition(":")[2]
+    with pytest.raises(ChannelError, match=f"'{name}:{port}' .*in use"):
+        GrpcChannel(EchoHost(), address=f"{name}:{port}", max_streams=1)
+
+
+def test_a_closed_channel_gives_its_port_back(serve: Serve) -> None:
+    channel = serve(EchoHost())
+    channel.close()
+    again = GrpcChannel(EchoHost(), address=channel.address, max_streams=1)
+    with stream_to(again.address) as stream:
+        stream.exchange(frame_of())
+    again.close()
+
+
+def test_localhost_is_reachable() -> None:
+    channel = GrpcChannel(EchoHost(), address="localhost:0", max_streams=1)
+    with stream_to(channel.address) as stream:
+        assert stream.exchange(frame_of(4)).step == 4
+    channel.close()
+
+
+def test_a_server_that_is_not_there_is_known_at_once() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound, not listening: nobody else takes it meanwhile
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        start = time.monotonic()
+        with stream_to(address) as stream, pytest.raises(ChannelError, match=address):
+            stream.exchange(frame_of())
+    assert time.monotonic() - start < 5
+
+
+def test_no_answer_within_the_step_timeout(serve: Serve) -> None:
+    release = threading.Event()
+
+    def slow(frame: Frame) -> Frame:
+        if frame.step == 1:
+            release.wait(10)
+        return frame
+
+    host = EchoHost(slow)
+    with stream_to(serve(host).address, step_timeout=0.5) as stream:
+        stream.exchange(frame_of(0))
+        start = time.monotonic()
+        with pytest.raises(ChannelError, match=r"step 1 within channel.step-timeout = 0.5 seconds"):
+            stream.exchange(frame_of(1))
+        assert 0.4 < time.monotonic() - start < 2
+    release.set()
+    assert host.sessions["t"].closed.wait(5)
+
+
+def test_a_server_that_closes_in_the_middle(serve: Serve) -> None:
+    asked, release = threading.Event(), threading.Event()
+
+    def never(frame: Frame) -> Frame:
+        asked.set()
+        release.wait(10)
+        return frame
+
+    channel = serve(EchoHost(never))
+
+    def close() -> None:
+        asked.wait(10)
+        channel.close()
+
+    closer = threading.Thread(target=close)
+    closer.start()
+    start = time.monotonic()
+    with stream_to(channel.address) as stream, pytest.raises(ChannelError, match=channel.address):
+        stream.exchange(frame_of())
+    assert time.monotonic() - start < 5
+    release.set()
+    closer.join()
+
+
+def test_a_server_that_closes_between_steps(serve: Serve) -> None:
+    channel = serve(EchoHost())
+    with stream_to(channel.address) as stream:
+        stream.exchange(frame_of())
+        channel.close()
+        with pytest.raises(ChannelError, match=channel.address):
+            stream.exchange(frame_of(1))
+
+
+def test_frames_beyond_the_limit_are_not_even_read(serve: Serve) -> None:
+    host = EchoHost(max_frame_bytes=len(encode(frame_of())))
+    with stream_to(serve(host).address) as stream:
+        stream.exchange(frame_of())  # exactly as long as may be
+        with pytest.raises(ChannelError, match="larger than max"):
+            stream.exchange(frame_of(1, size=4))
+    assert [frame.step for frame in host.sessions["t"].frames] == [0]
+    assert host.sessions["t"].closed.wait(5)
+
+
+def test_answers_beyond_the_limit_are_refused_by_the_client(serve: Serve) -> None:
+    host = EchoHost(lambda frame: frame_of(frame.step, size=5000))
+    with (
+        stream_to(serve(host).address) as stream,
+        pytest.raises(ChannelError, match="larger than max"),
+    ):
+        stream.exchange(frame_of())
+
+
+def test_bytes_that_are_no_frame_end_the_stream(serve: Serve) -> None:
+    host = EchoHost()
+    with RawStream(serve(host).address, "t") as raw:
+        with pytest.raises(grpc.RpcError):
+            raw.exchange(b"\xff\xff")
+        assert raw.call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "message of 2 bytes is not a frame" in raw.call.details()
+    assert host.sessions["t"].frames == []
+    assert "not a frame" in host.sessions["t"].reason
+    assert host.sessions["t"].traffic.uplink_bytes == 2
+
+
+def test_a_refusal_of_any_length_arrives(serve: Serve) -> None:
+    """Too long a reason would not fit into gRPC's metadata, and nobody would read it."""
+    header = b'{"a":{"dtype":"' + b"x" * 3000 + b'","shape":[],"data_offsets":[0,0]}}'
+    file = len(header).to_bytes(8, "little") + header
+    data = b"\x0d\0\0\0\0\x10\x01\x1a" + bytes([len(file) % 128 + 128, len(file) // 128]) + file
+    with RawStream(serve(EchoHost()).address, "t") as raw:
+        with pytest.raises(grpc.RpcError):
+            raw.exchange(data)
+        assert "xxx ..." in raw.call.details()
+
+
+def test_answers_that_are_no_frame_are_refused(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsplit.channel.grpc.encode", lambda frame: b"\xff")
+    with (
+        stream_to(serve(EchoHost()).address) as stream,
+        pytest.raises(ChannelError, match="message of 1 bytes is not a frame"),
+    ):
+        stream.exchange(frame_of())
+
+
+def test_a_host_that_fails_is_named_and_the_session_closed(serve: Serve) -> None:
+    def fail(frame: Frame) -> Frame:
+        raise RuntimeError("out of order")
+
+    host = EchoHost(fail)
+    with (
+        stream_to(serve(host).address) as stream,
+        pytest.raises(ChannelError, match=r"split server failed: RuntimeError\('out of order'\)"),
+    ):
+        stream.exchange(frame_of())
+    assert "out of order" in host.sessions["t"].reason
+
+
+def test_a_stream_is_over_after_an_error(serve: Serve) -> None:
+    def refuse(frame: Frame) -> Frame:
+        raise ChannelError("Refused: no.")
+
+    with stream_to(serve(EchoHost(refuse)).address) as stream:
+        for _ in range(3):
+            with pytest.raises(ChannelError, match=r"Refused: no\."):
+                stream.exchange(frame_of())
+
+
+def test_the_server_can_end_a_stream(serve: Serve) -> None:
+    host = EchoHost()
+    with stream_to(serve(host).address) as stream:
+        stream.exchange(frame_of())
+        host.sessions["t"].on_revoke()
+        with pytest.raises(ChannelError, match="round is over"):
+            stream.exchange(frame_of(1))
+    assert host.sessions["t"].closed.wait(5)
+
+
+@pytest.mark.parametrize("way", ["cancel", "half-close", "close the channel"])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_client_that_goes_away_closes_its_session(serve: Serve, way: str, steps: int) -> None:
+    host = EchoHost()
+    raw = RawStream(serve(host).address, "t")
+    for step in range(steps):
+        raw.exchange(encode(frame_of(step)))
+    wait_until(lambda: "t" in host.sessions)
+    if way == "cancel":
+        raw.call.cancel()
+    elif way == "half-close":
+        raw.outgoing.put(None)
+    else:
+        raw.channel.close()
+    assert host.sessions["t"].closed.wait(5)
+    assert host.sessions["t"].reason == "the client's stream broke off"
+    raw.__exit__(None, None, None)
+
+
+def test_a_client_that_goes_away_in_the_middle_of_a_step_holds_nobody_up(serve: Serve) -> None:
+    """`close` has to wait for the step; it must not do so on the thread that serves the others."""
+    busy, release, lock = threading.Event(), threading.Event(), threading.Lock()
+
+    def answer(frame: Frame) -> Frame:
+        if frame.step == 1:
+            with lock:
+                busy.set()
+                release.wait(10)
+        return frame
+
+    class Locked(EchoSession):
+        def close(self, reason: str) -> None:
+            with lock:
+                super().close(reason)
+
+    class Host(EchoHost):
+        def open(self, token: str) -> EchoSession:
+            if token == "victim":
+                self.sessions[token] = Locked(answer)
+                return self.sessions[token]
+            return super().open(token)
+
+    host = Host()
+    address = serve(host).address
+    victim = RawStream(address, "victim")
+    with stream_to(address, "other", step_timeout=3.0) as other:
+        other.exchange(frame_of(0))
+        victim.exchange(encode(frame_of(0)))
+        victim.outgoing.put(encode(frame_of(1)))
+        assert busy.wait(5)
+        victim.call.cancel()
+        for step in range(1, 20):  # long enough for the server to have heard of it
+            assert other.exchange(frame_of(step)).step == step
+            time.sleep(0.01)
+        assert not host.sessions["victim"].closed.is_set()
+        release.set()
+        assert host.sessions["victim"].closed.wait(5)
+    victim.__exit__(None, None, None)
+
+
+def test_a_client_that_goes_away_while_it_is_taken_in(serve: Serve) -> None:
+    opening, gone = threading.Event(), threading.Event()
+
+    class SlowHost(EchoHost):
+        def open(self, token: str) -> EchoSession:
+            opening.set()
+            gone.wait(10)
+            time.sleep(0.1)  # until gRPC has seen the end of the call
+            return super().open(token)
+
+    host = SlowHost()
+    raw = RawStream(serve(host).address, "t")
+    assert opening.wait(5)
+    raw.call.cancel()
+    gone.set()
+    wait_until(lambda: "t" in host.sessions)
+    assert host.sessions["t"].closed.wait(5)
+    raw.__exit__(None, None, None)
+
+
+def test_no_thread_outlives_its_stream() -> None:
+    def fresh(before: set[threading.Thread]) -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread not in before]
+
+    before = set(threading.enumerate())
+    channel = GrpcChannel(EchoHost(), address="127.0.0.1:0", max_streams=16)
+    for number in range(5):
+        with stream_to(channel.address, str(number), step_timeout=30.0) as stream:
+            stream.exchange(frame_of())
+        with stream_to(channel.address, "unknown") as stream, pytest.raises(ChannelError):
+            stream.exchange(frame_of())
+    ours = ("fedsplit-stream", "Thread-")  # the server's pool, and gRPC's thread behind it
+    wait_until(lambda: all(name.startswith(ours) for name in fresh(before)))
+    channel.close()
+    wait_until(lambda: not fresh(before))
+
+
+def test_an_answer_decodes_to_what_the_raw_bytes_say(serve: Serve) -> None:
+    with RawStream(serve(EchoHost()).address, "t") as raw:
+        assert decode(raw.exchange(encode(frame_of(9)))).step == 9

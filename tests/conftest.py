@@ -1,0 +1,73 @@
+"""Runs of a few seconds, for tests of whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedsplit import Result, simulate
+
+Run = Callable[..., Result]
+
+# Unequal shards, several epochs, an optimizer with a state of its own.
+TINY: Mapping[str, object] = {
+    "strategy": "sflv1",
+    "num-clients": 4,
+    "num-server-rounds": 2,
+    "local-epochs": 2,
+    "batch-size": 8,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "learning-rate": 0.02,
+    "max-concurrent-clients": 2,
+    "seed": 7,
+    "data.partitioner": "dirichlet",
+    "data.alpha": 0.7,
+    "data.min-partition-size": 15,
+    "data.max-train-samples": 160,
+    "data.max-test-samples": 50,
+}
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run TINY with overrides; the same overrides give the same finished run."""
+    finished: dict[str, Result] = {}
+
+    def once(*, again: bool = False, **overrides: object) -> Result:
+        key = repr(sorted(overrides.items()))
+        if again or key not in finished:
+            output_dir = tmp_path_factory.mktemp("runs")
+            finished[key] = simulate({**TINY, "output-dir": str(output_dir)}, **overrides)
+        return finished[key]
+
+    return once
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> dict[str, object]:
+    return {**TINY, "output-dir": str(tmp_path / "runs")}
+
+
+@pytest.fixture
+def plain_threads() -> Iterator[None]:
+    """One thread, as the engines have it: the number can change the last bits of a sum."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def weights(result: Result) -> dict[str, Any]:
+    """Return every weight of a run's final model."""
+    return dict(result.model.merge().state_dict())
+
+
+def distance(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
+    """Return the largest difference of any two weights of one name."""
+    assert set(first) == set(second)
+    return max(float((first[name] - second[name]).abs().max()) for name in first)

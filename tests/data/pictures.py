@@ -1,0 +1,47 @@
+"""Small labelled image data sets for the tests of this folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a model would take."""
+
+    channels: int = 1
+    height: int = 8
+    width: int = 8
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+
+
+def picture(seed: int, mode: str = "L", size: int = 8) -> Image.Image:
+    shape = (size, size) if mode == "L" else (size, size, 3)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def labelled(
+    labels: list[int], names: list[str] | None = None, mode: str = "L", size: int = 8
+) -> datasets.Dataset:
+    """Return a data set with a picture for each label."""
+    names = names or [f"class {label}" for label in range(max(labels, default=0) + 1)]
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    )
+    images = [picture(seed, mode, size) for seed in range(len(labels))]
+    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+def image_folder(folder: Path, counts: dict[str, int]) -> Path:
+    """Write so many PNG files into each class folder."""
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for seed in range(count):
+            picture(seed).save(folder / name / f"{seed:03}.png")
+    return folder

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from fedsplit.config import DataConfig
+from fedsplit.data.catalog import is_local, load_data_path, load_images
+from fedsplit.data.columns import label_array
+from fedsplit.errors import DataError
+from tests.data.pictures import image_folder, labelled
+
+
+def counts(dataset: datasets.Dataset) -> list[int]:
+    return [int(n) for n in np.bincount(label_array(dataset, "label"))]
+
+
+def test_the_bundled_images() -> None:
+    images = load_images(DataConfig())
+    assert (len(images.train), len(images.test)) == (6000, 1000)
+    assert images.class_names[0] == "T-shirt/top"
+    assert (images.image_column, images.label_column) == ("image", "label")
+    assert load_images(DataConfig(alpha=7.0)) is images, "loaded once, whatever the partition"
+
+
+def test_limits_are_class_balanced() -> None:
+    images = load_images(DataConfig(max_train_samples=50, max_test_samples=20))
+    assert counts(images.train) == [5] * 10
+    assert counts(images.test) == [2] * 10
+
+
+def test_a_folder_without_test_images_has_a_sixth_held_out(tmp_path: Path) -> None:
+    image_folder(tmp_path, {"a": 12, "b": 6})
+    images = load_images(DataConfig(name=str(tmp_path)))
+    assert counts(images.test) == [2, 1]
+    assert counts(images.train) == [10, 5]
+    train, test = ({row["image"].filename for row in part} for part in (images.train, images.test))
+    assert not train & test
+
+
+@pytest.mark.parametrize("split", ["test", "validation", "valid"])
+def test_test_images_are_test_or_validation(tmp_path: Path, split: str) -> None:
+    parts = datasets.DatasetDict({"train": labelled([0, 1]), split: labelled([1, 0, 1])})
+    parts.save_to_disk(tmp_path)
+    images = load_images(DataConfig(name=str(tmp_path)))
+    assert (len(images.train), len(images.test)) == (2, 3)
+
+
+def test_test_goes_before_validation(tmp_path: Path) -> None:
+    parts = {"validation": labelled([0]), "train": labelled([0, 1]), "test": labelled([0, 1, 1])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path)
+    assert len(load_images(DataConfig(name=str(tmp_path))).test) == 3
+
+
+def test_data_that_cannot_be_had(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"/no/such/folder.*is not there.*fashion-mini"):
+        load_images(DataConfig(name="/no/such/folder"))
+    datasets.DatasetDict({"other": labelled([0, 1])}).save_to_disk(tmp_path / "a")
+    with pytest.raises(DataError, match=r"no images in a split called 'train'.*other \(2 rows\)"):
+        load_images(DataConfig(name=str(tmp_path / "a")))
+    labelled([0]).save_to_disk(tmp_path / "b")
+    with pytest.raises(DataError, match="too few to hold some out"):
+        load_images(DataConfig(name=str(tmp_path / "b")))
+    parts = {"train": labelled([0, 1]), "test": labelled([0]).remove_columns(["label"])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "c")
+    with pytest.raises(DataError, match="lack the column"):
+        load_images(DataConfig(name=str(tmp_path / "c")))
+
+
+def test_a_supernodes_own_images_are_all_its_shard(tmp_path: Path) -> None:
+    image_folder(tmp_path, {"dog": 3, "cat": 4})
+    images = load_data_path(tmp_path, DataConfig(max_train_samples=1), ("ant", "cat", "dog"))
+    assert counts(images.train) == [0, 4, 3]
+    assert len(images.test) == 0
+    assert images.class_names == ("ant", "cat", "dog")
+    assert load_data_path(str(tmp_path), DataConfig()).class_names == ("cat", "dog")
+
+
+def test_a_data_path_that_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data-path .*missing' is not a folder"):
+        load_data_path(tmp_path / "missing", DataConfig())
+    image_folder(tmp_path, {"yak": 1})
+    with pytest.raises(DataError, match="does not know: yak"):
+        load_data_path(tmp_path, DataConfig(), ("ant",))
+
+
+def test_what_is_local(tmp_path: Path) -> None:
+    assert is_local("fashion-mini")
+    assert is_local(str(tmp_path))
+    assert not is_local("ylecun/mnist")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import datasets
+import pytest
+
+from fedsplit.config import DataConfig
+from fedsplit.data.columns import (
+    align_labels,
+    as_class_labels,
+    as_images,
+    find_columns,
+    label_array,
+)
+from fedsplit.errors import DataError
+from tests.data.pictures import labelled, picture
+
+
+def rows(**columns: list[Any]) -> datasets.Dataset:
+    number = list(range(len(next(iter(columns.values())))))
+    return datasets.Dataset.from_dict({**columns, "row": number})
+
+
+def test_columns_are_found_by_type() -> None:
+    dataset = labelled([0, 1]).rename_columns({"image": "photo", "label": "kind"})
+    assert find_columns(dataset, DataConfig()) == ("photo", "kind")
+
+
+def test_of_several_class_columns_the_usual_name_wins() -> None:
+    names = datasets.ClassLabel(names=["a", "b"])
+    dataset = labelled([0, 1]).rename_column("label", "fine_label")
+    dataset = dataset.add_column("coarse_label", [1, 0], feature=names)
+    assert find_columns(dataset, DataConfig())[1] == "fine_label"
+    assert find_columns(dataset, DataConfig(label_column="coarse_label"))[1] == "coarse_label"
+
+
+def test_plain_labels_are_found_by_name() -> None:
+    dataset = rows(image=[picture(0)], size=[3], labels=[1])
+    assert find_columns(dataset, DataConfig())[1] == "labels"
+
+
+@pytest.mark.parametrize(
+    ("columns", "data", "message"),
+    [
+        ({"text": ["a"], "label": [0]}, DataConfig(), r"images .* no column .* data.image-column"),
+        ({"image": [picture(0)], "n": [1]}, DataConfig(), r"labels .* data.label-column"),
+        ({"image": [picture(0)], "label": [1]}, DataConfig(image_column="x"), "no column 'x'"),
+        ({"a": [picture(0)], "b": [picture(0)], "label": [1]}, DataConfig(), r"several .*a, b"),
+    ],
+)
+def test_unclear_columns_are_listed(
+    columns: dict[str, Any], data: DataConfig, message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        find_columns(rows(**columns), data)
+    assert all(name in str(caught.value) for name in columns)
+
+
+def test_encoded_bytes_become_images() -> None:
+    png = io.BytesIO()
+    picture(3).save(png, "PNG")
+    dataset = as_images(rows(data=[png.getvalue()]), "data", "x")
+    assert dataset[0]["data"].tobytes() == picture(3).tobytes()
+    with pytest.raises(DataError, match="holds int64, not images"):
+        as_images(rows(data=[1]), "data", "x")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "names", "labels"),
+    [
+        ([2, 0, 1], [1], ["0", "1", "2"], [2, 0, 1]),
+        ([3, 1], [0], ["0", "1", "2", "3"], [3, 1]),
+        ([1000, 7], [7], ["7", "1000"], [1, 0]),
+        (["dog", "cat"], ["ape"], ["ape", "cat", "dog"], [2, 1]),
+        ([True, False], [True], ["False", "True"], [1, 0]),
+    ],
+)
+def test_plain_labels_become_class_labels(
+    train: list[Any], test: list[Any], names: list[str], labels: list[int]
+) -> None:
+    parts = as_class_labels([rows(y=train), rows(y=test)], "y", "x")
+    assert all(part.features["y"].names == names for part in parts)
+    assert label_array(parts[0], "y").tolist() == labels
+    assert label_array(parts[1], "y").tolist() == [names.index(str(test[0]))]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([1, None], "1 images .* no label"), ([0.5], "double|float"), ([-1, 0], "negative")],
+)
+def test_what_is_no_label_is_refused(values: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        as_class_labels([rows(y=values)], "y", "x")
+
+
+def test_unlabelled_images_are_refused() -> None:
+    with pytest.raises(DataError, match=r"1 images .* have no label"):
+        as_class_labels([labelled([0, 1]), labelled([-1, 1], ["class 0", "class 1"])], "label", "x")
+
+
+def test_alignment_is_by_name() -> None:
+    dataset = labelled([0, 1, 1], ["dog", "cat"])
+    aligned = align_labels(dataset, "label", ("ant", "cat", "dog"), "x")
+    assert label_array(aligned, "label").tolist() == [2, 1, 1]
+    assert aligned.features["label"].names == ["ant", "cat", "dog"]
+    assert align_labels(dataset, "label", ("dog", "cat"), "x") is dataset
+
+
+def test_numbers_without_names_are_the_runs_class_ids() -> None:
+    (dataset,) = as_class_labels([rows(label=[2, 2])], "label", "x")
+    aligned = align_labels(dataset, "label", ("ant", "cat", "dog"), "x")
+    assert label_array(aligned, "label").tolist() == [2, 2]
+
+
+def test_unknown_classes_are_named() -> None:
+    with pytest.raises(DataError, match=r"does not know: yak.*classes are: ant, cat"):
+        align_labels(labelled([0], ["yak"]), "label", ("ant", "cat"), "x")

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedsplit.config import Config, DataConfig
+from fedsplit.data import loader
+from fedsplit.data.loader import Images, batches, load_shard, load_test, split_validation
+from fedsplit.errors import DataError
+from tests.data.pictures import Spec, image_folder, labelled, picture
+
+NANO = Spec(height=28, width=28)
+RGB = Spec(channels=3, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))
+
+
+def images(labels: list[int], spec: Spec, *, keep_bytes: int = 2**20, mode: str = "L") -> Images:
+    return Images(
+        labelled(labels, mode=mode),
+        image_column="image",
+        label_column="label",
+        spec=spec,
+        keep_bytes=keep_bytes,
+    )
+
+
+def test_a_batch_is_normalised_pixels_and_labels() -> None:
+    x, y = images([1, 0, 1], Spec()).batch(torch.tensor([2, 0]))
+    assert (x.shape, x.dtype, y.dtype) == ((2, 1, 8, 8), torch.float32, torch.int64)
+    assert y.tolist() == [1, 1]
+    expected = (np.asarray(picture(2), dtype=np.float32) / 255 - 0.5) / 0.25
+    torch.testing.assert_close(x[0, 0], torch.from_numpy(expected))
+
+
+def test_colour_images_keep_their_channels_apart() -> None:
+    x, _ = images([0, 0], RGB, mode="RGB").batch(torch.tensor([1]))
+    pixels = np.asarray(picture(1, "RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
+    for channel, (mean, std) in enumerate(zip(RGB.mean, RGB.std, strict=True)):
+        expected = torch.from_numpy((pixels[channel] - mean) / std)
+        torch.testing.assert_close(x[0, channel], expected)
+
+
+def test_grey_and_colour_are_converted() -> None:
+    x, _ = images([0], RGB).batch(torch.tensor([0]))
+    grey = torch.from_numpy(np.asarray(picture(0), dtype=np.float32) / 255)
+    torch.testing.assert_close(x[0, 2], (grey - 0.3) / 4.0)
+    x, _ = images([0], Spec(mean=(0.0,), std=(1.0,)), mode="RGB").batch(torch.tensor([0]))
+    expected = np.asarray(picture(0, "RGB").convert("L"), dtype=np.float32) / 255
+    torch.testing.assert_close(x[0, 0], torch.from_numpy(expected))
+
+
+def test_resize_is_antialiased_and_to_height_by_width() -> None:
+    spec = Spec(height=2, width=4, mean=(0.0,), std=(1 / 255,))
+    x, _ = images([0], spec).batch(torch.tensor([0]))
+    assert x.shape == (1, 1, 2, 4)
+    expected = picture(0).resize((4, 2), Image.Resampling.BILINEAR, reducing_gap=None)
+    torch.testing.assert_close(x[0, 0], torch.from_numpy(np.asarray(expected, dtype=np.float32)))
+    spread = float(np.asarray(picture(0), dtype=np.float32).std())
+    assert float(x.std()) < 0.6 * spread, "averages over all pixels, so that noise shrinks"
+
+
+@pytest.mark.parametrize("spec", [Spec(), Spec(height=5, width=6), RGB])
+def test_sets_that_are_not_kept_give_the_same_values(spec: Spec) -> None:
+    kept, lazy = images([0, 1, 2], spec), images([0, 1, 2], spec, keep_bytes=10)
+    assert (
+        lazy.num_bytes
+        == 3 * 8
+        < kept.num_bytes
+        == 3 * 8 + 3 * spec.channels * (spec.height * spec.width)
+    )
+    for index in (torch.tensor([2, 0, 2]), torch.tensor([], dtype=torch.int64)):
+        for one, other in zip(kept.batch(index), lazy.batch(index), strict=True):
+            assert one.shape == other.shape
+            assert torch.equal(one, other)
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    image_folder(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "b" / "001.png").write_bytes(b"no image")
+    config = Config(data=DataConfig(name="fashion-mini"))
+    with pytest.raises(DataError, match=r"does not know"):
+        load_shard(config, 0, 1, Spec(), data_path=str(tmp_path))
+    config = Config(data=DataConfig(name=str(tmp_path)))
+    with pytest.raises(DataError, match=r"001.png\) cannot be decoded"):
+        load_shard(config, 0, 1, Spec(), data_path=str(tmp_path))
+
+
+def test_batches_are_a_fresh_permutation_and_keep_the_short_one() -> None:
+    drawn = torch.Generator().manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, second = (list(batches(7, 3, generator=drawn)) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), before), "the global generator is not used"
+    assert [len(batch) for batch in first] == [3, 3, 1]
+    assert sorted(torch.cat(first).tolist()) == list(range(7))
+    assert torch.cat(first).tolist() != torch.cat(second).tolist()
+    again = list(batches(7, 3, generator=torch.Generator().manual_seed(5)))
+    assert torch.equal(torch.cat(again), torch.cat(first))
+
+
+def test_evaluation_is_in_order() -> None:
+    assert [b.tolist() for b in batches(5, 2, generator=None)] == [[0, 1], [2, 3], [4]]
+    assert list(batches(0, 2, generator=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "fraction", "held"), [(10, 0.0, 0), (10, 0.25, 2), (10, 0.99, 9), (1, 0.9, 0)]
+)
+def test_validation_split(size: int, fraction: float, held: int) -> None:
+    dataset = labelled([0] * size).add_column("row", list(range(size)))
+    train, validation = split_validation(dataset, fraction, 3)
+    assert len(validation) == held
+    assert sorted([*train["row"][:], *validation["row"][:]]) == list(range(size))
+
+
+def test_validation_split_is_seeded() -> None:
+    dataset = labelled([0] * 20).add_column("row", list(range(20)))
+    first, same, other = (split_validation(dataset, 0.5, seed)[1]["row"][:] for seed in (1, 1, 2))
+    assert first == same != other
+
+
+def test_a_shard_of_the_bundled_images() -> None:
+    shard = load_shard(Config(), 3, 10, NANO)
+    assert (len(shard.train), len(shard.validation)) == (540, 60)
+    assert load_shard(Config(), 3, 10, NANO) is shard
+    assert load_shard(Config(learning_rate=0.5), 3, 10, NANO) is shard, "the rest is no matter"
+    assert load_shard(Config(seed=1), 3, 10, NANO) is not shard
+    assert load_shard(Config(), 3, 10, Spec(height=14, width=14)) is not shard
+
+
+def test_the_test_images() -> None:
+    test = load_test(Config(), NANO)
+    assert np.bincount(test.labels.numpy()).tolist() == [100] * 10
+    assert load_test(Config(seed=9), NANO) is test
+
+
+def test_many_threads_decode_a_shard_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    original = loader._load_shard
+
+    def counted(*arguments: object) -> loader.Shard:
+        made.append(1)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loader, "_load_shard", counted)
+    config = Config(seed=987)
+    with ThreadPoolExecutor(8) as pool:
+        shards = list(pool.map(lambda n: load_shard(config, n % 2, 10, NANO), range(16)))
+    assert len(made) == 2
+    assert len({id(shard) for shard in shards}) == 2
+
+
+def test_a_data_path_is_matched_to_the_runs_classes(tmp_path: Path) -> None:
+    image_folder(tmp_path, {"Trouser": 4, "Ankle boot": 6})
+    shard = load_shard(Config(), 0, 10, NANO, data_path=str(tmp_path))
+    assert (len(shard.train), len(shard.validation)) == (9, 1)
+    labels = sorted([*shard.train.labels.tolist(), *shard.validation.labels.tolist()])
+    assert labels == [1] * 4 + [9] * 6

@@ -1,0 +1,68 @@
+"""The e2e fixture itself: runs end, failures are seen, and no process is left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.flower import Flower
+
+NOOP = Path(__file__).with_name("noop")
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+def processes_of(home: Path) -> list[str]:
+    """Return the command lines of all processes whose environment names a folder."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"FLWR_HOME={home}\0".encode() in environ.read_bytes():
+                found.append(environ.with_name("cmdline").read_bytes().decode())
+        except OSError:  # it has just ended, or is not ours
+            continue
+    return found
+
+
+def test_a_run_completes_with_its_config_and_its_nodes(flower: Flower) -> None:
+    run = flower.run(NOOP, run_config={"text": 'two "words"'})
+
+    assert run.exit_code == 0, run.output
+    assert run.completed, run.output
+    assert 'text: two "words"' in run.output
+    assert "partitions: ['0', '1']" in run.output
+
+
+def test_a_failed_run_is_told_from_a_completed_one(flower: Flower) -> None:
+    run = flower.run(NOOP, run_config={"fail.with": "out of luck"})
+
+    assert run.exit_code == 0  # flwr run's own: it only says that the run was accepted
+    assert run.status == "finished:failed"
+    assert "out of luck" in run.details
+
+
+def test_a_rejected_run_has_no_status(flower: Flower) -> None:
+    run = flower.run(NOOP, run_config={"no-such-key": 1})
+
+    assert run.exit_code != 0
+    assert "Invalid run configuration" in run.output
+    assert (run.run_id, run.status) == ("", "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_nothing_is_left_running_when_a_run_is_given_up() -> None:
+    with Flower() as own:
+        with pytest.raises(Exception, match="timed out"):
+            own.run(NOOP, timeout_seconds=6.0)
+        assert [line for line in processes_of(own.home) if "superlink" not in line] == []
+        assert len(processes_of(own.home)) == 1
+        port = own.port
+
+    assert processes_of(own.home) == []
+    assert not own.home.exists()
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) != 0
+    assert os.environ.get("FLWR_HOME") != str(own.home)

@@ -1,0 +1,57 @@
+"""Rows and summaries for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsplit.config import Config
+from fedsplit.results.recorder import ROW_KEYS
+from fedsplit.results.summary import BYTE_KEYS, summarise
+
+SPLIT_FACTS: dict[str, Any] = {
+    "num_clients": 10,
+    "engine": "inprocess",
+    "cut_layer": 1,
+    "client_parameters": 4_352,
+    "server_parameters": 205_648,
+    "client_flops_per_sample": 200_704,
+    "server_flops_per_sample": 19_876_543,
+}
+UNSPLIT_FACTS = SPLIT_FACTS | {
+    "cut_layer": None,
+    "server_parameters": 0,
+    "server_flops_per_sample": 0,
+}
+
+
+def a_row(number: int, **values: object) -> dict[str, Any]:
+    """Return round `number`'s row; its accuracy is highest in round 4."""
+    row: dict[str, Any] = dict.fromkeys(ROW_KEYS)
+    row |= dict.fromkeys(BYTE_KEYS, 1_000_000)
+    row |= {
+        "round": number,
+        "failed_clients": [],
+        "num_participants": 10,
+        "num_examples": 500,
+        "train_loss": 2.0 / number,
+        "test_loss": 2.5 / number,
+        "test_accuracy": 0.7 - 0.01 * abs(number - 4) / (1 + abs(number - 4)),
+        "train_seconds": 2.0,
+        "round_seconds": 3.0,
+    }
+    return row | values
+
+
+def a_summary(
+    rows: list[dict[str, Any]], facts: Mapping[str, Any] = SPLIT_FACTS, **config: object
+) -> dict[str, Any]:
+    return summarise(
+        rows,
+        Config.load({"num-server-rounds": max(1, len(rows)), **config}),
+        facts=facts,
+        initial={"test_loss": 2.3, "test_accuracy": 0.1},
+        wall_seconds=12.0,
+        run_directory=Path("/runs/example"),
+    )

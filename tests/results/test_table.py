@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fedsplit.results.table import results_table
+from tests.results.examples import UNSPLIT_FACTS, a_row, a_summary
+
+
+def shown_rounds(text: str) -> list[int]:
+    return [int(match) for match in re.findall(r"^ +(\d+)  +[\d.e+-]+ ", text, flags=re.MULTILINE)]
+
+
+def test_few_rounds_are_all_shown() -> None:
+    rows = [a_row(number) for number in range(1, 16)]
+    text = results_table(rows, a_summary(rows))
+    assert shown_rounds(text) == list(range(1, 16))
+    assert re.search(r"^ +4  0\.5000  0\.6250   0\.7000\* +- +0  1\.00 MB", text, re.MULTILINE)
+
+
+def test_of_many_rounds_first_best_last_and_some_between() -> None:
+    rows = [a_row(number) for number in range(1, 48)]
+    text = results_table(rows, a_summary(rows))
+    assert shown_rounds(text) == [1, 4, 5, 10, 15, 20, 25, 30, 35, 40, 45, 47]
+    assert text.count("*") == 1
+
+
+def test_block_below() -> None:
+    rows = [a_row(number) for number in range(1, 6)]
+    lines = [line.strip() for line in results_table(rows, a_summary(rows)).splitlines()]
+    assert lines[0] == (
+        "sflv1 (cut 1), vit-nano on fashion-mini (iid), 10 clients, 5 rounds, seed 42"
+    )
+    assert lines[-8:] == [
+        "Test accuracy    0.6950 final, 0.7000 best (round 4), 0.1000 before training",
+        "Cut traffic      5.00 MB up, 5.00 MB down",
+        "Evaluation       5.00 MB up, 5.00 MB down",
+        "Synchronisation  5.00 MB up, 5.00 MB down",
+        "Client           4,352 parameters, 201 kFLOP per training sample",
+        "Server           205,648 parameters, 19.9 MFLOP per training sample",
+        "Time             12.0 s, 250 training samples/s",
+        "Run directory    /runs/example",
+    ]
+
+
+def test_unsplit_run_has_no_cut() -> None:
+    rows = [a_row(1, cut_uplink_bytes=None, cut_downlink_bytes=None)]
+    text = results_table(rows, a_summary(rows, UNSPLIT_FACTS, strategy="full"))
+    assert text.startswith("full (unsplit), ")
+    assert "cut" not in text.lower()
+    assert "holds no part of the model" in text
+
+
+@pytest.mark.parametrize("num_rounds", [0, 1, 16, 1000])
+@pytest.mark.parametrize("split", [True, False])
+def test_extremes_fit_100_columns_and_lose_nothing(num_rounds: int, split: bool) -> None:
+    huge = {
+        f"{purpose}_{direction}_bytes": 4_567_891_234_567_891_234
+        for purpose in ("cut", "evaluate", "sync")
+        for direction in ("uplink", "downlink")
+    }
+    values = huge | {"test_accuracy": None, "train_loss": 1.23456e38, "round_seconds": 123_456.7}
+    rows = [a_row(number, **values) for number in range(1, num_rounds + 1)]
+    summary = a_summary(rows) | {"model": "m" * 150, "dataset": "some where/" * 20}
+    text = results_table(rows, summary | ({} if split else {"cut_layer": None}))
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "…" not in text
+    assert not rows or "1.2e+38" in text
+
+
+def test_path_of_the_run_stays_in_one_piece() -> None:
+    path = "/" + "deep/" * 40
+    text = results_table([a_row(1)], a_summary([a_row(1)]) | {"run_directory": path})
+    assert text.splitlines()[-1].endswith(" " + path)
+
+
+def test_run_that_stopped_early_says_so() -> None:
+    rows = [a_row(1), a_row(2)]
+    text = results_table(rows, a_summary(rows) | {"num_rounds": 9})
+    assert "2 of 9 rounds" in text

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from fedsplit.split.local import evaluate_batches, proximal_term, train_batches
+from fedsplit.split.steps import StepResult, score
+from tests.split.toys import (
+    assert_same_bits,
+    batches_of,
+    bottom_of,
+    config_of,
+    server_part_of,
+    train_jointly,
+    weights_of,
+)
+
+
+def test_training_is_the_plain_loop() -> None:
+    batches = batches_of(0, 8, 8, 3)
+    joined = nn.Sequential(bottom_of(), server_part_of())
+    config = config_of(learning_rate=0.1, momentum=0.0)
+    result = train_batches(
+        batches, lambda x, y: score(joined(x), y), SGD(joined.parameters(), lr=0.1)
+    )
+    reference = nn.Sequential(bottom_of(), server_part_of())
+    losses = train_jointly(reference[0], reference[1], batches, config)
+    assert_same_bits(weights_of(joined), weights_of(reference))
+    assert result.num_examples == 19
+    assert result.loss == pytest.approx(
+        sum(a * b for a, b in zip(losses, (8, 8, 3), strict=True)) / 19
+    )
+
+
+def test_means_weigh_examples_not_batches() -> None:
+    def objective(images: torch.Tensor, labels: torch.Tensor) -> StepResult:
+        return StepResult(images.sum().requires_grad_(), labels.sum())
+
+    batches = [
+        (torch.tensor([4.0]), torch.tensor([1, 1, 0])),
+        (torch.tensor([8.0]), torch.tensor([0])),
+    ]
+    assert evaluate_batches(batches, objective) == (4, 5.0, 0.5)
+
+
+def test_evaluation_changes_nothing_and_builds_no_graph() -> None:
+    model = nn.Linear(6, 5)
+    before = weights_of(model)
+    seen: list[bool] = []
+
+    def objective(images: torch.Tensor, labels: torch.Tensor) -> StepResult:
+        result = score(model(images), labels)
+        seen.append(result.loss.requires_grad)
+        return result
+
+    result = evaluate_batches(batches_of(0, 4, 4), objective)
+    assert (result.num_examples, seen) == (8, [False, False])
+    assert torch.is_grad_enabled()
+    assert_same_bits(weights_of(model), before)
+
+
+def test_nothing_to_do() -> None:
+    def objective(images: torch.Tensor, labels: torch.Tensor) -> StepResult:
+        raise AssertionError
+
+    assert evaluate_batches([], objective) == (0, 0.0, 0.0)
+    assert train_batches([], objective, SGD(nn.Linear(1, 1).parameters(), lr=1.0)) == (0, 0.0, 0.0)
+
+
+def test_the_proximal_term_pulls_each_weight_towards_its_start() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    start = model.weight.detach().clone()
+    add_gradient = proximal_term(model, 0.5)
+    with torch.no_grad():
+        model.weight.add_(torch.tensor([[2.0, -4.0]]))
+    model.weight.grad = torch.tensor([[1.0, 1.0]])
+    add_gradient()
+    # the gradient plus mu times the distance from the start
+    torch.testing.assert_close(model.weight.grad, torch.tensor([[2.0, -1.0]]))
+    assert not torch.equal(model.weight, start)
+
+
+def test_no_proximal_term_leaves_the_gradient_alone() -> None:
+    model = nn.Linear(2, 1)
+    assert model.weight.grad is None
+    proximal_term(model, 0.0)()
+    assert model.weight.grad is None

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW
+
+from fedsplit.errors import ChannelError
+from fedsplit.split.steps import evaluate_step, make_optimizer, score, server_step
+from tests.split.toys import (
+    assert_same_bits,
+    config_of,
+    optimizer_state,
+    server_part_of,
+    weights_of,
+)
+
+HIDDEN = torch.linspace(-1, 1, 12).reshape(3, 4)
+LABELS = torch.tensor([0, 4, 2])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("adam", Adam), ("adamw", AdamW)])
+def test_optimizers_are_those_of_the_config(name: str, kind: type) -> None:
+    config = config_of(optimizer=name, learning_rate=0.3, weight_decay=0.2, momentum=0.6)
+    optimizer = make_optimizer(nn.Linear(2, 2).parameters(), config)
+    assert type(optimizer) is kind
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.3, 0.2)
+    assert group.get("momentum") == (0.6 if name == "sgd" else None)
+
+
+def test_score_by_hand() -> None:
+    logits = torch.tensor([[0.0, math.log(3)], [math.log(3), 0.0], [0.0, math.log(3)]])
+    loss, num_correct = score(logits.requires_grad_(), torch.tensor([1, 1, 0]))
+    expected = (math.log(4 / 3) + math.log(4) + math.log(4)) / 3
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    assert loss.requires_grad
+    assert (num_correct.item(), num_correct.dtype) == (1, torch.int64)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_server_step_is_one_sgd_step_and_the_gradient(enabled: bool) -> None:
+    server_part, reference = server_part_of(), server_part_of()
+    optimizer = make_optimizer(server_part.parameters(), config_of(learning_rate=0.1))
+    with torch.set_grad_enabled(enabled):
+        result, gradient = server_step(server_part, optimizer, HIDDEN, LABELS)
+    leaf = HIDDEN.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(reference(leaf), LABELS)
+    gradients = torch.autograd.grad(loss, [leaf, *reference.parameters()])
+    assert result.loss.item() == loss.item()
+    assert isinstance(gradient, Tensor)
+    assert torch.equal(gradient, gradients[0])
+    pairs = zip(reference.parameters(), gradients[1:], server_part.parameters(), strict=True)
+    for before, slope, after in pairs:
+        torch.testing.assert_close(after, before - 0.1 * slope, atol=1e-7, rtol=0)
+    assert not HIDDEN.requires_grad
+
+
+def test_gradients_do_not_pile_up() -> None:
+    server_part = nn.Linear(4, 5)
+    optimizer = SGD(server_part.parameters(), lr=0.0)
+    first = server_step(server_part, optimizer, HIDDEN, LABELS)
+    second = server_step(server_part, optimizer, HIDDEN, LABELS)
+    assert isinstance(first[1], Tensor)
+    assert isinstance(second[1], Tensor)
+    assert torch.equal(first[1], second[1])
+
+
+class _Tree(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Embedding(3, 5)
+
+    def forward(self, state: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = self.places(state["place"]) + state["a"] + state["b"]
+        return logits
+
+
+def test_a_tree_gets_gradients_for_its_floats() -> None:
+    state = {
+        "b": torch.randn(3, 5, generator=torch.Generator().manual_seed(0)),
+        "place": torch.tensor([0, 1, 2]),
+        "unused": torch.ones(3, 2),
+        "a": torch.zeros(3, 5),
+    }
+    tree = _Tree()
+    optimizer = SGD(tree.parameters(), lr=0.1)
+    _, gradient = server_step(tree, optimizer, state, LABELS)
+    assert isinstance(gradient, dict)
+    assert list(gradient) == ["b", "unused", "a"]
+    assert torch.equal(gradient["unused"], torch.zeros(3, 2))
+    assert torch.equal(gradient["a"], gradient["b"])
+    assert gradient["a"].abs().sum() > 0
+    # Each of its own: the next reader may change one in place.
+    assert gradient["a"].data_ptr() != gradient["b"].data_ptr()
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e30])
+@pytest.mark.parametrize("optimizer_name", ["sgd", "adamw"])
+def test_a_loss_that_is_not_finite_changes_nothing(value: float, optimizer_name: str) -> None:
+    server_part = nn.Linear(4, 5)
+    with torch.no_grad():
+        server_part.weight.copy_(torch.arange(20.0).reshape(5, 4) * 1e20)
+    optimizer = make_optimizer(server_part.parameters(), config_of(optimizer=optimizer_name))
+    server_step(server_part, optimizer, HIDDEN * 1e-22, LABELS)  # momentum is there now
+    before, state = weights_of(server_part), optimizer_state(optimizer)
+    with pytest.raises(ChannelError, match=r"loss of a batch is (inf|nan)\. Lower learning-rate"):
+        server_step(server_part, optimizer, HIDDEN * value, LABELS)
+    assert_same_bits(weights_of(server_part), before)
+    after = optimizer_state(optimizer)
+    assert state
+    assert all(torch.equal(x, y) for x, y in zip(state, after, strict=True))
+
+
+def test_an_infinite_loss_is_refused_though_its_gradient_is_finite() -> None:
+    server_part = nn.Linear(4, 5, bias=False)
+    with torch.no_grad():
+        server_part.weight.zero_()[:, 0] = torch.tensor([3e38, -3e38, 0.0, 0.0, 0.0])
+    before = weights_of(server_part)
+    optimizer = make_optimizer(server_part.parameters(), config_of())
+    with pytest.raises(ChannelError, match="loss of a batch is inf"):
+        server_step(server_part, optimizer, torch.eye(4)[:1], torch.tensor([1]))
+    assert_same_bits(weights_of(server_part), before)
+
+
+def test_evaluate_step_scores_and_leaves_no_graph() -> None:
+    server_part = server_part_of()
+    before = weights_of(server_part)
+    loss, num_correct = evaluate_step(server_part, HIDDEN.clone().requires_grad_(), LABELS)
+    expected = score(server_part(HIDDEN), LABELS)
+    assert (loss.item(), num_correct.item()) == (expected.loss.item(), expected.num_correct.item())
+    assert not loss.requires_grad
+    assert all(parameter.grad is None for parameter in server_part.parameters())
+    assert_same_bits(weights_of(server_part), before)

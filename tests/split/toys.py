@@ -1,0 +1,260 @@
+"""Toy parts, rounds and clients: B batch, D width 6 -> 4 at the cut, 5 classes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fedsplit.channel.connect import connect
+from fedsplit.channel.endpoint import Stream
+from fedsplit.channel.frame import LABELS, Frame, Kind, pack_cut
+from fedsplit.config import Config
+from fedsplit.seeding import generator, seeded_init
+from fedsplit.split.checks import CutSpec
+from fedsplit.split.client import SplitSession
+from fedsplit.split.rules import PerParticipantCopies
+from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.steps import State, make_optimizer, score
+
+NUM_LABELS = 5
+BATCH_SIZE = 8
+CUT = CutSpec({"hidden": ((4,), torch.float32)}, NUM_LABELS, BATCH_SIZE)
+TREE_CUT = CutSpec(
+    {
+        "z_hidden": ((4,), torch.float32),
+        "place": ((), torch.int64),
+        "unused": ((3,), torch.float32),
+        "a_tap": ((4,), torch.float32),
+    },
+    NUM_LABELS,
+    BATCH_SIZE,
+)
+
+Weights = dict[str, Tensor]
+Batch = tuple[Tensor, Tensor]
+Serve = Callable[[SplitServer], str]
+
+
+class TreeBottom(nn.Module):
+    """Gives several tensors: one of integers, one that nobody uses, not in order of names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(6, 4)
+        self.tap = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = self.hidden(x)
+        return {
+            "z_hidden": hidden,
+            "place": (x[:, 0] > 0).long(),
+            "unused": hidden[:, :3],
+            "a_tap": self.tap(x),
+        }
+
+
+class TreeServer(nn.Module):
+    """Depends on the order in which the tensors stand in the dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Embedding(2, 4)
+        self.head = nn.Linear(12, NUM_LABELS)
+
+    def forward(self, state: dict[str, Tensor]) -> Tensor:
+        floats = [t for name, t in state.items() if name in ("a_tap", "z_hidden")]
+        logits: Tensor = self.head(torch.cat([*floats, self.places(state["place"])], dim=1))
+        return logits
+
+
+_making = threading.Lock()  # constructors draw from torch's one global generator
+
+
+def bottom_of(*, tree: bool = False) -> nn.Module:
+    with _making, seeded_init(0, "bottom"):
+        return TreeBottom() if tree else nn.Linear(6, 4)
+
+
+def server_part_of(*, tree: bool = False) -> nn.Module:
+    with _making, seeded_init(0, "server"):
+        if tree:
+            return TreeServer()
+        return nn.Sequential(nn.Tanh(), nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, NUM_LABELS))
+
+
+def config_of(**overrides: object) -> Config:
+    ours = {"batch-size": BATCH_SIZE, "optimizer": "sgd", "momentum": 0.9, "learning-rate": 0.1}
+    return Config.load({**ours, "weight-decay": 0.0}, overrides)
+
+
+def batches_of(participant: int, *sizes: int) -> list[Batch]:
+    random = generator(11, "toy batches", participant)
+    return [
+        (
+            torch.randn(size, 6, generator=random),
+            torch.randint(0, NUM_LABELS, (size,), generator=random),
+        )
+        for size in sizes
+    ]
+
+
+def make_server(
+    *, tree: bool = False, config: Config | None = None, server_part: nn.Module | None = None
+) -> SplitServer:
+    server_part = server_part_of(tree=tree) if server_part is None else server_part
+    rule = PerParticipantCopies(server_part, config_of() if config is None else config)
+    return SplitServer(rule=rule, cut=TREE_CUT if tree else CUT)
+
+
+def copies_in(server: SplitServer) -> dict[int, nn.Module]:
+    """Return the copies that are in memory: participant -> copy."""
+    rule = server._rule
+    assert isinstance(rule, PerParticipantCopies)
+    return {participant: copied for participant, (copied, _) in rule._training.items()}
+
+
+def files_of(server: SplitServer) -> list[str]:
+    rule = server._rule
+    assert isinstance(rule, PerParticipantCopies)
+    return sorted(file.name for file in rule._finished.iterdir())
+
+
+def weights_of(module: nn.Module) -> Weights:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert list(one) == list(other)
+    for name, tensor in one.items():
+        assert tensor.dtype == other[name].dtype
+        assert torch.equal(tensor, other[name]), name
+
+
+def assert_close(
+    one: Mapping[str, Tensor], other: Mapping[str, Tensor], *, atol: float = 1e-6
+) -> None:
+    assert list(one) == list(other)
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], atol=atol, rtol=0)
+
+
+def stream_to(
+    address: str, token: str, *, step_timeout: float = 30.0, cut: CutSpec = CUT
+) -> Stream:
+    return connect(address, token, step_timeout=step_timeout, max_frame_bytes=cut.max_frame_bytes)
+
+
+def smashed_frame(step: int, smashed: State, labels: Tensor) -> Frame:
+    return Frame(Kind.SMASHED_DATA, step, {**pack_cut(smashed), LABELS: labels})
+
+
+class Client:
+    """A participant with a bottom, an optimizer and a session, driven step by step."""
+
+    def __init__(
+        self,
+        address: str,
+        token: str,
+        *,
+        bottom: nn.Module | None = None,
+        config: Config | None = None,
+        cut: CutSpec = CUT,
+    ) -> None:
+        self.bottom = bottom_of() if bottom is None else bottom
+        self.optimizer = make_optimizer(
+            self.bottom.parameters(), config_of() if config is None else config
+        )
+        self.session = SplitSession(stream_to(address, token, cut=cut))
+        self.losses: list[float] = []
+
+    def step(self, batch: Batch) -> None:
+        images, labels = batch
+        self.optimizer.zero_grad()
+        loss, _ = self.session.train_step(self.bottom(images), labels)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.losses.append(loss.item())
+
+    def train(self, batches: Iterable[Batch]) -> Weights:
+        with self.session:
+            for batch in batches:
+                self.step(batch)
+            self.session.finish()
+        return weights_of(self.bottom)
+
+
+def train_jointly(
+    bottom: nn.Module, server_part: nn.Module, batches: Iterable[Batch], config: Config
+) -> list[float]:
+    """Train both parts as one model in plain PyTorch, with one optimizer over both."""
+    joined = nn.Sequential(bottom, server_part)
+    optimizer = make_optimizer(joined.parameters(), config)
+    losses = []
+    for images, labels in batches:
+        optimizer.zero_grad()
+        loss, _ = score(joined(images), labels)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def average_by_hand(
+    trained: Sequence[Mapping[str, Tensor]], num_examples: Sequence[int]
+) -> Weights:
+    """Weigh weights by examples, in double precision."""
+    total = sum(num_examples)
+    return {
+        name: sum(
+            (w[name].double() * n for w, n in zip(trained, num_examples, strict=True)),
+            torch.zeros((), dtype=torch.float64),
+        )
+        .div(total)
+        .to(tensor.dtype)
+        for name, tensor in trained[0].items()
+    }
+
+
+def expected_round(batches: Mapping[int, Sequence[Batch]]) -> Weights:
+    """Return the server part after one SFLV1 round, computed without any of our machinery."""
+    trained, counts = [], []
+    for participant in sorted(batches):
+        server_part = server_part_of()
+        train_jointly(bottom_of(), server_part, batches[participant], config_of())
+        trained.append(weights_of(server_part))
+        counts.append(sum(len(labels) for _, labels in batches[participant]))
+    return average_by_hand(trained, counts)
+
+
+def run_round(
+    server: SplitServer, address: str, batches: Mapping[int, Sequence[Batch]]
+) -> dict[int, Weights]:
+    """Train one round, one participant after the other, and average all of them."""
+    tokens = server.open_round(Purpose.TRAIN, list(batches))
+    trained = {
+        participant: Client(address, tokens[participant]).train(batches[participant])
+        for participant in batches
+    }
+    server.close_round(server.report().num_examples)
+    return trained
+
+
+def optimizer_state(optimizer: Optimizer) -> list[Tensor]:
+    return [
+        value.clone()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)

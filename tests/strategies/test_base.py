@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+
+from fedsplit import Config
+from fedsplit.errors import RunError
+from fedsplit.split.server import Purpose
+from strategies import STRATEGIES
+from strategies.clients import Clients
+from strategies.full import Full
+from strategies.sflv1 import SFLV1
+from tests.strategies.grids import ScriptedGrid, describes, fails
+
+ARRAYS = ArrayRecord({"w": torch.zeros(2)})
+NODES = {0: 50, 1: 40, 2: 30, 3: 20}
+
+
+class _Tokens:
+    """As much of a split server as a round's messages need."""
+
+    def __init__(self) -> None:
+        self.opened: list[tuple[Purpose, list[int]]] = []
+
+    def open_round(self, purpose: Purpose, participants: list[int]) -> dict[int, str]:
+        self.opened.append((purpose, list(participants)))
+        return {client: f"{len(self.opened)}-{client}" for client in participants}
+
+
+def _strategy(kind: type[Full] | type[SFLV1], server: Any = None, **keys: object) -> Any:  # noqa: ANN401
+    return kind(
+        config=Config.load(keys),
+        clients=Clients(NODES, {}),
+        facts={"num-clients": 4, "channel-address": "direct:1"},
+        note=lambda **_: None,
+        server=server,
+    )
+
+
+def _messages(strategy: Any, server_round: int = 1, what: str = "train") -> list[Message]:  # noqa: ANN401
+    grid = ScriptedGrid({node: describes(0) for node in NODES.values()})
+    configure = getattr(strategy, f"configure_{what}")
+    return list(configure(server_round, ARRAYS, ConfigRecord({"lr": 0.5}), grid))
+
+
+def test_every_participant_has_a_token_of_its_own() -> None:
+    server = _Tokens()
+    messages = _messages(_strategy(SFLV1, server), server_round=3)
+
+    assert [m.metadata.dst_node_id for m in messages] == [50, 40, 30, 20]  # by partition id
+    configs = [m.content.config_records["config"] for m in messages]
+    assert [c["channel-token"] for c in configs] == ["1-0", "1-1", "1-2", "1-3"]
+    for config in configs:
+        assert config["server-round"] == 3
+        assert config["num-clients"] == 4
+        assert config["channel-address"] == "direct:1"
+        assert config["lr"] == 0.5
+    assert {m.metadata.message_type for m in messages} == {"train"}
+    assert server.opened == [(Purpose.TRAIN, [0, 1, 2, 3])]
+
+
+def test_unsplit_messages_have_no_token() -> None:
+    for message in _messages(_strategy(Full)):
+        assert "channel-token" not in message.content.config_records["config"]
+
+
+def test_only_the_sampled_take_part() -> None:
+    strategy = _strategy(Full, fraction_train=0.5, fraction_evaluate=0.25)
+    sampled = strategy.clients.sample(0.5, 42, "train", 1)
+    assert [m.metadata.dst_node_id for m in _messages(strategy)] == [NODES[c] for c in sampled]
+    assert len(_messages(strategy, what="evaluate")) == 1
+    assert _messages(_strategy(Full, fraction_evaluate=0.0), what="evaluate") == []
+
+
+def test_evaluation_is_a_round_of_its_own() -> None:
+    server = _Tokens()
+    strategy = _strategy(SFLV1, server)
+    _messages(strategy)
+    messages = _messages(strategy, what="evaluate")
+    assert [purpose for purpose, _ in server.opened] == [Purpose.TRAIN, Purpose.EVALUATE]
+    assert messages[0].content.config_records["config"]["channel-token"] == "2-0"
+    assert {m.metadata.message_type for m in messages} == {"evaluate"}
+
+
+def test_no_contribution_at_all_ends_the_run() -> None:
+    strategy = _strategy(Full)
+    replies = [fails("out of memory")(message) for message in _messages(strategy)]
+    with pytest.raises(RunError, match=r"Every participant of round 1 failed.*out of memory"):
+        strategy.aggregate_train(1, replies)
+
+
+def test_names_of_strategies() -> None:
+    assert {"full": Full, "sflv1": SFLV1} == STRATEGIES
+    assert Full.rule is None
+    assert SFLV1.rule is not None

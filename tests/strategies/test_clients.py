@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from fedsplit import Config
+from fedsplit.errors import ConfigError, RunError
+from strategies.clients import Clients
+from tests.strategies.grids import Answer, ScriptedGrid, describes, fails
+
+
+def _discover(answers: dict[int, Answer], num_clients: int = 0) -> Clients:
+    config = Config.from_flat({"num-clients": num_clients, "connect-timeout": 0.1})
+    return Clients.discover(ScriptedGrid(answers), config, facts={"num-labels": 2})
+
+
+def test_clients_are_known_by_partition_id() -> None:
+    clients = _discover({91: describes(2, 5, 6), 17: describes(0, 1, 2), 55: describes(1, 3, 4)})
+    assert list(clients.node_ids.items()) == [(0, 17), (1, 55), (2, 91)]
+    assert clients.class_counts == {0: [1, 2], 1: [3, 4], 2: [5, 6]}
+
+
+def test_everyone_is_told_how_many_take_part() -> None:
+    grid = ScriptedGrid({8: describes(0, 1), 9: describes(1, 1), 7: describes(2, 1)})
+    config = Config.from_flat({"num-clients": 2})
+    clients = Clients.discover(grid, config, facts={"num-labels": 2})
+
+    assert clients.node_ids == {0: 8, 1: 9}  # the third is not needed
+    for message in grid.sent:
+        asked = message.content.config_records["config"]
+        assert (asked["num-clients"], asked["num-labels"]) == (2, 2)
+        assert message.metadata.message_type == "query.describe"
+
+
+def test_two_nodes_with_one_partition() -> None:
+    with pytest.raises(ConfigError, match=r"Two SuperNodes have partition-id=1.*from 0 to 1"):
+        _discover({8: describes(1, 1), 9: describes(1, 1)})
+
+
+def test_a_partition_without_a_node() -> None:
+    with pytest.raises(ConfigError, match=r"num-clients = 3, .*partition-id 1, 2\. .*0 to 2"):
+        _discover({7: describes(0, 1), 8: describes(5, 1), 9: describes(3, 1)})
+
+
+def test_too_few_nodes_within_bounded_time() -> None:
+    started = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        _discover({7: describes(0, 1)}, num_clients=3)
+    assert time.monotonic() - started < 3
+    for part in (
+        *("num-clients = 3", "1 SuperNodes", "0.1 seconds (connect-timeout)"),
+        *('--federation-config "num-supernodes=3"', "fedsplit run . --num-clients 3"),
+    ):
+        assert part in str(caught.value)
+
+
+def test_no_nodes_at_all() -> None:
+    with pytest.raises(ConfigError, match="0 SuperNodes are connected"):
+        _discover({})
+
+
+def test_a_client_that_cannot_take_part_ends_the_run() -> None:
+    with pytest.raises(RunError, match="A client cannot take part: no data here"):
+        _discover({7: describes(0, 1), 8: fails("no data here")})
+
+
+def test_samples_are_seeded_and_differ_by_round() -> None:
+    clients = Clients({k: 1000 - k for k in range(20)}, {})
+    other_nodes = Clients({k: 7 * k for k in range(20)}, {})
+
+    def rounds(clients: Clients, seed: int) -> list[list[int]]:
+        return [clients.sample(0.5, seed, "train", number) for number in range(1, 6)]
+
+    samples = rounds(clients, 3)
+    assert samples == rounds(other_nodes, 3)  # node ids decide nothing
+    assert samples != rounds(clients, 4)
+    assert len({tuple(sample) for sample in samples}) == 5
+    assert clients.sample(0.5, 3, "evaluate", 1) != samples[0]
+    for sample in samples:
+        assert sample == sorted(set(sample))
+        assert len(sample) == 10
+        assert set(sample) <= set(range(20))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "size"), [(1.0, 20), (0.3, 6), (0.31, 6), (0.33, 7), (0.001, 1), (0.0, 0)]
+)
+def test_sample_sizes(fraction: float, size: int) -> None:
+    clients = Clients(dict.fromkeys(range(20), 0), {})
+    assert len(clients.sample(fraction, 1, "train", 1)) == size

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from strategies.replies import (
+    arrays_bytes,
+    fault_of_train_reply,
+    num_examples_of,
+    reason_of,
+    sort_replies,
+    with_dtypes_of,
+)
+from tests.strategies.grids import fails
+
+SENT: dict[str, Tensor] = {"a": torch.zeros(2, 3), "b": torch.zeros((), dtype=torch.int64)}
+GOOD = {"num-examples": 8, "loss": 0.5, "accuracy": 0.25}
+
+
+def _asked(node: int = 1) -> Message:
+    return Message(RecordDict(), node, "train")
+
+
+def _reply(
+    weights: dict[str, Tensor] | None = None, node: int = 1, **metrics: int | float | None
+) -> Message:
+    named = {**GOOD, **{key.replace("_", "-"): value for key, value in metrics.items()}}
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord(SENT if weights is None else weights),
+            "metrics": MetricRecord({k: v for k, v in named.items() if v is not None}),
+        }
+    )
+    return Message(content, reply_to=_asked(node))
+
+
+def _fault(reply: Message, seen: int | None = 8) -> str | None:
+    return fault_of_train_reply(reply, sent=ArrayRecord(SENT), num_examples=seen)
+
+
+def test_a_good_reply_has_no_fault() -> None:
+    assert _fault(_reply()) is None
+    assert _fault(_reply(), seen=None) is None
+    assert num_examples_of(_reply()) == 8
+
+
+@pytest.mark.parametrize(
+    ("weights", "fault"),
+    [
+        ({"a": torch.zeros(2, 3)}, r"named \['a'\], not \['a', 'b'\]"),
+        ({**SENT, "c": torch.zeros(1)}, r"named \['a', 'b', 'c'\]"),
+        ({**SENT, "a": torch.zeros(3, 2)}, r"'a' is float32 \[3, 2\], not float32 \[2, 3\]"),
+        ({**SENT, "a": torch.zeros(2, 3).double()}, "'a' is float64"),
+        ({**SENT, "a": torch.full((2, 3), float("nan"))}, "'a' has NaN or infinity"),
+        ({**SENT, "a": torch.full((2, 3), float("-inf"))}, "'a' has NaN or infinity"),
+    ],
+)
+def test_wrong_weights(weights: dict[str, Tensor], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        raise ValueError(_fault(_reply(weights)))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "fault"),
+    [
+        ({"num_examples": 9}, "claims 9 examples where the split server saw 8"),
+        ({"num_examples": 0}, "trained on no examples"),
+        ({"num_examples": -1}, "num-examples = -1"),
+        ({"num_examples": 8.0}, "num-examples = 8.0"),
+        ({"loss": float("nan")}, "not finite numbers"),
+        ({"accuracy": float("inf")}, "not finite numbers"),
+        ({"loss": 1}, "not finite numbers"),
+        ({"loss": None}, r"metrics are \['accuracy', 'num-examples'\]"),
+        ({"extra": 1.0}, "'extra'"),
+    ],
+)
+def test_wrong_metrics(metrics: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        raise ValueError(_fault(_reply(**metrics)))
+
+
+def test_wrong_records() -> None:
+    for name in ("arrays", "metrics"):
+        reply = _reply()
+        del reply.content[name]
+        assert "records" in str(_fault(reply))
+    reply = _reply()
+    reply.content["arrays"] = MetricRecord({"x": 1})
+    assert "records" in str(_fault(reply))
+    reply = _reply()
+    reply.content["metrics"] = ArrayRecord(SENT)
+    assert _fault(reply) == "its reply holds no 'metrics'"
+
+
+def test_a_weight_that_cannot_be_read() -> None:
+    reply = _reply()
+    arrays = reply.content.array_records["arrays"]
+    arrays["a"] = Array("float32", (2, 3), "numpy.ndarray", b"no array")
+    assert str(_fault(reply)).startswith("its weight 'a' cannot be read")
+
+
+def test_replies_are_sorted_by_partition() -> None:
+    participants = {2: 12, 0: 30, 5: 11, 7: 40}
+    replies = [_reply(node=11), fails("broken")(_asked(40)), _reply(node=99), _reply(node=30)]
+    good, failures = sort_replies(replies, participants)
+
+    assert list(good) == [0, 5]  # whatever the order of arrival or the node ids
+    assert failures == {2: "no reply within round-timeout", 7: "broken"}
+
+
+def test_a_reason_is_one_line_whatever_the_engine_hands_on() -> None:
+    traceback = "\x1b[36mray::Actor\x1b[39m (pid=1)\n  File 'a.py'\n\x07the disk is broken"
+    assert reason_of(Error(2, traceback)) == "ray::Actor (pid=1) File 'a.py' the disk is broken"
+    assert reason_of(Error(8)) == "error 8"
+    assert len(reason_of(Error(2, "x" * 100_000))) < 2_000
+
+
+def test_a_second_reply_is_no_second_client() -> None:
+    good, failures = sort_replies([_reply(node=3), _reply(node=3)], {1: 3})
+    assert (list(good), failures) == ([1], {})
+
+
+def test_bytes_of_weights_are_exact() -> None:
+    small, large = ArrayRecord({"a": torch.zeros(10)}), ArrayRecord({"a": torch.zeros(1010)})
+    assert arrays_bytes(large) - arrays_bytes(small) in range(4000, 4010)  # and digits of lengths
+    assert arrays_bytes(ArrayRecord({"a": torch.ones(10)})) == arrays_bytes(small)
+
+
+def test_aggregated_weights_get_their_dtypes_back() -> None:
+    aggregated = ArrayRecord({"a": torch.full((2, 3), 0.1).double(), "b": SENT["b"]})
+    back = with_dtypes_of(aggregated, ArrayRecord(SENT)).to_torch_state_dict()
+    assert {name: t.dtype for name, t in back.items()} == {
+        "a": torch.float32,
+        "b": torch.int64,
+    }
+    assert torch.equal(back["a"], torch.full((2, 3), 0.1))

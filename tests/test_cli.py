@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedsplit import cli
+from fedsplit.config import Config
+from fedsplit.errors import ChannelError, RunError
+from fedsplit.server_app import open_grpc
+from fedsplit.split.server import SplitServer
+from tests.conftest import TINY
+
+Call = Callable[..., tuple[int, str]]
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Call:
+    """Run the command line in this process; returns the exit code and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fedsplit", *arguments])
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Write the tiny config to a file."""
+    path = tmp_path / "tiny.toml"
+    values = {**TINY, "output-dir": str(tmp_path / "runs")}
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+    return path
+
+
+@pytest.mark.parametrize("engine", ["inprocess", "flower"])
+@pytest.mark.parametrize(
+    ("setting", "said", "remedy"),
+    [
+        ("bach-size=3", "bach-size = 3", "did you mean 'batch-size'?"),
+        ("batch-size=many", "batch-size = 'many'", "must be a whole number"),
+        ("split.cut-layer=0", "split.cut-layer = 0", "greater than or equal to 1"),
+        ("split.cut-layer=6", "6", "1 <= a <= b <= 5"),
+        ("split.cut-layer=99", "99", "1 <= a <= b <= 5"),
+        ("data.name=./no/such/folder", "./no/such/folder", "Give the path of a folder"),
+        ("model.name=./no/such/model", "./no/such/model", "vit-nano"),
+        ("batch-size=500", "batch-size = 500", "Set batch-size to at most"),
+        ("num-clients=1000", "1000 clients", "Lower"),
+        ("aggregation.name=FedAwg", "FedAwg", "did you mean 'FedAvg'?"),
+        ("aggregation.options='eta=1'", "eta", "FedAvg does not take"),
+        ("device=abacus", "device = 'abacus'", "Use 'cpu'"),
+        ("channel.address='0.0.0.0:1'", "0.0.0.0:1", "loopback"),
+        ("batch-size", "--set 'batch-size'", "KEY=VALUE"),
+        ("=3", "--set '=3'", "KEY=VALUE"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_paragraph(
+    call: Call,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    setting: str,
+    said: str,
+    remedy: str,
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(subprocess, "run", lambda *args, **_: started.append(args))
+    code, err = call("run", str(config), "--engine", engine, "--set", setting)
+
+    assert code == 2, err
+    _assert_one_paragraph(err, said, remedy)
+    assert started == []  # refused before Flower is started
+    assert not (config.parent / "runs").exists()
+
+
+def _assert_one_paragraph(err: str, said: str, remedy: str) -> None:
+    text = err[err.index("fedsplit: ") :]
+    assert "Traceback" not in err
+    assert "unexpected" not in text
+    assert "\n\n" not in text.strip()
+    assert said in text
+    assert remedy in text
+
+
+def test_all_wrong_settings_at_once(call: Call, config: Path) -> None:
+    code, err = call("run", str(config), "--set", "a=1", "--set", "seed=x", "--set", "data.alpha=0")
+    assert code == 2
+    assert "has 3 errors:" in err
+
+
+def test_output_directories_that_cannot_be_made(call: Call, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, err = call(
+        "run", str(config), "--engine", "inprocess", "--output-dir", str(tmp_path / "file" / "x")
+    )
+    assert code == 2
+    _assert_one_paragraph(err, str(tmp_path / "file"), "Set output-dir to a directory")
+
+
+@pytest.mark.parametrize("engine", ["inprocess", "flower"])
+def test_a_run_directory_that_exists(call: Call, config: Path, engine: str) -> None:
+    (config.parent / "runs" / "taken").mkdir(parents=True)
+    code, err = call("run", str(config), "--engine", engine, "--set", "run-name=taken")
+    assert code == 2
+    _assert_one_paragraph(err, "runs/taken", "Choose another run-name")
+
+
+def test_config_files(call: Call, tmp_path: Path) -> None:
+    code, err = call("run", "nowhere.toml")
+    assert code == 2
+    _assert_one_paragraph(err, "nowhere.toml", "Give the path of a TOML file")
+
+    (tmp_path / "bad.toml").write_text("seed = \n")
+    code, err = call("run", "bad.toml")
+    assert code == 2
+    _assert_one_paragraph(err, "bad.toml", "not valid TOML")
+
+    code, err = call("run", ".")
+    assert code == 2
+    _assert_one_paragraph(err, "pyproject.toml", "Give the path")
+
+    for text in ("[tool.other]\n", "tool = 3\n"):
+        (tmp_path / "pyproject.toml").write_text(text)
+        code, err = call("run", ".")
+        assert code == 2
+        _assert_one_paragraph(err, "has no [tool.flwr.app.config]", "Give that folder")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", ".", "--num-clients", "0"),
+        ("run", ".", "--num-clients", "x"),
+        ("run", ".", "--engine", "steam"),
+        ("run", ".", "--nonsense"),
+        ("nonsense",),
+        ("run", "a", "b"),
+    ],
+)
+def test_wrong_arguments(call: Call, arguments: tuple[str, ...]) -> None:
+    code, err = call(*arguments)
+    assert code == 2
+    assert "Traceback" not in err
+    assert arguments[-1] in err
+
+
+def test_help(call: Call) -> None:
+    assert call("--help")[0] == 0
+    assert call("run", "--help")[0] == 0
+
+
+def test_a_failed_run_and_a_defect_end_with_1(
+    call: Call, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fedsplit.inprocess as engine
+
+    def fail(_: Config) -> None:
+        raise RunError("Every participant failed.")
+
+    monkeypatch.setattr(engine, "simulate", fail)
+    code, err = call("run", str(config), "--engine", "inprocess")
+    assert (code, err) == (1, "fedsplit: Every participant failed.\n")
+
+    def defect(_: Config) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr(engine, "simulate", defect)
+    monkeypatch.delenv("FEDSPLIT_TRACEBACK", raising=False)
+    code, err = call("run", str(config), "--engine", "inprocess")
+    assert code == 1
+    assert "unexpected KeyError: 'oops'" in err
+    assert "FEDSPLIT_TRACEBACK=1" in err
+    monkeypatch.setenv("FEDSPLIT_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        call("run", str(config), "--engine", "inprocess")
+
+
+def test_settings_are_toml_or_text(
+    config: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fedsplit.inprocess as engine
+
+    seen: list[Config] = []
+    monkeypatch.setattr(engine, "simulate", seen.append)
+    settings = ["learning-rate=0.5", "run-name=a=b", 'device="cpu"', "model.pretrained=false"]
+    settings += ["split_cut_layer=2", "data.image-column="]
+    flags = [part for setting in settings for part in ("--set", setting)]
+    (config.parent / "photos").mkdir()
+    code, err = call(
+        *("run", str(config), "--engine", "inprocess", "--num-clients", "3", *flags),
+        *("--output-dir", "here", "--set", "data.name=photos"),
+    )
+    assert (code, err) == (0, "")
+    assert (seen[0].learning_rate, seen[0].run_name, seen[0].device) == (0.5, "a=b", "cpu")
+    assert (seen[0].model.pretrained, seen[0].split.cut_layer) == (False, 2)
+    assert (seen[0].data.image_column, seen[0].num_clients, seen[0].seed) == ("", 3, 7)
+    # Absolute: Flower's processes work in folders of their own.
+    assert seen[0].output_dir == str(config.parent / "here")
+    assert seen[0].data.name == str(config.parent / "photos")
+    assert seen[0].model.name == "vit-nano"
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_its_results(config: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", "from fedsplit.cli import main; main()", "run", str(config)),
+            *("--engine", "inprocess", "--set", "num-server-rounds=1", "--set", "run-name=one"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    shown = done.stdout + done.stderr
+    run_dir = config.parent / "runs" / "one"
+    assert done.returncode == 0, shown
+    assert shown.count(str(run_dir)) == 2  # at the start and at the end
+    assert "sflv1 (cut 1), vit-nano on fashion-mini (dirichlet), 4 clients, 1 rounds" in shown
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert f"{summary['final_accuracy']:.4f} final" in shown
+
+
+def test_a_port_in_use_is_a_failed_run() -> None:
+    class Host:
+        max_frame_bytes = 1000
+
+        def open(self, token: str) -> None:
+            raise AssertionError
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = Config.from_flat({"channel.address": f"127.0.0.1:{port}"})
+        with pytest.raises(
+            ChannelError, match=rf"127\.0\.0\.1:{port}.*in use.*set port 0"
+        ) as caught:
+            open_grpc(Host(), config)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 1
+    assert hasattr(SplitServer, "max_frame_bytes")

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from fedsplit.client_app import app
+from fedsplit.config import Config
+from fedsplit.data.loader import load_shard
+from fedsplit.inprocess import _task_identity
+from fedsplit.models.loading import input_spec, load_model
+from fedsplit.models.split import join_parts, split_model
+from fedsplit.seeding import seeded_init
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.usefixtures("plain_threads")
+
+
+def _ask(
+    kind: str, *, partition_id: object = 1, weights: dict[str, torch.Tensor] | None = None
+) -> Message:
+    config = ConfigRecord({"num-clients": 4, "num-labels": 10, "server-round": 1})
+    content = RecordDict({"config": config})
+    if weights is not None:
+        content["arrays"] = ArrayRecord(weights)
+    context = Context(
+        run_id=0,
+        node_id=1,
+        node_config={} if partition_id is None else {"partition-id": partition_id},  # type: ignore[dict-item]
+        state=RecordDict(),
+        run_config=Config.load(TINY).to_flat(),
+    )
+    with _task_identity():
+        return app(Message(content, 1, kind), context)
+
+
+def _whole() -> dict[str, torch.Tensor]:
+    with seeded_init(1, "model"):
+        model = load_model("vit-nano", num_labels=10)
+    return dict(join_parts(*split_model(model, [1])).state_dict())
+
+
+def test_describe_counts_the_training_images() -> None:
+    answer = _ask("query.describe").content.config_records["config"]
+    shard = load_shard(Config.load(TINY), 1, 4, input_spec("vit-nano"))
+    assert answer["partition-id"] == 1
+    assert answer["class-counts"] == torch.bincount(shard.train.labels, minlength=10).tolist()
+
+
+def test_a_client_too_many_says_so_without_data() -> None:
+    answer = _ask("query.describe", partition_id=4).content.config_records["config"]
+    assert (answer["partition-id"], answer["class-counts"]) == (4, [0] * 10)
+
+
+@pytest.mark.parametrize("partition_id", [None, -1, "1"])
+def test_a_node_without_a_partition_says_how_to_give_it_one(partition_id: object) -> None:
+    reply = _ask("query.describe", partition_id=partition_id)
+    assert reply.has_error()
+    assert f"partition-id = {partition_id!r}" in str(reply.error.reason)
+    assert "--node-config 'partition-id=0'" in str(reply.error.reason)
+
+
+def test_training_repeats_and_returns_what_it_was_given_trained() -> None:
+    weights = _whole()
+    first, second = (_ask("train", weights=weights) for _ in range(2))
+    size = len(load_shard(Config.load(TINY), 1, 4, input_spec("vit-nano")).train)
+
+    one = first.content.array_records["arrays"].to_torch_state_dict()
+    other = second.content.array_records["arrays"].to_torch_state_dict()
+    assert set(one) == set(weights)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(one[name], weights[name]) for name in one)
+    assert first.content.metric_records["metrics"]["num-examples"] == 2 * size
+
+
+def test_evaluation_returns_scores_only() -> None:
+    reply = _ask("evaluate", weights=_whole())
+    size = len(load_shard(Config.load(TINY), 1, 4, input_spec("vit-nano")).validation)
+    assert list(reply.content) == ["metrics"]
+    metrics = reply.content.metric_records["metrics"]
+    assert metrics["num-examples"] == size > 0
+    assert metrics["loss"] == pytest.approx(2.3, abs=0.3)  # ten classes, nothing learnt
+
+
+def test_weights_of_another_model_are_refused() -> None:
+    weights = _whole()
+    weights.popitem()
+    reply = _ask("train", weights=weights)
+    assert reply.has_error()
+    assert str(reply.error.reason).startswith("RuntimeError: ")
+    assert "Missing key" in str(reply.error.reason)

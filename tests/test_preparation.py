@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedsplit import Config
+from fedsplit.errors import ConfigError, DataError, FedSplitError, ModelError
+from fedsplit.preparation import check, check_batch_size, check_shards, prepare
+from tests.conftest import TINY
+
+
+def test_a_preparation_holds_what_a_run_needs(tiny: dict[str, object]) -> None:
+    config = Config.load(tiny, {"split.cut-layer": 2})
+    before = torch.get_rng_state()
+    prepared = prepare(config)
+
+    assert torch.equal(before, torch.get_rng_state())
+    assert (prepared.spec.channels, prepared.spec.height) == (1, 28)
+    assert len(prepared.test) == 50
+    assert len(prepared.class_names) == prepared.cut.num_labels == 10
+    assert prepared.cut.max_batch_size == 8
+    assert prepared.cut.tensors == {"hidden": ((17, 64), torch.float32)}
+    assert (prepared.model.bottom.start, prepared.model.bottom.end) == (0, 2)
+    assert prepared.whole(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+    assert not Path(str(tiny["output-dir"])).exists()
+
+
+def test_initial_weights_follow_the_seed_not_the_cut(tiny: dict[str, object]) -> None:
+    def first(**overrides: object) -> torch.Tensor:
+        model = prepare(Config.load(tiny, overrides)).model.merge()
+        return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+    assert torch.equal(first(), first(split_cut_layer=4))
+    assert torch.equal(first(), first(strategy="full"))
+    assert not torch.equal(first(), first(seed=8))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("device", "abacus", ConfigError),
+        ("device", "cuda:77", ConfigError),
+        ("aggregation.name", "Nope", ConfigError),
+        ("split.cut-layer", 6, ModelError),
+        ("model.name", "./nowhere", ModelError),
+        ("data.name", "./nowhere", DataError),
+    ],
+)
+def test_what_cannot_run(
+    tiny: dict[str, object], key: str, value: object, kind: type[FedSplitError]
+) -> None:
+    with pytest.raises(kind, match=str(value)) as caught:
+        check(Config.load(tiny, {key: value}))
+    assert caught.value.exit_code == 2
+
+
+def test_a_batch_size_must_fit_the_smallest_shard() -> None:
+    check_batch_size(8, [9, 8])
+    with pytest.raises(ConfigError, match=r"batch-size = 9 .* client 1, which has 8 .*at most 8"):
+        check_batch_size(9, [9, 8, 8])
+
+
+def test_shards_are_counted_without_their_validation_part() -> None:
+    keys = {"data.partitioner": "iid", "data.validation-fraction": 0.5}  # 40 images each: 20, 20
+    check_shards(Config.load(TINY, {**keys, "batch-size": 20}))
+    with pytest.raises(ConfigError, match="has 20 training images"):
+        check_shards(Config.load(TINY, {**keys, "batch-size": 21}))
