@@ -122,7 +122,9 @@ class Config(_Section):
     connect_timeout: float = Field(20.0, gt=0.0, description="seconds to wait for SuperNodes")
     round_timeout: float = Field(3600.0, gt=0.0, description="seconds to wait for replies")
     output_dir: str = Field("runs", min_length=1, description="where run directories are made")
-    run_name: str = Field("", description="the run directory's name; empty = strategy and time")
+    run_name: str = Field(
+        "", description="the run directory's name; empty = strategy, data and time"
+    )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     split: SplitConfig = SplitConfig()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from logging import INFO, WARNING
 from typing import ClassVar
 
@@ -113,12 +114,8 @@ class FederatedStrategy(Strategy):
         """
         good, failures = sort_replies(replies, self._round.participants)
         report = self._close_streams()
-        for client, reply in list(good.items()):
-            seen = report.num_examples.get(client, 0) if report else None
-            fault = fault_of_train_reply(reply, sent=self._round.sent, num_examples=seen)
-            if fault is not None:
-                failures[client] = report.failures.get(client, fault) if report else fault
-                del good[client]
+        check = partial(fault_of_train_reply, sent=self._round.sent)
+        _reject(good, failures, report, check)
         for client, reason in sorted(failures.items()):
             log(WARNING, "Client %d is left out of round %d: %s", client, server_round, reason)
         if not good:
@@ -152,10 +149,7 @@ class FederatedStrategy(Strategy):
         """Average what the clients measured; one that failed only leaves its own share out."""
         good, failures = sort_replies(replies, self._round.participants)
         report = self._close_streams()
-        for client, reply in list(good.items()):
-            if fault := fault_of_metrics(reply):
-                failures[client] = fault
-                del good[client]
+        _reject(good, failures, report, fault_of_metrics)
         for client, reason in sorted(failures.items()):
             log(WARNING, "Client %d did not evaluate round %d: %s", client, server_round, reason)
         with_examples = [reply for reply in good.values() if num_examples_of(reply) > 0]
@@ -223,3 +217,18 @@ class FederatedStrategy(Strategy):
                 cut_uplink_bytes=report.traffic.uplink_bytes,
                 cut_downlink_bytes=report.traffic.downlink_bytes,
             )
+
+
+def _reject(
+    good: dict[int, Message],
+    failures: dict[int, str],
+    report: RoundReport | None,
+    fault_of: Callable[..., str | None],
+) -> None:
+    """Move every reply that does not count from the good ones to the failures."""
+    for client, reply in list(good.items()):
+        seen = report.num_examples.get(client, 0) if report else None
+        fault = fault_of(reply, num_examples=seen)
+        if fault is not None:
+            failures[client] = report.failures.get(client, fault) if report else fault
+            del good[client]

@@ -77,14 +77,11 @@ def fault_of_train_reply(
     """
     if sorted(reply.content) != ["arrays", "metrics"] or not reply.content.array_records:
         return f"its reply holds the records {sorted(reply.content)}, not 'arrays' and 'metrics'"
-    fault = fault_of_metrics(reply)
+    fault = fault_of_metrics(reply, num_examples=num_examples)
     if fault is not None:
         return fault
-    claimed = num_examples_of(reply)
-    if claimed < 1:
+    if num_examples_of(reply) < 1:
         return "its reply says that it trained on no examples"
-    if num_examples is not None and claimed != num_examples:
-        return f"it claims {claimed} examples where the split server saw {num_examples}"
     arrays = reply.content.array_records["arrays"]
     if set(arrays) != set(sent):
         return f"its weights are named {sorted(arrays)}, not {sorted(sent)}"
@@ -93,8 +90,8 @@ def fault_of_train_reply(
     )
 
 
-def fault_of_metrics(reply: Message) -> str | None:
-    """Return what is wrong with the metrics of a reply, or None."""
+def fault_of_metrics(reply: Message, *, num_examples: int | None) -> str | None:
+    """Return what is wrong with the metrics of a reply, or None (see `fault_of_train_reply`)."""
     if list(reply.content.metric_records) != ["metrics"]:
         return "its reply holds no 'metrics'"
     metrics = reply.content.metric_records["metrics"]
@@ -103,6 +100,8 @@ def fault_of_metrics(reply: Message) -> str | None:
     count = metrics["num-examples"]
     if not isinstance(count, int) or count < 0:
         return f"its reply has num-examples = {count!r}, not a whole number"
+    if num_examples is not None and count != num_examples:
+        return f"it claims {count} examples where the split server saw {num_examples}"
     scores = metrics["loss"], metrics["accuracy"]
     if not all(isinstance(score, float) and math.isfinite(score) for score in scores):
         return f"its loss and accuracy are {scores}, not finite numbers; lower learning-rate"

@@ -102,15 +102,19 @@ def _block(summary: Mapping[str, Any]) -> Table:
 
 
 def _title(summary: Mapping[str, Any]) -> str:
-    rounds = f"{summary['finished_rounds']} of {summary['num_rounds']} rounds"
-    if summary["finished_rounds"] == summary["num_rounds"]:
-        rounds = f"{summary['num_rounds']} rounds"
+    rounds = _counted(summary["num_rounds"], "round")
+    if summary["finished_rounds"] != summary["num_rounds"]:
+        rounds = f"{summary['finished_rounds']} of {rounds}"
     cut = summary["cut_layer"]
     return (
         f"{summary['strategy']} ({'unsplit' if cut is None else f'cut {cut}'}), "
         f"{summary['model']} on {summary['dataset']} ({summary['partitioner']}), "
-        f"{summary['num_clients']} clients, {rounds}, seed {summary['seed']}"
+        f"{_counted(summary['num_clients'], 'client')}, {rounds}, seed {summary['seed']}"
     )
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _accuracy(summary: Mapping[str, Any]) -> str:

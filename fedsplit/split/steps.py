@@ -69,7 +69,7 @@ def server_step(
     """
     leaves = _leaves(smashed)
     optimizer.zero_grad(set_to_none=True)
-    result = score(server_part(leaves), labels)
+    result = score(server_part(_writable(leaves)), labels)
     loss = result.loss.item()
     if not math.isfinite(loss):  # before anything has changed
         raise ChannelError(
@@ -97,6 +97,14 @@ def _leaves(smashed: State) -> State:
             for name, tensor in smashed.items()
         }
     return smashed.detach().requires_grad_()
+
+
+def _writable(leaves: State) -> State:
+    # As in the whole model, a part may begin with an in-place operation, which a leaf forbids and
+    # which must not reach the client's own tensor when there is no wire between them.
+    if isinstance(leaves, Mapping):
+        return {name: tensor.clone() for name, tensor in leaves.items()}
+    return leaves.clone()
 
 
 def _gradient(leaf: Tensor) -> Tensor:

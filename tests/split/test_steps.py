@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 
 from fedsplit.errors import ChannelError
-from fedsplit.split.steps import evaluate_step, make_optimizer, score, server_step
+from fedsplit.split.steps import State, evaluate_step, make_optimizer, score, server_step
 from tests.split.toys import (
     assert_same_bits,
     config_of,
@@ -95,6 +95,21 @@ def test_a_tree_gets_gradients_for_its_floats() -> None:
     assert gradient["a"].abs().sum() > 0
     # Each of its own: the next reader may change one in place.
     assert gradient["a"].data_ptr() != gradient["b"].data_ptr()
+
+
+@pytest.mark.parametrize("tree", [False, True])
+def test_a_server_part_may_begin_in_place_and_the_clients_tensor_stays(tree: bool) -> None:
+    class InPlace(nn.Linear):
+        def forward(self, state: State) -> Tensor:
+            return super().forward((state["a"] if isinstance(state, dict) else state).relu_())
+
+    server_part = InPlace(4, 5)
+    smashed = HIDDEN.clone()
+    state: State = {"a": smashed} if tree else smashed
+    _, gradient = server_step(server_part, SGD(server_part.parameters(), lr=0.1), state, LABELS)
+    cut_gradient = gradient["a"] if isinstance(gradient, dict) else gradient
+    assert torch.equal(smashed, HIDDEN)
+    assert torch.equal(cut_gradient != 0, HIDDEN > 0)
 
 
 @pytest.mark.parametrize("value", [3e38, -3e38, 1e30])

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsplit import Config
+from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import RunError
-from fedsplit.split.server import Purpose
+from fedsplit.split.server import Purpose, RoundReport
 from strategies import STRATEGIES
 from strategies.clients import Clients
 from strategies.full import Full
@@ -90,6 +91,33 @@ def test_no_contribution_at_all_ends_the_run() -> None:
     replies = [fails("out of memory")(message) for message in _messages(strategy)]
     with pytest.raises(RunError, match=r"Every participant of round 1 failed.*out of memory"):
         strategy.aggregate_train(1, replies)
+
+
+class _Counted(_Tokens):
+    """A split server that has counted 8 examples of every client."""
+
+    def report(self) -> RoundReport:
+        return RoundReport(Traffic(), dict.fromkeys(NODES, 8), {})
+
+
+def test_a_client_that_claims_more_than_it_scored_is_left_out_of_the_evaluation() -> None:
+    strategy = _strategy(SFLV1, _Counted())
+    replies = [
+        Message(
+            RecordDict(
+                {"metrics": MetricRecord({"num-examples": n, "loss": loss, "accuracy": loss})}
+            ),
+            reply_to=message,
+        )
+        for message, n, loss in zip(
+            _messages(strategy, what="evaluate"),
+            [8, 800, 8, 8],
+            [0.5, 9.0, 0.25, 0.75],
+            strict=True,
+        )
+    ]
+    metrics = strategy.aggregate_evaluate(1, replies)
+    assert metrics["loss"] == pytest.approx(0.5)
 
 
 def test_names_of_strategies() -> None:

@@ -68,7 +68,7 @@ def test_wrong_weights(weights: dict[str, Tensor], fault: str) -> None:
     ("metrics", "fault"),
     [
         ({"num_examples": 9}, "claims 9 examples where the split server saw 8"),
-        ({"num_examples": 0}, "trained on no examples"),
+        ({"num_examples": 0}, "claims 0 examples where the split server saw 8"),
         ({"num_examples": -1}, "num-examples = -1"),
         ({"num_examples": 8.0}, "num-examples = 8.0"),
         ({"loss": float("nan")}, "not finite numbers"),
@@ -81,6 +81,11 @@ def test_wrong_weights(weights: dict[str, Tensor], fault: str) -> None:
 def test_wrong_metrics(metrics: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         raise ValueError(_fault(_reply(**metrics)))
+
+
+@pytest.mark.parametrize("seen", [None, 0])
+def test_a_train_reply_needs_examples(seen: int | None) -> None:
+    assert _fault(_reply(num_examples=0), seen) == "its reply says that it trained on no examples"
 
 
 def test_wrong_records() -> None:
