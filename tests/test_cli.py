@@ -230,7 +230,7 @@ def test_a_run_ends_with_its_results(config: Path) -> None:
     run_dir = config.parent / "runs" / "one"
     assert done.returncode == 0, shown
     assert shown.count(str(run_dir)) == 2  # at the start and at the end
-    assert "sflv1 (cut 1), vit-nano on fashion-mini (dirichlet), 4 clients, 1 rounds" in shown
+    assert "sflv1 (cut 1), vit-nano on fashion-mini (dirichlet), 4 clients, 1 round," in shown
     summary = json.loads((run_dir / "summary.json").read_text())
     assert f"{summary['final_accuracy']:.4f} final" in shown
 
