@@ -20,7 +20,7 @@ from fedsplit.errors import ConfigError
 DEFAULT_NUM_CLIENTS = 10
 Scalar = str | int | float | bool
 
-Strategy = Literal["sflv1", "full"]
+Strategy = Literal["sequential", "sflv1", "sflv2", "sflv3", "parallel", "full", "centralized"]
 Partitioner = Literal["iid", "dirichlet", "pathological", "shard"]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -70,6 +70,10 @@ class SplitConfig(_Section):
     """Where the model is cut."""
 
     cut_layer: int = Field(1, ge=1, description="stages on the client; 1 = the embeddings")
+    topology: Literal["vanilla", "u-shaped"] = Field(
+        "vanilla", description="labels and top at the server, or at the client"
+    )
+    top_layer: int = Field(0, ge=0, description="u-shaped: stages before the top; 0 = the head")
 
 
 class AggregationConfig(_Section):
@@ -83,6 +87,9 @@ class ChannelConfig(_Section):
     """How clients reach the split server."""
 
     address: str = Field("127.0.0.1:0", description="host:port to listen on; port 0 = a free one")
+    join_timeout: float = Field(
+        60.0, gt=0.0, description="seconds to wait for all participants of a step-by-step round"
+    )
     step_timeout: float = Field(60.0, gt=0.0, description="seconds to wait for one step's answer")
 
     @field_validator("address")
@@ -108,6 +115,16 @@ class Config(_Section):
     batch_size: int = Field(32, ge=1, description="images in a step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="of every part")
     learning_rate: float = Field(0.001, gt=0.0, description="of every part")
+    learning_rate_schedule: Literal["constant", "step", "cosine"] = Field(
+        "constant", description="how the rate changes from round to round"
+    )
+    learning_rate_decay: float = Field(0.1, gt=0.0, le=1.0, description="step: factor")
+    decay_rounds: int = Field(10, ge=1, description="step: rounds until the factor applies again")
+    warmup_rounds: int = Field(0, ge=0, description="rounds in which the rate rises to its value")
+    clip_norm: float = Field(0.0, ge=0.0, description="largest gradient norm of a part; 0 = any")
+    client_optimizer: Literal["fresh", "kept"] = Field(
+        "fresh", description="whether a client's optimizer lives for a round, or for the run"
+    )
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only")
     weight_decay: float = Field(0.0, ge=0.0, description="of every part")
     fraction_train: Fraction = Field(1.0, description="part of the clients that train in a round")

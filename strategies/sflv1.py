@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsplit.split.rules import PerParticipantCopies
+from fedsplit.split.copies import PerParticipantCopies
 from strategies.base import FederatedStrategy
 
 

@@ -15,22 +15,20 @@ class Frame(_message.Message):
         EVALUATION: _ClassVar[Frame.Kind]
         FINISH: _ClassVar[Frame.Kind]
         FINISHED: _ClassVar[Frame.Kind]
-
+        TRUNK_OUTPUT: _ClassVar[Frame.Kind]
+        OUTPUT_GRADIENT: _ClassVar[Frame.Kind]
     KIND_UNSPECIFIED: Frame.Kind
     SMASHED_DATA: Frame.Kind
     CUT_GRADIENT: Frame.Kind
     EVALUATION: Frame.Kind
     FINISH: Frame.Kind
     FINISHED: Frame.Kind
+    TRUNK_OUTPUT: Frame.Kind
+    OUTPUT_GRADIENT: Frame.Kind
     STEP_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     step: int
     kind: Frame.Kind
     tensors: bytes
-    def __init__(
-        self,
-        step: _Optional[int] = ...,
-        kind: _Optional[_Union[Frame.Kind, str]] = ...,
-        tensors: _Optional[bytes] = ...,
-    ) -> None: ...
+    def __init__(self, step: _Optional[int] = ..., kind: _Optional[_Union[Frame.Kind, str]] = ..., tensors: _Optional[bytes] = ...) -> None: ...

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from fedsplit.channel.codec import encoded_length
-from fedsplit.channel.frame import CUT_PREFIX, LABELS, LOSS, NUM_CORRECT, Frame, Kind
+from fedsplit.channel.frame import (
+    CUT_PREFIX,
+    LABELS,
+    LOSS,
+    NUM_CORRECT,
+    OUTPUT_PREFIX,
+    Frame,
+    Kind,
+)
 from fedsplit.errors import ChannelError, shorten
 
 TensorSpec = tuple[tuple[int, ...], torch.dtype]
@@ -18,56 +26,97 @@ TensorSpec = tuple[tuple[int, ...], torch.dtype]
 
 @dataclass(frozen=True)
 class CutSpec:
-    """The legal smashed data of one cut.
+    """What legally crosses the channel.
 
     Attributes
     ----------
     tensors : Mapping[str, TensorSpec]
-        Name -> shape of one example and dtype, such as ``{"hidden": ((N + 1, D), float32)}``.
+        Of the smashed data: name -> shape of one example and dtype, such as
+        ``{"hidden": ((N + 1, D), float32)}``.
     num_labels : int
         Labels are int64 in [0, num_labels).
     max_batch_size : int
         Largest B.
+    output : Mapping[str, TensorSpec] | None
+        Of the trunk's output, where labels and top stay on the client (U-shaped); else None.
     """
 
     tensors: Mapping[str, TensorSpec]
     num_labels: int
     max_batch_size: int
+    output: Mapping[str, TensorSpec] | None = None
 
     @property
     def max_frame_bytes(self) -> int:
         """Length of the longest legal frame, in either direction."""
-        cut = {
-            CUT_PREFIX + name: torch.empty((self.max_batch_size, *shape), dtype=dtype)
-            for name, (shape, dtype) in self.tensors.items()
-        }
-        labels = torch.empty(self.max_batch_size, dtype=torch.int64)
+        cut = self._largest(self.tensors, CUT_PREFIX)
         gradients = {name: t for name, t in cut.items() if t.is_floating_point()}
-        scores = {LOSS: torch.empty(()), NUM_CORRECT: torch.empty((), dtype=torch.int64)}
-        # For a batch of a few examples the answer is the longer one.
-        return max(
-            encoded_length(Frame(Kind.SMASHED_DATA, 0, {**cut, LABELS: labels})),
-            encoded_length(Frame(Kind.CUT_GRADIENT, 0, {**gradients, **scores})),
-        )
+        if self.output is None:
+            labels = torch.empty(self.max_batch_size, dtype=torch.int64)
+            scores = {LOSS: torch.empty(()), NUM_CORRECT: torch.empty((), dtype=torch.int64)}
+            # For a batch of a few examples the answer is the longer one.
+            frames = [
+                Frame(Kind.SMASHED_DATA, 0, {**cut, LABELS: labels}),
+                Frame(Kind.CUT_GRADIENT, 0, {**gradients, **scores}),
+            ]
+        else:
+            output = self._largest(self.output, OUTPUT_PREFIX)
+            frames = [Frame(Kind.SMASHED_DATA, 0, cut), Frame(Kind.TRUNK_OUTPUT, 0, output)]
+        return max(encoded_length(frame) for frame in frames)
 
-    def check(self, frame: Frame) -> None:
-        """Refuse smashed data that is not exactly what this cut sends.
+    def check(self, frame: Frame) -> int:
+        """Refuse smashed data that is not exactly what this cut sends; return B.
 
         Raises
         ------
         ChannelError
             Names the tensor, what it is and what it must be.
         """
-        expected = {CUT_PREFIX + name for name in self.tensors} | {LABELS}
-        if set(frame.tensors) != expected:
+        expected = {CUT_PREFIX + name for name in self.tensors}
+        expected |= {LABELS} if self.output is None else set()
+        check_names(frame, expected)
+        if self.output is None:
+            batch_size = self._check_labels(frame, frame.tensors[LABELS])
+        else:
+            batch_size = self._check_batch_size(frame, next(iter(frame.tensors.values())))
+        self._check_tensors(frame, self.tensors, CUT_PREFIX, batch_size)
+        return batch_size
+
+    def check_output_gradient(self, frame: Frame, batch_size: int) -> None:
+        """Refuse what is not a gradient of the trunk's output for so many examples.
+
+        Raises
+        ------
+        ChannelError
+            Names the tensor, what it is and what it must be.
+        """
+        floating = {
+            name: (shape, dtype)
+            for name, (shape, dtype) in (self.output or {}).items()
+            if dtype.is_floating_point
+        }
+        check_names(frame, {OUTPUT_PREFIX + name for name in floating})
+        self._check_tensors(frame, floating, OUTPUT_PREFIX, batch_size)
+
+    def _largest(self, tensors: Mapping[str, TensorSpec], prefix: str) -> dict[str, Tensor]:
+        return {
+            prefix + name: torch.empty((self.max_batch_size, *shape), dtype=dtype)
+            for name, (shape, dtype) in tensors.items()
+        }
+
+    def _check_tensors(
+        self, frame: Frame, tensors: Mapping[str, TensorSpec], prefix: str, batch_size: int
+    ) -> None:
+        for name, (shape, dtype) in tensors.items():
+            check_tensor(frame, prefix + name, shape=torch.Size((batch_size, *shape)), dtype=dtype)
+
+    def _check_batch_size(self, frame: Frame, tensor: Tensor) -> int:
+        size = len(tensor) if tensor.ndim else 0
+        if not 1 <= size <= self.max_batch_size:
             raise _refused(
-                frame, f"holds the tensors {sorted(frame.tensors)}, not {sorted(expected)}"
+                frame, f"has {size} examples, not 1 to batch-size = {self.max_batch_size}"
             )
-        batch_size = self._check_labels(frame, frame.tensors[LABELS])
-        for name, (shape, dtype) in self.tensors.items():
-            check_tensor(
-                frame, CUT_PREFIX + name, shape=torch.Size((batch_size, *shape)), dtype=dtype
-            )
+        return size
 
     def _check_labels(self, frame: Frame, labels: Tensor) -> int:
         if labels.dtype != torch.int64 or labels.ndim != 1:
@@ -75,16 +124,19 @@ class CutSpec:
                 frame,
                 f"has labels of {labels.dtype} {list(labels.shape)}, not torch.int64 [B]",
             )
-        if not 1 <= len(labels) <= self.max_batch_size:
-            raise _refused(
-                frame, f"has {len(labels)} examples, not 1 to batch-size = {self.max_batch_size}"
-            )
+        batch_size = self._check_batch_size(frame, labels)
         lowest, highest = int(labels.min()), int(labels.max())
         if lowest < 0 or highest >= self.num_labels:
             raise _refused(
                 frame, f"has labels from {lowest} to {highest}, not 0 to {self.num_labels - 1}"
             )
-        return len(labels)
+        return batch_size
+
+
+def check_names(frame: Frame, expected: set[str]) -> None:
+    """Refuse a frame that holds other tensors."""
+    if set(frame.tensors) != expected:
+        raise _refused(frame, f"holds the tensors {sorted(frame.tensors)}, not {sorted(expected)}")
 
 
 def check_tensor(frame: Frame, name: str, *, shape: torch.Size, dtype: torch.dtype) -> None:

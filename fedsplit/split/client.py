@@ -18,11 +18,13 @@ from fedsplit.channel.frame import (
     NUM_CORRECT,
     Frame,
     Kind,
+    State,
     pack_cut,
+    unpack_output,
 )
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import check_order, check_tensor
-from fedsplit.split.steps import State, StepResult
+from fedsplit.split.steps import StepResult
 
 
 class SplitSession:
@@ -30,6 +32,8 @@ class SplitSession:
 
     Examples
     --------
+    With the labels at the server (vanilla):
+
     >>> with SplitSession.connect(address, token, ...) as session:  # doctest: +SKIP
     ...     for images, labels in batches:
     ...         optimizer.zero_grad()
@@ -37,6 +41,10 @@ class SplitSession:
     ...         loss.backward()  # the server has sent the gradient at the cut
     ...         optimizer.step()
     ...     session.finish()
+
+    With labels and top at the client (U-shaped), the loss is an ordinary one:
+
+    >>> loss = cross_entropy(top(session.trunk(bottom(images))), labels)  # doctest: +SKIP
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -80,7 +88,41 @@ class SplitSession:
         """Send one batch to be scored; nothing is trained."""
         answer = self._exchange(Kind.SMASHED_DATA, {**_detached(pack_cut(smashed)), LABELS: labels})
         _check_answer(answer, Kind.EVALUATION, {})
+        self._step += 1
         return StepResult(answer.tensors[LOSS], answer.tensors[NUM_CORRECT])
+
+    def trunk(self, smashed: State) -> State:
+        """Run the server's trunk on one batch, as a function that autograd can go through.
+
+        Its backward pass sends the gradient of the trunk's output, lets the server train, and
+        goes on with the cut gradient into the bottom.
+
+        Parameters
+        ----------
+        smashed : State
+            The bottom's output for B examples, still in the autograd graph.
+
+        Returns
+        -------
+        State
+            What the top takes, such as [B, N+1, D].
+
+        Raises
+        ------
+        ChannelError
+            If the server refuses the batch, cannot be reached, or answers out of order.
+        """
+        named = pack_cut(smashed)
+        names: list[str] = []
+        outputs = _Trunk.apply(self, list(named), names, *named.values())
+        return unpack_output(dict(zip(names, outputs, strict=True)))
+
+    def evaluate_trunk(self, smashed: State) -> State:
+        """Run the server's trunk on one batch; nothing is trained."""
+        answer = self._exchange(Kind.SMASHED_DATA, _detached(pack_cut(smashed)))
+        _check_output(answer)
+        self._step += 1
+        return unpack_output(answer.tensors)
 
     def finish(self) -> None:
         """Say that all steps are done; without it the server drops what it has learnt."""
@@ -91,7 +133,6 @@ class SplitSession:
     def _exchange(self, kind: Kind, tensors: Mapping[str, Tensor]) -> Frame:
         answer = self._stream.exchange(Frame(kind, self._step, tensors))
         check_order(answer, step=self._step)
-        self._step += 1
         return answer
 
     def __enter__(self) -> Self:
@@ -121,6 +162,7 @@ class _ServerLoss(torch.autograd.Function):
         sent = _detached(dict(zip(names, cut, strict=True)))
         answer = session._exchange(Kind.SMASHED_DATA, {**sent, LABELS: labels})
         _check_answer(answer, Kind.CUT_GRADIENT, sent)
+        session._step += 1
         device = cut[0].device
         ctx.cut_gradient = [
             answer.tensors[name].to(device) if name in answer.tensors else None for name in names
@@ -135,20 +177,78 @@ class _ServerLoss(torch.autograd.Function):
         return (None, None, None, *scaled)
 
 
+class _Trunk(torch.autograd.Function):
+    """The server's trunk as a differentiable function of the smashed data."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own contract
+        session: SplitSession,
+        names: list[str],
+        output_names: list[str],
+        *cut: Tensor,
+    ) -> tuple[Tensor, ...]:
+        sent = _detached(dict(zip(names, cut, strict=True)))
+        answer = session._exchange(Kind.SMASHED_DATA, sent)
+        _check_output(answer)
+        output_names += answer.tensors
+        ctx.session, ctx.sent = session, {n: t for n, t in sent.items() if t.is_floating_point()}
+        ctx.names, ctx.output_names = names, output_names
+        # Of its own, because the top may work in place and there may be no wire between them.
+        outputs = tuple(tensor.clone() for tensor in answer.tensors.values())
+        ctx.mark_non_differentiable(*(t for t in outputs if not t.is_floating_point()))
+        return tuple(tensor.to(cut[0].device) for tensor in outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        given = dict(zip(ctx.output_names, grads, strict=True))
+        floating = {name: grad for name, grad in given.items() if grad.is_floating_point()}
+        answer = ctx.session._exchange(Kind.OUTPUT_GRADIENT, _detached(floating))
+        _check_gradient(answer, ctx.sent)
+        ctx.session._step += 1
+        device = grads[0].device
+        cut = [answer.tensors[n].to(device) if n in answer.tensors else None for n in ctx.names]
+        return (None, None, None, *cut)
+
+
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # Contiguous in both engines: the layout of a batch must not depend on the channel.
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
 def _check_answer(answer: Frame, kind: Kind, sent: Mapping[str, Tensor]) -> None:
-    gradients = {name for name, tensor in sent.items() if tensor.is_floating_point()}
-    expected = gradients | {LOSS, NUM_CORRECT}
-    if answer.kind is not kind or set(answer.tensors) != expected:
-        raise ChannelError(
-            f"The split server answered step {answer.step} with {answer.kind.name} holding "
-            f"{sorted(answer.tensors)}, not {kind.name} holding {sorted(expected)}."
-        )
-    for name in gradients:
-        check_tensor(answer, name, shape=sent[name].shape, dtype=sent[name].dtype)
+    gradients = {name: tensor for name, tensor in sent.items() if tensor.is_floating_point()}
+    _check_kind(answer, kind, {*gradients, LOSS, NUM_CORRECT})
+    _check_like(answer, gradients)
     check_tensor(answer, LOSS, shape=torch.Size(), dtype=torch.float32)
     check_tensor(answer, NUM_CORRECT, shape=torch.Size(), dtype=torch.int64)
+
+
+def _check_gradient(answer: Frame, sent: Mapping[str, Tensor]) -> None:
+    _check_kind(answer, Kind.CUT_GRADIENT, set(sent))
+    _check_like(answer, sent)
+
+
+def _check_output(answer: Frame) -> None:
+    if answer.kind is not Kind.TRUNK_OUTPUT or not answer.tensors:
+        raise _unexpected(answer, "TRUNK_OUTPUT holding the trunk's output")
+    for name, tensor in answer.tensors.items():
+        check_tensor(answer, name, shape=tensor.shape, dtype=tensor.dtype)
+
+
+def _check_like(answer: Frame, sent: Mapping[str, Tensor]) -> None:
+    for name, tensor in sent.items():
+        check_tensor(answer, name, shape=tensor.shape, dtype=tensor.dtype)
+
+
+def _check_kind(answer: Frame, kind: Kind, expected: set[str]) -> None:
+    if answer.kind is not kind or set(answer.tensors) != expected:
+        raise _unexpected(answer, f"{kind.name} holding {sorted(expected)}")
+
+
+def _unexpected(answer: Frame, expected: str) -> ChannelError:
+    return ChannelError(
+        f"The split server answered step {answer.step} with {answer.kind.name} holding "
+        f"{sorted(answer.tensors)}, not {expected}."
+    )

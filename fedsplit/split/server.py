@@ -13,6 +13,7 @@ from torch import nn
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import CutSpec
+from fedsplit.split.meeting import Meeting
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.session import ServerSession
 
@@ -20,6 +21,7 @@ from fedsplit.split.session import ServerSession
 class Purpose(enum.StrEnum):
     """What a round is for."""
 
+    MEET = "meet"
     TRAIN = "train"
     EVALUATE = "evaluate"
 
@@ -70,6 +72,13 @@ class SplitServer:
         self._progress_lock = threading.Lock()
         self._sessions: dict[str, ServerSession] = {}
         self._purpose = Purpose.TRAIN
+        rule.on_late = self._expel
+        self._meeting = Meeting(rule.server_part, rule.config)
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether all participants of a round must be connected at once."""
+        return self._rule.synchronous
 
     @property
     def server_part(self) -> nn.Module:
@@ -81,14 +90,30 @@ class SplitServer:
         """Length of the longest legal frame."""
         return self._cut.max_frame_bytes
 
-    def open_round(self, purpose: Purpose, participants: Collection[int]) -> dict[int, str]:
-        """Begin a round and return one token per participant, good for one stream."""
+    def open_round(
+        self, purpose: Purpose, participants: Collection[int], server_round: int = 1
+    ) -> dict[int, str]:
+        """Begin a round and return one token per participant, good for one stream.
+
+        Parameters
+        ----------
+        purpose : Purpose
+            What for.
+        participants : Collection[int]
+            Who may open a stream.
+        server_round : int
+            From 1; learning rate and random order derive from it.
+        """
         self.report()  # ends what may be left of a round that nobody has asked about
         self._purpose = purpose
-        tokens: dict[int, str] = {}
         rule = self._rule if purpose is Purpose.TRAIN else None
+        if purpose is Purpose.MEET:
+            rule = self._meeting
         if rule is None:
             self.server_part.eval()
+        else:
+            rule.open_round(server_round, participants)
+        tokens: dict[int, str] = {}
         for participant in participants:
             tokens[participant] = secrets.token_urlsafe(32)
             session = ServerSession(
@@ -113,6 +138,8 @@ class SplitServer:
         """End every session of the round, and say what came of each."""
         sessions = list(self._sessions.values())
         self._sessions = {}  # from here on no token opens a stream
+        self._rule.interrupt()
+        self._meeting.interrupt()
         for session in sessions:
             session.revoke()
         return RoundReport(
@@ -131,6 +158,13 @@ class SplitServer:
         """
         if self._purpose is Purpose.TRAIN:
             self._rule.close_round(num_examples)
+
+    def _expel(self, participant: int, reason: str) -> None:
+        """End the session of a participant that the rule has given up."""
+        for session in self._sessions.values():
+            if session.participant == participant:
+                session.revoke(reason)
+                return
 
     def _tell_progress(self) -> None:
         with self._progress_lock:

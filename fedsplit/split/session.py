@@ -5,24 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import torch
 from torch import nn
 
-from fedsplit.channel.frame import (
-    CUT_PREFIX,
-    LABELS,
-    LOSS,
-    NUM_CORRECT,
-    Frame,
-    Kind,
-    pack_cut,
-    unpack_cut,
-)
+from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import CutSpec, check_order
+from fedsplit.split.exchange import UShapedExchange, VanillaExchange
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.steps import State, StepResult, evaluate_step
 
 _REVOKED = "it had not finished when the round ended"
 
@@ -39,7 +29,7 @@ class ServerSession:
     rule : UpdateRule | None
         What trains; None for an evaluation round.
     cut : CutSpec
-        What legal smashed data is.
+        What legally crosses, and with it the topology.
     """
 
     def __init__(
@@ -47,20 +37,23 @@ class ServerSession:
     ) -> None:
         self.participant = participant
         self.traffic = Traffic()
-        self.num_examples = 0
         self.finished = False
         self.failure = "it never opened its stream"
         self.on_revoke: Callable[[], object] = lambda: None
         self.on_finish: Callable[[], object] = lambda: None
-        self._server_part = server_part
         self._rule = rule
-        self._cut = cut
-        self._next_step = 0
+        exchange = VanillaExchange if cut.output is None else UShapedExchange
+        self._exchange = exchange(participant, server_part=server_part, rule=rule, cut=cut)
         self._opened = False
         self._open = False
         self._revoked = False
         # `close` comes from other threads while a frame is being answered
         self._lock = threading.Lock()
+
+    @property
+    def num_examples(self) -> int:
+        """Examples in the batches that have been answered in full."""
+        return self._exchange.num_examples
 
     def open(self) -> None:
         """Take the participant in; once only."""
@@ -70,10 +63,11 @@ class ServerSession:
                     f"Refused: the token of client {self.participant} has been used already, or "
                     "its round is over; it is good for one stream of one round."
                 )
-            self._opened = self._open = True
-            self.failure = "its stream is still open"
+            self._opened = True
             if self._rule is not None:
                 self._rule.begin(self.participant)
+            self._open = True
+            self.failure = "its stream is still open"
 
     def handle(self, frame: Frame) -> Frame:
         """Answer one frame; a refused one ends the session and leaves the server as it was.
@@ -100,46 +94,27 @@ class ServerSession:
             if self._open:
                 self._drop(reason)
 
-    def revoke(self) -> None:
-        """End the session from the server's side, because the round is over."""
+    def revoke(self, reason: str = _REVOKED) -> None:
+        """End the session from the server's side."""
         self._revoked = True  # before the lock, which steps in quick succession could keep
         with self._lock:
             cut_off = self._open
             if cut_off:
-                self._drop(_REVOKED)
+                self._drop(reason)
+            elif not self._opened and reason is not _REVOKED:
+                self.failure += f": {reason}"
         if cut_off:
             self.on_revoke()
 
     def _answer(self, frame: Frame) -> Frame:
-        check_order(frame, step=self._next_step)
-        if frame.kind is Kind.FINISH and not frame.tensors:
-            if self._rule is not None:
-                self._rule.finish(self.participant)
-            self.finished, self._open, self.failure = True, False, "it has finished"
-            self.on_finish()
-            return Frame(Kind.FINISHED, frame.step)
-        if frame.kind is not Kind.SMASHED_DATA:
-            raise ChannelError(
-                f"Refused: a {frame.kind.name} frame with {len(frame.tensors)} tensors is not "
-                "what a client sends."
-            )
-        self._cut.check(frame)
-        result, cut_gradient = self._compute(frame)
-        self._next_step += 1
-        self.num_examples += len(frame.tensors[LABELS])
-        kind = Kind.EVALUATION if self._rule is None else Kind.CUT_GRADIENT
-        scores = {LOSS: result.loss.detach().float(), NUM_CORRECT: result.num_correct}
-        return Frame(kind, frame.step, {**pack_cut(cut_gradient), **scores})
-
-    def _compute(self, frame: Frame) -> tuple[StepResult, State]:
-        device = next((p.device for p in self._server_part.parameters()), torch.device("cpu"))
-        # In the bottom's order: the bytes of a frame come in the order of their names.
-        names = [CUT_PREFIX + name for name in self._cut.tensors]
-        smashed = unpack_cut({name: frame.tensors[name].to(device) for name in names})
-        labels = frame.tensors[LABELS].to(device)
-        if self._rule is None:
-            return evaluate_step(self._server_part, smashed, labels), {}
-        return self._rule.step(self.participant, smashed, labels)
+        check_order(frame, step=self._exchange.num_steps)
+        if frame.kind is not Kind.FINISH or frame.tensors or not self._exchange.between_steps:
+            return self._exchange.answer(frame)
+        if self._rule is not None:
+            self._rule.finish(self.participant)
+        self.finished, self._open, self.failure = True, False, "it has finished"
+        self.on_finish()
+        return Frame(Kind.FINISHED, frame.step)
 
     def _drop(self, reason: str) -> None:
         self._open = False

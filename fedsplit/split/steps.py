@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from fedsplit.channel.frame import State
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError
-
-State = Tensor | dict[str, Tensor]
+from fedsplit.split.schedule import learning_rate
+from fedsplit.split.states import each
 
 
 class StepResult(NamedTuple):
@@ -32,17 +33,58 @@ class StepResult(NamedTuple):
     num_correct: Tensor
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], config: Config) -> Optimizer:
-    """Return the configured optimizer; every part of a model has one of its own."""
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], config: Config, server_round: int = 1
+) -> Optimizer:
+    """Return the configured optimizer, with the learning rate of a round.
+
+    Every part of a model has one of its own. An optimizer that lives longer than a round is given
+    each round's rate by `set_learning_rate`.
+    """
+    rate = learning_rate(config, server_round)
     if config.optimizer == "sgd":
-        return SGD(
-            parameters,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
+        return SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=config.weight_decay)
     adam = Adam if config.optimizer == "adam" else AdamW
-    return adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return adam(parameters, lr=rate, weight_decay=config.weight_decay)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Change the rate of an optimizer, and keep its state."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def check_gradients(part: nn.Module) -> None:
+    """Refuse to go on with gradients that would spoil a part for good.
+
+    Raises
+    ------
+    ChannelError
+        If one of them has NaN or infinity in it.
+    """
+    gradients = [weight.grad for weight in part.parameters() if weight.grad is not None]
+    if not math.isfinite(nn.utils.get_total_norm(gradients).item()):
+        raise ChannelError(
+            "Training diverged: the gradient of a step has NaN or infinity in it. Lower "
+            "learning-rate."
+        )
+
+
+def update(optimizer: Optimizer, clip_norm: float) -> None:
+    """Take an optimizer's step, with the norm of all its gradients together limited.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Of one part, whose gradients are there.
+    clip_norm : float
+        Gradients with a larger Euclidean norm are scaled down to it (Pascanu et al., "On the
+        difficulty of training recurrent neural networks", ICML 2013); 0 = no limit.
+    """
+    if clip_norm:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        nn.utils.clip_grad_norm_(weights, clip_norm)
+    optimizer.step()
 
 
 def score(logits: Tensor, labels: Tensor) -> StepResult:
@@ -51,9 +93,78 @@ def score(logits: Tensor, labels: Tensor) -> StepResult:
     return StepResult(cross_entropy(logits, labels), hits)
 
 
-@torch.enable_grad()  # the in-process engine calls it from inside an autograd function
+class PendingStep:
+    """The forward pass of a server part, until the gradient of its output comes.
+
+    Parameters
+    ----------
+    server_part : nn.Module
+        What computes.
+    smashed : State
+        Its input for B examples.
+
+    Attributes
+    ----------
+    output : State
+        What it gives: logits [B, classes] (vanilla), or what the top takes (U-shaped).
+    """
+
+    def __init__(self, server_part: nn.Module, smashed: State) -> None:
+        self._leaves = each(smashed, _leaf)
+        # The in-process engine calls it from inside an autograd function.
+        with torch.enable_grad():
+            # As in the whole model, a part may begin with an in-place operation, which a leaf
+            # forbids and which must not reach the client's own tensor when there is no wire.
+            self._graph: State = server_part(each(self._leaves, Tensor.clone))
+        self.output = each(self._graph, Tensor.detach)
+
+    def backward(self, gradient: State) -> State:
+        """Add the gradients of the server part's parameters, and return the cut gradient.
+
+        Parameters
+        ----------
+        gradient : State
+            The loss's gradient for each floating tensor of `output`.
+
+        Returns
+        -------
+        State
+            Shaped like the smashed data; its floating tensors only.
+        """
+        outputs, gradients = _pairs(self._graph, gradient)
+        torch.autograd.backward(outputs, gradients)
+        if isinstance(self._leaves, Tensor):
+            return _gradient(self._leaves)
+        floating = {n: leaf for n, leaf in self._leaves.items() if leaf.is_floating_point()}
+        return {name: _gradient(leaf) for name, leaf in floating.items()}
+
+
+def output_gradient(logits: Tensor, labels: Tensor) -> tuple[StepResult, Tensor]:
+    """Return a batch's result and the gradient of its loss for the logits [B, classes].
+
+    Raises
+    ------
+    ChannelError
+        If the loss is not finite.
+    """
+    leaf = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        result = score(leaf, labels)
+    loss = result.loss.item()
+    if not math.isfinite(loss):  # before anything has changed
+        raise ChannelError(
+            f"Training diverged: the loss of a batch is {loss}. Lower learning-rate."
+        )
+    torch.autograd.backward(result.loss)
+    return StepResult(result.loss.detach(), result.num_correct), _gradient(leaf)
+
+
 def server_step(
-    server_part: nn.Module, optimizer: Optimizer, smashed: State, labels: Tensor
+    server_part: nn.Module,
+    optimizer: Optimizer,
+    smashed: State,
+    labels: Tensor,
+    clip_norm: float = 0.0,
 ) -> tuple[StepResult, State]:
     """Train the server part on one batch of smashed data.
 
@@ -67,21 +178,13 @@ def server_step(
     ChannelError
         If the loss is not finite; the server part stays as it was.
     """
-    leaves = _leaves(smashed)
     optimizer.zero_grad(set_to_none=True)
-    result = score(server_part(_writable(leaves)), labels)
-    loss = result.loss.item()
-    if not math.isfinite(loss):  # before anything has changed
-        raise ChannelError(
-            f"Training diverged: the loss of a batch is {loss}. Lower learning-rate."
-        )
-    torch.autograd.backward(result.loss)
-    optimizer.step()
-    if isinstance(leaves, Tensor):
-        return result, _gradient(leaves)
-    return result, {
-        name: _gradient(leaf) for name, leaf in leaves.items() if leaf.is_floating_point()
-    }
+    pending = PendingStep(server_part, smashed)
+    assert isinstance(pending.output, Tensor)
+    result, gradient = output_gradient(pending.output, labels)
+    cut_gradient = pending.backward(gradient)
+    update(optimizer, clip_norm)
+    return result, cut_gradient
 
 
 @torch.no_grad()
@@ -90,21 +193,17 @@ def evaluate_step(model: nn.Module, inputs: State, labels: Tensor) -> StepResult
     return score(model(inputs), labels)
 
 
-def _leaves(smashed: State) -> State:
-    if isinstance(smashed, Mapping):
-        return {
-            name: tensor.detach().requires_grad_(tensor.is_floating_point())
-            for name, tensor in smashed.items()
-        }
-    return smashed.detach().requires_grad_()
+def _pairs(outputs: State, gradients: State) -> tuple[list[Tensor], list[Tensor]]:
+    if isinstance(outputs, Mapping):
+        assert isinstance(gradients, Mapping)
+        names = [name for name, tensor in outputs.items() if tensor.requires_grad]
+        return [outputs[name] for name in names], [gradients[name] for name in names]
+    assert isinstance(gradients, Tensor)
+    return [outputs], [gradients]
 
 
-def _writable(leaves: State) -> State:
-    # As in the whole model, a part may begin with an in-place operation, which a leaf forbids and
-    # which must not reach the client's own tensor when there is no wire between them.
-    if isinstance(leaves, Mapping):
-        return {name: tensor.clone() for name, tensor in leaves.items()}
-    return leaves.clone()
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.is_floating_point())
 
 
 def _gradient(leaf: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ MALFORMED = {
     "not protobuf": b"\xff\xff\xff\xff",
     "empty": b"",
     "kind 0": message(b"", kind=0),
-    "kind 6": message(b"", kind=6),
+    "kind 8": message(b"", kind=8),
     "kind 127": message(b"", kind=127),
     "truncated": GOOD[:-1],
     "cut in the header": GOOD[:40],

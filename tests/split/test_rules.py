@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedsplit.errors import ChannelError
 from fedsplit.seeding import seeded_init
-from fedsplit.split.rules import PerParticipantCopies
+from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.steps import make_optimizer, server_step
 from tests.split.toys import (
     Weights,

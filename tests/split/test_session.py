@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedsplit.channel.frame import LABELS, LOSS, NUM_CORRECT, Frame, Kind
+from fedsplit.channel.frame import LABELS, LOSS, NUM_CORRECT, Frame, Kind, State
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import CutSpec
-from fedsplit.split.rules import PerParticipantCopies
+from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.session import ServerSession
-from fedsplit.split.steps import State, StepResult, evaluate_step
+from fedsplit.split.steps import StepResult, evaluate_step
 from tests.split.toys import (
     CUT,
     TREE_CUT,

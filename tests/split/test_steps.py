@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 
+from fedsplit.channel.frame import State
 from fedsplit.errors import ChannelError
-from fedsplit.split.steps import State, evaluate_step, make_optimizer, score, server_step
+from fedsplit.split.steps import evaluate_step, make_optimizer, score, server_step
 from tests.split.toys import (
     assert_same_bits,
     config_of,

@@ -12,14 +12,14 @@ from torch.optim import Optimizer
 
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
-from fedsplit.channel.frame import LABELS, Frame, Kind, pack_cut
+from fedsplit.channel.frame import LABELS, Frame, Kind, State, pack_cut
 from fedsplit.config import Config
 from fedsplit.seeding import generator, seeded_init
 from fedsplit.split.checks import CutSpec
 from fedsplit.split.client import SplitSession
-from fedsplit.split.rules import PerParticipantCopies
+from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.server import Purpose, SplitServer
-from fedsplit.split.steps import State, make_optimizer, score
+from fedsplit.split.steps import make_optimizer, score
 
 NUM_LABELS = 5
 BATCH_SIZE = 8

@@ -1,0 +1,109 @@
+"""The update rule of SFLV1 and SFLV3: a copy of the server part for each participant."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+
+from fedsplit.channel.codec import separate
+from fedsplit.channel.frame import State
+from fedsplit.config import Config
+from fedsplit.errors import ChannelError
+from fedsplit.split.rules import UpdateRule
+from fedsplit.split.steps import PendingStep, make_optimizer, update
+
+
+class PerParticipantCopies(UpdateRule):
+    """A copy of the server part for each participant, averaged by n_k at the round's end.
+
+    SplitFed V1 (Thapa et al., AAAI 2022, algorithm 1). A copy is in memory while its
+    participant trains; a finished one waits on disk until it is known whose bottoms the round
+    accepts. So peak memory grows with the participants that train at the same time only.
+    """
+
+    def __init__(self, server_part: nn.Module, config: Config) -> None:
+        super().__init__(server_part, config)
+        self._training: dict[int, tuple[nn.Module, Optimizer]] = {}
+        self._pending: dict[int, PendingStep] = {}
+        self._server_round = 1
+        self._finished = Path(tempfile.mkdtemp(prefix="fedsplit-copies-"))
+
+    def open_round(self, server_round: int, participants: Collection[int]) -> None:
+        """Begin a round, whose number says the learning rate."""
+        self._server_round = server_round
+
+    def begin(self, participant: int) -> None:
+        """Copy the server part, with an optimizer that lives for this round."""
+        server_copy = copy.deepcopy(self.server_part).train()
+        optimizer = make_optimizer(server_copy.parameters(), self.config, self._server_round)
+        self._training[participant] = (server_copy, optimizer)
+
+    def forward(self, participant: int, smashed: State) -> State:
+        """Run the participant's own copy."""
+        server_copy, _ = self._training[participant]
+        self._pending[participant] = PendingStep(server_copy, smashed)
+        return self._pending[participant].output
+
+    def backward(self, participant: int, gradient: State) -> State:
+        """Train the participant's own copy."""
+        _, optimizer = self._training[participant]
+        optimizer.zero_grad(set_to_none=True)
+        cut_gradient = self._pending.pop(participant).backward(gradient)
+        update(optimizer, self.config.clip_norm)
+        return cut_gradient
+
+    def finish(self, participant: int) -> None:
+        """Put the trained copy by, unless its last step has made it worthless."""
+        server_copy, _ = self._training.pop(participant)
+        if not all(bool(torch.isfinite(weight).all()) for weight in server_copy.parameters()):
+            raise ChannelError(
+                f"Training diverged: client {participant}'s copy of the server part has NaN or "
+                "infinity in it. Lower learning-rate."
+            )
+        save_file(separate(server_copy.state_dict()), self._file(participant))
+
+    def drop(self, participant: int) -> None:
+        """Forget the participant's copy."""
+        self._training.pop(participant, None)
+        self._pending.pop(participant, None)
+        self._file(participant).unlink(missing_ok=True)
+
+    def interrupt(self) -> None:
+        """Nobody waits for anybody here."""
+
+    def close_round(self, num_examples: Mapping[int, int]) -> None:
+        """Average the accepted copies, in the order of participants so that bits repeat."""
+        total = sum(num_examples.values())
+        if total:
+            average = {
+                name: torch.zeros_like(tensor, dtype=torch.float64)
+                for name, tensor in self.server_part.state_dict().items()
+            }
+            for participant in sorted(num_examples):
+                weight = num_examples[participant] / total
+                for name, tensor in load_file(self._file(participant)).items():
+                    average[name].add_(tensor.to(average[name].device), alpha=weight)
+            for name, tensor in self.server_part.state_dict().items():
+                if not tensor.is_floating_point():  # a count of 3 may have become 2.9999...
+                    average[name].round_()
+            # load_state_dict casts back to each tensor's own dtype
+            self.server_part.load_state_dict(average)
+        self._training.clear()
+        self._pending.clear()
+        for file in self._finished.iterdir():
+            file.unlink()
+
+    def close(self) -> None:
+        """Remove the folder of finished copies."""
+        shutil.rmtree(self._finished, ignore_errors=True)
+
+    def _file(self, participant: int) -> Path:
+        return self._finished / f"{participant}.safetensors"

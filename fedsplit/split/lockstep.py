@@ -1,0 +1,148 @@
+"""Participants that move from step to step together, each in a thread of its own.
+
+Nothing here polls: a thread sleeps until its step is complete or a deadline has passed. Whoever
+keeps the others waiting for longer than that is given up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Generic, TypeVar
+
+from fedsplit.errors import ChannelError
+
+Value = TypeVar("Value")
+Outcome = TypeVar("Outcome")
+GiveUp = Callable[[int, str], object]
+
+
+class Lockstep(Generic[Value, Outcome]):
+    """A step is complete when everyone who still takes part has delivered.
+
+    Parameters
+    ----------
+    join_seconds : float
+        How long whoever is first in a round waits for the others' first step.
+    step_seconds : float
+        How long one waits for the others in later steps.
+
+    Attributes
+    ----------
+    on_late : Callable[[int, str], object]
+        Told of each participant that is given up, and why; called without a lock of this class.
+    """
+
+    def __init__(self, *, join_seconds: float, step_seconds: float) -> None:
+        self.on_late: GiveUp = lambda participant, reason: None
+        self._join_seconds = join_seconds
+        self._step_seconds = step_seconds
+        self._changed = threading.Condition()
+        self._active: set[int] = set()
+        self._joined = False
+        self._delivered: dict[int, Value] = {}
+        self._outcomes: dict[int, Outcome | Exception] = {}
+
+    def open(self, participants: Collection[int]) -> None:
+        """Begin a round of these participants."""
+        with self._changed:
+            self._active, self._joined = set(participants), False
+            self._delivered, self._outcomes = {}, {}
+
+    def close(self) -> None:
+        """End the round; whoever waits is told so at once."""
+        self.open(())
+        with self._changed:
+            self._changed.notify_all()
+
+    def leave(self, participant: int) -> None:
+        """Take a participant out of this step and all that follow."""
+        with self._changed:
+            self._active.discard(participant)
+            self._delivered.pop(participant, None)
+            self._outcomes.pop(participant, None)
+            self._changed.notify_all()
+
+    def require(self, participant: int) -> None:
+        """Refuse a participant that no longer takes part.
+
+        Raises
+        ------
+        ChannelError
+            If it has left, has been given up, or the round is over.
+        """
+        if participant not in self._active:
+            raise ChannelError(f"Refused: client {participant} no longer takes part in the round.")
+
+    def together(
+        self,
+        participant: int,
+        value: Value,
+        compute: Callable[[Mapping[int, Value]], Mapping[int, Outcome]],
+    ) -> Outcome:
+        """Deliver a value, wait until all who take part have, and return one's own outcome.
+
+        Parameters
+        ----------
+        participant : int
+            Who delivers.
+        value : Value
+            What it delivers.
+        compute : Callable[[Mapping[int, Value]], Mapping[int, Outcome]]
+            Called once for a step, in the thread of one of its participants, with all values in
+            the order of participants. An error that it raises is everyone's.
+
+        Raises
+        ------
+        ChannelError
+            If the participant does not take part (see `require`).
+        """
+        late: dict[int, str] = {}
+        try:
+            with self._changed:
+                outcome = self._wait(participant, value, compute, late)
+        finally:
+            for other, reason in late.items():
+                self.on_late(other, reason)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _wait(
+        self,
+        participant: int,
+        value: Value,
+        compute: Callable[[Mapping[int, Value]], Mapping[int, Outcome]],
+        late: dict[int, str],
+    ) -> Outcome | Exception:
+        self.require(participant)
+        self._delivered[participant] = value
+        limit = self._step_seconds if self._joined else self._join_seconds
+        deadline = time.monotonic() + limit
+        while participant not in self._outcomes:
+            if self._active <= self._delivered.keys():
+                self._complete(compute)
+            elif not self._changed.wait(min(deadline - time.monotonic(), threading.TIMEOUT_MAX)):
+                missing = self._active - self._delivered.keys()
+                self._active -= missing
+                late |= dict.fromkeys(missing, self._lateness(limit))
+            self.require(participant)
+        return self._outcomes.pop(participant)
+
+    def _complete(self, compute: Callable[[Mapping[int, Value]], Mapping[int, Outcome]]) -> None:
+        values = dict(sorted(self._delivered.items()))
+        self._delivered = {}
+        try:
+            self._outcomes |= compute(values)
+        except Exception as error:
+            self._outcomes |= dict.fromkeys(values, error)
+        self._joined = True
+        self._changed.notify_all()
+
+    def _lateness(self, limit: float) -> str:
+        key = "step" if self._joined else "join"
+        what = "next step" if self._joined else "first step"
+        return (
+            f"the others have waited for its {what} for channel.{key}-timeout = {limit:g} seconds"
+        )
