@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from fedsplit.channel.endpoint import nothing
 from fedsplit.channel.frame import (
     CUT_PREFIX,
     LABELS,
@@ -50,7 +51,6 @@ class ServerSession:
         self.num_examples = 0
         self.finished = False
         self.failure = "it never opened its stream"
-        self.on_revoke: Callable[[], object] = lambda: None
         self.on_finish: Callable[[], object] = lambda: None
         self._server_part = server_part
         self._rule = rule
@@ -61,9 +61,10 @@ class ServerSession:
         self._revoked = False
         # `close` comes from other threads while a frame is being answered
         self._lock = threading.Lock()
+        self._on_revoke: Callable[[], object] = nothing
 
-    def open(self) -> None:
-        """Take the participant in; once only."""
+    def open(self, on_revoke: Callable[[], object] = nothing) -> None:
+        """Take the participant in, once only; `on_revoke` is called if the server ends it."""
         with self._lock:
             if self._opened or self._revoked:
                 raise ChannelError(
@@ -71,6 +72,7 @@ class ServerSession:
                     "its round is over; it is good for one stream of one round."
                 )
             self._opened = self._open = True
+            self._on_revoke = on_revoke
             self.failure = "its stream is still open"
             if self._rule is not None:
                 self._rule.begin(self.participant)
@@ -108,7 +110,7 @@ class ServerSession:
             if cut_off:
                 self._drop(_REVOKED)
         if cut_off:
-            self.on_revoke()
+            self._on_revoke()
 
     def _answer(self, frame: Frame) -> Frame:
         check_order(frame, step=self._next_step)
