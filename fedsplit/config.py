@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedsplit.config_errors import describe
 from fedsplit.errors import ConfigError
@@ -74,6 +74,30 @@ class SplitConfig(_Section):
         "vanilla", description="labels and top at the server, or at the client"
     )
     top_layer: int = Field(0, ge=0, description="u-shaped: stages before the top; 0 = the head")
+
+    @property
+    def points(self) -> list[int]:
+        """The split points: where the trunk begins and, unless that is the head, the top."""
+        return [self.cut_layer, *([self.top_layer] if self.top_layer else [])]
+
+    @property
+    def u_shaped(self) -> bool:
+        """Whether labels and top stay at the client."""
+        return self.topology == "u-shaped"
+
+    @model_validator(mode="after")
+    def _top_after_cut(self) -> Self:
+        if self.top_layer and not self.u_shaped:
+            raise ValueError(
+                f"top-layer = {self.top_layer} needs topology = 'u-shaped'; in the vanilla topology "
+                "the server holds everything behind the cut"
+            )
+        if self.top_layer and self.top_layer <= self.cut_layer:
+            raise ValueError(
+                f"top-layer = {self.top_layer} must be above cut-layer = {self.cut_layer}, or the "
+                "server would hold nothing"
+            )
+        return self
 
 
 class AggregationConfig(_Section):

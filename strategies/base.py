@@ -13,6 +13,7 @@ from functools import partial
 from logging import INFO, WARNING
 from typing import ClassVar
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
@@ -28,6 +29,7 @@ from strategies.replies import (
     arrays_bytes,
     fault_of_metrics,
     fault_of_train_reply,
+    in_order_of,
     num_examples_of,
     sort_replies,
     with_dtypes_of,
@@ -122,11 +124,36 @@ class FederatedStrategy(Strategy):
             reason = failures[min(failures)]
             raise RunError(f"Every participant of round {server_round} failed. First: {reason}")
         weights = {client: num_examples_of(reply) for client, reply in good.items()}
+        self._note_train(good, failures, weights, report)  # some aggregators empty the replies
+        arrays, metrics = self._aggregate(server_round, list(good.values()))
         if self.server is not None:
             self.server.close_round(weights)
-        arrays, metrics = self.aggregator.aggregate_train(server_round, list(good.values()))
-        self._note_train(good, failures, weights, metrics, report)
-        return arrays and with_dtypes_of(arrays, self._round.sent), metrics
+        self._note(train_loss=metrics["loss"], train_accuracy=metrics["accuracy"])
+        return arrays, metrics
+
+    def _aggregate(
+        self, server_round: int, replies: list[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """Combine checked replies, all of whose weights are in one order."""
+        for reply in replies:
+            weights = reply.content.array_records["arrays"]
+            reply.content["arrays"] = in_order_of(weights, self._round.sent)
+        count, name = len(replies), type(self.aggregator).__name__
+        arrays, metrics = self.aggregator.aggregate_train(server_round, replies)
+        # Half a model must not move without the other.
+        if arrays is None or metrics is None:
+            raise RunError(
+                f"The aggregator {name} makes nothing of the {count} contributions of round "
+                f"{server_round}. Use more clients, another aggregation.name, or other "
+                f"aggregation.options than '{self.config.aggregation.options}'."
+            )
+        if not all(np.isfinite(array.numpy()).all() for array in arrays.values()):
+            raise RunError(
+                f"The weights that {name} makes in round {server_round} have NaN or infinity in "
+                f"them. Change aggregation.options = '{self.config.aggregation.options}', or "
+                "lower learning-rate."
+            )
+        return with_dtypes_of(arrays, self._round.sent), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -198,13 +225,10 @@ class FederatedStrategy(Strategy):
         good: Mapping[int, Message],
         failures: Mapping[int, str],
         weights: Mapping[int, int],
-        metrics: MetricRecord | None,
         report: RoundReport | None,
     ) -> None:
         returned = (arrays_bytes(reply.content.array_records["arrays"]) for reply in good.values())
         self._note(
-            train_loss=metrics["loss"] if metrics else None,
-            train_accuracy=metrics["accuracy"] if metrics else None,
             num_participants=len(self._round.participants),
             failed_clients=sorted(failures),
             num_examples=sum(weights.values()),

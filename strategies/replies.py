@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from numpy.lib.format import read_array_header_1_0, read_magic
 
 from fedsplit.errors import shorten
 
@@ -84,7 +86,7 @@ def fault_of_train_reply(
         return "its reply says that it trained on no examples"
     arrays = reply.content.array_records["arrays"]
     if set(arrays) != set(sent):
-        return f"its weights are named {sorted(arrays)}, not {sorted(sent)}"
+        return shorten(f"its weights are named {sorted(arrays)}, not {sorted(sent)}")
     return next(
         (fault for name in sent if (fault := _fault_of_array(name, arrays[name], sent[name]))), None
     )
@@ -102,10 +104,15 @@ def fault_of_metrics(reply: Message, *, num_examples: int | None) -> str | None:
         return f"its reply has num-examples = {count!r}, not a whole number"
     if num_examples is not None and count != num_examples:
         return f"it claims {count} examples where the split server saw {num_examples}"
-    scores = metrics["loss"], metrics["accuracy"]
-    if not all(isinstance(score, float) and math.isfinite(score) for score in scores):
-        return f"its loss and accuracy are {scores}, not finite numbers; lower learning-rate"
-    return None
+    return _fault_of_scores(metrics["loss"], metrics["accuracy"])
+
+
+def in_order_of(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
+    """Return checked weights in the order in which clients were sent them.
+
+    A sender chooses its order, and some of Flower's aggregators combine by position.
+    """
+    return ArrayRecord({name: arrays[name] for name in sent})
 
 
 def with_dtypes_of(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
@@ -130,16 +137,32 @@ def num_examples_of(reply: Message) -> int:
     return count
 
 
+def _fault_of_scores(loss: object, accuracy: object) -> str | None:
+    told = f"its loss and accuracy are {loss!r} and {accuracy!r}"
+    if not (isinstance(loss, float) and isinstance(accuracy, float)):
+        return f"{told}, not finite numbers"
+    if not (math.isfinite(loss) and math.isfinite(accuracy)):
+        return f"{told}, not finite numbers; lower learning-rate"
+    if loss < 0 or not 0 <= accuracy <= 1:
+        return f"{told}, but a loss is at least 0 and an accuracy from 0 to 1"
+    return None
+
+
 def _fault_of_array(name: str, array: Array, sent: Array) -> str | None:
+    file = BytesIO(array.data)
     try:
+        # The header first: numpy would also read archives and pickles, and make room for whatever
+        # size a header claims.
+        if read_magic(file) != (1, 0):
+            return f"its weight '{name}' is not in version 1.0 of numpy's format"
+        shape, _, dtype = read_array_header_1_0(file)
+        if shape != tuple(sent.shape) or str(dtype) != sent.dtype:
+            return shorten(
+                f"its weight '{name}' is {dtype} {list(shape)}, not {sent.dtype} {list(sent.shape)}"
+            )
         values = array.numpy()
-    except (ValueError, TypeError, OSError, EOFError) as error:
-        return f"its weight '{name}' cannot be read ({error})"
-    if values.shape != tuple(sent.shape) or str(values.dtype) != sent.dtype:
-        return (
-            f"its weight '{name}' is {values.dtype} {list(values.shape)}, "
-            f"not {sent.dtype} {list(sent.shape)}"
-        )
+    except Exception as error:  # what a hostile file makes numpy raise is open-ended
+        return shorten(f"its weight '{name}' cannot be read ({error!r})")
     if not np.isfinite(values).all():
         return f"its weight '{name}' has NaN or infinity in it; lower learning-rate"
     return None

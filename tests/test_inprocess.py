@@ -80,15 +80,29 @@ def test_another_seed_gives_another_model(run: Run) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("aggregator", ["FedAdam", "FedMedian", "FedAvgM", "Krum"])
+@pytest.mark.parametrize("aggregator", ["FedAdam", "FedMedian", "FedAvgM", "Krum", "QFedAvg"])
 def test_other_aggregators_run(run: Run, aggregator: str) -> None:
-    options = "eta = 0.01" if aggregator == "FedAdam" else ""
+    given = {"FedAdam": "eta = 0.01", "QFedAvg": "client-learning-rate = 0.02"}
+    options = given.get(aggregator, "")
     result = run(aggregation_name=aggregator, aggregation_options=options)
 
     assert [row["failed_clients"] for row in result.rounds] == [[], []]
+    # All of Flower's aggregators leave the count alone, though some empty the replies.
+    assert result.summary["sync_uplink_bytes"] == result.summary["sync_downlink_bytes"] > 1000
     final = weights(result)
     assert {tensor.dtype for tensor in final.values()} == {torch.float32}
     assert all(bool(tensor.isfinite().all()) for tensor in final.values())
+
+
+def test_an_aggregator_that_makes_nothing_of_a_round_ends_the_run(tiny: dict[str, object]) -> None:
+    """Flower would go on with the old bottom, beside the new server part."""
+    with pytest.raises(RunError, match=r"Bulyan makes nothing of the 4 contr.*num-malicious"):
+        simulate(tiny, aggregation_name="Bulyan", aggregation_options="num-malicious-nodes = 1")
+
+
+def test_an_aggregator_that_makes_infinite_weights_ends_the_run(tiny: dict[str, object]) -> None:
+    with pytest.raises(RunError, match=r"FedAdam makes in round 1 have NaN.*'eta = 1e300'"):
+        simulate(tiny, aggregation_name="FedAdam", aggregation_options="eta = 1e300")
 
 
 def test_one_client_equals_a_plain_training_loop(run: Run, plain_threads: None) -> None:

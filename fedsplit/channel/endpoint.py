@@ -10,6 +10,10 @@ from fedsplit.channel.frame import Frame
 from fedsplit.channel.ledger import Traffic
 
 
+def nothing() -> None:
+    """Do nothing: what a transport without threads of its own has to free."""
+
+
 class Session(Protocol):
     """The server's end of one stream: one participant in one round.
 
@@ -18,8 +22,6 @@ class Session(Protocol):
     """
 
     traffic: Traffic
-    on_revoke: Callable[[], object]
-    """Called if the server ends the session from its side, to free the transport's thread."""
 
     def handle(self, frame: Frame) -> Frame:
         """Answer one frame. A `ChannelError` refuses it and ends the stream."""
@@ -31,8 +33,12 @@ class Session(Protocol):
 class SessionHost(Protocol):
     """What a channel serves: the split server, seen from the wire."""
 
-    def open(self, token: str) -> Session:
-        """Return the session that this token was issued for, or raise `ChannelError`."""
+    def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> Session:
+        """Return the session that this token was issued for, or raise `ChannelError`.
+
+        `on_revoke` is called if the server ends the session from its side, to free the
+        transport's thread.
+        """
 
     @property
     def max_frame_bytes(self) -> int:

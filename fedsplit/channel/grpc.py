@@ -18,7 +18,7 @@ import grpc
 from fedsplit.channel import wire_pb2
 from fedsplit.channel.codec import decode, encode
 from fedsplit.channel.endpoint import Session, SessionHost
-from fedsplit.channel.frame import Frame
+from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.watchdog import Watchdog
 from fedsplit.errors import ChannelError, shorten
 
@@ -86,10 +86,9 @@ class GrpcChannel:
     def _serve(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         token = dict(context.invocation_metadata()).get(_TOKEN, "")
         try:
-            session = self._host.open(str(token))
+            session = self._host.open(str(token), context.cancel)
         except ChannelError as error:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        session.on_revoke = context.cancel
         try:
             yield from _answers(session, frames)
         except grpc.RpcError:  # the client is gone
@@ -112,9 +111,12 @@ class GrpcChannel:
 def _answers(session: Session, frames: Iterator[bytes]) -> Iterator[bytes]:
     for data in frames:
         session.traffic.uplink_bytes += len(data)
-        answer = encode(session.handle(decode(data)))
-        session.traffic.downlink_bytes += len(answer)
-        yield answer
+        answer = session.handle(decode(data))
+        encoded = encode(answer)
+        session.traffic.downlink_bytes += len(encoded)
+        yield encoded
+        if answer.kind is Kind.FINISHED:
+            return  # or a client that does not hang up would keep a thread
 
 
 class GrpcStream:

@@ -2,8 +2,8 @@
 
 from fedsplit.models.checkpoint import save_model
 from fedsplit.models.loading import (
-    empty_bottom,
     empty_model,
+    empty_part,
     input_spec,
     load_model,
     load_split_model,
@@ -12,6 +12,7 @@ from fedsplit.models.loading import (
 from fedsplit.models.registry import register_family
 from fedsplit.models.split import (
     SplitModel,
+    hold_parts,
     join_parts,
     num_stages,
     split_model,
@@ -25,8 +26,9 @@ __all__ = [
     "SplitModel",
     "Stage",
     "State",
-    "empty_bottom",
     "empty_model",
+    "empty_part",
+    "hold_parts",
     "input_spec",
     "join_parts",
     "load_model",

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -27,8 +27,8 @@ from fedsplit.models.split import SplitModel, check_split_points, split_model, s
 from fedsplit.models.stages import InputSpec, Part
 
 __all__ = [
-    "empty_bottom",
     "empty_model",
+    "empty_part",
     "input_spec",
     "load_model",
     "load_split_model",
@@ -36,7 +36,8 @@ __all__ = [
     "skeleton",
 ]
 
-PARTS = ("bottom", "trunk", "top")
+PartName = Literal["bottom", "trunk", "top"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
 
 
 def load_split_model(
@@ -172,15 +173,16 @@ def empty_model(
     return model.to(dtype=dtype).to_empty(device="cpu")
 
 
-def empty_bottom(
+def empty_part(
     model_name: str,
-    cut: int,
-    num_labels: int | None = None,
+    which: PartName,
+    split_points: Sequence[int],
     *,
+    num_labels: int | None = None,
     cache_dir: str | Path | None = None,
     dtype: torch.dtype | None = None,
 ) -> Part:
-    """Return a bottom on the CPU with uninitialised weights, for weights that arrive.
+    """Return one part on the CPU with uninitialised weights, for weights that arrive.
 
     Each call gives an independent part, cheaply, from any thread.
 
@@ -188,8 +190,10 @@ def empty_bottom(
     ----------
     model_name : str
         As for `load_split_model`.
-    cut : int
-        Stages on the client; 1 = the embeddings.
+    which : {"bottom", "trunk", "top"}
+        The part.
+    split_points : Sequence[int]
+        As for `load_split_model`.
     num_labels : int, optional
         Classes of the whole model.
     cache_dir : str | Path, optional
@@ -200,10 +204,11 @@ def empty_bottom(
     Raises
     ------
     ModelError
-        If the model's config cannot be had, or the cut is no stage boundary.
+        If the model's config cannot be had, or a split point is no stage boundary.
     """
-    bottom = _bottom_skeleton(model_name, cut, num_labels, _text(cache_dir), stamp(model_name))
-    return copy.deepcopy(bottom).to(dtype=dtype).to_empty(device="cpu")
+    key = (model_name, tuple(split_points), num_labels, _text(cache_dir), stamp(model_name))
+    part: Part = getattr(_split_skeleton(*key), which)
+    return copy.deepcopy(part).to(dtype=dtype).to_empty(device="cpu")
 
 
 def input_spec(model_name: str, cache_dir: str | Path | None = None) -> InputSpec:
@@ -255,11 +260,11 @@ def _skeleton(
 
 
 @lru_cache(maxsize=16)
-def _bottom_skeleton(
+def _split_skeleton(
     model_name: str,
-    cut: int,
+    split_points: tuple[int, ...],
     num_labels: int | None,
     cache_dir: str | None,
     _stamp: tuple[int, int],
-) -> Part:
-    return split_model(_skeleton(model_name, num_labels, cache_dir, _stamp), [cut]).bottom
+) -> SplitModel:
+    return split_model(_skeleton(model_name, num_labels, cache_dir, _stamp), split_points)

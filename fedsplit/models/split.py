@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
 from fedsplit.models.registry import family_of
-from fedsplit.models.stages import Chain, Part, Stage, find, graft, storage_free_copy
+from fedsplit.models.stages import (
+    Chain,
+    Part,
+    Stage,
+    find,
+    graft,
+    plant,
+    storage_free_copy,
+)
 
 
 class SplitModel(NamedTuple):
@@ -119,6 +127,20 @@ def join_parts(*parts: Part) -> Part:
     _check_neighbours(parts)
     roots: list[nn.Module] = [part for part in parts for _ in part.stages]
     return Part(parts[0].chain, parts[0].start, parts[-1].end, roots)
+
+
+def hold_parts(*parts: Part) -> nn.Module:
+    """Return one module with the parameters of these parts, under the whole model's names.
+
+    The parts need not be neighbours, such as the bottom and the top that a client holds when the
+    labels stay with it. The module shares the parameters and computes nothing.
+    """
+    held = nn.Module()
+    for part in parts:
+        for stage in part.stages:
+            for path in stage.paths:
+                plant(held, path, find(part, path))
+    return held
 
 
 def merge_parts(*parts: Part) -> nn.Module:

@@ -109,7 +109,7 @@ class Part(nn.Module):
         self._stages = chain.stages[start:end]
         for stage, root in zip(self._stages, roots, strict=True):
             for path in stage.paths:
-                _plant(self, path, find(root, path))
+                plant(self, path, find(root, path))
         self.training = (roots[0] if roots else chain.shell).training
 
     @property
@@ -172,7 +172,8 @@ def graft(root: nn.Module, path: str, item: nn.Module | nn.Parameter) -> None:
         owner.add_module(name, item)
 
 
-def _plant(root: nn.Module, path: str, item: nn.Module | nn.Parameter) -> None:
+def plant(root: nn.Module, path: str, item: nn.Module | nn.Parameter) -> None:
+    """Put a module or lone parameter at a path, and make the containers on the way."""
     *branches, _ = path.split(".")
     node = root
     for name in branches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from fedsplit.channel.endpoint import nothing
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import CutSpec
@@ -26,6 +28,7 @@ class Purpose(enum.StrEnum):
     EVALUATE = "evaluate"
 
 
+_log = logging.getLogger(__name__)
 Progress = Callable[[int, int, Purpose], object]
 
 
@@ -123,7 +126,7 @@ class SplitServer:
             self._sessions[tokens[participant]] = session
         return tokens
 
-    def open(self, token: str) -> ServerSession:
+    def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> ServerSession:
         """Return the session of a token; a second stream with one token is refused."""
         session = self._sessions.get(token)
         if session is None:
@@ -131,7 +134,7 @@ class SplitServer:
                 "Refused: the token belongs to no participant of the open round. A token is good "
                 "for one participant and one round."
             )
-        session.open()
+        session.open(on_revoke)
         return session
 
     def report(self) -> RoundReport:
@@ -170,7 +173,10 @@ class SplitServer:
         with self._progress_lock:
             sessions = list(self._sessions.values())
             done = sum(session.finished for session in sessions)
-            self.progress(done, len(sessions), self._purpose)
+            try:
+                self.progress(done, len(sessions), self._purpose)
+            except Exception:  # a display costs nobody its work
+                _log.exception("The progress cannot be shown")
 
     def close(self) -> None:
         """End open sessions and free what the rule holds."""

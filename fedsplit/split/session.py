@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from fedsplit.channel.endpoint import nothing
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
@@ -39,7 +40,6 @@ class ServerSession:
         self.traffic = Traffic()
         self.finished = False
         self.failure = "it never opened its stream"
-        self.on_revoke: Callable[[], object] = lambda: None
         self.on_finish: Callable[[], object] = lambda: None
         self._rule = rule
         exchange = VanillaExchange if cut.output is None else UShapedExchange
@@ -49,14 +49,15 @@ class ServerSession:
         self._revoked = False
         # `close` comes from other threads while a frame is being answered
         self._lock = threading.Lock()
+        self._on_revoke: Callable[[], object] = nothing
 
     @property
     def num_examples(self) -> int:
         """Examples in the batches that have been answered in full."""
         return self._exchange.num_examples
 
-    def open(self) -> None:
-        """Take the participant in; once only."""
+    def open(self, on_revoke: Callable[[], object] = nothing) -> None:
+        """Take the participant in, once only; `on_revoke` is called if the server ends it."""
         with self._lock:
             if self._opened or self._revoked:
                 raise ChannelError(
@@ -64,6 +65,7 @@ class ServerSession:
                     "its round is over; it is good for one stream of one round."
                 )
             self._opened = True
+            self._on_revoke = on_revoke
             if self._rule is not None:
                 self._rule.begin(self.participant)
             self._open = True
@@ -104,7 +106,7 @@ class ServerSession:
             elif not self._opened and reason is not _REVOKED:
                 self.failure += f": {reason}"
         if cut_off:
-            self.on_revoke()
+            self._on_revoke()
 
     def _answer(self, frame: Frame) -> Frame:
         check_order(frame, step=self._exchange.num_steps)

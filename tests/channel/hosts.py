@@ -12,6 +12,7 @@ from typing import Self
 
 import grpc
 
+from fedsplit.channel.endpoint import nothing
 from fedsplit.channel.frame import Frame
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
@@ -23,9 +24,9 @@ TOKEN_KEY = "fedsplit-token"
 class EchoSession:
     """Answers a frame with itself, and remembers what it was asked."""
 
-    def __init__(self, answer: Callable[[Frame], Frame]) -> None:
+    def __init__(self, answer: Callable[[Frame], Frame], on_revoke: Callable[[], object]) -> None:
         self.traffic = Traffic()
-        self.on_revoke: Callable[[], object] = lambda: None
+        self.on_revoke = on_revoke
         self.frames: list[Frame] = []
         self.closed = threading.Event()
         self.reason = ""
@@ -53,10 +54,10 @@ class EchoHost:
         self.sessions: dict[str, EchoSession] = {}
         self._answer = answer
 
-    def open(self, token: str) -> EchoSession:
+    def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
         if token == "unknown":
             raise ChannelError("Refused: the token is unknown.")
-        self.sessions[token] = EchoSession(self._answer)
+        self.sessions[token] = EchoSession(self._answer, on_revoke)
         return self.sessions[token]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedsplit.channel.codec import decode, encode
-from fedsplit.channel.endpoint import SessionHost
+from fedsplit.channel.endpoint import SessionHost, nothing
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel, GrpcStream
 from fedsplit.errors import ChannelError
@@ -260,6 +260,30 @@ def test_the_server_can_end_a_stream(serve: Serve) -> None:
     assert host.sessions["t"].closed.wait(5)
 
 
+def test_a_client_that_finishes_and_does_not_hang_up_keeps_no_thread() -> None:
+    host = EchoHost(lambda frame: Frame(Kind.FINISHED, frame.step))
+    channel = GrpcChannel(host, address="127.0.0.1:0", max_streams=1)
+    with RawStream(channel.address, "lingers") as raw:
+        raw.exchange(encode(Frame(Kind.FINISH, 0)))
+        with stream_to(channel.address, "next", step_timeout=5.0) as stream:
+            assert stream.exchange(Frame(Kind.FINISH, 0)).kind is Kind.FINISHED
+    channel.close()
+
+
+def test_a_session_that_ends_while_it_is_being_opened_ends_its_stream(serve: Serve) -> None:
+    class Hasty(EchoHost):
+        def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
+            session = super().open(token, on_revoke)
+            session.on_revoke()
+            return session
+
+    with (
+        stream_to(serve(Hasty()).address, step_timeout=5.0) as stream,
+        pytest.raises(ChannelError, match="round is over"),
+    ):
+        stream.exchange(frame_of())
+
+
 @pytest.mark.parametrize("way", ["cancel", "half-close", "close the channel"])
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_a_client_that_goes_away_closes_its_session(serve: Serve, way: str, steps: int) -> None:
@@ -296,11 +320,11 @@ def test_a_client_that_goes_away_in_the_middle_of_a_step_holds_nobody_up(serve: 
                 super().close(reason)
 
     class Host(EchoHost):
-        def open(self, token: str) -> EchoSession:
+        def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
             if token == "victim":
-                self.sessions[token] = Locked(answer)
+                self.sessions[token] = Locked(answer, on_revoke)
                 return self.sessions[token]
-            return super().open(token)
+            return super().open(token, on_revoke)
 
     host = Host()
     address = serve(host).address
@@ -324,11 +348,11 @@ def test_a_client_that_goes_away_while_it_is_taken_in(serve: Serve) -> None:
     opening, gone = threading.Event(), threading.Event()
 
     class SlowHost(EchoHost):
-        def open(self, token: str) -> EchoSession:
+        def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
             opening.set()
             gone.wait(10)
             time.sleep(0.1)  # until gRPC has seen the end of the call
-            return super().open(token)
+            return super().open(token, on_revoke)
 
     host = SlowHost()
     raw = RawStream(serve(host).address, "t")

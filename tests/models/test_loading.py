@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from fedsplit.errors import ModelError
 from fedsplit.models import (
     InputSpec,
-    empty_bottom,
+    empty_part,
     empty_model,
     hub,
     input_spec,
@@ -54,7 +54,7 @@ def test_random_weights_follow_the_seed_and_leave_the_global_state() -> None:
 def test_skeletons_and_empty_parts_draw_nothing() -> None:
     state = torch.random.get_rng_state()
     skeleton("vit-nano", num_labels=3)
-    empty_bottom("vit-nano", 2, 3)
+    empty_part("vit-nano", "bottom", [2], num_labels=3)
     empty_model("vit-nano", num_labels=3)
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -76,12 +76,12 @@ def test_a_config_written_anew_is_read_anew(vit_directory: Path, tmp_path: Path)
 
 def test_empty_bottom_takes_the_weights_of_a_bottom() -> None:
     bottom = load_split_model("vit-nano", [3], num_labels=4).bottom
-    empty = empty_bottom("vit-nano", 3, 4)
+    empty = empty_part("vit-nano", "bottom", [3], num_labels=4)
     assert all(p.device.type == "cpu" and p.requires_grad for p in empty.parameters())
     empty.load_state_dict(bottom.state_dict())
     images = torch.ones(2, 1, 28, 28)
     assert torch.equal(empty(images), bottom(images))
-    assert {p.dtype for p in empty_bottom("vit-nano", 3, dtype=torch.float16).parameters()} == {
+    assert {p.dtype for p in empty_part("vit-nano", "bottom", [3], dtype=torch.float16).parameters()} == {
         torch.float16
     }
 
@@ -101,7 +101,7 @@ def test_empty_bottoms_of_many_threads_are_independent() -> None:
     loading._bottom_skeleton.cache_clear()
 
     def build(value: int) -> list[torch.Tensor]:
-        bottom = empty_bottom("vit-nano", 2)
+        bottom = empty_part("vit-nano", "bottom", [2])
         with torch.no_grad():
             for parameter in bottom.parameters():
                 parameter.fill_(value)
@@ -313,7 +313,7 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ModelError, match="num_labels is 0"):
         load_model("vit-nano", num_labels=0)
     with pytest.raises(ModelError, match=r"\[9\]"):
-        empty_bottom("vit-nano", 9)
+        empty_part("vit-nano", "bottom", [9])
 
 
 def test_a_wrong_cut_is_told_before_weights_are_read(vit_directory: Path, tmp_path: Path) -> None:
@@ -346,8 +346,8 @@ def test_saving_where_it_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_an_empty_bottom_is_cheap_once_cached() -> None:
-    empty_bottom("vit-nano", 1)
-    fastest = min(_seconds(lambda: empty_bottom("vit-nano", 1)) for _ in range(20))
+    empty_part("vit-nano", "bottom", [1])
+    fastest = min(_seconds(lambda: empty_part("vit-nano", "bottom", [1])) for _ in range(20))
     assert fastest < 0.01
 
 

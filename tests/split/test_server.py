@@ -412,6 +412,20 @@ def test_progress_is_told_by_one_thread_at_a_time(serve: Serve) -> None:
     assert sorted(server.report().num_examples) == [0, 1, 2, 3]
 
 
+def test_a_display_that_fails_costs_nobody_its_work(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(done: int, total: int, purpose: Purpose) -> None:
+        raise BrokenPipeError("nobody reads this")
+
+    server = make_server()
+    server.progress = fail
+    address = serve(server)
+    run_round(server, address, GOOD)
+    assert_close(weights_of(server.server_part), reference_round(), atol=1e-7)
+    assert "The progress cannot be shown" in caplog.text
+
+
 def test_a_new_round_ends_streams_of_one_that_was_not_reported(serve: Serve) -> None:
     server = make_server()
     address = serve(server)

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import io
+import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from numpy.lib.format import write_array_header_1_0
 from torch import Tensor
 
 from strategies.replies import (
     arrays_bytes,
     fault_of_train_reply,
+    in_order_of,
     num_examples_of,
     reason_of,
     sort_replies,
@@ -74,6 +79,9 @@ def test_wrong_weights(weights: dict[str, Tensor], fault: str) -> None:
         ({"loss": float("nan")}, "not finite numbers"),
         ({"accuracy": float("inf")}, "not finite numbers"),
         ({"loss": 1}, "not finite numbers"),
+        ({"loss": -0.5}, "a loss is at least 0"),
+        ({"accuracy": 1e300}, "an accuracy from 0 to 1"),
+        ({"accuracy": -0.1}, "an accuracy from 0 to 1"),
         ({"loss": None}, r"metrics are \['accuracy', 'num-examples'\]"),
         ({"extra": 1.0}, "'extra'"),
     ],
@@ -101,11 +109,51 @@ def test_wrong_records() -> None:
     assert _fault(reply) == "its reply holds no 'metrics'"
 
 
-def test_a_weight_that_cannot_be_read() -> None:
+def _file(shape: tuple[int, ...], data: bytes, descr: str = "<f4") -> bytes:
+    file = io.BytesIO()
+    write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue() + data
+
+
+def _archive() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, a=np.zeros((2, 3), dtype=np.float32))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no array",
+        _archive(),
+        b"PK\x03\x04junk",
+        pickle.dumps([1]),
+        _file((2**40,), b""),
+        _file((2, 3), b"\0" * 23),
+        _file((2, 3), b"\0" * 24, descr="|O"),
+        b"\x93NUMPY\x01\0\x0a\0{'descr' (\n",
+        b"\x93NUMPY\x03\0" + _file((2, 3), b"\0" * 24)[8:],
+    ],
+    ids=range(10),
+)
+def test_a_weight_that_is_no_such_array(data: bytes) -> None:
     reply = _reply()
     arrays = reply.content.array_records["arrays"]
-    arrays["a"] = Array("float32", (2, 3), "numpy.ndarray", b"no array")
-    assert str(_fault(reply)).startswith("its weight 'a' cannot be read")
+    arrays["a"] = Array("float32", (2, 3), "numpy.ndarray", data)
+    assert str(_fault(reply)).startswith("its weight 'a' ")
+
+
+def test_a_fault_is_short_whatever_the_sender_calls_its_weights() -> None:
+    assert len(str(_fault(_reply({"x" * 100_000: torch.zeros(1)})))) < 1100
+
+
+def test_weights_are_put_in_the_order_in_which_they_were_sent() -> None:
+    backwards = ArrayRecord(dict(reversed(SENT.items())))
+    assert list(backwards) == ["b", "a"]
+    ordered = in_order_of(backwards, ArrayRecord(SENT))
+    assert list(ordered) == ["a", "b"]
+    assert ordered["a"].numpy().shape == (2, 3)
 
 
 def test_replies_are_sorted_by_partition() -> None:
