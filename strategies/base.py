@@ -147,13 +147,14 @@ class FederatedStrategy(Strategy):
                 f"{server_round}. Use more clients, another aggregation.name, or other "
                 f"aggregation.options than '{self.config.aggregation.options}'."
             )
+        arrays = with_dtypes_of(arrays, self._round.sent)
         if not all(np.isfinite(array.numpy()).all() for array in arrays.values()):
             raise RunError(
                 f"The weights that {name} makes in round {server_round} have NaN or infinity in "
                 f"them. Change aggregation.options = '{self.config.aggregation.options}', or "
                 "lower learning-rate."
             )
-        return with_dtypes_of(arrays, self._round.sent), metrics
+        return arrays, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
