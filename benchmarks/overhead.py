@@ -23,7 +23,8 @@ from rich.table import Table
 from torch.nn.functional import cross_entropy
 
 from fedsplit import Config, simulate
-from fedsplit.data.loader import Images, batches, load_shard
+from fedsplit.data.loader import Images, batches
+from fedsplit.data.shards import load_shard
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.seeding import generator, seeded_init
 from fedsplit.split.steps import make_optimizer

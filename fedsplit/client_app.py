@@ -7,7 +7,10 @@ what is costly to load is cached by what it depends on, never by who asked.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from logging import ERROR
+from typing import NamedTuple
 
 import torch
 from flwr.app import (
@@ -26,16 +29,24 @@ from flwr.common import log
 from flwr.common.constant import ErrorCode
 from torch import nn
 
+from fedsplit.client_state import (
+    keep_optimizer,
+    keep_weights,
+    kept_weights,
+    restore_optimizer,
+)
 from fedsplit.config import Config
-from fedsplit.data.loader import Images, Shard, batches, load_shard
-from fedsplit.errors import ConfigError, FedSplitError
-from fedsplit.models.loading import empty_bottom, empty_model, input_spec
-from fedsplit.models.split import join_parts, split_model
+from fedsplit.data.loader import Images, batches
+from fedsplit.data.shards import Shard, load_shard
+from fedsplit.errors import ChannelError, ConfigError, FedSplitError
+from fedsplit.models.loading import empty_model, empty_part, input_spec
+from fedsplit.models.split import hold_parts, join_parts, split_model
 from fedsplit.seeding import generator
 from fedsplit.split.client import SplitSession
 from fedsplit.split.local import (
     Batch,
     LocalResult,
+    Objective,
     evaluate_batches,
     proximal_term,
     train_batches,
@@ -63,12 +74,19 @@ app = ClientApp(mods=[explain_errors])
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    """Say who this client is and how many training images of each class it holds."""
+    """Say who this client is and how many training images of each class it holds.
+
+    With a token, it also meets the other clients at the split server.
+    """
     client = _Client(message, context)
     counts = [0] * client.num_labels
     if client.partition_id < client.num_clients:
         labels = client.shard().train.labels
         counts = torch.bincount(labels, minlength=client.num_labels).tolist()
+    if client.token is not None:
+        # Who has not come is for the server to say: it has seen the meeting as a whole.
+        with suppress(ChannelError), client.session(client.token) as session:
+            session.finish()
     answer = ConfigRecord({"partition-id": client.partition_id, "class-counts": counts})
     return Message(RecordDict({"config": answer}), reply_to=message)
 
@@ -78,34 +96,49 @@ def train(message: Message, context: Context) -> Message:
     """Train this client's part for one round, and return it."""
     client = _Client(message, context)
     config = client.config
-    model = client.model().train()
-    optimizer = make_optimizer(model.parameters(), config)
+    model = client.model()
+    optimizer = make_optimizer(model.held.train().parameters(), config, client.server_round)
+    if config.client_optimizer == "kept":
+        restore_optimizer(context.state, optimizer)
+    held = proximal_term(model.held, client.proximal_mu)
     data = client.train_batches()
-    held = proximal_term(model, client.proximal_mu)
-    if client.token is None:
-        result = train_batches(data, lambda x, y: score(model(x), y), optimizer, held)
-    else:
-        with client.session(client.token) as session:
-            result = train_batches(
-                data, lambda x, y: session.train_step(model(x), y), optimizer, held
-            )
-            session.finish()
-    return client.reply(result, ArrayRecord(model.state_dict()))
+    with client.objective(model, training=True) as objective:
+        result = train_batches(data, objective, optimizer, held, clip_norm=config.clip_norm)
+    # Not before the server has kept its half.
+    if config.client_optimizer == "kept":
+        keep_optimizer(context.state, optimizer)
+    if client.keeps_weights:
+        keep_weights(context.state, model.held)
+    return client.reply(result, ArrayRecord(dict(model.held.state_dict())))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Score the aggregated model on this client's own validation split."""
+    """Score the model, with this client's own part, on its own validation split."""
     client = _Client(message, context)
-    model = client.model().eval()
-    data = client.validation_batches()
-    if client.token is None:
-        result = evaluate_batches(data, lambda x, y: score(model(x), y))
-    else:
-        with client.session(client.token) as session:
-            result = evaluate_batches(data, lambda x, y: session.evaluate_step(model(x), y))
-            session.finish()
+    model = client.model()
+    model.held.eval()
+    with client.objective(model, training=False) as objective:
+        result = evaluate_batches(client.validation_batches(), objective)
     return client.reply(result)
+
+
+class _Model(NamedTuple):
+    """What a client holds: a bottom, in the U-shaped topology a top, or the whole model.
+
+    Attributes
+    ----------
+    held : nn.Module
+        All of it, with the names of the whole model.
+    bottom : nn.Module
+        The whole model, if it is not split.
+    top : nn.Module | None
+        Where labels stay with the client.
+    """
+
+    held: nn.Module
+    bottom: nn.Module
+    top: nn.Module | None = None
 
 
 class _Client:
@@ -123,8 +156,11 @@ class _Client:
         self.server_round = int(str(orders.get("server-round", 0)))
         self._address = str(orders.get("channel-address", ""))
         self._max_frame_bytes = int(str(orders.get("max-frame-bytes", 0)))
+        self.keeps_weights = bool(orders.get("keeps-weights", False))
+        self._waits_for_others = bool(orders.get("synchronous", False))
         self.token = str(orders["channel-token"]) if "channel-token" in orders else None
         self.partition_id = _partition_id(context)
+        self._state = context.state
         self._data_path = context.node_config.get("data-path")
         self._device = torch.device(self.config.device)
 
@@ -134,26 +170,53 @@ class _Client:
         spec = input_spec(self.config.model.name)
         return load_shard(self.config, self.partition_id, self.num_clients, spec, path)
 
-    def model(self) -> nn.Module:
-        """Return the part that this client holds, with the weights of the message."""
-        config = self.config
+    def model(self) -> _Model:
+        """Return what this client holds, with the weights of the message or those it has kept."""
+        name, split = self.config.model.name, self.config.split
         if self.token is None:
-            whole = empty_model(config.model.name, num_labels=self.num_labels)
-            model = join_parts(*split_model(whole, [config.split.cut_layer]))
+            whole = empty_model(name, num_labels=self.num_labels)
+            joined = join_parts(*split_model(whole, split.points))
+            model = _Model(joined, joined)
         else:
-            cut = config.split.cut_layer
-            model = empty_bottom(config.model.name, cut, num_labels=self.num_labels)
+            make = partial(empty_part, name, split_points=split.points, num_labels=self.num_labels)
+            bottom = make("bottom")
+            top = make("top") if split.u_shaped else None
+            model = _Model(bottom if top is None else hold_parts(bottom, top), bottom, top)
         arrays = self._message.content.array_records["arrays"]
-        model.load_state_dict(arrays.to_torch_state_dict(), strict=True)
-        return model.to(self._device)
+        if not arrays:  # it has kept its own
+            arrays = kept_weights(self._state)
+        model.held.load_state_dict(arrays.to_torch_state_dict(), strict=True)
+        for part in model:
+            if part is not None:
+                part.to(self._device)
+        return model
+
+    @contextmanager
+    def objective(self, model: _Model, *, training: bool) -> Iterator[Objective]:
+        """Give what maps a batch to its loss: here, or with the split server for a whole round."""
+        if self.token is None:
+            yield lambda x, y: score(model.bottom(x), y)
+            return
+        with self.session(self.token) as session:
+            bottom, top = model.bottom, model.top
+            if top is not None:
+                trunk = session.trunk if training else session.evaluate_trunk
+                yield lambda x, y: score(top(trunk(bottom(x))), y)
+            else:
+                step = session.train_step if training else session.evaluate_step
+                yield lambda x, y: step(bottom(x), y)
+            session.finish()
 
     def session(self, token: str) -> SplitSession:
         """Open the stream to the split server."""
+        channel = self.config.channel
+        wait = channel.step_timeout
+        if (
+            self._waits_for_others
+        ):  # the first step for all to join, each step for one after another
+            wait = channel.join_timeout + (self.num_clients + 1) * channel.step_timeout
         return SplitSession.connect(
-            self._address,
-            token,
-            step_timeout=self.config.channel.step_timeout,
-            max_frame_bytes=self._max_frame_bytes,
+            self._address, token, step_timeout=wait, max_frame_bytes=self._max_frame_bytes
         )
 
     def train_batches(self) -> Iterator[Batch]:

@@ -89,8 +89,8 @@ class SplitConfig(_Section):
     def _top_after_cut(self) -> Self:
         if self.top_layer and not self.u_shaped:
             raise ValueError(
-                f"top-layer = {self.top_layer} needs topology = 'u-shaped'; in the vanilla topology "
-                "the server holds everything behind the cut"
+                f"top-layer = {self.top_layer} needs topology = 'u-shaped'; in the vanilla one the "
+                "server holds everything behind the cut"
             )
         if self.top_layer and self.top_layer <= self.cut_layer:
             raise ValueError(

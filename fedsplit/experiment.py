@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -11,10 +13,10 @@ from torch import Tensor
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
 from fedsplit.data.view import plot_shards, shard_table
-from fedsplit.models.loading import save_model
+from fedsplit.models.checkpoint import save_model, save_part
 from fedsplit.models.split import SplitModel, join_parts
 from fedsplit.preparation import Preparation
-from fedsplit.results.flops import count_parameters, split_flops
+from fedsplit.results.flops import count_parameters, part_flops
 from fedsplit.results.plots import plot_run
 from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
@@ -80,7 +82,8 @@ class Experiment:
         self._config = config
         self._prepared = prepared
         self._log = log
-        self._client_part = prepared.model.bottom if split else join_parts(*prepared.model)
+        self._client_part = prepared.client_part if split else join_parts(*prepared.model)
+        self._own_states: Sequence[Mapping[str, Tensor]] = []
         self._run_directory = RunDirectory.create(config)
         self.recorder = Recorder(self._run_directory, config, log)
         self._show_start(class_counts)
@@ -90,24 +93,32 @@ class Experiment:
         """Return the weights that clients start from: of the bottom, or of the whole model."""
         return dict(self._client_part.state_dict())
 
-    def evaluate(self, server_round: int, state: Mapping[str, Tensor]) -> dict[str, float]:
-        """Score the aggregated weights on the test set, and write the round's row.
+    def evaluate(
+        self, server_round: int, states: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, float]:
+        """Score the clients' part on the test set, and write the round's row.
 
         Parameters
         ----------
         server_round : int
             0 before the first round.
-        state : Mapping[str, Tensor]
-            Named as `initial_state`.
+        states : Sequence[Mapping[str, Tensor]]
+            The aggregated weights, named as `initial_state`; or those of each client, where
+            clients keep their own, and the scores are the means over the clients.
         """
-        self._client_part.load_state_dict(state, strict=True)
-        result = self._test()
+        results = []
+        for state in states:
+            self._client_part.load_state_dict(state, strict=True)
+            results.append(self._test())
+        loss = fmean(result.loss for result in results)
+        accuracy = fmean(result.accuracy for result in results)
+        self._own_states = states if len(states) > 1 else []
         if server_round == 0:
-            self.recorder.note_initial(test_loss=result.loss, test_accuracy=result.accuracy)
+            self.recorder.note_initial(test_loss=loss, test_accuracy=accuracy)
         else:
-            self.recorder.note(test_loss=result.loss, test_accuracy=result.accuracy)
+            self.recorder.note(test_loss=loss, test_accuracy=accuracy)
             self.recorder.end_round()
-        return {"loss": result.loss, "accuracy": result.accuracy}
+        return {"loss": loss, "accuracy": accuracy}
 
     def show_progress(self, done: int, total: int, purpose: Purpose) -> None:
         """Tell whoever watches a long round how far it is."""
@@ -117,6 +128,10 @@ class Experiment:
     def finish(self) -> Outcome:
         """Save the model, write the summary, and show the results."""
         directory = self._run_directory
+        for client, state in enumerate(self._own_states):
+            save_part(state, directory.clients_dir / f"{client}.safetensors")
+        if self._own_states:  # one model can hold one client's part
+            self._client_part.load_state_dict(self._own_states[0], strict=True)
         model = SplitModel(*(part.cpu() for part in self._prepared.model))
         save_model(model.merge(), self._prepared.spec, directory.model_dir)
         summary = self.recorder.finish()
@@ -127,31 +142,30 @@ class Experiment:
         return Outcome(rows, summary, model, directory)
 
     def _test(self) -> LocalResult:
-        bottom, server_part = self._prepared.model.bottom, self._prepared.model.server_part()
-        _ = bottom.eval(), server_part.eval()
+        for part in self._prepared.model:
+            part.eval()
+        whole = self._prepared.whole
         images, device = self._prepared.test, self._config.device
         data = (
             tuple(tensor.to(device) for tensor in images.batch(indices))
             for indices in batches(len(images), _EVALUATION_BATCH_SIZE, generator=None)
         )
-        return evaluate_batches(
-            ((x, y) for x, y in data), lambda x, y: score(server_part(bottom(x)), y)
-        )
+        return evaluate_batches(((x, y) for x, y in data), lambda x, y: score(whole(x), y))
 
     def _start_recorder(self, *, split: bool, num_clients: int, engine: str) -> None:
-        model, spec = self._prepared.model, self._prepared.spec
-        server_part = model.server_part()
-        shape = (spec.channels, spec.height, spec.width)
-        client_flops, server_flops = split_flops(model.bottom, server_part, shape)
-        client, server = count_parameters(model.bottom), count_parameters(server_part)
+        prepared, spec = self._prepared, self._prepared.spec
+        flops = part_flops(prepared.model, (spec.channels, spec.height, spec.width))
+        parameters = [count_parameters(part) for part in prepared.model]
+        # Which of bottom, trunk and top a client holds.
+        at_client = [True, False, prepared.u_shaped] if split else [True, True, True]
         self.recorder.start(
             engine=engine,
             num_clients=num_clients,
             cut_layer=self._config.split.cut_layer if split else None,
-            client_parameters=client if split else client + server,
-            server_parameters=server if split else 0,
-            client_flops_per_sample=client_flops if split else client_flops + server_flops,
-            server_flops_per_sample=server_flops if split else 0,
+            client_parameters=sum(compress(parameters, at_client)),
+            server_parameters=sum(parameters) - sum(compress(parameters, at_client)),
+            client_flops_per_sample=sum(compress(flops, at_client)),
+            server_flops_per_sample=sum(flops) - sum(compress(flops, at_client)),
         )
 
     def _show_start(self, class_counts: Mapping[int, Sequence[int]]) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from fedsplit.config import Config
 from fedsplit.errors import RunError
-from fedsplit.preparation import check, check_shards
+from fedsplit.preparation import check, check_shards, clients_at_once
 from fedsplit.results.run_directory import RunDirectory, config_toml, free_name
-from fedsplit.threads import available_cores
 
 
 def run_with_flower(config: Config, *, app_dir: Path) -> None:
@@ -52,7 +51,7 @@ def run_with_flower(config: Config, *, app_dir: Path) -> None:
 
 def federation_config(config: Config) -> str:
     """Return the simulation's settings: one SuperNode per client, one core per client at work."""
-    at_once = min(config.num_clients, config.max_concurrent_clients or available_cores())
+    at_once = clients_at_once(config)
     return (
         f"num-supernodes={config.num_clients} client-resources-num-cpus=1 "
         f"init-args-num-cpus={at_once}"

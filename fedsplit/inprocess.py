@@ -23,9 +23,8 @@ from fedsplit.channel.direct import DirectChannel
 from fedsplit.client_app import app as client_app
 from fedsplit.config import Config, with_clients
 from fedsplit.models.split import SplitModel
-from fedsplit.preparation import check_shards
+from fedsplit.preparation import check_shards, clients_at_once
 from fedsplit.server_app import Engine, run_server
-from fedsplit.threads import available_cores
 
 IN_PROCESS = Engine("inprocess", lambda host, config: DirectChannel(host))
 _log = logging.getLogger(__name__)
@@ -105,7 +104,7 @@ class InProcessGrid(Grid):
     ----------
     config : Config
         Becomes every node's run config. Node k + 1 holds partition k of `num-clients`;
-        `max-concurrent-clients` is the number of threads.
+        `clients_at_once` of them have a thread.
     """
 
     def __init__(self, config: Config) -> None:
@@ -121,7 +120,7 @@ class InProcessGrid(Grid):
             for partition_id in range(config.num_clients)
         }
         self._threads = ThreadPoolExecutor(
-            config.max_concurrent_clients or available_cores(),
+            clients_at_once(config),
             thread_name_prefix="fedsplit-client",
         )
         self._message_ids = itertools.count(1)

@@ -10,16 +10,20 @@ from torch import Tensor, nn
 
 from fedsplit.config import Config
 from fedsplit.data.catalog import load_images
-from fedsplit.data.loader import Images, load_test, validation_size
+from fedsplit.data.loader import Images
 from fedsplit.data.partition import class_counts
+from fedsplit.data.shards import load_test, validation_size
 from fedsplit.errors import ConfigError
-from fedsplit.models.loading import empty_bottom, input_spec, load_model
-from fedsplit.models.split import SplitModel, split_model
-from fedsplit.models.stages import InputSpec, smashed_spec
+from fedsplit.models.loading import empty_part, input_spec, load_model
+from fedsplit.models.split import SplitModel, hold_parts, join_parts, split_model
+from fedsplit.models.stages import InputSpec, Part, smashed_spec
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.seeding import seeded_init
 from fedsplit.split.checks import CutSpec
+from fedsplit.threads import available_cores
+from strategies import STRATEGIES
 from strategies.aggregation import make_aggregator
+from strategies.clients import sample_size
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Preparation:
         The held-out images.
     class_names : tuple[str, ...]
         Of the data set.
+    u_shaped : bool
+        Whether labels and top stay with the clients.
     """
 
     model: SplitModel
@@ -45,6 +51,19 @@ class Preparation:
     cut: CutSpec
     test: Images
     class_names: tuple[str, ...]
+
+    u_shaped: bool
+
+    @property
+    def client_part(self) -> nn.Module:
+        """What clients hold and synchronise: the bottom, in the U-shaped topology also the top."""
+        model = self.model
+        return hold_parts(model.bottom, model.top) if self.u_shaped else model.bottom
+
+    @property
+    def server_part(self) -> Part:
+        """What the server trains: trunk and top, in the U-shaped topology the trunk."""
+        return self.model.trunk if self.u_shaped else self.model.server_part()
 
     @property
     def whole(self) -> Callable[[Tensor], Tensor]:
@@ -66,7 +85,13 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
     RunDirectory.check_free(config)
     spec = input_spec(config.model.name)
     class_names = load_images(config.data).class_names
-    empty_bottom(config.model.name, config.split.cut_layer, num_labels=len(class_names))
+    trunk = empty_part(config.model.name, "trunk", config.split.points, num_labels=len(class_names))
+    if config.split.u_shaped and trunk.start == trunk.end:
+        raise ConfigError(
+            f"split.cut-layer = {config.split.cut_layer} leaves no stage to the server in the "
+            f"u-shaped topology. Cut earlier: 1 to {trunk.end - 1}."
+        )
+    _check_strategy(config)
     return spec, class_names
 
 
@@ -84,6 +109,18 @@ def check_shards(config: Config) -> None:
     fraction = config.data.validation_fraction
     sizes = [sum(row) - validation_size(sum(row), fraction) for row in counts]
     check_batch_size(config.batch_size, sizes)
+
+
+def clients_at_once(config: Config) -> int:
+    """Return how many clients an engine must have at work at the same time.
+
+    As many as a round has participants, if these wait for each other in every step; else
+    `max-concurrent-clients`, or one for each core.
+    """
+    rule = STRATEGIES[config.strategy].rule
+    if rule is not None and rule.synchronous:
+        return sample_size(config.fraction_train, config.num_clients)
+    return min(config.num_clients, config.max_concurrent_clients or available_cores())
 
 
 def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
@@ -124,14 +161,36 @@ def prepare(config: Config) -> Preparation:
         whole: nn.Module = load_model(
             config.model.name, pretrained=config.model.pretrained, num_labels=len(class_names)
         )
-    model = split_model(whole.to(config.device), [config.split.cut_layer])
+    model = split_model(whole.to(config.device), config.split.points)
+    u_shaped = config.split.u_shaped
     return Preparation(
         model=model,
         spec=spec,
-        cut=CutSpec(smashed_spec(model.bottom, spec), len(class_names), config.batch_size),
+        cut=CutSpec(
+            tensors=smashed_spec(model.bottom, spec),
+            num_labels=len(class_names),
+            max_batch_size=config.batch_size,
+            output=smashed_spec(join_parts(model.bottom, model.trunk), spec) if u_shaped else None,
+        ),
         test=load_test(config, spec),
         class_names=class_names,
+        u_shaped=u_shaped,
     )
+
+
+def _check_strategy(config: Config) -> None:
+    """Refuse keys that the strategy would have to ignore."""
+    strategy = STRATEGIES[config.strategy]
+    if not strategy.aggregates and config.aggregation.name != "FedAvg":
+        raise ConfigError(
+            f"aggregation.name = '{config.aggregation.name}' has nothing to aggregate with "
+            f"strategy = '{config.strategy}'. Leave it at 'FedAvg', or choose another strategy."
+        )
+    if strategy.rule is None and config.split.u_shaped:
+        raise ConfigError(
+            f"split.topology = 'u-shaped' says nothing with strategy = '{config.strategy}', which "
+            "does not split. Leave it at 'vanilla', or choose a strategy that splits."
+        )
 
 
 def _check_device(device: str) -> None:

@@ -15,9 +15,14 @@ from flwr.serverapp import Grid, ServerApp
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.config import Config
+from fedsplit.data.loader import batches
+from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
 from fedsplit.experiment import Experiment, Outcome
+from fedsplit.models.split import join_parts
 from fedsplit.preparation import Preparation, check_batch_size, prepare
+from fedsplit.seeding import generator
+from fedsplit.split.local import Batch, PooledTraining
 from fedsplit.split.server import SplitServer
 from fedsplit.threads import torch_threads
 from strategies import STRATEGIES
@@ -87,7 +92,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
         prepared = prepare(config)
         facts: dict[str, str | int] = {"num-labels": len(prepared.class_names)}
         with _served(config, prepared, engine, facts) as server:
-            clients = Clients.discover(grid, config, facts=facts)
+            clients = Clients.discover(grid, config, facts=facts, server=server)
             check_batch_size(config.batch_size, [sum(c) for c in clients.class_counts.values()])
             facts["num-clients"] = len(clients.node_ids)
             experiment = Experiment(
@@ -106,6 +111,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 facts=facts,
                 note=experiment.recorder.note,
                 server=server,
+                pool=_pool(config, prepared, len(clients.node_ids)),
             )
             strategy.start(
                 grid=grid,
@@ -113,10 +119,31 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 num_rounds=config.num_server_rounds,
                 timeout=config.round_timeout,
                 evaluate_fn=lambda server_round, arrays: MetricRecord(
-                    {**experiment.evaluate(server_round, arrays.to_torch_state_dict())}
+                    {
+                        **experiment.evaluate(
+                            server_round,
+                            [own.to_torch_state_dict() for own in strategy.to_score(arrays)],
+                        )
+                    }
                 ),
             )
             return experiment.finish()
+
+
+def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTraining | None:
+    """Return training on the images of all clients together, if the strategy asks for it."""
+    if not STRATEGIES[config.strategy].pooled:
+        return None
+    images = load_pool(config, num_clients, prepared.spec)
+
+    def batches_of(server_round: int) -> Iterator[Batch]:
+        for epoch in range(config.local_epochs):
+            order = generator(config.seed, "pooled batches", server_round, epoch)
+            for indices in batches(len(images), config.batch_size, generator=order):
+                pixels, labels = images.batch(indices)
+                yield pixels.to(config.device), labels.to(config.device)
+
+    return PooledTraining(join_parts(*prepared.model), batches_of, config)
 
 
 @contextmanager
@@ -128,13 +155,14 @@ def _served(
     if rule_class is None:
         yield None
         return
-    rule = rule_class(prepared.model.server_part(), config)
+    rule = rule_class(prepared.server_part, config)
     server = SplitServer(rule=rule, cut=prepared.cut)
     try:
         channel = engine.open_channel(server, config)
         try:
             facts["channel-address"] = channel.address
             facts["max-frame-bytes"] = server.max_frame_bytes
+            facts["synchronous"] = int(server.synchronous)
             yield server
         finally:
             channel.close()

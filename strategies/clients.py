@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.seeding import generator
+from fedsplit.split.server import Purpose, RoundReport, SplitServer
 from strategies.replies import reason_of
 
 DESCRIBE = "query.describe"
@@ -41,7 +42,14 @@ class Clients:
     class_counts: Mapping[int, Sequence[int]]
 
     @classmethod
-    def discover(cls, grid: Grid, config: Config, *, facts: Mapping[str, str | int]) -> Self:
+    def discover(
+        cls,
+        grid: Grid,
+        config: Config,
+        *,
+        facts: Mapping[str, str | int],
+        server: SplitServer | None = None,
+    ) -> Self:
         """Ask every connected node who it is and what it holds.
 
         Parameters
@@ -53,22 +61,37 @@ class Clients:
             round: the first message waits until the engine has started its processes.
         facts : Mapping[str, str | int]
             What a client needs to know to answer.
+        server : SplitServer | None
+            If its participants wait for each other in every step, as many as a round has first
+            meet there, which shows that so many can be connected at once.
 
         Raises
         ------
         ConfigError
-            If too few nodes connect, or their partition ids are not 0 to K-1.
+            If too few nodes connect, or their partition ids are not 0 to K-1, or too few can be
+            connected to the split server at once.
         RunError
             If a node cannot answer, for example because it has no data.
         """
         nodes = _wait_for_nodes(grid, config.num_clients or 1, config.connect_timeout)
         count = config.num_clients or len(nodes)
-        content = RecordDict({"config": ConfigRecord({**facts, "num-clients": count})})
+        tokens: Mapping[int, str] = {}
+        if server is not None and server.synchronous:
+            at_once = sample_size(config.fraction_train, count)
+            tokens = server.open_round(Purpose.MEET, nodes[:at_once])
         queries = [
-            Message(content=content, message_type=DESCRIBE, dst_node_id=node) for node in nodes
+            Message(
+                content=RecordDict({"config": _query(facts, count, tokens.get(node))}),
+                message_type=DESCRIBE,
+                dst_node_id=node,
+            )
+            for node in nodes
         ]
         replies = list(grid.send_and_receive(queries, timeout=config.round_timeout))
-        return cls._from_replies(replies, count)
+        clients = cls._from_replies(replies, count)
+        if server is not None and tokens:
+            _check_meeting(server.report(), config)
+        return clients
 
     @classmethod
     def _from_replies(cls, replies: Iterable[Message], count: int) -> Self:
@@ -115,9 +138,34 @@ class Clients:
         if fraction == 0.0:
             return []
         total = len(self.node_ids)
-        size = max(1, round(fraction * total))
+        size = sample_size(fraction, total)
         order = torch.randperm(total, generator=generator(seed, "sample", *names))
         return sorted(order[:size].tolist())
+
+
+def sample_size(fraction: float, total: int) -> int:
+    """Return how many of all clients a round samples, if it samples any."""
+    return max(1, round(fraction * total))
+
+
+def _query(facts: Mapping[str, str | int], count: int, token: str | None) -> ConfigRecord:
+    query = ConfigRecord({**facts, "num-clients": count})
+    if token is not None:
+        query["channel-token"] = token
+    return query
+
+
+def _check_meeting(report: RoundReport, config: Config) -> None:
+    expected, came = len(report.num_examples) + len(report.failures), len(report.num_examples)
+    if came < expected:
+        raise ConfigError(
+            f"strategy = '{config.strategy}' trains all {expected} participants of a round at the "
+            f"same time, but only {came} could be connected to the split server within "
+            f"channel.join-timeout = {config.channel.join_timeout:g} seconds. In a simulation, let "
+            f'as many clients run at once: --federation-config "num-supernodes={expected} '
+            f'client-resources-num-cpus=1 init-args-num-cpus={expected}" for flwr run, or use '
+            "'fedsplit run', which does so. Or lower fraction-train."
+        )
 
 
 def _wait_for_nodes(grid: Grid, count: int, timeout: float) -> list[int]:

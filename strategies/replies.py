@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Error, Message
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.lib.format import read_array_header_1_0, read_magic
 
@@ -105,6 +106,11 @@ def fault_of_metrics(reply: Message, *, num_examples: int | None) -> str | None:
     if num_examples is not None and count != num_examples:
         return f"it claims {count} examples where the split server saw {num_examples}"
     return _fault_of_scores(metrics["loss"], metrics["accuracy"])
+
+
+def mean_of_metrics(replies: Sequence[Message]) -> MetricRecord:
+    """Return the mean of loss and accuracy of checked replies, weighted by examples."""
+    return aggregate_metricrecords([reply.content for reply in replies], "num-examples")
 
 
 def in_order_of(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:

@@ -6,7 +6,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedsplit.client_app import app
 from fedsplit.config import Config
-from fedsplit.data.loader import load_shard
+from fedsplit.data.shards import load_shard
 from fedsplit.inprocess import _task_identity
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.models.split import join_parts, split_model

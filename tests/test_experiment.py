@@ -36,8 +36,8 @@ def test_scores_are_of_the_weights_given(tiny: dict[str, object]) -> None:
     state = {name: torch.zeros_like(tensor) for name, tensor in experiment.initial_state().items()}
     state["classifier.bias"][3] = 5.0  # always class 3, of ten equal classes
 
-    first = experiment.evaluate(0, experiment.initial_state())
-    scores = experiment.evaluate(1, state)
+    first = experiment.evaluate(0, [experiment.initial_state()])
+    scores = experiment.evaluate(1, [state])
     assert scores["accuracy"] == pytest.approx(0.1)
     assert scores != first
     experiment.show_progress(1, 2, Purpose.EVALUATE)

@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from fedsplit import Config, Result, load_split_model, simulate
 from fedsplit.client_app import app as client_app
-from fedsplit.data.loader import Images, batches, load_shard, load_test
+from fedsplit.data.loader import Images, batches
+from fedsplit.data.shards import load_shard, load_test
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.seeding import generator, seeded_init

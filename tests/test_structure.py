@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.results"},
     {"strategies"},
     {"fedsplit.preparation"},
-    {"fedsplit.experiment"},
+    {"fedsplit.experiment", "fedsplit.client_state"},
     {"fedsplit.client_app", "fedsplit.server_app"},
     {"fedsplit.inprocess", "fedsplit.flower_run"},
     {"fedsplit.cli"},
@@ -49,7 +49,13 @@ FORBIDDEN = [
 ]
 # The only homes of a library; a name ending in a dot is a folder.
 HOMES = {
-    "flwr": ("fedsplit.client_app", "fedsplit.server_app", "fedsplit.inprocess", "strategies."),
+    "flwr": (
+        "fedsplit.client_app",
+        "fedsplit.client_state",
+        "fedsplit.server_app",
+        "fedsplit.inprocess",
+        "strategies.",
+    ),
     "flwr_datasets": ("fedsplit.data.partition",),
     "transformers": ("fedsplit.models.",),
     "torchvision": ("fedsplit.models.",),

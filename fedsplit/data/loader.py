@@ -6,7 +6,7 @@ B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import datasets
 import numpy as np
@@ -15,16 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fedsplit.config import Config
-from fedsplit.data.cache import OnceCache
-from fedsplit.data.catalog import is_local, load_data_path, load_images
 from fedsplit.data.columns import label_array
-from fedsplit.data.partition import partition
 from fedsplit.errors import DataError
-from fedsplit.seeding import derive_seed
 
 KEEP_DECODED_BYTES = 256 * 2**20
-CACHE_BYTES = 1024 * 2**20
 
 
 class ImageSpec(Protocol):
@@ -154,13 +148,6 @@ class Images:
 _IMAGE = datasets.Image()
 
 
-class Shard(NamedTuple):
-    """One client's images."""
-
-    train: Images
-    validation: Images
-
-
 def batches(
     num_examples: int, batch_size: int, *, generator: torch.Generator | None
 ) -> Iterator[Tensor]:
@@ -181,118 +168,3 @@ def batches(
         order = torch.randperm(num_examples, generator=generator)
     if num_examples:
         yield from torch.split(order, batch_size)
-
-
-def validation_size(num_examples: int, fraction: float) -> int:
-    """Return how many of a client's images go to validation; at least one stays for training."""
-    return min(round(num_examples * fraction), num_examples - 1)
-
-
-def split_validation(
-    dataset: datasets.Dataset, fraction: float, seed: int
-) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Split a client's rows at random into (train, validation).
-
-    Parameters
-    ----------
-    dataset : datasets.Dataset
-        At least one row.
-    fraction : float
-        Part that goes to validation, rounded; at least one row stays for training.
-    seed : int
-        Of the choice.
-    """
-    num_validation = validation_size(len(dataset), fraction)
-    order = np.random.default_rng(seed).permutation(len(dataset))
-    validation, train = order[:num_validation], order[num_validation:]
-    return dataset.select(np.sort(train)), dataset.select(np.sort(validation))
-
-
-_SHARDS: OnceCache[Shard] = OnceCache(
-    CACHE_BYTES, lambda shard: shard.train.num_bytes + shard.validation.num_bytes
-)
-_TESTS: OnceCache[Images] = OnceCache(CACHE_BYTES, lambda images: images.num_bytes)
-
-
-def load_shard(
-    config: Config,
-    partition_id: int,
-    num_clients: int,
-    spec: ImageSpec,
-    data_path: str | None = None,
-) -> Shard:
-    """Return one client's images; from memory if this process has loaded them before.
-
-    Parameters
-    ----------
-    config : Config
-        Its `data` and `seed` decide.
-    partition_id : int
-        Which client.
-    num_clients : int
-        K: how many the images are shared out among.
-    spec : ImageSpec
-        What the model takes.
-    data_path : str | None
-        A SuperNode's own folder (node config ``data-path``), all of whose training images are
-        this client's. Its classes are matched by name to those of `data.name` where that is
-        bundled or a local folder; otherwise its label numbers are taken as they are.
-
-    Raises
-    ------
-    DataError
-        If the images cannot be had.
-    ConfigError
-        If they cannot be shared out as configured.
-    """
-    return _SHARDS.get(
-        (config.data, config.seed, partition_id, num_clients, _key(spec), data_path),
-        lambda: _load_shard(config, partition_id, num_clients, spec, data_path),
-    )
-
-
-def load_test(config: Config, spec: ImageSpec) -> Images:
-    """Return the held-out images of central evaluation; from memory after the first time.
-
-    Raises
-    ------
-    DataError
-        If the images cannot be had.
-    """
-
-    def load() -> Images:
-        source = load_images(config.data)
-        return _images(source.test, source.image_column, source.label_column, spec)
-
-    return _TESTS.get((config.data, _key(spec)), load)
-
-
-def _load_shard(
-    config: Config, partition_id: int, num_clients: int, spec: ImageSpec, data_path: str | None
-) -> Shard:
-    data = config.data
-    if data_path is None:
-        source = load_images(data)
-        rows = partition(
-            source, data, num_clients=num_clients, seed=config.seed, partition_id=partition_id
-        )
-    else:
-        class_names = load_images(data).class_names if is_local(data.name) else None
-        source = load_data_path(data_path, data, class_names)
-        rows = source.train
-    seed = derive_seed(config.seed, "validation", partition_id)
-    parts = split_validation(rows, data.validation_fraction, seed)
-    train, validation = (
-        _images(part, source.image_column, source.label_column, spec) for part in parts
-    )
-    return Shard(train, validation)
-
-
-def _images(
-    dataset: datasets.Dataset, image_column: str, label_column: str, spec: ImageSpec
-) -> Images:
-    return Images(dataset, image_column=image_column, label_column=label_column, spec=spec)
-
-
-def _key(spec: ImageSpec) -> tuple[object, ...]:
-    return (spec.channels, spec.height, spec.width, tuple(spec.mean), tuple(spec.std))

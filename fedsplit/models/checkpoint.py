@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
 from fedsplit.models.hub import Source
@@ -99,6 +100,19 @@ def save_model(model: nn.Module, spec: InputSpec, directory: str | Path) -> None
         whole.save_pretrained(directory)
         text = json.dumps(processor, indent=2) + "\n"
         (Path(directory) / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
+
+def save_part(state: Mapping[str, Tensor], file: Path) -> None:
+    """Write the weights of a part as a safetensors file, in a folder that is made if need be.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be written.
+    """
+    with _quietly(str(file), doing="saved"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, file)
 
 
 def _configuration(source: Source, family: Family, num_labels: int | None) -> Root:

@@ -110,8 +110,8 @@ def check_split_points(split_points: Sequence[int], names: Sequence[str]) -> tup
             return first, second
     listed = ", ".join(f"{index} {name}" for index, name in enumerate(names))
     raise ModelError(
-        f"The split points {split_points!r} do not fit this model. Give one cut [a], or two [a, b] "
-        f"with 1 <= a <= b <= {last}: the number of stages before each boundary. "
+        f"The split points {points or split_points!r} do not fit this model. Give one cut [a], or "
+        f"two [a, b] with 1 <= a <= b <= {last}: the number of stages before each boundary. "
         f"The stages are: {listed}."
     )
 

@@ -37,29 +37,27 @@ def part_flops_per_sample(part: nn.Module, example: State) -> int:
     return flops
 
 
-def split_flops(
-    bottom: nn.Module, server_part: nn.Module, input_shape: Sequence[int]
-) -> tuple[int, int]:
-    """Return the FLOPs of one training step with one example, as (client, server).
+def part_flops(parts: Sequence[nn.Module], input_shape: Sequence[int]) -> list[int]:
+    """Return the FLOPs of one training step with one example, for each part of a chain.
 
-    The client's backward pass ends at its first parameters. The server's goes down to the
-    smashed data, unless the bottom is frozen and wants no cut gradient.
+    A backward pass goes on to the part before, unless nothing there wants a gradient: the first
+    part's ends at its own parameters.
 
     Parameters
     ----------
-    bottom : nn.Module
-        What the client holds.
-    server_part : nn.Module
-        What the server holds.
+    parts : Sequence[nn.Module]
+        In the order in which they run.
     input_shape : Sequence[int]
         Of one image, without a batch axis: [channels, height, width].
     """
-    floating = (p.dtype for p in bottom.parameters() if p.is_floating_point())
+    floating = (p.dtype for p in parts[0].parameters() if p.is_floating_point())
     dtype = next(floating, torch.get_default_dtype())
-    image = torch.empty((1, *input_shape), dtype=dtype, device="meta")
-    client, smashed = _training_step(storage_free_copy(bottom), image)
-    server, _ = _training_step(storage_free_copy(server_part), _example_on_meta(smashed))
-    return client, server
+    state: State = torch.empty((1, *input_shape), dtype=dtype, device="meta")
+    counts = []
+    for part in parts:
+        flops, state = _training_step(storage_free_copy(part), _example_on_meta(state))
+        counts.append(flops)
+    return counts
 
 
 def _training_step(part: nn.Module, example: State) -> tuple[int, State]:

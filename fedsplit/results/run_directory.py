@@ -56,6 +56,11 @@ class RunDirectory:
         """Where the final model belongs; made by whoever saves it."""
         return self.path / "model"
 
+    @property
+    def clients_dir(self) -> Path:
+        """Where clients' own parts belong, if they keep their own; made by whoever saves them."""
+        return self.path / "clients"
+
     @classmethod
     def check_free(cls, config: Config) -> None:
         """Refuse what `create` would refuse, and make nothing.

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsplit.split.steps import StepResult
+from fedsplit.config import Config
+from fedsplit.split.schedule import learning_rate
+from fedsplit.split.steps import (
+    StepResult,
+    make_optimizer,
+    score,
+    set_learning_rate,
+    update,
+)
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [B, C, H, W] and labels int64 [B]."""
@@ -31,6 +39,8 @@ def train_batches(
     objective: Objective,
     optimizer: Optimizer,
     before_step: Callable[[], None] = lambda: None,
+    *,
+    clip_norm: float = 0.0,
 ) -> LocalResult:
     """Take one optimizer step per batch.
 
@@ -44,6 +54,8 @@ def train_batches(
         Of the part that is here.
     before_step : Callable[[], None]
         May change the gradients before each step.
+    clip_norm : float
+        Largest norm of all gradients together (see `fedsplit.split.steps.update`).
     """
     total = _Total()
     for images, labels in batches:
@@ -51,9 +63,43 @@ def train_batches(
         result = objective(images, labels)
         torch.autograd.backward(result.loss)
         before_step()
-        optimizer.step()
+        update(optimizer, clip_norm)
         total.add(result, len(labels))
     return total.result()
+
+
+class PooledTraining:
+    """Plain training of a whole model on everyone's images; its optimizer lasts.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps images to logits.
+    batches : Callable[[int], Iterable[Batch]]
+        Round -> its batches.
+    config : Config
+        Says which optimizer.
+    """
+
+    def __init__(
+        self, model: nn.Module, batches: Callable[[int], Iterable[Batch]], config: Config
+    ) -> None:
+        self.model = model
+        self._batches = batches
+        self._config = config
+        self._optimizer = make_optimizer(model.parameters(), config)
+
+    def train(self, server_round: int) -> LocalResult:
+        """Train for one round."""
+        config = self._config
+        set_learning_rate(self._optimizer, learning_rate(config, server_round))
+        self.model.train()
+        return train_batches(
+            self._batches(server_round),
+            lambda images, labels: score(self.model(images), labels),
+            self._optimizer,
+            clip_norm=config.clip_norm,
+        )
 
 
 def proximal_term(model: nn.Module, mu: float) -> Callable[[], None]:

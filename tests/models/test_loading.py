@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from fedsplit.errors import ModelError
 from fedsplit.models import (
     InputSpec,
-    empty_part,
     empty_model,
+    empty_part,
     hub,
     input_spec,
     load_model,
@@ -81,9 +81,9 @@ def test_empty_bottom_takes_the_weights_of_a_bottom() -> None:
     empty.load_state_dict(bottom.state_dict())
     images = torch.ones(2, 1, 28, 28)
     assert torch.equal(empty(images), bottom(images))
-    assert {p.dtype for p in empty_part("vit-nano", "bottom", [3], dtype=torch.float16).parameters()} == {
-        torch.float16
-    }
+    assert {
+        p.dtype for p in empty_part("vit-nano", "bottom", [3], dtype=torch.float16).parameters()
+    } == {torch.float16}
 
 
 def test_empty_model_takes_the_weights_of_a_model() -> None:
@@ -98,7 +98,7 @@ def test_empty_bottoms_of_many_threads_are_independent() -> None:
     from fedsplit.models import loading
 
     loading._skeleton.cache_clear()
-    loading._bottom_skeleton.cache_clear()
+    loading._split_skeleton.cache_clear()
 
     def build(value: int) -> list[torch.Tensor]:
         bottom = empty_part("vit-nano", "bottom", [2])

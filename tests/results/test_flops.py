@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from fedsplit.models.split import split_model
-from fedsplit.results.flops import count_parameters, part_flops_per_sample, split_flops
+from fedsplit.results.flops import count_parameters, part_flops, part_flops_per_sample
 
 BOTTOM_FLOPS = 2 * (2 * 3 * 5)  # forward, weight gradient
 SERVER_FLOPS = 3 * (2 * 5 * 7)  # forward, weight gradient, cut gradient
@@ -32,7 +32,7 @@ def tiny_vit() -> ViTForImageClassification:
 
 def test_counts_two_flops_per_multiply_add_of_forward_and_backward() -> None:
     bottom, server_part = linear_parts()
-    assert split_flops(bottom, server_part, (3,)) == (BOTTOM_FLOPS, SERVER_FLOPS)
+    assert part_flops([bottom, server_part], (3,)) == [BOTTOM_FLOPS, SERVER_FLOPS]
 
 
 def test_input_gradient_is_counted_only_where_it_is_wanted() -> None:
@@ -44,7 +44,7 @@ def test_input_gradient_is_counted_only_where_it_is_wanted() -> None:
 def test_frozen_bottom_costs_its_forward_only_and_asks_for_no_cut_gradient() -> None:
     bottom, server_part = linear_parts()
     bottom.requires_grad_(False)
-    assert split_flops(bottom, server_part, (3,)) == (30, 2 * 70)
+    assert part_flops([bottom, server_part], (3,)) == [30, 2 * 70]
 
 
 def test_state_of_several_tensors() -> None:
@@ -74,7 +74,7 @@ def test_split_vit_costs_what_the_whole_costs(cut_layer: int, attention: str) ->
     whole = tiny_vit()
     whole.set_attn_implementation(attention)
     split = split_model(whole, [cut_layer])
-    client, server = split_flops(split.bottom, split.server_part(), (1, 28, 28))
+    client, server = part_flops([split.bottom, split.server_part()], (1, 28, 28))
     assert client + server == part_flops_per_sample(whole, torch.zeros(1, 1, 28, 28))
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from fedsplit import Config
 from fedsplit.channel.ledger import Traffic
+from fedsplit.config import Strategy as StrategyName
 from fedsplit.errors import RunError
 from fedsplit.split.server import Purpose, RoundReport
 from strategies import STRATEGIES
@@ -26,7 +27,9 @@ class _Tokens:
     def __init__(self) -> None:
         self.opened: list[tuple[Purpose, list[int]]] = []
 
-    def open_round(self, purpose: Purpose, participants: list[int]) -> dict[int, str]:
+    def open_round(
+        self, purpose: Purpose, participants: list[int], server_round: int
+    ) -> dict[int, str]:
         self.opened.append((purpose, list(participants)))
         return {client: f"{len(self.opened)}-{client}" for client in participants}
 
@@ -120,7 +123,9 @@ def test_a_client_that_claims_more_than_it_scored_is_left_out_of_the_evaluation(
     assert metrics["loss"] == pytest.approx(0.5)
 
 
-def test_names_of_strategies() -> None:
-    assert {"full": Full, "sflv1": SFLV1} == STRATEGIES
-    assert Full.rule is None
-    assert SFLV1.rule is not None
+def test_every_strategy_of_the_config_has_its_class() -> None:
+    assert sorted(STRATEGIES) == sorted(get_args(StrategyName))
+    assert [name for name, kind in STRATEGIES.items() if kind.rule is None] == [
+        "full",
+        "centralized",
+    ]

@@ -5,7 +5,8 @@ from typing import cast
 
 from torch import Tensor
 
-from fedsplit.data.loader import Images, Shard
+from fedsplit.data.loader import Images
+from fedsplit.data.shards import Shard
 
 
 class Unreadable:

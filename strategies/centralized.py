@@ -1,0 +1,56 @@
+"""The upper reference: the whole model on everyone's images, as if nothing had to stay anywhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from fedsplit.errors import RunError
+from strategies.base import FederatedStrategy
+
+
+class Centralized(FederatedStrategy):
+    """The server trains on the training images of all clients together, in a random order.
+
+    A round is `local-epochs` passes over them with one optimizer that lasts. The clients take no
+    part but in the evaluation on their validation splits, which stay out of the training. Nothing
+    is synchronised, and what sending the images would cost is not counted.
+    """
+
+    pooled = True
+    aggregates = False
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Train here; nothing is left for Flower to send."""
+        assert self.pool is not None
+        started = time.perf_counter()
+        result = self.pool.train(server_round)
+        if not math.isfinite(result.loss):
+            raise RunError(
+                f"Training diverged: the loss of round {server_round} is {result.loss}. Lower "
+                "learning-rate."
+            )
+        self._metrics = MetricRecord({"loss": result.loss, "accuracy": result.accuracy})
+        self._note(
+            train_loss=result.loss,
+            train_accuracy=result.accuracy,
+            num_participants=0,
+            num_examples=result.num_examples,
+            train_seconds=time.perf_counter() - started,
+            sync_uplink_bytes=0,
+            sync_downlink_bytes=0,
+        )
+        return []
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the weights as they are."""
+        assert self.pool is not None
+        return ArrayRecord(dict(self.pool.model.state_dict())), self._metrics

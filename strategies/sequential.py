@@ -1,0 +1,67 @@
+"""Split learning, as it began: one client after another.
+
+Gupta & Raskar, "Distributed learning of deep neural network over multiple agents", Journal of
+Network and Computer Applications 116, 2018, algorithm 2.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from fedsplit.seeding import generator
+from fedsplit.split.shared import InTurn
+from strategies.answers import Answered
+from strategies.base import FederatedStrategy
+from strategies.replies import mean_of_metrics
+
+
+class Sequential(FederatedStrategy):
+    """Clients train one after another, each with the bottom of the one before.
+
+    In a round, for each participant k in a fresh random order:
+
+    1. k takes the bottom W_b as the client before it has left it.
+    2. For each batch, k sends smashed data and labels; the server takes one step on the one W_s,
+       whose optimizer lasts, and returns the cut gradient, with which k takes one step.
+    3. k gives W_b back, and it goes to the next client.
+
+    A client that fails gives nothing back: the next one starts where it did. The steps that the
+    server part has taken with it stay.
+    """
+
+    rule = InTurn
+    aggregates = False
+
+    def order(self, server_round: int, sampled: Sequence[int]) -> list[int]:
+        """Return the participants in the order in which they train."""
+        random = generator(self.config.seed, "relay", server_round)
+        return [sampled[i] for i in torch.randperm(len(sampled), generator=random).tolist()]
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Have the participants train, one message at a time; none is left for Flower to send."""
+        self._started = time.perf_counter()
+        self._visits: list[Answered] = []
+        self._relayed = arrays
+        for client in self.order(server_round, self._sample(server_round)):
+            messages = self._ask_to_train(server_round, [client], self._relayed, config, grid)
+            replies = grid.send_and_receive(messages, timeout=self.config.round_timeout)
+            self._visits.append(self._accept(server_round, replies))
+            for reply in self._visits[-1].good.values():
+                self._relayed = reply.content.array_records["arrays"]
+        return []
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the bottom as the last client has left it."""
+        self._note_train(server_round, self._visits)
+        metrics = mean_of_metrics([r for visit in self._visits for r in visit.good.values()])
+        self._note(train_loss=metrics["loss"], train_accuracy=metrics["accuracy"])
+        return self._relayed, metrics

@@ -1,0 +1,23 @@
+"""SplitFed V2 (Thapa et al., "SplitFed: When Federated Learning Meets Split Learning", 2022)."""
+
+from __future__ import annotations
+
+from fedsplit.split.shared import InTurn
+from strategies.base import FederatedStrategy
+
+
+class SFLV2(FederatedStrategy):
+    """All participants train one server part, which takes their batches in a random order.
+
+    In a round, all participants at the same time: each k takes the bottom W_b. At step t
+
+    1. every participant with t < T_k sends the smashed data of a batch, with its labels;
+    2. the server draws a fresh permutation of them, and in that order makes one update of W_s for
+       each, and returns to each its cut gradient, with which it takes one step on its W_b,k.
+
+    Then ``W_b = sum(n_k / n * W_b,k)`` by the aggregator. W_s and its optimizer go on as they are.
+    The paper's text says so (section 3.4: "randomly ordered"); its authors' code takes all batches
+    of one client before those of the next.
+    """
+
+    rule = InTurn

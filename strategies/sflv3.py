@@ -1,0 +1,69 @@
+"""SplitFed V3: one server part, a bottom for each client.
+
+Gawali et al., "Comparison of Privacy-Preserving Distributed Deep Learning Methods in Healthcare",
+MIUA 2021 (arXiv:2012.12591).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+from fedsplit.split.copies import PerParticipantCopies
+from strategies.base import FederatedStrategy
+from strategies.replies import mean_of_metrics
+
+
+class SFLV3(FederatedStrategy):
+    """As SFLV1, but each client keeps a bottom of its own.
+
+    In a round, for every participant k at the same time:
+
+    1. k takes the bottom W_b,k that it has kept; the server makes a copy W_s,k of its part.
+    2. Both train as in SFLV1, and k keeps W_b,k.
+
+    Then ``W_s = sum(n_k / n * W_s,k)`` by the split server; no bottom is aggregated, and none is
+    sent to a client but the first time, and after it has failed. Clients send theirs to be
+    scored: a test score is the mean over all clients of that of W_b,k with W_s. These bytes
+    count as evaluation.
+    """
+
+    rule = PerParticipantCopies
+    aggregates = False
+    keeps_weights = True
+
+    def __init__(self, **parts: Any) -> None:  # noqa: ANN401 - those of `FederatedStrategy`
+        super().__init__(**parts)
+        self._own: dict[int, ArrayRecord] = {}  # every client's bottom, as last seen
+        self._up_to_date: set[int] = set()  # clients that have kept that, and need not be sent it
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the server's copies only."""
+        answered = self._accept(server_round, replies)
+        self._note_train(server_round, [answered])
+        for client in answered.failures:
+            self._up_to_date.discard(client)
+        for client, reply in answered.good.items():
+            self._own[client] = reply.content.array_records["arrays"]
+            self._up_to_date.add(client)
+        assert self.server is not None
+        self.server.close_round(answered.weights)
+        metrics = mean_of_metrics(list(answered.good.values()))
+        self._note(
+            train_loss=metrics["loss"], train_accuracy=metrics["accuracy"], sync_uplink_bytes=0
+        )
+        self._scored_bytes = answered.sync_uplink_bytes
+        return None, metrics
+
+    def to_score(self, arrays: ArrayRecord) -> Sequence[ArrayRecord]:
+        """Return every client's bottom; `arrays` is that of clients that have not trained yet."""
+        return [self._own.get(client, arrays) for client in self.clients.node_ids]
+
+    def _weights_for(self, client: int) -> ArrayRecord:
+        if client in self._up_to_date:
+            return ArrayRecord()
+        return self._own.get(client, self._asked.sent)
