@@ -117,8 +117,7 @@ def clients_at_once(config: Config) -> int:
     As many as a round has participants, if these wait for each other in every step; else
     `max-concurrent-clients`, or one for each core.
     """
-    rule = STRATEGIES[config.strategy].rule
-    if rule is not None and rule.synchronous:
+    if STRATEGIES[config.strategy].synchronous:
         return sample_size(config.fraction_train, config.num_clients)
     return min(config.num_clients, config.max_concurrent_clients or available_cores())
 

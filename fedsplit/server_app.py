@@ -90,9 +90,15 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
     """
     with torch_threads(config.torch_threads):
         prepared = prepare(config)
-        facts: dict[str, str | int] = {"num-labels": len(prepared.class_names)}
+        kind = STRATEGIES[config.strategy]
+        facts: dict[str, str | int] = {
+            "num-labels": len(prepared.class_names),
+            "synchronous": int(kind.synchronous),
+        }
         with _served(config, prepared, engine, facts) as server:
-            clients = Clients.discover(grid, config, facts=facts, server=server)
+            clients = Clients.discover(
+                grid, config, facts=facts, meet=server if kind.synchronous else None
+            )
             check_batch_size(config.batch_size, [sum(c) for c in clients.class_counts.values()])
             facts["num-clients"] = len(clients.node_ids)
             experiment = Experiment(
@@ -105,7 +111,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             )
             if server is not None:
                 server.progress = experiment.show_progress
-            strategy = STRATEGIES[config.strategy](
+            strategy = kind(
                 config=config,
                 clients=clients,
                 facts=facts,
@@ -162,7 +168,6 @@ def _served(
         try:
             facts["channel-address"] = channel.address
             facts["max-frame-bytes"] = server.max_frame_bytes
-            facts["synchronous"] = int(server.synchronous)
             yield server
         finally:
             channel.close()

@@ -60,6 +60,8 @@ class FederatedStrategy(Strategy):
 
     rule: ClassVar[type[UpdateRule] | None] = None
     """How the server part learns; None trains the whole model at the clients."""
+    synchronous: ClassVar[bool] = False
+    """Whether participants wait for each other in every step, so that all must be connected."""
     pooled: ClassVar[bool] = False
     """Whether everyone's images are trained on together, at the server."""
     aggregates: ClassVar[bool] = True

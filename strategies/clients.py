@@ -48,7 +48,7 @@ class Clients:
         config: Config,
         *,
         facts: Mapping[str, str | int],
-        server: SplitServer | None = None,
+        meet: SplitServer | None = None,
     ) -> Self:
         """Ask every connected node who it is and what it holds.
 
@@ -61,9 +61,9 @@ class Clients:
             round: the first message waits until the engine has started its processes.
         facts : Mapping[str, str | int]
             What a client needs to know to answer.
-        server : SplitServer | None
-            If its participants wait for each other in every step, as many as a round has first
-            meet there, which shows that so many can be connected at once.
+        meet : SplitServer | None
+            Where as many clients as a round has meet before the first one, which shows that so
+            many can be connected at once; None if that does not matter.
 
         Raises
         ------
@@ -76,9 +76,9 @@ class Clients:
         nodes = _wait_for_nodes(grid, config.num_clients or 1, config.connect_timeout)
         count = config.num_clients or len(nodes)
         tokens: Mapping[int, str] = {}
-        if server is not None and server.synchronous:
+        if meet is not None:
             at_once = sample_size(config.fraction_train, count)
-            tokens = server.open_round(Purpose.MEET, nodes[:at_once])
+            tokens = meet.open_round(Purpose.MEET, nodes[:at_once])
         queries = [
             Message(
                 content=RecordDict({"config": _query(facts, count, tokens.get(node))}),
@@ -89,8 +89,8 @@ class Clients:
         ]
         replies = list(grid.send_and_receive(queries, timeout=config.round_timeout))
         clients = cls._from_replies(replies, count)
-        if server is not None and tokens:
-            _check_meeting(server.report(), config)
+        if meet is not None:
+            _check_meeting(meet.report(), config)
         return clients
 
     @classmethod

@@ -21,3 +21,4 @@ class Parallel(FederatedStrategy):
     """
 
     rule = Concatenated
+    synchronous = True

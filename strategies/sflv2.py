@@ -21,3 +21,4 @@ class SFLV2(FederatedStrategy):
     """
 
     rule = InTurn
+    synchronous = True

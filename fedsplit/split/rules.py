@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -25,9 +24,6 @@ class UpdateRule(ABC):
     on_late : Callable[[int, str], object]
         Told of each participant that the rule has given up, and why.
     """
-
-    synchronous: ClassVar[bool] = False
-    """Whether participants wait for each other in every step, so that all must be connected."""
 
     def __init__(self, server_part: nn.Module, config: Config) -> None:
         self.server_part = server_part

@@ -79,11 +79,6 @@ class SplitServer:
         self._meeting = Meeting(rule.server_part, rule.config)
 
     @property
-    def synchronous(self) -> bool:
-        """Whether all participants of a round must be connected at once."""
-        return self._rule.synchronous
-
-    @property
     def server_part(self) -> nn.Module:
         """The trunk and top (vanilla), as they stand after the last round."""
         return self._rule.server_part

@@ -32,8 +32,6 @@ class SharedServerPart(UpdateRule):
     waited for. Steps that a failed participant has taken part in stay.
     """
 
-    synchronous = True
-
     def __init__(self, server_part: nn.Module, config: Config) -> None:
         super().__init__(server_part, config)
         self._optimizer = make_optimizer(server_part.parameters(), config)
