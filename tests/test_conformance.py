@@ -1,0 +1,153 @@
+"""What no variant may get wrong, on whole runs: see docs/algorithms.md.
+
+The same at the level of single steps, with the order of updates replayed, is in tests/split/.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from fedsplit import Config, simulate
+from fedsplit.channel.direct import DirectStream
+from fedsplit.channel.frame import CUT_PREFIX, OUTPUT_PREFIX, Frame
+from fedsplit.data.loader import Images, batches
+from fedsplit.data.shards import load_pool, load_shard
+from fedsplit.models.loading import input_spec, load_model
+from fedsplit.seeding import generator, seeded_init
+from tests.conftest import TINY, Run, distance, weights
+
+SPLIT = ["sequential", "sflv1", "sflv2", "sflv3", "parallel"]
+TOPOLOGIES = ["vanilla", "u-shaped"]
+
+
+def _plain_loop(images: Images, purpose: tuple[str | int, ...], momentum: float) -> dict[str, Any]:
+    """Train the whole model as one would without fedsplit; the orders are those of `purpose`."""
+    seed, epochs = 7, [(server_round, epoch) for server_round in (1, 2) for epoch in (0, 1)]
+    with seeded_init(seed, "model"):
+        model = load_model("vit-nano", num_labels=10).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=momentum)
+    for server_round, epoch in epochs:
+        order = generator(seed, purpose[0], server_round, *purpose[1:], epoch)
+        for indices in batches(len(images), 8, generator=order):
+            pixels, labels = images.batch(indices)
+            optimizer.zero_grad()
+            torch.autograd.backward(cross_entropy(model(pixels).logits, labels))
+            optimizer.step()
+    return dict(model.state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("strategy", SPLIT)
+def test_one_client_equals_centralised_training(
+    run: Run, plain_threads: None, strategy: str, topology: str
+) -> None:
+    """Break it: let any rule take its optimizer's step before the cut gradient is computed.
+
+    Over two rounds with plain SGD, because a shared server part's momentum outlives a round and
+    a client's does not.
+    """
+    result = run(strategy=strategy, split_topology=topology, num_clients=1, momentum=0.0)
+    images = load_shard(Config.load(TINY), 0, 1, input_spec("vit-nano")).train
+    plain = _plain_loop(images, ("batches", 0), momentum=0.0)
+    assert distance(weights(result), plain) < 1e-6
+
+
+@pytest.mark.slow
+def test_centralized_is_a_plain_loop_over_everyones_images(run: Run, plain_threads: None) -> None:
+    """Break it: make a new optimizer in each round; its momentum is lost."""
+    result = run(strategy="centralized")
+    images = load_pool(Config.load(TINY), 4, input_spec("vit-nano"))
+    plain = _plain_loop(images, ("pooled batches",), momentum=0.9)
+    assert distance(weights(result), plain) < 1e-6
+    assert [row["num_examples"] for row in result.rounds] == [2 * len(images)] * 2
+    assert result.summary["sync_uplink_bytes"] == result.summary["cut_uplink_bytes"] == 0
+    assert all(row["validation_accuracy"] is not None for row in result.rounds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("top_layer", [0, 3])
+def test_u_shaped_sflv1_equals_vanilla_and_full(run: Run, top_layer: int) -> None:
+    """Break it: scale the gradient of the trunk's output, or leave the top out of the averages."""
+    u_shaped = run(num_server_rounds=3, split_topology="u-shaped", split_top_layer=top_layer)
+    vanilla = run(num_server_rounds=3)
+    full = run(num_server_rounds=3, strategy="full")
+
+    assert distance(weights(u_shaped), weights(vanilla)) < 1e-6
+    assert distance(weights(u_shaped), weights(full)) < 1e-5
+    of_client, of_server = (u_shaped.summary[f"{side}_parameters"] for side in ("client", "server"))
+    assert of_client + of_server == full.summary["client_parameters"]
+    assert of_client > vanilla.summary["client_parameters"]
+    both = {name: u_shaped.summary[name] for name in u_shaped.summary if "flops" in name}
+    assert sum(both.values()) == full.summary["client_flops_per_sample"]
+
+
+@pytest.mark.slow
+def test_u_shaped_sequential_equals_vanilla(run: Run) -> None:
+    """With plain SGD: the top's momentum lasts at the server, and at a client for a round.
+
+    Break it: relay the bottom without the top.
+    """
+    one = run(strategy="sequential", momentum=0.0)
+    other = run(strategy="sequential", momentum=0.0, split_topology="u-shaped")
+    assert distance(weights(one), weights(other)) < 1e-6
+
+
+@pytest.mark.slow
+def test_u_shaped_parallel_equals_vanilla_when_a_round_is_a_step(run: Run) -> None:
+    """Then the mean of the tops' steps is the step of the one top (plain SGD).
+
+    Break it: give back the cut gradient of the step's whole loss instead of the client's own.
+    """
+    keys: dict[str, object] = {
+        "strategy": "parallel",
+        "momentum": 0.0,
+        "local_epochs": 1,
+        "batch_size": 36,
+    }
+    one = run(**keys, data_partitioner="iid")
+    other = run(**keys, data_partitioner="iid", split_topology="u-shaped")
+    assert len({row["num_examples"] for row in one.rounds}) == 1
+    assert distance(weights(one), weights(other)) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", SPLIT)
+def test_no_label_is_in_any_frame_of_the_u_shaped_topology(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """Break it: send the labels along in `SplitSession.trunk`."""
+    frames: list[Frame] = []
+    exchange = DirectStream.exchange
+
+    def recorded(stream: DirectStream, frame: Frame) -> Frame:
+        answer = exchange(stream, frame)
+        frames.extend((frame, answer))
+        return answer
+
+    monkeypatch.setattr(DirectStream, "exchange", recorded)
+    simulate(tiny, strategy=strategy, split_topology="u-shaped", num_server_rounds=1)
+
+    named = [(name, tensor) for frame in frames for name, tensor in frame.tensors.items()]
+    assert len(named) > 100
+    assert {name for name, _ in named} == {f"{CUT_PREFIX}hidden", f"{OUTPUT_PREFIX}hidden"}
+    assert {tensor.dtype for _, tensor in named} == {torch.float32}
+    assert {tuple(tensor.shape[1:]) for _, tensor in named} == {(17, 64)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("strategy", SPLIT)
+def test_the_same_seed_gives_the_same_bits_and_bytes(
+    run: Run, strategy: str, topology: str
+) -> None:
+    """Break it: draw the order of the updates from torch's global generator."""
+    keys = {"strategy": strategy, "split_topology": topology, "fraction_train": 0.75}
+    one, other = run(**keys), run(**keys, again=True)
+    assert distance(weights(one), weights(other)) == 0.0
+    for way in ("cut_uplink_bytes", "cut_downlink_bytes", "sync_uplink_bytes"):
+        assert one.summary[way] == other.summary[way]
