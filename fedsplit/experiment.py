@@ -60,7 +60,9 @@ class Experiment:
     prepared : Preparation
         Its model and test images.
     split : bool
-        Whether clients hold the bottom only, or the whole model.
+        Whether the model is split between clients and server.
+    pooled : bool
+        If it is not, whether the server trains it, not the clients.
     class_counts : Mapping[int, Sequence[int]]
         Client -> training images of each class.
     engine : str
@@ -75,6 +77,7 @@ class Experiment:
         config: Config,
         prepared: Preparation,
         split: bool,
+        pooled: bool = False,
         class_counts: Mapping[int, Sequence[int]],
         engine: str,
         log: Callable[[str], None],
@@ -87,7 +90,9 @@ class Experiment:
         self._run_directory = RunDirectory.create(config)
         self.recorder = Recorder(self._run_directory, config, log)
         self._show_start(class_counts)
-        self._start_recorder(split=split, num_clients=len(class_counts), engine=engine)
+        self._start_recorder(
+            split=split, pooled=pooled, num_clients=len(class_counts), engine=engine
+        )
 
     def initial_state(self) -> dict[str, Tensor]:
         """Return the weights that clients start from: of the bottom, or of the whole model."""
@@ -152,12 +157,12 @@ class Experiment:
         )
         return evaluate_batches(((x, y) for x, y in data), lambda x, y: score(whole(x), y))
 
-    def _start_recorder(self, *, split: bool, num_clients: int, engine: str) -> None:
+    def _start_recorder(self, *, split: bool, pooled: bool, num_clients: int, engine: str) -> None:
         prepared, spec = self._prepared, self._prepared.spec
         flops = part_flops(prepared.model, (spec.channels, spec.height, spec.width))
         parameters = [count_parameters(part) for part in prepared.model]
         # Which of bottom, trunk and top a client holds.
-        at_client = [True, False, prepared.u_shaped] if split else [True, True, True]
+        at_client = [True, False, prepared.u_shaped] if split else [not pooled] * 3
         self.recorder.start(
             engine=engine,
             num_clients=num_clients,

@@ -105,6 +105,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 config=config,
                 prepared=prepared,
                 split=server is not None,
+                pooled=kind.pooled,
                 class_counts=clients.class_counts,
                 engine=engine.name,
                 log=lambda line: log(INFO, line),

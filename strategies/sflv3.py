@@ -61,6 +61,8 @@ class SFLV3(FederatedStrategy):
 
     def to_score(self, arrays: ArrayRecord) -> Sequence[ArrayRecord]:
         """Return every client's bottom; `arrays` is that of clients that have not trained yet."""
+        if not self._own:  # before the first round all have the same
+            return [arrays]
         return [self._own.get(client, arrays) for client in self.clients.node_ids]
 
     def _weights_for(self, client: int) -> ArrayRecord:

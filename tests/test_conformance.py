@@ -66,6 +66,7 @@ def test_centralized_is_a_plain_loop_over_everyones_images(run: Run, plain_threa
     assert distance(weights(result), plain) < 1e-6
     assert [row["num_examples"] for row in result.rounds] == [2 * len(images)] * 2
     assert result.summary["sync_uplink_bytes"] == result.summary["cut_uplink_bytes"] == 0
+    assert result.summary["client_parameters"] == 0 < result.summary["server_parameters"]
     assert all(row["validation_accuracy"] is not None for row in result.rounds)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsplit.results.summary import how_split
 from fedsplit.results.text import fixed, with_unit
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ def plot_run(rows: Sequence[Row], summary: Mapping[str, Any], path: Path) -> Non
 
 
 def _title(summary: Mapping[str, Any]) -> str:
-    cut = summary["cut_layer"]
-    return f"{summary['strategy']}, " + ("unsplit" if cut is None else f"cut {cut}")
+    return f"{summary['strategy']}, {how_split(summary)}"
 
 
 def _subtitle(summary: Mapping[str, Any]) -> str:

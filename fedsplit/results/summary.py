@@ -61,6 +61,7 @@ def summarise(
         "finished_rounds": len(rows),
         "seed": config.seed,
         **facts,
+        "topology": None if facts["cut_layer"] is None else config.split.topology,
         "initial_accuracy": initial["test_accuracy"],
         "initial_loss": initial["test_loss"],
         "final_accuracy": last.get("test_accuracy"),
@@ -71,11 +72,20 @@ def summarise(
         "failed_clients": sum(len(row["failed_clients"]) for row in rows),
         "wall_seconds": wall_seconds,
         "train_samples_per_second": _samples_per_second(rows),
+        "seconds_per_client_round": _seconds_per_client_round(rows),
         "run_directory": str(run_directory),
         "fedsplit_version": _version("fedsplit"),
         "torch_version": _version("torch"),
         "flwr_version": _version("flwr"),
     }
+
+
+def how_split(summary: Mapping[str, Any]) -> str:
+    """Say where the model is cut, in a few words."""
+    if summary["cut_layer"] is None:
+        return "unsplit"
+    u_shaped = ", u-shaped" if summary["topology"] == "u-shaped" else ""
+    return f"cut {summary['cut_layer']}{u_shaped}"
 
 
 def _total(rows: Sequence[Mapping[str, Any]], key: str) -> int:
@@ -86,6 +96,13 @@ def _samples_per_second(rows: Sequence[Mapping[str, Any]]) -> float | None:
     seconds = sum(row["train_seconds"] or 0.0 for row in rows)
     samples = sum(row["num_examples"] or 0 for row in rows)
     return samples / seconds if seconds else None
+
+
+def _seconds_per_client_round(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the wall time of training for each participant of each round."""
+    seconds = sum(row["train_seconds"] or 0.0 for row in rows)
+    participants = sum(row["num_participants"] or 0 for row in rows)
+    return seconds / participants if participants else None
 
 
 def _version(package: str) -> str | None:

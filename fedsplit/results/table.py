@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from fedsplit.results.summary import BYTE_KEYS
+from fedsplit.results.summary import BYTE_KEYS, how_split
 from fedsplit.results.text import NOTHING, fixed, minutes, with_unit
 
 WIDTH_COLUMNS = 100
@@ -97,6 +97,8 @@ def _block(summary: Mapping[str, Any]) -> Table:
     block.add_row("", "Server", _side(summary, "server"))
     speed = summary["train_samples_per_second"]
     of_training = "" if speed is None else f", {speed:,.0f} training samples/s"
+    for_each = summary["seconds_per_client_round"]
+    of_training += "" if for_each is None else f", {1000 * for_each:,.0f} ms per client-round"
     block.add_row("", "Time", _seconds(summary["wall_seconds"]) + of_training)
     return block
 
@@ -105,10 +107,9 @@ def _title(summary: Mapping[str, Any]) -> str:
     rounds = _counted(summary["num_rounds"], "round")
     if summary["finished_rounds"] != summary["num_rounds"]:
         rounds = f"{summary['finished_rounds']} of {rounds}"
-    cut = summary["cut_layer"]
     return (
-        f"{summary['strategy']} ({'unsplit' if cut is None else f'cut {cut}'}), "
-        f"{summary['model']} on {summary['dataset']} ({summary['partitioner']}), "
+        f"{summary['strategy']} ({how_split(summary)}), {summary['model']} on "
+        f"{summary['dataset']} ({summary['partitioner']}), "
         f"{_counted(summary['num_clients'], 'client')}, {rounds}, seed {summary['seed']}"
     )
 

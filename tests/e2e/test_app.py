@@ -108,3 +108,36 @@ def test_the_streamed_log_is_lines_for_a_person(which: str, request: pytest.Fixt
     run: FlowerRun = request.getfixturevalue(which)
     assert [text for text in REFUSED_TEXT if text in run.output] == []
     assert "test acc" in run.output  # the header of the progress lines
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes", "clients", "at_once"),
+    [
+        ("sflv2", {}, 3, 3),
+        # What clients keep goes through Flower's own state; one process serves both.
+        ("sflv3", {"split.topology": "u-shaped", "client-optimizer": "kept"}, 2, 1),
+        ("sequential", {"split.topology": "u-shaped"}, 2, 1),
+    ],
+)
+def test_other_strategies_end_with_the_same_bits_and_bytes_in_both_engines(
+    flower: Flower,
+    tmp_path: Path,
+    strategy: str,
+    changes: dict[str, str],
+    clients: int,
+    at_once: int,
+) -> None:
+    config = UNEVEN | {"strategy": strategy} | changes
+    run = flower.run(
+        APP_DIR,
+        federation=f"num-supernodes={clients} client-resources-num-cpus=1 "
+        f"init-args-num-cpus={at_once}",
+        run_config=config | {"output-dir": str(tmp_path), "run-name": "there"},
+    )
+    assert run.completed, run.output
+    here = simulate(config, num_clients=clients, output_dir=str(tmp_path / "here"))
+
+    there = RunFiles.read(tmp_path / "there")
+    assert there.summary["strategy"] == strategy
+    assert_same_weights(there.weights, RunFiles.read(here.run_dir).weights)
+    assert there.num_bytes == RunFiles.read(here.run_dir).num_bytes

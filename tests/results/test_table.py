@@ -39,7 +39,7 @@ def test_block_below() -> None:
         "Synchronisation  5.00 MB up, 5.00 MB down",
         "Client           4,352 parameters, 201 kFLOP per training sample",
         "Server           205,648 parameters, 19.9 MFLOP per training sample",
-        "Time             12.0 s, 250 training samples/s",
+        "Time             12.0 s, 250 training samples/s, 200 ms per client-round",
         "Run directory    /runs/example",
     ]
 
