@@ -75,7 +75,7 @@ class Central:
         hidden = [own[k][0](images) for k, (images, _) in batches.items()]
         labels = torch.cat([labels for _, labels in batches.values()])
         losses = cross_entropy(self.server_part(torch.cat(hidden)), labels, reduction="none")
-        parts = losses.split([len(labels) for _, labels in batches.values()])
+        parts = torch.split(losses, [len(labels) for _, labels in batches.values()])
         for (bottom, _), part in zip(own.values(), parts, strict=True):
             weights = list(bottom.parameters())
             gradients = torch.autograd.grad(part.mean(), weights, retain_graph=True)
@@ -108,7 +108,7 @@ def examples_in(batches: Iterable[Batch]) -> int:
 
 
 def data_of(**sizes: Sequence[int]) -> dict[int, list[Batch]]:
-    """Return batches of these sizes: ``data_of(k0=(8, 3), k4=(1,))`` is for participants 0 and 4."""
+    """Return batches of these sizes; ``data_of(k0=(8, 3), k4=(1,))`` is for 0 and 4."""
     return {int(name[1:]): batches_of(int(name[1:]), *each) for name, each in sizes.items()}
 
 
