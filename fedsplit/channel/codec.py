@@ -19,10 +19,12 @@ _Signature = tuple[tuple[str, torch.Size, torch.dtype], ...]
 def encode(frame: Frame) -> bytes:
     """Return the exact bytes that cross the wire for this frame."""
     tensors = separate(frame.tensors)
+    names = list(tensors)
     message = wire_pb2.Frame(
         step=frame.step,
         kind=frame.kind.value,
         tensors=safetensors.torch.save(tensors) if tensors else b"",
+        order=names if names != sorted(names) else (),
     )
     return message.SerializeToString()
 
@@ -33,7 +35,8 @@ def decode(data: bytes) -> Frame:
     Raises
     ------
     ChannelError
-        If the bytes are not a frame, or its tensors not a safetensors file.
+        If the bytes are not a frame, its tensors not a safetensors file, or its order not one of
+        these tensors.
     """
     try:
         message = wire_pb2.Frame.FromString(data)
@@ -41,7 +44,9 @@ def decode(data: bytes) -> Frame:
         loaded = safetensors.torch.load(message.tensors) if message.tensors else {}
         # A copy into torch's own memory: arithmetic can depend on alignment, and both engines
         # have to give the same bits.
-        tensors = {name: tensor.clone() for name, tensor in loaded.items()}
+        tensors = {name: loaded.pop(name).clone() for name in message.order or sorted(loaded)}
+        if loaded:
+            raise KeyError(f"no place in the order for {', '.join(sorted(loaded))}")
     except Exception as error:  # what a hostile message makes the libraries raise is open-ended
         raise ChannelError(
             f"A message of {len(data)} bytes is not a frame of this channel ({shorten(error)}). "

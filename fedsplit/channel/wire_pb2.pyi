@@ -1,12 +1,14 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("step", "kind", "tensors")
+    __slots__ = ("step", "kind", "tensors", "order")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Frame.Kind]
@@ -28,7 +30,9 @@ class Frame(_message.Message):
     STEP_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
     step: int
     kind: Frame.Kind
     tensors: bytes
-    def __init__(self, step: _Optional[int] = ..., kind: _Optional[_Union[Frame.Kind, str]] = ..., tensors: _Optional[bytes] = ...) -> None: ...
+    order: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, step: _Optional[int] = ..., kind: _Optional[_Union[Frame.Kind, str]] = ..., tensors: _Optional[bytes] = ..., order: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -43,12 +43,15 @@ class Lockstep(Generic[Value, Outcome]):
         self._joined = False
         self._delivered: dict[int, Value] = {}
         self._outcomes: dict[int, Outcome | Exception] = {}
+        self._served: set[int] = set()
+        self._answered: dict[int, float] = {}
 
     def open(self, participants: Collection[int]) -> None:
         """Begin a round of these participants."""
         with self._changed:
             self._active, self._joined = set(participants), False
             self._delivered, self._outcomes = {}, {}
+            self._served, self._answered = set(), {}
 
     def close(self) -> None:
         """End the round; whoever waits is told so at once."""
@@ -62,7 +65,22 @@ class Lockstep(Generic[Value, Outcome]):
             self._active.discard(participant)
             self._delivered.pop(participant, None)
             self._outcomes.pop(participant, None)
+            self._served.discard(participant)
             self._changed.notify_all()
+
+    def serve(self, participants: Collection[int]) -> None:
+        """Note that participants wait for the server, beyond their outcome: none of them is late.
+
+        May be called by a step's computation.
+        """
+        with self._changed:
+            self._served |= set(participants)
+
+    def answer(self, participant: int) -> None:
+        """Note that a participant is served; its time for what comes next begins now."""
+        with self._changed:
+            self._served.discard(participant)
+            self._answered[participant] = time.monotonic()
 
     def require(self, participant: int) -> None:
         """Refuse a participant that no longer takes part.
@@ -119,14 +137,22 @@ class Lockstep(Generic[Value, Outcome]):
         self.require(participant)
         self._delivered[participant] = value
         limit = self._step_seconds if self._joined else self._join_seconds
-        deadline = time.monotonic() + limit
+        start = time.monotonic()
         while participant not in self._outcomes:
-            if self._active <= self._delivered.keys():
+            missing = self._active - self._delivered.keys()
+            if not missing:
                 self._complete(compute)
-            elif not self._changed.wait(min(deadline - time.monotonic(), threading.TIMEOUT_MAX)):
-                missing = self._active - self._delivered.keys()
-                self._active -= missing
-                late |= dict.fromkeys(missing, self._lateness(limit))
+                continue
+            now = time.monotonic()
+            due = {k: max(start, self._answered.get(k, start)) + limit for k in missing}
+            given_up = {k for k in missing - self._served if due[k] <= now}
+            if given_up:
+                self._active -= given_up
+                late |= dict.fromkeys(given_up, self._lateness(limit))
+                continue
+            # Whoever is served may be late no sooner than `limit` from now.
+            wake = min(now + limit if k in self._served else due[k] for k in missing)
+            self._changed.wait(min(wake - now, threading.TIMEOUT_MAX))
             self.require(participant)
         return self._outcomes.pop(participant)
 

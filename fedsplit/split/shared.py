@@ -106,12 +106,15 @@ class InTurn(SharedServerPart):
         self._lockstep.together(participant, None, self._draw_order)
         self._turns.take(participant)
         self._pending = PendingStep(self.server_part, smashed)
+        output = self._pending.output
         self._turns.lend(participant)
-        return self._pending.output
+        self._lockstep.answer(participant)
+        return output
 
     def backward(self, participant: int, gradient: State) -> State:
         """Update the server part, and pass the turn on."""
         self._turns.resume(participant)
+        self._lockstep.serve([participant])
         assert self._pending is not None
         try:
             self._optimizer.zero_grad(set_to_none=True)
@@ -120,6 +123,7 @@ class InTurn(SharedServerPart):
         finally:
             self._pending = None
             self._turns.leave(participant)
+            self._lockstep.answer(participant)
         return cut_gradient
 
     def drop(self, participant: int) -> None:
@@ -142,6 +146,7 @@ class InTurn(SharedServerPart):
         permutation = torch.randperm(len(participants), generator=random).tolist()
         self.order.append(tuple(participants[index] for index in permutation))
         self._turns.line_up(self.order[-1])
+        self._lockstep.serve(participants)  # a turn may come long after the step has begun
         return dict.fromkeys(participants)
 
 

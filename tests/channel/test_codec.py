@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedsplit.channel import wire_pb2
 from fedsplit.channel.codec import decode, encode, encoded_length, separate
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError, shorten
@@ -67,6 +68,31 @@ def test_round_trip(tensor: Tensor, dtype: torch.dtype) -> None:
     assert (frame.kind, frame.step, list(frame.tensors)) == (Kind.CUT_GRADIENT, 2**31, ["cut.x"])
     assert_same(frame.tensors["cut.x"], sent)
     assert not frame.tensors["cut.x"].requires_grad
+
+
+@pytest.mark.parametrize("names", ["abc", "cab", "bca", "a", ""])
+def test_the_order_of_the_tensors_travels(names: str) -> None:
+    """Break it: leave `order` out of `encode`. Dtypes differ, by which the file itself sorts."""
+    dtypes = {"a": torch.int64, "b": torch.float32, "c": torch.float16}
+    frame = Frame(Kind.TRUNK_OUTPUT, 0, {n: torch.ones(2, dtype=dtypes[n]) for n in names})
+    assert "".join(decode(encode(frame)).tensors) == names
+
+
+def test_an_order_costs_bytes_only_where_it_is_not_alphabetical() -> None:
+    forth, back = ({name: torch.ones(2) for name in names} for names in ("ab", "ba"))
+    lengths = [len(encode(Frame(Kind.TRUNK_OUTPUT, 0, each))) for each in (forth, back)]
+    assert lengths[1] - lengths[0] == 2 * (1 + 1 + 1)  # tag, length and name
+    assert [encoded_length(Frame(Kind.TRUNK_OUTPUT, 9, each)) for each in (forth, back)] == lengths
+
+
+@pytest.mark.parametrize("order", [["a"], ["a", "b", "b"], ["b", "c"], ["b", "a", ""]])
+def test_an_order_of_other_tensors_is_refused(order: list[str]) -> None:
+    message = wire_pb2.Frame.FromString(
+        encode(Frame(Kind.TRUNK_OUTPUT, 0, {"b": torch.ones(1), "a": torch.ones(1)}))
+    )
+    message.order[:] = order
+    with pytest.raises(ChannelError, match="is not a frame of this channel"):
+        decode(message.SerializeToString())
 
 
 def test_special_floats_keep_their_bits() -> None:

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from fedsplit.errors import ChannelError
+from fedsplit.split.lockstep import Lockstep
+from tests.split.reference import at_once
+from tests.split.toys import wait_until
+
+Step = Lockstep[str, str]
+LONG = 60.0
+
+
+def lockstep(*, join: float = LONG, step: float = LONG, participants: int = 3) -> Step:
+    opened: Step = Lockstep(join_seconds=join, step_seconds=step)
+    opened.open(range(participants))
+    return opened
+
+
+def shout(values: Mapping[int, str]) -> Mapping[int, str]:
+    return {k: value.upper() for k, value in values.items()}
+
+
+def deliver(steps: Step, k: int) -> str:
+    """Return one's outcome, or the first words of what has been refused."""
+    try:
+        return steps.together(k, f"from {k}", shout)
+    except ChannelError as error:
+        return str(error)[:8]
+
+
+def waiting(steps: Step) -> set[int]:
+    return set(steps._delivered)
+
+
+def in_background(call: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_step_is_computed_once_with_all_values_in_the_order_of_participants() -> None:
+    steps = lockstep(participants=5)
+    seen: list[list[tuple[int, int]]] = []
+
+    def note(values: Mapping[int, str]) -> Mapping[int, str]:
+        seen.append([(k, int(value)) for k, value in values.items()])
+        return shout(values)
+
+    for step in range(3):
+        outcomes = at_once(
+            lambda k, s=step: steps.together(k, str(10 * s + k), note),  # type: ignore[misc]
+            [4, 2, 0, 3, 1],
+        )
+        assert outcomes == {k: str(10 * step + k) for k in range(5)}
+    assert seen == [[(k, 10 * step + k) for k in range(5)] for step in range(3)]
+
+
+def test_nobody_goes_on_before_the_last_has_delivered() -> None:
+    steps, done = lockstep(), list[int]()
+    threads = [
+        in_background(lambda k=k: done.append(len(deliver(steps, k)) and k))  # type: ignore[misc]
+        for k in (0, 1)
+    ]
+    wait_until(lambda: waiting(steps) == {0, 1})
+    assert done == []
+    assert deliver(steps, 2) == "FROM 2"
+    for thread in threads:
+        thread.join(5)
+    assert sorted(done) == [0, 1]
+
+
+def test_whoever_leaves_is_no_longer_waited_for() -> None:
+    """Break it: do not notify in `leave`."""
+    steps, outcomes = lockstep(), list[str]()
+    threads = [
+        in_background(lambda k=k: outcomes.append(deliver(steps, k)))  # type: ignore[misc]
+        for k in (0, 1)
+    ]
+    wait_until(lambda: waiting(steps) == {0, 1})
+    steps.leave(2)
+    for thread in threads:
+        thread.join(5)
+    assert sorted(outcomes) == ["FROM 0", "FROM 1"]
+    steps.leave(0)
+    assert deliver(steps, 1) == "FROM 1"  # alone, at once
+    for k in (0, 2):
+        with pytest.raises(ChannelError, match=f"client {k} no longer takes part"):
+            steps.require(k)
+
+
+def test_what_a_participant_has_delivered_goes_with_it() -> None:
+    steps, outcomes = lockstep(), dict[int, str]()
+    left = in_background(lambda: outcomes.update({0: deliver(steps, 0)}))
+    wait_until(lambda: waiting(steps) == {0})
+    steps.leave(0)
+    left.join(5)
+    outcomes |= at_once(lambda k: deliver(steps, k), [1, 2])
+    assert outcomes == {0: "Refused:", 1: "FROM 1", 2: "FROM 2"}
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["first step", "next step"])
+def test_the_silent_are_given_up_after_the_timeout_and_told_why(joined: bool) -> None:
+    """Break it: use `step_seconds` for the first step too, or name the other key."""
+    steps = lockstep(join=LONG, step=0.1) if joined else lockstep(join=0.1, step=LONG)
+    late: list[tuple[int, str]] = []
+    steps.on_late = lambda k, reason: late.append((k, reason))
+    if joined:
+        at_once(lambda k: deliver(steps, k), range(3))
+    started = time.monotonic()
+    assert deliver(steps, 1) == "FROM 1"
+    assert 0.1 <= time.monotonic() - started < 5
+    what, key = ("next", "step") if joined else ("first", "join")
+    words = f"the others have waited for its {what} step for channel.{key}-timeout = 0.1 seconds"
+    assert sorted(late) == [(0, words), (2, words)]
+    assert deliver(steps, 0) == "Refused:"
+    assert deliver(steps, 1) == "FROM 1"  # the others go on without them
+    assert len(late) == 2
+
+
+def test_each_late_one_is_given_up_once_whoever_waits() -> None:
+    steps = lockstep(join=0.1, participants=6)
+    late: list[int] = []
+    steps.on_late = lambda k, reason: late.append(k)
+    outcomes = at_once(lambda k: deliver(steps, k), range(4))
+    assert outcomes == {k: f"FROM {k}" for k in range(4)}
+    assert sorted(late) == [4, 5]
+
+
+def test_the_late_are_told_without_a_lock() -> None:
+    """Break it: call `on_late` within `with self._changed`."""
+    steps = lockstep(join=0.1, participants=2)
+    free: list[bool] = []
+
+    def try_the_lock() -> None:
+        free.append(steps._changed.acquire(timeout=1.0))
+
+    def told(participant: int, reason: str) -> None:
+        in_background(try_the_lock).join(5)
+
+    steps.on_late = told
+    assert deliver(steps, 0) == "FROM 0"
+    assert free == [True]
+
+
+def test_a_step_that_takes_longer_than_the_timeout_makes_nobody_late() -> None:
+    """Break it: give up whoever has not delivered without looking whether the step is over.
+
+    All have delivered in time. The clock must not go on against them while the server computes.
+    """
+    steps = lockstep(step=0.1)
+    late: list[int] = []
+    steps.on_late = lambda k, reason: late.append(k)
+    at_once(lambda k: deliver(steps, k), range(3))
+
+    def slow(values: Mapping[int, str]) -> Mapping[int, str]:
+        time.sleep(0.3)
+        return shout(values)
+
+    outcomes = at_once(lambda k: steps.together(k, f"from {k}", slow), range(3))
+    assert outcomes == {k: f"FROM {k}" for k in range(3)}
+    assert late == []
+    assert at_once(lambda k: deliver(steps, k), range(3)) == outcomes
+
+
+def test_an_error_of_the_computation_is_everyones_and_the_next_step_is_as_ever() -> None:
+    """Break it: let the error out of `_complete`; then only one thread learns of it."""
+    steps = lockstep()
+
+    def fail(values: Mapping[int, str]) -> Mapping[int, str]:
+        raise ZeroDivisionError(f"with {len(values)} values")
+
+    def told(k: int) -> str:
+        with pytest.raises(ZeroDivisionError, match="with 3 values") as error:
+            steps.together(k, "", fail)
+        return str(error.value)
+
+    assert at_once(told, range(3)) == dict.fromkeys(range(3), "with 3 values")
+    assert at_once(lambda k: deliver(steps, k), range(3))[2] == "FROM 2"
+
+
+def test_the_end_of_a_round_wakes_all_who_wait_at_once() -> None:
+    """Break it: do not notify in `close`."""
+    steps, outcomes = lockstep(participants=5), list[str]()
+    threads = [
+        in_background(lambda k=k: outcomes.append(deliver(steps, k)))  # type: ignore[misc]
+        for k in range(4)
+    ]
+    wait_until(lambda: waiting(steps) == {0, 1, 2, 3})
+    started = time.monotonic()
+    steps.close()
+    for thread in threads:
+        thread.join(5)
+    assert time.monotonic() - started < 2
+    assert outcomes == ["Refused:"] * 4
+    assert deliver(steps, 4) == "Refused:"
+    steps.open([0, 4])
+    assert at_once(lambda k: deliver(steps, k), [0, 4]) == {0: "FROM 0", 4: "FROM 4"}
+
+
+def test_nothing_polls() -> None:
+    """Break it: wait for at most 0.1 seconds at a time, in a loop."""
+    steps = lockstep(join=40.0, step=50.0)
+    asked: list[float] = []
+    wait = steps._changed.wait
+
+    def noted(timeout: float | None = None) -> bool:
+        asked.append(-1.0 if timeout is None else timeout)
+        return wait(timeout)
+
+    steps._changed.wait = noted  # type: ignore[method-assign]
+    for limit in (40.0, 50.0):
+        asked.clear()
+        threads = [
+            in_background(lambda k=k: deliver(steps, k))  # type: ignore[misc]
+            for k in (0, 1)
+        ]
+        wait_until(lambda: len(asked) == 2)
+        assert asked == pytest.approx([limit, limit], abs=5.0)
+        deliver(steps, 2)
+        for thread in threads:
+            thread.join(5)
+        assert len(asked) == 2
+
+
+def test_a_timeout_without_end_is_a_timeout() -> None:
+    """Break it: hand the number to `Condition.wait` as it is; it overflows."""
+    steps = lockstep(join=1e300, step=1e300)
+    assert at_once(lambda k: deliver(steps, k), range(3))[0] == "FROM 0"

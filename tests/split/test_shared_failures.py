@@ -1,0 +1,297 @@
+"""Participants that die, fall silent or never come: one server part is right for the rest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedsplit.channel.grpc import GrpcStream
+from fedsplit.errors import ChannelError
+from fedsplit.split.rules import UpdateRule
+from fedsplit.split.server import Purpose, RoundReport, SplitServer
+from fedsplit.split.shared import Concatenated, InTurn
+from fedsplit.split.steps import make_optimizer, score
+from tests.split.reference import (
+    Central,
+    Data,
+    at_once,
+    order_in,
+    rule_in,
+    serving,
+)
+from tests.split.toys import (
+    CUT,
+    Client,
+    Serve,
+    Weights,
+    assert_close,
+    batches_of,
+    bottom_of,
+    config_of,
+    server_part_of,
+    wait_until,
+    weights_of,
+)
+from tests.split.ushaped import UClient, top_of, trunk_of, u_serving
+
+BAD = 1
+DATA = {k: batches_of(k, *sizes) for k, sizes in {0: (8, 3, 8), BAD: (8, 8, 8), 2: (5, 8)}.items()}
+GOOD = [0, 2]
+RULES: list[type[UpdateRule]] = [InTurn, Concatenated]
+
+
+def _cut(client: Client) -> None:
+    if isinstance(client.session._stream, GrpcStream):
+        client.session._stream._channel.close()
+
+
+def when_two_are_done(happened: threading.Event) -> Callable[[int, int, Purpose], None]:
+    def tell(done: int, total: int, purpose: Purpose) -> None:
+        if done == 2:
+            happened.set()
+
+    return tell
+
+
+def train_with_a_bad_one(
+    server: SplitServer, address: str, steps: int, then: Callable[[Client], None]
+) -> tuple[dict[int, Weights], RoundReport]:
+    """Train all, of whom BAD takes so many steps and then does what is given."""
+    tokens = server.open_round(Purpose.TRAIN, list(DATA))
+
+    def work(k: int) -> Weights:
+        client = Client(address, tokens[k])
+        if k in GOOD:
+            return client.train(DATA[k])
+        with client.session:
+            for batch in DATA[k][:steps]:
+                client.step(batch)
+            then(client)
+        return weights_of(client.bottom)
+
+    trained = at_once(work, DATA)
+    report = server.report()
+    assert report.num_examples == {0: 19, 2: 13}
+    assert list(report.failures) == [BAD]
+    server.close_round(report.num_examples)
+    return trained, report
+
+
+def replayed(server: SplitServer, steps: int) -> tuple[Weights, dict[int, Weights]]:
+    """Return server part and bottoms as they must be if BAD has taken so many steps."""
+    central, data = Central(config_of()), {**DATA, BAD: DATA[BAD][:steps]}
+    data = {k: batches for k, batches in data.items() if batches}
+    if isinstance(rule_in(server), InTurn):
+        delivering = [[k for k in data if step < len(data[k])] for step in range(3)]
+        assert [sorted(step) for step in order_in(server)] == delivering
+        trained = central.in_turn(data, order_in(server), accepted=GOOD)
+    else:
+        trained = central.concatenated(data, accepted=GOOD)
+    return weights_of(central.server_part), trained
+
+
+@pytest.mark.parametrize("way", ["leave", "cut"])
+@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("kind", RULES)
+def test_one_that_dies_at_any_step(
+    serve: Serve, kind: type[UpdateRule], steps: int, way: str
+) -> None:
+    """Break it: do not let the others go on in `SharedServerPart.drop`.
+
+    Its steps stay. At the last of them it has done all, but has not said so.
+    """
+    threads = set(threading.enumerate())
+    server = serving(kind)
+    address, started = serve(server), time.monotonic()
+    trained, report = train_with_a_bad_one(
+        server, address, steps, _cut if way == "cut" else lambda client: None
+    )
+    assert time.monotonic() - started < 5  # of timeouts of 60 seconds
+    assert "before it had finished" in report.failures[BAD] or "broke off" in report.failures[BAD]
+    server_part, bottoms = replayed(server, steps)
+    assert_close(weights_of(server.server_part), server_part)
+    for k in GOOD:
+        assert_close(trained[k], bottoms[k])
+    ours = ("fedsplit-stream", "Thread-")  # the channel's own, until it is closed
+    wait_until(
+        lambda: all(t.name.startswith(ours) for t in threading.enumerate() if t not in threads)
+    )
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("kind", RULES)
+def test_one_that_falls_silent_is_given_up_and_told_why(
+    serve: Serve, kind: type[UpdateRule], steps: int
+) -> None:
+    """Break it: set neither `on_late`; then its session stays open until the round ends."""
+    key = "channel.step-timeout" if steps else "channel.join-timeout"
+    config = config_of(
+        channel_join_timeout=60.0 if steps else 0.2, channel_step_timeout=0.2 if steps else 60.0
+    )
+    server, refused = serving(kind, config), list[str]()
+    address, started = serve(server), time.monotonic()
+    others_done = threading.Event()
+    server.progress = when_two_are_done(others_done)
+
+    def fall_silent(client: Client) -> None:
+        assert others_done.wait(10)
+        with pytest.raises(ChannelError) as error:
+            client.step(DATA[BAD][steps])
+        refused.append(str(error.value))
+
+    trained, report = train_with_a_bad_one(server, address, steps, fall_silent)
+    assert time.monotonic() - started < 5
+    assert f"{key} = 0.2 seconds" in report.failures[BAD]
+    assert len(refused) == 1
+    server_part, bottoms = replayed(server, steps)
+    assert_close(weights_of(server.server_part), server_part)
+    for k in GOOD:
+        assert_close(trained[k], bottoms[k])
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_one_that_never_comes_is_not_waited_for_without_end(
+    serve: Serve, kind: type[UpdateRule]
+) -> None:
+    server = serving(kind, config_of(channel_join_timeout=0.2))
+    address = serve(server)
+    tokens = server.open_round(Purpose.TRAIN, list(DATA))
+    at_once(lambda k: Client(address, tokens[k]).train(DATA[k]), GOOD)
+    with pytest.raises(ChannelError, match=r"its round is over"):  # it comes too late
+        Client(address, tokens[BAD]).train(DATA[BAD])
+    report = server.report()
+    assert report.num_examples == {0: 19, 2: 13}
+    assert report.failures == {
+        BAD: "it never opened its stream: the others have waited for its first step for "
+        "channel.join-timeout = 0.2 seconds"
+    }
+    assert_close(weights_of(server.server_part), replayed(server, 0)[0])
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_the_end_of_a_round_frees_all_who_wait(serve: Serve, kind: type[UpdateRule]) -> None:
+    """Break it: leave `interrupt` out of `SplitServer.report`; then it waits for the timeout."""
+    server = serving(kind)
+    address, before = serve(server), weights_of(server.server_part)
+    tokens = server.open_round(Purpose.TRAIN, list(DATA))
+    lockstep = server._rule._lockstep  # type: ignore[attr-defined]
+    refused: list[int] = []
+
+    def hope(k: int) -> None:
+        with pytest.raises(ChannelError):
+            Client(address, tokens[k]).train(DATA[k])
+        refused.append(k)
+
+    waiting = [threading.Thread(target=hope, args=(k,), daemon=True) for k in GOOD]
+    for thread in waiting:
+        thread.start()
+    wait_until(lambda: set(lockstep._delivered) == set(GOOD))
+    started = time.monotonic()
+    report = server.report()
+    for thread in waiting:
+        thread.join(5)
+    assert time.monotonic() - started < 3
+    assert sorted(refused) == GOOD
+    assert report.num_examples == {}
+    assert report.failures[BAD] == "it never opened its stream"
+    assert_close(weights_of(server.server_part), before, atol=0)
+
+
+class _Slow(nn.Module):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.part, self._seconds = server_part_of(), seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self._seconds)
+        logits: Tensor = self.part(x)
+        return logits
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_nobody_is_late_while_the_server_computes(
+    serve_direct: Serve, kind: type[UpdateRule]
+) -> None:
+    """Break it: leave `serve` out of `InTurn`.
+
+    A step of four turns, or of one computation, takes longer than the timeout; whoever is first
+    done waits for the others, who could not have been faster.
+    """
+    seconds = 0.08 if kind is InTurn else 0.3
+    rule = kind(_Slow(seconds), config_of(channel_step_timeout=0.2))
+    server = SplitServer(rule=rule, cut=CUT)
+    address = serve_direct(server)
+    tokens = server.open_round(Purpose.TRAIN, range(4))
+    data: Data = {k: batches_of(k, 4, 4, 4) for k in range(4)}
+    at_once(lambda k: Client(address, tokens[k]).train(data[k]), range(4))
+    assert server.report().failures == {}
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_u_shaped_holder_that_falls_silent_in_its_turn(serve: Serve, place: int) -> None:
+    """Break it: let nobody watch the last holder (`answer` left out of `InTurn.forward`).
+
+    In whatever place its turn comes, the others go on; its gradient never came, so the step is as
+    if its batch were not there.
+    """
+    config = config_of(channel_step_timeout=0.2)
+    server = u_serving(InTurn, config)
+    address = serve(server)
+    tokens = server.open_round(Purpose.TRAIN, [0, 1, 2])
+    data = {k: batches_of(k, 8, 3 + k) for k in range(3)}
+    others_done, silent = threading.Event(), list[int]()
+    server.progress = when_two_are_done(others_done)
+
+    def work(k: int) -> None:
+        client = UClient(address, tokens[k])
+        with client.session:
+            for batch in data[k]:
+                client.optimizer.zero_grad()
+                loss = client.forward(batch)
+                if not silent and order_in(server)[0].index(k) == place:
+                    silent.append(k)
+                    assert others_done.wait(10)
+                    with pytest.raises(ChannelError):
+                        torch.autograd.backward(loss)
+                    return
+                torch.autograd.backward(loss)
+                client.optimizer.step()
+            client.session.finish()
+
+    at_once(work, range(3))
+    report = server.report()
+    assert sorted(report.num_examples) == [k for k in range(3) if k not in silent]
+    assert "channel.step-timeout = 0.2 seconds" in report.failures[silent[0]]
+    trunk = trunk_of()
+    optimizer = make_optimizer(trunk.parameters(), config)
+    ends = {k: nn.ModuleList([bottom_of(), top_of()]) for k in range(3) if k not in silent}
+    own = {k: make_optimizer(ends[k].parameters(), config) for k in ends}
+    for step, order in enumerate(order_in(server)):
+        for k in order:
+            if k in silent:
+                continue
+            images, labels = data[k][step]
+            optimizer.zero_grad()
+            own[k].zero_grad()
+            bottom, top = ends[k]
+            torch.autograd.backward(score(top(trunk(bottom(images))), labels).loss)
+            optimizer.step()
+            own[k].step()
+    assert_close(weights_of(server.server_part), weights_of(trunk))
+
+
+def test_after_a_bad_round_the_next_is_as_ever(serve: Serve) -> None:
+    server = serving(InTurn)
+    address = serve(server)
+    train_with_a_bad_one(server, address, 1, lambda client: None)
+    before = weights_of(server.server_part)
+    tokens = server.open_round(Purpose.TRAIN, list(DATA), 2)
+    at_once(lambda k: Client(address, tokens[k]).train(DATA[k]), DATA)
+    assert sorted(server.report().num_examples) == [0, BAD, 2]
+    assert [sorted(step) for step in order_in(server)] == [[0, 1, 2], [0, 1, 2], [0, 1]]
+    assert any(not torch.equal(before[n], t) for n, t in weights_of(server.server_part).items())

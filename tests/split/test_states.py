@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedsplit.channel.frame import State
+from fedsplit.split.states import batch_size, concatenate, each, rows, zero_rows
+
+
+def tensor_of(first: int, size: int) -> Tensor:
+    return torch.arange(first, first + 2 * size, dtype=torch.float32).reshape(size, 2)
+
+
+def tree_of(first: int, size: int) -> dict[str, Tensor]:
+    return {"z": tensor_of(first, size), "place": torch.arange(size), "a": -tensor_of(first, size)}
+
+
+MAKE = [tensor_of, tree_of]
+
+
+def flat(state: State) -> list[tuple[str, Tensor]]:
+    return [("", state)] if isinstance(state, Tensor) else list(state.items())
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_slices_of_the_whole_are_its_parts(make: type) -> None:
+    """Break it: concatenate a tree in the order of its names."""
+    parts = [make(0, 3), make(6, 1), make(8, 4)]
+    whole = concatenate(parts)
+    assert batch_size(whole) == 8
+    start = 0
+    for part in parts:
+        end = start + batch_size(part)
+        for (name, one), (other_name, other) in zip(
+            flat(rows(whole, start, end)), flat(part), strict=True
+        ):
+            assert name == other_name
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
+        start = end
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_rows_are_views_and_zeros_are_not(make: type) -> None:
+    state = make(1, 4)
+    for (_, view), (_, tensor) in zip(flat(rows(state, 1, 3)), flat(state), strict=True):
+        assert view.data_ptr() == tensor[1].data_ptr()
+    zeros = zero_rows(state, 3)
+    for (name, zero), (other, tensor) in zip(flat(zeros), flat(state), strict=True):
+        assert (name, zero.dtype) == (other, tensor.dtype)
+        assert zero.shape == (3, *tensor.shape[1:])
+        assert not zero.any()
+
+
+def test_each_keeps_names_and_their_order() -> None:
+    changed = each(tree_of(1, 2), lambda tensor: tensor * 2)
+    assert isinstance(changed, dict)
+    assert list(changed) == ["z", "place", "a"]
+    assert torch.equal(changed["z"], 2 * tensor_of(1, 2))
+    assert changed["place"].dtype is torch.int64
+    alone = each(tensor_of(0, 1), lambda tensor: tensor + 1)
+    assert torch.equal(torch.as_tensor(alone), torch.tensor([[1.0, 2.0]]))
+
+
+def test_one_state_alone_is_itself() -> None:
+    assert torch.equal(torch.as_tensor(concatenate([tensor_of(0, 3)])), tensor_of(0, 3))

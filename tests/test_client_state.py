@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from flwr.app import RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from fedsplit.client_state import keep_optimizer, keep_weights, kept_weights, restore_optimizer
+from fedsplit.errors import RunError
+from fedsplit.seeding import seeded_init
+from fedsplit.split.steps import make_optimizer
+from tests.split.toys import (
+    assert_same_bits,
+    batches_of,
+    bottom_of,
+    config_of,
+    server_part_of,
+    weights_of,
+)
+
+pytestmark = pytest.mark.usefixtures("plain_threads")
+KINDS = [("sgd", 0.9), ("sgd", 0.0), ("adam", 0.0), ("adamw", 0.0)]
+
+
+def model_of() -> nn.Module:
+    return nn.Sequential(bottom_of(), server_part_of())
+
+
+def train(model: nn.Module, optimizer: Optimizer, steps: range) -> None:
+    batches = batches_of(0, *([8] * steps.stop))
+    for step in steps:
+        optimizer.zero_grad()
+        images, labels = batches[step]
+        torch.autograd.backward(cross_entropy(model(images), labels))
+        optimizer.step()
+
+
+def through_flower(state: RecordDict) -> RecordDict:
+    """Take a state through bytes, as Flower does from one process to another."""
+    return recorddict_from_proto(recorddict_to_proto(state))
+
+
+def deep_model_of() -> nn.Module:
+    with seeded_init(3):
+        hidden = [nn.Linear(4, 4) for _ in range(5)]
+        return nn.Sequential(nn.Linear(6, 4), *hidden, nn.Linear(4, 5))
+
+
+@pytest.mark.parametrize(("optimizer", "momentum"), KINDS)
+def test_a_kept_optimizer_trains_on_as_one_that_lives_on(optimizer: str, momentum: float) -> None:
+    """Break it: keep no step counts, or read the tensors' indices in the order of their names.
+
+    More than ten tensors, so that "10" stands before "2".
+    """
+    config = config_of(optimizer=optimizer, momentum=momentum, learning_rate=0.02, weight_decay=0.1)
+    model, twin = deep_model_of(), deep_model_of()
+    living = make_optimizer(model.parameters(), config)
+    state = RecordDict()
+    for start in (0, 3, 5):
+        steps = range(start, start + 3)
+        train(model, living, steps)
+        fresh = make_optimizer(twin.parameters(), config)
+        restore_optimizer(state, fresh)
+        train(twin, fresh, steps)
+        state = RecordDict()
+        keep_optimizer(state, fresh)
+        state = through_flower(state)
+        assert_same_bits(weights_of(twin), weights_of(model))
+
+
+def test_the_kept_state_makes_a_difference() -> None:
+    """... or the test above would prove nothing."""
+    after = []
+    for keep in (True, False):
+        model = model_of()
+        state = RecordDict()
+        for start in (0, 3):
+            optimizer = make_optimizer(model.parameters(), config_of())
+            if keep:
+                restore_optimizer(state, optimizer)
+            train(model, optimizer, range(start, start + 3))
+            keep_optimizer(state, optimizer)
+        after.append(weights_of(model))
+    assert any(not torch.equal(after[0][name], after[1][name]) for name in after[0])
+
+
+def test_the_rate_is_the_new_rounds() -> None:
+    """Break it: keep and load the whole state dict, whose groups have the old rate."""
+    model, state = model_of(), RecordDict()
+    config = config_of(learning_rate_schedule="step", decay_rounds=1, learning_rate_decay=0.5)
+    first = make_optimizer(model.parameters(), config, 1)
+    train(model, first, range(2))
+    keep_optimizer(state, first)
+    second = make_optimizer(model.parameters(), config, 3)
+    restore_optimizer(state, second)
+    assert second.param_groups[0]["lr"] == pytest.approx(0.025)
+    for one, other in zip(first.state.values(), second.state.values(), strict=True):
+        assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
+        assert one["momentum_buffer"].abs().sum() > 0
+
+
+def test_nothing_kept_is_a_fresh_start() -> None:
+    optimizer = make_optimizer(model_of().parameters(), config_of())
+    restore_optimizer(RecordDict(), optimizer)
+    assert optimizer.state_dict()["state"] == {}
+
+
+def test_weights_are_kept_bit_by_bit() -> None:
+    model, state = model_of(), RecordDict()
+    keep_weights(state, model)
+    kept = weights_of(model)
+    with torch.no_grad():
+        next(model.parameters()).zero_()  # what is trained later must not reach what is kept
+    assert_same_bits(dict(kept_weights(through_flower(state)).to_torch_state_dict()), kept)
+
+
+def test_lost_weights_are_an_error_that_says_what_to_do() -> None:
+    state = RecordDict()
+    keep_optimizer(state, make_optimizer(model_of().parameters(), config_of()))
+    with pytest.raises(RunError, match=r"lost the weights that it keeps .* let a SuperNode run"):
+        kept_weights(state)
+
+
+def test_weights_and_optimizer_are_kept_side_by_side() -> None:
+    model, state = model_of(), RecordDict()
+    optimizer = make_optimizer(model.parameters(), config_of(optimizer="adam"))
+    train(model, optimizer, range(1))
+    keep_weights(state, model)
+    keep_optimizer(state, optimizer)
+    keep_weights(state, model)
+    assert len(state.array_records) == 2
+    assert list(kept_weights(state)) == list(model.state_dict())
+    again = make_optimizer(model.parameters(), config_of(optimizer="adam"))
+    restore_optimizer(state, again)
+    assert [float(values["step"]) for values in again.state.values()] == [1.0] * 6
