@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fedsplit import Config
 from fedsplit.models.builtin import BUILTIN_MODELS
+from fedsplit.models.loading import input_spec
+from fedsplit.preparation import prepare
 
 NUM_CLIENTS = 10
 
@@ -39,6 +44,16 @@ class Size:
                 "split.cut-layer": cut_layer,
             }
         )
+
+    def smashed(self, cut_layer: int) -> Tensor:
+        """Return smashed data of one full batch, such as [B, N+1, D]."""
+        config = self.config(cut_layer)
+        bottom = prepare(config).model.bottom
+        spec = input_spec(self.model)
+        images = torch.zeros(config.batch_size, spec.channels, spec.height, spec.width)
+        with torch.no_grad():
+            smashed: Tensor = bottom(images)
+        return smashed
 
 
 def sizes(folder: Path) -> list[Size]:

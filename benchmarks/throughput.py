@@ -25,8 +25,10 @@ import torch
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from benchmarks.contenders import Centralised, Contender, InProcess, OverGrpc
+from benchmarks.exchange import by_flower, over_grpc
 from benchmarks.sizes import Size, sizes
 from fedsplit.threads import available_cores
 
@@ -70,12 +72,31 @@ def add_rows(table: Table, label: str, found: Mapping[str, Sequence[float]]) -> 
         )
 
 
+def exchange_table(cuts: Mapping[str, Tensor], *, quick: bool, flower: bool) -> Table:
+    """Measure one exchange of each model's smashed data."""
+    table = Table("model", "float32 bytes each way", "gRPC channel, ms", box=MARKDOWN)
+    if flower:
+        table.add_column("Flower messages, ms")
+    for name, smashed in cuts.items():
+        cells = [_milliseconds(over_grpc(smashed, 20 if quick else 300))]
+        if flower:
+            cells.append(_milliseconds(by_flower(smashed, 20)))
+        table.add_row(name, f"{smashed.nbytes:,}", *cells)
+    return table
+
+
+def _milliseconds(seconds: Sequence[float]) -> str:
+    ms = [1000 * value for value in seconds]
+    return f"{statistics.median(ms):.2f} ({min(ms):.2f}-{max(ms):.2f})"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each window")
     parser.add_argument("--cut-layer", type=int, default=1, help="stages on the client")
+    parser.add_argument("--flower", action="store_true", help="also time Flower's messages")
     parser.add_argument("--quick", action="store_true", help="only see that it works")
     arguments = parser.parse_args()
     for name in ("flwr", "fedsplit"):
@@ -84,16 +105,19 @@ def main() -> None:
         arguments.repetitions, arguments.seconds = 1, 0.0
     repetitions, seconds = arguments.repetitions, arguments.seconds
     table = Table("model", "contender", "samples/s", "of the plain loop", box=MARKDOWN)
+    cuts: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes(Path(folder)):
             found = measure(size, arguments.cut_layer, repetitions, seconds)
             add_rows(table, size.name, found)
+            cuts[size.name] = size.smashed(arguments.cut_layer)
     _console.print(
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
         f"torch {torch.__version__}, cut-layer {arguments.cut_layer}, "
         f"median (min-max) of {repetitions} repetitions"
     )
     _console.print(table)
+    _console.print(exchange_table(cuts, quick=arguments.quick, flower=arguments.flower))
 
 
 if __name__ == "__main__":
