@@ -113,6 +113,9 @@ class SplitSession:
             If the server refuses the batch, cannot be reached, or answers out of order.
         """
         named = pack_cut(smashed)
+        if not any(tensor.requires_grad for tensor in named.values()):
+            # From a frozen bottom: the backward pass must come by all the same.
+            named = {n: t.detach().requires_grad_(t.is_floating_point()) for n, t in named.items()}
         names: list[str] = []
         outputs = _Trunk.apply(self, list(named), names, *named.values())
         return unpack_output(dict(zip(names, outputs, strict=True)))

@@ -5,9 +5,15 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from fedsplit.split.local import evaluate_batches, proximal_term, train_batches
+from fedsplit.split.local import (
+    PooledTraining,
+    evaluate_batches,
+    proximal_term,
+    train_batches,
+)
 from fedsplit.split.steps import StepResult, score
 from tests.split.toys import (
+    assert_close,
     assert_same_bits,
     batches_of,
     bottom_of,
@@ -87,3 +93,67 @@ def test_no_proximal_term_leaves_the_gradient_alone() -> None:
     assert model.weight.grad is None
     proximal_term(model, 0.0)()
     assert model.weight.grad is None
+
+
+def test_fedprox_equals_training_on_the_objective_with_its_term() -> None:
+    """Break it: let w_0 be the weights of the step before instead of the round's start."""
+    model, reference = bottom_of(), bottom_of()
+    start = [weight.detach().clone() for weight in reference.parameters()]
+    mu, batches = 0.7, [(x, y % 4) for x, y in batches_of(0, 8, 8, 3)]
+    train_batches(
+        batches,
+        lambda x, y: score(model(x), y),
+        SGD(model.parameters(), lr=0.1),
+        proximal_term(model, mu),
+    )
+    optimizer = SGD(reference.parameters(), lr=0.1)
+    for images, labels in batches:
+        optimizer.zero_grad()
+        distance = sum(
+            ((w - w_0) ** 2).sum() for w, w_0 in zip(reference.parameters(), start, strict=True)
+        )
+        torch.autograd.backward(score(reference(images), labels).loss + mu / 2 * distance)
+        optimizer.step()
+    assert_close(weights_of(model), weights_of(reference))
+
+
+def test_the_clip_comes_after_the_proximal_term() -> None:
+    """Break it: clip before `before_step`; the term's gradient would be beyond the limit."""
+    model = nn.Linear(6, 5)
+    before = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+    def pull() -> None:
+        for weight in model.parameters():
+            assert weight.grad is not None
+            weight.grad.add_(100.0)
+
+    train_batches(
+        batches_of(0, 8),
+        lambda x, y: score(model(x), y),
+        SGD(model.parameters(), lr=0.1),
+        pull,
+        clip_norm=2.0,
+    )
+    after = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+    assert float((after - before).norm()) == pytest.approx(0.1 * 2.0, rel=1e-3)
+
+
+def test_pooled_training_keeps_its_optimizer_and_takes_the_rounds_rate() -> None:
+    """Break it: make the optimizer in `train`, or leave the rate as it is."""
+    config = config_of(learning_rate_schedule="step", decay_rounds=1, learning_rate_decay=0.5)
+    model, reference = (nn.Sequential(bottom_of(), server_part_of()) for _ in range(2))
+    pool = PooledTraining(model, lambda server_round: batches_of(server_round, 8, 8, 3), config)
+    results = [pool.train(server_round) for server_round in (1, 2, 3)]
+    optimizer = SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    for server_round in (1, 2, 3):
+        optimizer.param_groups[0]["lr"] = 0.1 * 0.5 ** (server_round - 1)
+        losses = []
+        for images, labels in batches_of(server_round, 8, 8, 3):
+            optimizer.zero_grad()
+            loss = score(reference(images), labels).loss
+            torch.autograd.backward(loss)
+            optimizer.step()
+            losses.append(loss.item() * len(labels))
+        assert results[server_round - 1].loss == pytest.approx(sum(losses) / 19)
+    assert_same_bits(weights_of(model), weights_of(reference))
+    assert [result.num_examples for result in results] == [19, 19, 19]

@@ -9,7 +9,17 @@ from torch.optim import SGD, Adam, AdamW
 
 from fedsplit.channel.frame import State
 from fedsplit.errors import ChannelError
-from fedsplit.split.steps import evaluate_step, make_optimizer, score, server_step
+from fedsplit.split.steps import (
+    PendingStep,
+    check_gradients,
+    evaluate_step,
+    make_optimizer,
+    output_gradient,
+    score,
+    server_step,
+    set_learning_rate,
+    update,
+)
 from tests.split.toys import (
     assert_same_bits,
     config_of,
@@ -150,3 +160,111 @@ def test_evaluate_step_scores_and_leaves_no_graph() -> None:
     assert not loss.requires_grad
     assert all(parameter.grad is None for parameter in server_part.parameters())
     assert_same_bits(weights_of(server_part), before)
+
+
+def _with_gradients(*values: float) -> nn.Module:
+    part = nn.Linear(2, 2)
+    for weight, value in zip(part.parameters(), values, strict=True):
+        weight.grad = torch.full_like(weight, value)
+    return part
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5, 1000.0])
+def test_an_update_limits_the_norm_of_all_gradients_together(clip_norm: float) -> None:
+    """Break it: clip each tensor by itself."""
+    part = _with_gradients(3.0, 4.0)
+    norm = math.sqrt(4 * 9 + 2 * 16)
+    factor = min(1.0, clip_norm / norm) if clip_norm else 1.0
+    before = weights_of(part)
+    update(SGD(part.parameters(), lr=0.1), clip_norm)
+    after = weights_of(part)
+    for name, gradient in (("weight", 3.0), ("bias", 4.0)):
+        torch.testing.assert_close(
+            after[name], before[name] - 0.1 * factor * gradient, atol=1e-6, rtol=0
+        )
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_an_update_is_torchs_own_clip_and_step(name: str) -> None:
+    part, reference = server_part_of(), server_part_of()
+    optimizer = make_optimizer(part.parameters(), config_of(optimizer=name))
+    theirs = make_optimizer(reference.parameters(), config_of(optimizer=name))
+    for _ in range(3):
+        server_step(part, optimizer, HIDDEN, LABELS, clip_norm=0.2)
+        theirs.zero_grad()
+        torch.autograd.backward(torch.nn.functional.cross_entropy(reference(HIDDEN), LABELS))
+        norm = nn.utils.clip_grad_norm_(reference.parameters(), 0.2)
+        assert norm > 0.2
+        theirs.step()
+    assert_same_bits(weights_of(part), weights_of(reference))
+
+
+def test_a_part_without_gradients_is_clipped_to_no_harm() -> None:
+    part = nn.Linear(2, 2)
+    before = weights_of(part)
+    update(SGD(part.parameters(), lr=0.1), 0.5)
+    check_gradients(part)
+    assert_same_bits(weights_of(part), before)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_new_rate_keeps_the_optimizers_state(name: str) -> None:
+    """Break it: make a new optimizer for the rate."""
+    part = server_part_of()
+    optimizer = make_optimizer(part.parameters(), config_of(optimizer=name, learning_rate=0.1))
+    server_step(part, optimizer, HIDDEN, LABELS)
+    state = optimizer_state(optimizer)
+    set_learning_rate(optimizer, 0.025)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.025]
+    assert state
+    for one, other in zip(state, optimizer_state(optimizer), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_optimizer_of_a_later_round_has_its_rate() -> None:
+    config = config_of(learning_rate_schedule="step", decay_rounds=2, learning_rate_decay=0.5)
+    rates = [
+        make_optimizer(nn.Linear(1, 1).parameters(), config, server_round).param_groups[0]["lr"]
+        for server_round in (1, 2, 3, 5)
+    ]
+    assert rates == [0.1, 0.1, 0.05, 0.025]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_gradients_that_are_not_finite_are_refused(value: float) -> None:
+    """Break it: look at the first tensor only."""
+    check_gradients(_with_gradients(1.0, -1.0))
+    with pytest.raises(ChannelError, match=r"gradient of a step .* Lower learning-rate"):
+        check_gradients(_with_gradients(1.0, value))
+
+
+def test_a_pending_step_is_the_joined_models_backward_pass() -> None:
+    part, reference = server_part_of(), server_part_of()
+    pending = PendingStep(part, HIDDEN)
+    assert isinstance(pending.output, Tensor)
+    assert not pending.output.requires_grad
+    result, gradient = output_gradient(pending.output, LABELS)
+    cut_gradient = pending.backward(gradient)
+    leaf = HIDDEN.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(reference(leaf), LABELS)
+    torch.autograd.backward(loss)
+    assert result.loss.item() == loss.item()
+    assert isinstance(cut_gradient, Tensor)
+    assert leaf.grad is not None
+    torch.testing.assert_close(cut_gradient, leaf.grad, atol=1e-7, rtol=0)
+    for one, other in zip(part.parameters(), reference.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_gradient_of_the_output_by_hand(enabled: bool) -> None:
+    logits = torch.tensor([[0.0, math.log(3)], [math.log(3), 0.0]])
+    with torch.set_grad_enabled(enabled):
+        result, gradient = output_gradient(logits, torch.tensor([1, 1]))
+    assert result.loss.item() == pytest.approx((math.log(4 / 3) + math.log(4)) / 2, abs=1e-6)
+    expected = torch.tensor([[0.25, -0.25], [0.75, -0.75]]) / 2  # (softmax - onehot) / B
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
+    assert not result.loss.requires_grad
+    assert logits.grad is None
