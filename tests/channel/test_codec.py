@@ -5,11 +5,13 @@ import pickle
 import struct
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedsplit.channel import wire_pb2
 from fedsplit.channel.codec import decode, encode, encoded_length, separate
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError, shorten
@@ -117,6 +119,27 @@ def test_encoded_length_is_the_length(
     expected = encoded_length(Frame(kind, 3, tensors))
     for step in (0, 1, 2**31):
         assert len(encode(Frame(kind, step, tensors))) == expected
+
+
+@given(
+    shapes=st.lists(
+        st.tuples(st.lists(st.integers(0, 5), max_size=3), st.sampled_from((*DTYPES, torch.bool))),
+        max_size=5,
+    ),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=80, deadline=None)
+def test_the_bytes_are_those_of_the_libraries(
+    shapes: list[tuple[list[int], torch.dtype]], seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    tensors = {
+        f"cut.{(n * 7) % 5}": torch.randn(shape, generator=random).to(dtype)
+        for n, (shape, dtype) in enumerate(shapes)
+    }
+    file = safetensors.torch.save(tensors) if tensors else b""
+    whole = wire_pb2.Frame(step=seed, kind=Kind.CUT_GRADIENT.value, tensors=file).SerializeToString()
+    assert encode(Frame(Kind.CUT_GRADIENT, seed, tensors)) == whole
 
 
 def test_encoded_length_tells_names_and_dtypes_apart() -> None:
