@@ -10,6 +10,7 @@ from torch import nn
 
 from fedsplit.channel.frame import State
 from fedsplit.config import Config
+from fedsplit.errors import ChannelError
 from fedsplit.seeding import generator
 from fedsplit.split.lockstep import Lockstep
 from fedsplit.split.rules import UpdateRule
@@ -161,6 +162,7 @@ class Concatenated(SharedServerPart):
     def __init__(self, server_part: nn.Module, config: Config) -> None:
         super().__init__(server_part, config)
         self._pending: PendingStep | None = None
+        self._smashed: State = {}
         self._sizes: dict[int, int] = {}
 
     def forward(self, participant: int, smashed: State) -> State:
@@ -180,7 +182,8 @@ class Concatenated(SharedServerPart):
 
     def _forward_all(self, smashed: Mapping[int, State]) -> Mapping[int, State]:
         self._sizes = {k: batch_size(state) for k, state in smashed.items()}
-        self._pending = PendingStep(self.server_part, concatenate(list(smashed.values())))
+        self._smashed = concatenate(list(smashed.values()))
+        self._pending = PendingStep(self.server_part, self._smashed)
         slices = self._slices(self._pending.output)
         # In memory of their own, as over a wire: arithmetic can depend on alignment.
         return {k: each(part, torch.clone) for k, part in slices.items()}
@@ -197,7 +200,15 @@ class Concatenated(SharedServerPart):
         ]
         self._optimizer.zero_grad(set_to_none=True)
         cut_gradients = self._slices(pending.backward(concatenate(parts)))
-        self._update()
+        try:
+            self._update()
+        except ChannelError:
+            if len(gradients) == len(self._sizes):
+                raise
+            # Examples that have failed may have become infinite, and zero times that is NaN.
+            smashed = self._slices(self._smashed)
+            self._forward_all({k: smashed[k] for k in gradients})
+            return self._backward_all(gradients)
         return {k: _scaled(cut_gradients[k], total / self._sizes[k]) for k in gradients}
 
     def _slices(self, state: State) -> dict[int, State]:

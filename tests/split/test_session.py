@@ -335,3 +335,27 @@ def test_many_threads_open_and_close_but_one_wins(rule: NotingRule) -> None:
     assert len(opened) == 1
     assert rule.calls == ["begin", "drop"]
     wait_until(lambda: rule._training == {})
+
+
+def test_one_that_is_given_up_before_it_came_is_reported_with_the_reason(rule: NotingRule) -> None:
+    """Break it: keep the reason only for sessions that are open."""
+    session = session_of(rule)
+    session.revoke("the others have waited")
+    session.revoke()
+    assert session.failure == "it never opened its stream: the others have waited"
+    assert rule.calls == []
+
+
+def test_one_that_the_rule_does_not_take_in_is_not_open(rule: NotingRule) -> None:
+    def refuse(participant: int) -> None:
+        raise ChannelError(f"Refused: client {participant} no longer takes part in the round.")
+
+    rule.begin = refuse  # type: ignore[method-assign]
+    session = session_of(rule)
+    with pytest.raises(ChannelError, match="client 3 no longer takes part"):
+        session.open()
+    with pytest.raises(ChannelError, match="session is closed"):
+        session.handle(good_frame(0))
+    session.close("gone")
+    assert (session.finished, session.failure) == (False, "it never opened its stream")
+    assert rule.calls == []
