@@ -182,8 +182,8 @@ def test_only_the_next_one_watches_and_nothing_polls() -> None:
     threads = [in_background(lambda k=k: turns.take(k)) for k in (1, 2, 3)]  # type: ignore[misc]
     wait_until(lambda: len(asked) == 3)
     assert sorted(limit or 0.0 for limit in asked) == [0.0, 0.0, 40.0]
-    for k in range(3):
+    turns.leave(0)
+    for k, thread in enumerate(threads, start=1):
+        thread.join(5)  # it has its turn
         turns.leave(k)
-    for thread in threads:
-        thread.join(5)
     assert len(asked) <= 3 + 2  # one more each for those that have become next
