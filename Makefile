@@ -11,6 +11,7 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 TOOLS := .tools
 ARGS ?=
+BENCH ?= throughput
 
 ifeq ($(origin UV),undefined)
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo $(TOOLS)/bin/uv)
@@ -39,8 +40,8 @@ format: setup ## apply ruff's fixes and formatting
 	$(UV_RUN) ruff check --fix .
 	$(UV_RUN) ruff format .
 
-bench: setup ## measure the overhead over a plain training loop
-	$(UV_RUN) python benchmarks/overhead.py $(ARGS)
+bench: setup ## measure training throughput against a plain loop (BENCH=overhead: that of a whole run)
+	$(UV_RUN) python -m benchmarks.$(BENCH) $(ARGS)
 
 hooks: setup ## run the pre-commit hooks at every commit
 	$(UV_RUN) pre-commit install

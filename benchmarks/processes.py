@@ -28,7 +28,9 @@ class Remote:
     """
 
     def __init__(self, make: Callable[..., Closing], *arguments: object) -> None:
-        context = multiprocessing.get_context("spawn")
+        # One process imports what all need, and each is forked from it.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["benchmarks.parties"])
         self._pipe, other = context.Pipe()
         # A daemon, so that none is left if the benchmark is given up.
         self._process = context.Process(target=_answer, args=(other, make, arguments), daemon=True)

@@ -33,8 +33,8 @@ def test_the_script_runs_and_its_numbers_are_positive() -> None:
     assert torch.__version__ in done.stdout
     rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("| ")]
     rates = [float(row[2]) for row in rows if re.fullmatch(r" *\d+ *", row[2])]
-    assert len(rates) >= 6
+    assert len(rates) >= 3
     assert min(rates) > 0
     exchanges = [float(row[2].split()[0]) for row in rows if re.match(r" *[\d.]+ \(", row[2])]
-    assert len(exchanges) == 2
+    assert len(exchanges) == 1
     assert min(exchanges) > 0
