@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedsplit.names import local_directory, printable
+
+
+def test_directories_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_directory(str(tmp_path / "photos")) == tmp_path / "photos"
+    assert local_directory("~/photos") == tmp_path / "photos"
+    assert local_directory(tmp_path / "file") is None
+    assert local_directory(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x" * 300, "~nosuchuser/x", "a\0b", "a\udc80", "x/" * 5000], ids=ascii
+)
+def test_what_cannot_be_a_directory_is_none(name: str) -> None:
+    assert local_directory(name) is None
+
+
+def test_a_name_is_shown_in_one_line() -> None:
+    assert printable("größe $1 猫") == "größe $1 猫"
+    assert printable("a\nb\tc\x00d\udc80") == "a\ufffdb\ufffdc\ufffdd\ufffd"
