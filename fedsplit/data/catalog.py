@@ -103,8 +103,7 @@ def load_data_path(
             "with class folders of images, or of a data set saved with save_to_disk, in its "
             "--node-config."
         )
-    train = _part(str(path), read_folder(folder), ("train",), required=True)
-    images = _labelled(str(path), train, train.select([]), data)
+    images = _labelled(str(path), _training(str(path), read_folder(folder)), None, data)
     if class_names is None:
         return images
     aligned = align_labels(images.train, images.label_column, class_names, str(path))
@@ -118,11 +117,11 @@ def is_local(name: str) -> bool:
 
 def _load(data: DataConfig) -> ImageDataset:
     splits = _splits(data.name)
-    train = _part(data.name, splits, ("train",), required=True)
-    test = _part(data.name, splits, TEST_SPLITS, required=False)
+    train = _training(data.name, splits)
+    test = next((splits[name] for name in TEST_SPLITS if len(splits.get(name, ()))), None)
     images = _labelled(data.name, train, test, data)
     column = images.label_column
-    if not len(test):
+    if test is None:
         stay, held = hold_out(label_array(images.train, column), TEST_FRACTION, CHOICE_SEED)
         if not len(stay) or not len(held):
             raise DataError(
@@ -153,33 +152,29 @@ def _splits(name: str) -> Mapping[str, datasets.Dataset]:
     return read_hub(name)
 
 
-def _part(
-    name: str, splits: Mapping[str, datasets.Dataset], wanted: tuple[str, ...], *, required: bool
-) -> datasets.Dataset:
-    """Return the first of the wanted splits that has images; or none of the rows of ``train``."""
-    for split in wanted:
-        if split in splits and len(splits[split]):
-            return splits[split]
-    if required:
-        sizes = ", ".join(f"{split} ({len(part)} rows)" for split, part in splits.items())
-        raise DataError(
-            f"The data set '{name}' has no images in a split called '{wanted[0]}'. "
-            f"It has: {sizes or 'nothing'}. Choose another data set or rename its splits."
-        )
-    return splits["train"].select([])
+def _training(name: str, splits: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
+    if len(splits.get("train", ())):
+        return splits["train"]
+    sizes = ", ".join(f"{split} ({len(part)} rows)" for split, part in splits.items())
+    raise DataError(
+        f"The data set '{name}' has no images in a split called 'train'. "
+        f"It has: {sizes or 'nothing'}. Choose another data set or rename its splits."
+    )
 
 
 def _labelled(
-    name: str, train: datasets.Dataset, test: datasets.Dataset, data: DataConfig
+    name: str, train: datasets.Dataset, test: datasets.Dataset | None, data: DataConfig
 ) -> ImageDataset:
     image_column, label_column = find_columns(train, data)
-    if not {image_column, label_column} <= set(test.column_names):
+    if test is not None and not {image_column, label_column} <= set(test.column_names):
         raise DataError(
             f"The test images of '{name}' lack the column '{image_column}' or '{label_column}' "
             f"of its training images. They have: {', '.join(test.column_names)}."
         )
-    parts = [as_images(part, image_column, name) for part in (train, test)]
-    train, test = as_class_labels(parts, label_column, name)
+    train = as_images(train, image_column, name)
+    # Empty only after the cast: a column of no rows cannot be cast.
+    test = train.select([]) if test is None else as_images(test, image_column, name)
+    train, test = as_class_labels((train, test), label_column, name)
     names = tuple(train.features[label_column].names)
     return ImageDataset(name, train, test, image_column, label_column, names)
 

@@ -10,7 +10,7 @@ from fedsplit.config import DataConfig
 from fedsplit.data.catalog import is_local, load_data_path, load_images
 from fedsplit.data.columns import label_array
 from fedsplit.errors import DataError
-from tests.data.pictures import image_folder, labelled
+from tests.data.pictures import image_folder, labelled, picture
 
 
 def counts(dataset: datasets.Dataset) -> list[int]:
@@ -46,6 +46,27 @@ def test_test_images_are_test_or_validation(tmp_path: Path, split: str) -> None:
     parts.save_to_disk(tmp_path)
     images = load_images(DataConfig(name=str(tmp_path)))
     assert (len(images.train), len(images.test)) == (2, 3)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "file", "path"])
+def test_columns_that_have_to_be_cast(tmp_path: Path, kind: str) -> None:
+    files = sorted(image_folder(tmp_path / "files", {"a": 12}).rglob("*.png"))
+    columns = {
+        "bytes": [path.read_bytes() for path in files],
+        "file": [{"bytes": path.read_bytes(), "path": None} for path in files],
+        "path": [str(path) for path in files],
+    }
+    dataset = datasets.Dataset.from_dict({"photo": columns[kind], "label": [0, 1] * 6})
+    dataset.save_to_disk(tmp_path / "saved")
+    data = DataConfig(name=str(tmp_path / "saved"), image_column="photo")
+
+    images = load_images(data)
+    assert (len(images.train), len(images.test)) == (10, 2)
+    held = {row["photo"].tobytes() for part in (images.train, images.test) for row in part}
+    assert held == {picture(seed).tobytes() for seed in range(12)}
+    own = load_data_path(data.name, data, ("0", "1", "2"))
+    assert (len(own.train), len(own.test)) == (12, 0)
+    assert own.train[3]["photo"].tobytes() == picture(3).tobytes()
 
 
 def test_test_goes_before_validation(tmp_path: Path) -> None:
