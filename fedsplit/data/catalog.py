@@ -18,10 +18,11 @@ from fedsplit.data.columns import (
     find_columns,
     label_array,
 )
-from fedsplit.data.folders import read_folder
+from fedsplit.data.folders import Version, folder_version, read_folder
 from fedsplit.data.hub import read_hub
 from fedsplit.data.sampling import balanced_subset, hold_out
 from fedsplit.errors import DataError
+from fedsplit.names import local_directory
 
 BUNDLED: Mapping[str, Callable[[], datasets.DatasetDict]] = {"fashion-mini": fashion_mini.load}
 TEST_SPLITS = ("test", "validation", "valid", "val")
@@ -55,23 +56,44 @@ class ImageDataset:
 
 
 _CACHE: OnceCache[ImageDataset] = OnceCache(max_size=4)
+_SEEN: dict[str, Version | None] = {}
 _LOAD_FIELDS = {"name", "max_train_samples", "max_test_samples", "image_column", "label_column"}
 
 
-def load_images(data: DataConfig) -> ImageDataset:
+def load_images(data: DataConfig, *, look: bool = True) -> ImageDataset:
     """Return the data set `data.name`, limited to the configured numbers of images.
 
     The test images are the split ``test``, else ``validation``; a data set without either has
     one sixth of every class held out. Held-out images and subsets are chosen at random (subsets
     with equal numbers of each class), always the same, whatever the run's seed or its clients.
 
+    Parameters
+    ----------
+    data : DataConfig
+        Which data set.
+    look : bool
+        Look whether a folder has changed since this process has read it. Within a run do not:
+        its clients have to share out one and the same data set, and looking takes time.
+
     Raises
     ------
     DataError
         If the data set cannot be had, has no training images, or its columns are not clear.
     """
-    key = data.model_dump_json(include=_LOAD_FIELDS)
+    version = _look(data.name) if look else seen_version(data.name)
+    key = (data.model_dump_json(include=_LOAD_FIELDS), version)
     return _CACHE.get(key, lambda: _load(data))
+
+
+def seen_version(name: str) -> Version | None:
+    """Return the state in which this process last saw a folder; None for other data sets."""
+    return _SEEN[name] if name in _SEEN else _look(name)
+
+
+def _look(name: str) -> Version | None:
+    folder = None if name in BUNDLED else local_directory(name)
+    version = _SEEN[name] = None if folder is None else folder_version(folder)
+    return version
 
 
 def load_data_path(
@@ -96,8 +118,8 @@ def load_data_path(
     DataError
         If the folder is not there or holds no labelled images, or an unknown class.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
+    folder = local_directory(path)
+    if folder is None:
         raise DataError(
             f"The SuperNode's data-path '{path}' is not a folder. Give it the path of a folder "
             "with class folders of images, or of a data set saved with save_to_disk, in its "
@@ -112,7 +134,7 @@ def load_data_path(
 
 def is_local(name: str) -> bool:
     """Return whether the data set `name` is bundled or an existing folder: no download."""
-    return name in BUNDLED or Path(name).expanduser().is_dir()
+    return name in BUNDLED or local_directory(name) is not None
 
 
 def _load(data: DataConfig) -> ImageDataset:
@@ -140,10 +162,10 @@ def _splits(name: str) -> Mapping[str, datasets.Dataset]:
     if name in BUNDLED:
         bundled: Mapping[str, datasets.Dataset] = BUNDLED[name]()
         return bundled
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = local_directory(name)
+    if folder is not None:
         return read_folder(folder)
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise DataError(
             f"The data folder '{name}' (data.name) is not there. Give the path of a folder with "
             "class folders of images or of a data set saved with save_to_disk, the id of a data "

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from fedsplit.config import Config
 from fedsplit.data.cache import OnceCache
-from fedsplit.data.catalog import is_local, load_data_path, load_images
+from fedsplit.data.catalog import is_local, load_data_path, load_images, seen_version
 from fedsplit.data.columns import label_array
 from fedsplit.data.decode import decode
+from fedsplit.data.folders import folder_version
 from fedsplit.data.partition import partition
+from fedsplit.names import local_directory
 from fedsplit.seeding import derive_seed
 
 KEEP_DECODED_BYTES = 256 * 2**20
@@ -235,8 +237,10 @@ def load_shard(
     ConfigError
         If they cannot be shared out as configured.
     """
+    own = None if data_path is None else local_directory(data_path)
+    versions = seen_version(config.data.name), None if own is None else folder_version(own)
     return _SHARDS.get(
-        (config.data, config.seed, partition_id, num_clients, _key(spec), data_path),
+        (config.data, config.seed, partition_id, num_clients, _key(spec), data_path, versions),
         lambda: _load_shard(config, partition_id, num_clients, spec, data_path),
     )
 
@@ -251,10 +255,10 @@ def load_test(config: Config, spec: ImageSpec) -> Images:
     """
 
     def load() -> Images:
-        source = load_images(config.data)
+        source = load_images(config.data, look=False)
         return _images(source.test, source.image_column, source.label_column, spec)
 
-    return _TESTS.get((config.data, _key(spec)), load)
+    return _TESTS.get((config.data, _key(spec), seen_version(config.data.name)), load)
 
 
 def _load_shard(
@@ -262,12 +266,13 @@ def _load_shard(
 ) -> Shard:
     data = config.data
     if data_path is None:
-        source = load_images(data)
+        source = load_images(data, look=False)
         rows = partition(
             source, data, num_clients=num_clients, seed=config.seed, partition_id=partition_id
         )
     else:
-        class_names = load_images(data).class_names if is_local(data.name) else None
+        named = is_local(data.name)
+        class_names = load_images(data, look=False).class_names if named else None
         source = load_data_path(data_path, data, class_names)
         rows = source.train
     seed = derive_seed(config.seed, "validation", partition_id)

@@ -99,6 +99,36 @@ def test_a_supernodes_own_images_are_all_its_shard(tmp_path: Path) -> None:
     assert load_data_path(str(tmp_path), DataConfig()).class_names == ("cat", "dog")
 
 
+def test_a_changed_folder_is_read_again(tmp_path: Path) -> None:
+    data = DataConfig(name=str(image_folder(tmp_path, {"a": 12, "b": 6})))
+    images = load_images(data)
+    assert load_images(data) is images
+    image_folder(tmp_path, {"b": 12})
+    assert load_images(data, look=False) is images  # as a run's clients do
+    again = load_images(data)
+    assert counts(again.train) == [10, 10]
+    assert load_images(data, look=False) is again
+
+
+def test_a_folder_is_known_by_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, classes in (("x", {"a": 2}), ("y", {"b": 2})):
+        image_folder(tmp_path / place / "photos", classes)
+        monkeypatch.chdir(tmp_path / place)
+        assert load_images(DataConfig(name="photos")).class_names == tuple(classes)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nosuchuser/x", "a\0b"], ids=ascii)
+def test_names_that_no_folder_can_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not is_local(name)
+    with pytest.raises(DataError, match=r"not there|no data set"):
+        load_images(DataConfig(name=name))
+    with pytest.raises(DataError, match="is not a folder"):
+        load_data_path(name, DataConfig())
+
+
 def test_a_data_path_that_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data-path .*missing' is not a folder"):
         load_data_path(tmp_path / "missing", DataConfig())

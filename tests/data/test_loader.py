@@ -3,6 +3,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 
 from fedsplit.config import Config, DataConfig
 from fedsplit.data import loader
+from fedsplit.data.catalog import load_images
 from fedsplit.data.loader import Images, batches, load_shard, load_test, split_validation
 from fedsplit.errors import DataError
 from tests.data.pictures import Spec, image_folder, labelled, picture
@@ -159,3 +161,31 @@ def test_a_data_path_is_matched_to_the_runs_classes(tmp_path: Path) -> None:
     assert (len(shard.train), len(shard.validation)) == (9, 1)
     labels = sorted([*shard.train.labels.tolist(), *shard.validation.labels.tolist()])
     assert labels == [1] * 4 + [9] * 6
+
+
+def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:
+    config = Config(data=DataConfig(name=str(image_folder(tmp_path / "data", {"a": 12}))))
+    own = str(image_folder(tmp_path / "own", {"a": 4}))
+
+    def sizes() -> tuple[int, int, int]:
+        shard, mine = load_shard(config, 0, 1, NANO), load_shard(config, 0, 1, NANO, data_path=own)
+        return len(shard.train), len(mine.train), len(load_test(config, NANO))
+
+    assert sizes() == (9, 4, 2)
+    image_folder(tmp_path / "data", {"a": 24})
+    image_folder(tmp_path / "own", {"a": 5})
+    assert sizes() == (9, 5, 2), "a run's clients share out the data set as it was at the start"
+    load_images(config.data)  # as a run does when it starts
+    assert sizes() == (18, 5, 4)
+
+
+def test_null_images_never_reach_a_batch() -> None:
+    dataset = labelled([0, 1])
+    nothing = datasets.Dataset.from_dict({"image": [None], "label": [0]}, dataset.features)
+    with pytest.raises(DataError, match="Image 2 of the column 'image'"):
+        Images(
+            datasets.concatenate_datasets([dataset, nothing]),
+            image_column="image",
+            label_column="label",
+            spec=Spec(),
+        )
