@@ -82,6 +82,17 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path, entry: bytes) -> No
         read_folder(tmp_path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_a_link_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    image_folder(tmp_path / "elsewhere", {"cat": 1})
+    (tmp_path / "data").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "data") + b"/caf\xe9")).symlink_to(
+        tmp_path / "elsewhere" / "cat"
+    )
+    with pytest.raises(DataError, match=r"caf\\udce9.* not UTF-8"):
+        read_folder(tmp_path / "data")
+
+
 CHANGES: list[Callable[[Path], object]] = [
     lambda folder: picture(9).save(folder / "train" / "cat" / "000.png"),
     lambda folder: os.utime(folder / "train" / "cat" / "000.png", (1, 1)),
