@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+LONGEST_FILE_NAME_BYTES = 255
 
 
 def local_directory(name: str | Path) -> Path | None:
@@ -16,6 +19,19 @@ def local_directory(name: str | Path) -> Path | None:
         return path if str(name) and path.is_dir() else None
     except (OSError, RuntimeError, ValueError):
         return None
+
+
+def path_fault(name: str) -> str | None:
+    """Return what keeps a text from being the path of a file, or None."""
+    if "\0" in name:
+        return "must not hold the character NUL"
+    if any(len(os.fsencode(part)) > LONGEST_FILE_NAME_BYTES for part in name.split("/")):
+        return f"must not hold a file name of more than {LONGEST_FILE_NAME_BYTES} bytes"
+    try:
+        Path(name).expanduser()
+    except RuntimeError:
+        return "must not begin with the home of a user who does not exist here"
+    return None
 
 
 def printable(name: str) -> str:

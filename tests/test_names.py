@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsplit.names import local_directory, printable
+from fedsplit.names import local_directory, path_fault, printable
 
 
 def test_directories_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +22,23 @@ def test_directories_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 )
 def test_what_cannot_be_a_directory_is_none(name: str) -> None:
     assert local_directory(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("a\0b", "NUL"),
+        ("a/" + "ü" * 128, "255 bytes"),
+        ("~nosuchuser/x", "user who does not exist"),
+    ],
+)
+def test_what_cannot_be_a_path_has_a_reason(name: str, fault: str) -> None:
+    assert fault in str(path_fault(name))
+
+
+@pytest.mark.parametrize("name", ["runs", "~/runs", "a/" * 500, "ü" * 127, "a~b"])
+def test_what_can_be_a_path(name: str) -> None:
+    assert path_fault(name) is None
 
 
 def test_a_name_is_shown_in_one_line() -> None:

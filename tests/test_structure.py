@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
         "fedsplit.threads",
         "fedsplit.config_errors",
     },
+    {"fedsplit.config_keys"},
     {"fedsplit.config"},
     {"fedsplit.data", "fedsplit.models"},
     {"fedsplit.channel"},
