@@ -29,15 +29,18 @@ and check it with `--check`, which exits 1 when it is stale.
 Every key has a default, so a config file holds only the keys that differ. A dotted key may also be
 written in a table (`[data]`, then `name = ...`). The same defaults stand in
 `[tool.flwr.app.config]` of [pyproject.toml](../pyproject.toml). Unknown keys, wrong types and
-values out of bounds are refused before anything is loaded, all of them in one message.
+values out of bounds are refused before anything is loaded, all of them in one message. Whole
+numbers are at most 2^63 - 1, as in TOML.
 
 """
 TYPES = {str: "text", bool: "true or false", int: "whole number", float: "number"}
 # What the validators of config.py refuse, in words: a function has no bounds to read.
 VALIDATED = {
     "run_name": "a plain directory name",
+    "output_dir": "a path",
     "address": "host 127.0.0.1, localhost or [::1]; port up to 65535",
 }
+LARGEST = 2**63 - 1  # of every whole number: HEAD says so once
 SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -93,7 +96,8 @@ def _type(field: FieldInfo) -> str:
 def _bounds(name: str, field: FieldInfo) -> str:
     found = [VALIDATED[name]] if name in VALIDATED else []
     for rule in field.metadata:
-        found += [f"{SIGNS[sign]} {getattr(rule, sign)}" for sign in SIGNS if hasattr(rule, sign)]
+        bounds = {sign: getattr(rule, sign) for sign in SIGNS if hasattr(rule, sign)}
+        found += [f"{SIGNS[sign]} {bound}" for sign, bound in bounds.items() if bound != LARGEST]
         if getattr(rule, "min_length", None):
             found.append("not empty")
     return ", ".join(found)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedsplit.config_errors import describe
+from fedsplit.config_keys import nest, pairs, spelt
 from fedsplit.errors import ConfigError
+from fedsplit.names import path_fault
 
 DEFAULT_NUM_CLIENTS = 10
 Scalar = str | int | float | bool
@@ -23,6 +26,13 @@ Scalar = str | int | float | bool
 Strategy = Literal["sequential", "sflv1", "sflv2", "sflv3", "parallel", "full", "centralized"]
 Partitioner = Literal["iid", "dirichlet", "pathological", "shard"]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Whole = Annotated[int, Field(le=2**63 - 1)]  # what TOML and Flower's run config hold
+
+
+def _as_path(text: str) -> str:
+    if fault := path_fault(text):
+        raise ValueError(fault)
+    return text
 
 
 def _kebab(name: str) -> str:
@@ -38,6 +48,7 @@ class _Section(BaseModel):
         strict=True,
         protected_namespaces=(),
         allow_inf_nan=False,
+        str_max_length=10_000,
     )
 
 
@@ -47,14 +58,18 @@ class DataConfig(_Section):
     name: str = Field("fashion-mini", min_length=1, description="bundled name, Hub id or folder")
     partitioner: Partitioner = Field("iid", description="how the training images are shared out")
     alpha: float = Field(0.5, gt=0.0, description="dirichlet: small means more uneven")
-    classes_per_client: int = Field(2, ge=1, description="pathological: classes each client holds")
-    shards_per_client: int = Field(2, ge=1, description="shard: label-sorted shards per client")
-    min_partition_size: int = Field(10, ge=0, description="dirichlet: draw again below this")
+    classes_per_client: Whole = Field(
+        2, ge=1, description="pathological: classes each client holds"
+    )
+    shards_per_client: Whole = Field(2, ge=1, description="shard: label-sorted shards per client")
+    min_partition_size: Whole = Field(10, ge=0, description="dirichlet: draw again below this")
     validation_fraction: float = Field(
         0.1, ge=0.0, lt=1.0, description="part of each shard kept for federated evaluation"
     )
-    max_train_samples: int = Field(0, ge=0, description="use only so many training images; 0 = all")
-    max_test_samples: int = Field(0, ge=0, description="use only so many test images; 0 = all")
+    max_train_samples: Whole = Field(
+        0, ge=0, description="use only so many training images; 0 = all"
+    )
+    max_test_samples: Whole = Field(0, ge=0, description="use only so many test images; 0 = all")
     image_column: str = Field("", description="column of the images; empty = find it")
     label_column: str = Field("", description="column of the labels; empty = find it")
 
@@ -69,11 +84,11 @@ class ModelConfig(_Section):
 class SplitConfig(_Section):
     """Where the model is cut."""
 
-    cut_layer: int = Field(1, ge=1, description="stages on the client; 1 = the embeddings")
+    cut_layer: Whole = Field(1, ge=1, description="stages on the client; 1 = the embeddings")
     topology: Literal["vanilla", "u-shaped"] = Field(
         "vanilla", description="labels and top at the server, or at the client"
     )
-    top_layer: int = Field(0, ge=0, description="u-shaped: stages before the top; 0 = the head")
+    top_layer: Whole = Field(0, ge=0, description="u-shaped: stages before the top; 0 = the head")
 
     @property
     def points(self) -> list[int]:
@@ -134,32 +149,34 @@ class Config(_Section):
     """One run. Immutable; `Config.load` and `Config.from_flat` make it."""
 
     strategy: Strategy = Field("sflv1", description="the algorithm (docs/algorithms.md)")
-    num_server_rounds: int = Field(3, ge=1, description="federation rounds")
-    local_epochs: int = Field(1, ge=1, description="passes over a client's shard in a round")
-    batch_size: int = Field(32, ge=1, description="images in a step")
+    num_server_rounds: Whole = Field(3, ge=1, description="federation rounds")
+    local_epochs: Whole = Field(1, ge=1, description="passes over a client's shard in a round")
+    batch_size: Whole = Field(32, ge=1, description="images in a step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="of every part")
-    learning_rate: float = Field(0.001, gt=0.0, description="of every part")
+    learning_rate: float = Field(0.001, gt=0.0, le=1e6, description="of every part")
     learning_rate_schedule: Literal["constant", "step", "cosine"] = Field(
         "constant", description="how the rate changes from round to round"
     )
     learning_rate_decay: float = Field(0.1, gt=0.0, le=1.0, description="step: factor")
-    decay_rounds: int = Field(10, ge=1, description="step: rounds until the factor applies again")
-    warmup_rounds: int = Field(0, ge=0, description="rounds in which the rate rises to its value")
+    decay_rounds: Whole = Field(10, ge=1, description="step: rounds until the factor applies again")
+    warmup_rounds: Whole = Field(0, ge=0, description="rounds in which the rate rises to its value")
     clip_norm: float = Field(0.0, ge=0.0, description="largest gradient norm of a part; 0 = any")
     client_optimizer: Literal["fresh", "kept"] = Field(
         "fresh", description="whether a client's optimizer lives for a round, or for the run"
     )
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only")
-    weight_decay: float = Field(0.0, ge=0.0, description="of every part")
+    weight_decay: float = Field(0.0, ge=0.0, le=1e6, description="of every part")
     fraction_train: Fraction = Field(1.0, description="part of the clients that train in a round")
     fraction_evaluate: float = Field(
         1.0, ge=0.0, le=1.0, description="part of the clients that evaluate; 0 = none"
     )
-    seed: int = Field(42, ge=0, description="everything random derives from it")
+    seed: Whole = Field(42, ge=0, description="everything random derives from it")
     device: str = Field("cpu", min_length=1, description="torch device of every part")
-    num_clients: int = Field(0, ge=0, description="clients; 0 = every SuperNode")
-    max_concurrent_clients: int = Field(0, ge=0, description="training at once; 0 = one per core")
-    torch_threads: int = Field(1, ge=1, description="torch's threads for one client's arithmetic")
+    num_clients: Whole = Field(0, ge=0, description="clients; 0 = every SuperNode")
+    max_concurrent_clients: Whole = Field(0, ge=0, description="training at once; 0 = one per core")
+    torch_threads: int = Field(
+        1, ge=1, le=1024, description="torch's threads for one client's arithmetic"
+    )
     connect_timeout: float = Field(20.0, gt=0.0, description="seconds to wait for SuperNodes")
     round_timeout: float = Field(3600.0, gt=0.0, description="seconds to wait for replies")
     output_dir: str = Field("runs", min_length=1, description="where run directories are made")
@@ -175,9 +192,14 @@ class Config(_Section):
     @field_validator("run_name")
     @classmethod
     def _one_path_part(cls, name: str) -> str:
-        if name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        if name in (".", "..") or "/" in name or "\\" in name:
             raise ValueError("must be a plain directory name; use output-dir for the path")
-        return name
+        return _as_path(name)
+
+    @field_validator("output_dir")
+    @classmethod
+    def _a_path(cls, path: str) -> str:
+        return _as_path(path)
 
     @classmethod
     def from_flat(cls, values: Mapping[str, object], *, source: str = "the configuration") -> Self:
@@ -195,10 +217,16 @@ class Config(_Section):
         ConfigError
             With every unknown key (and the nearest valid one) and every wrong value.
         """
+        return cls._checked(spelt(values, _valid_keys(), source), {}, source)
+
+    @classmethod
+    def _checked(
+        cls, values: Mapping[str, object], overrides: Mapping[str, object], source: str
+    ) -> Self:
         try:
-            return cls.model_validate(_nest(_flatten(values)))
+            return cls.model_validate(nest({**values, **overrides}, _SECTIONS))
         except ValidationError as error:
-            raise ConfigError(describe(error, source, list(cls().to_flat()))) from None
+            raise ConfigError(describe(error, source, _valid_keys(), overrides)) from None
 
     @classmethod
     def load(
@@ -216,22 +244,32 @@ class Config(_Section):
             If the file cannot be read or parsed, or any key or value is wrong.
         """
         source = "the configuration"
+        values: Mapping[str, object]
         if isinstance(config, Config):
-            values: dict[str, object] = dict(config.to_flat())
+            values = config.to_flat()
         elif isinstance(config, Mapping):
-            values = _flatten(config)
+            values = config
         else:
             source = str(config)
-            values = _flatten(read_toml(Path(config)))
+            values = read_toml(Path(config))
         # Overrides must meet the keys that they replace, however either is spelt.
-        merged = {_canonical(key): value for key, value in values.items()}
-        merged |= {_canonical(key): value for key, value in _flatten(overrides or {}).items()}
-        return cls.from_flat(merged, source=source)
+        changes = spelt(overrides or {}, _valid_keys(), f"What overrides {source}")
+        return cls._checked(spelt(values, _valid_keys(), source), changes, source)
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key, dotted and kebab-case, with its value."""
-        flat = _flatten(self.model_dump(by_alias=True))
-        return {key: value for key, value in flat.items() if isinstance(value, Scalar)}
+        flat = pairs(self.model_dump(by_alias=True))
+        return {key: value for key, value in flat if isinstance(value, Scalar)}
+
+
+_SECTIONS = [
+    name for name, field in Config.model_fields.items() if isinstance(field.default, _Section)
+]
+
+
+@cache
+def _valid_keys() -> tuple[str, ...]:
+    return tuple(Config().to_flat())
 
 
 def with_clients(config: Config) -> Config:
@@ -243,40 +281,10 @@ def read_toml(path: Path) -> dict[str, object]:
     """Read a TOML file, or raise a `ConfigError` that says why it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The config file '{path}' is not valid TOML: {error}.") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"The config file '{path}' cannot be read: {error}. Give the path of a TOML file, "
             "such as configs/sflv1.toml."
         ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"The config file '{path}' is not valid TOML: {error}.") from None
-
-
-def _canonical(key: str) -> str:
-    """Return the dotted, kebab-case spelling of a valid key, and any other key as it is."""
-    flat = Config().to_flat()
-    underscored = {valid.replace(".", "_").replace("-", "_"): valid for valid in flat}
-    dashed = key.replace("_", "-")
-    return underscored.get(key, dashed if dashed in flat else key)
-
-
-def _flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _nest(flat: Mapping[str, object]) -> dict[str, object]:
-    nested: dict[str, object] = {}
-    for key, value in flat.items():
-        section, dot, name = key.partition(".")
-        table = nested.get(section, {})
-        if dot and name and isinstance(table, dict) and section in Config.model_fields:
-            nested.setdefault(section, {})[name] = value  # type: ignore[index]
-        else:
-            nested[key] = value
-    return nested

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -14,34 +15,78 @@ _TYPES = {
     "string_type": "must be a text in quotes",
     "bool_type": "must be true or false",
     "finite_number": "must be a finite number",
-    "model_type": "is a section: set keys in it, such as {key}.name",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must be shorter",
+    "string_unicode": "must be text in UTF-8",
 }
+_LONGEST_VALUE = 300
 
 
-def describe(error: ValidationError, source: str, valid_keys: Sequence[str]) -> str:
-    """Return one line for each error: key, value, what is wrong, what to do."""
-    lines = [_line(details, valid_keys) for details in error.errors()]
-    count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
-    return f"{source} has {count}:\n" + "\n".join(f"  {line}" for line in lines)
+def describe(
+    error: ValidationError,
+    source: str,
+    valid_keys: Sequence[str],
+    overrides: Collection[str] = (),
+) -> str:
+    """Return one line for each error: key, value, what is wrong, what to do.
+
+    Parameters
+    ----------
+    error : ValidationError
+        What pydantic found.
+    source : str
+        Where the values come from.
+    valid_keys : Sequence[str]
+        All of them, dotted.
+    overrides : Collection[str]
+        The keys that do not come from there, but override it.
+    """
+    found = error.errors()
+    overriding = [details for details in found if _key(details) in overrides]
+    if not overriding:
+        head = f"{source} has"
+    elif len(overriding) == len(found):
+        head = f"What overrides {source} has"
+    else:
+        head = f"{source} and what overrides it have"
+    count = "1 error" if len(found) == 1 else f"{len(found)} errors"
+    return "\n  ".join([f"{head} {count}:", *(_line(details, valid_keys) for details in found)])
+
+
+def _key(details: ErrorDetails) -> str:
+    return ".".join(str(part) for part in details["loc"])
 
 
 def _line(details: ErrorDetails, valid_keys: Sequence[str]) -> str:
-    key = ".".join(str(part) for part in details["loc"])
-    value = details["input"]
-    shown = f"{key} = {value!r}" if not isinstance(value, dict) else key
+    key, value = _key(details), details["input"]
+    shown = key if isinstance(value, dict) else f"{key} = {_shortened(repr(value))}"
     if details["type"] == "extra_forbidden":
         return f"{shown}: unknown key; {_nearest(key, valid_keys)}"
     if details["type"] in _TYPES:
-        return f"{shown}: {_TYPES[details['type']].format(key=key)}"
+        return f"{shown}: {_TYPES[details['type']]}"
+    if details["type"] == "model_type":
+        example = next(valid for valid in valid_keys if valid.startswith(f"{key}."))
+        return f"{shown}: is a section: set keys in it, such as {example}"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if details["type"] == "value_error":
         return f"{shown}: {message}"
     return f"{shown}: must be {message}"
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]} ..."
+
+
 def _nearest(key: str, valid_keys: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, valid_keys, n=1, cutoff=0.5)
+    # Who writes only some words of a key has them right: 'rounds' is not 'round-timeout'.
+    with_its_words = [valid for valid in valid_keys if _words(key) <= _words(valid)]
+    close = difflib.get_close_matches(key, with_its_words, n=1, cutoff=0.0)
+    close = close or difflib.get_close_matches(key, valid_keys, n=1, cutoff=0.5)
     if not close:
         last = {valid.rpartition(".")[2]: valid for valid in valid_keys}
         close = [last[name] for name in difflib.get_close_matches(key, list(last), n=1)]
     return f"did you mean '{close[0]}'?" if close else f"valid keys: {', '.join(valid_keys)}"
+
+
+def _words(key: str) -> set[str]:
+    return set(re.split(r"[._-]", key))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -25,6 +28,7 @@ from fedsplit.split.local import LocalResult, evaluate_batches
 from fedsplit.split.server import Purpose
 from fedsplit.split.steps import score
 
+_logger = logging.getLogger(__name__)
 _EVALUATION_BATCH_SIZE = 128
 
 
@@ -141,9 +145,9 @@ class Experiment:
         save_model(model.merge(), self._prepared.spec, directory.model_dir)
         summary = self.recorder.finish()
         rows = self.recorder.rows
-        plot_run(rows, summary, directory.path / "rounds.png")
         for line in results_table(rows, summary).splitlines():
             self._log(line)
+        _draw(directory.path / "rounds.png", lambda path: plot_run(rows, summary, path))
         return Outcome(rows, summary, model, directory)
 
     def _test(self) -> LocalResult:
@@ -179,4 +183,19 @@ class Experiment:
         names = self._prepared.class_names
         for line in shard_table(counts, names).splitlines():
             self._log(line)
-        plot_shards(counts, names, self._run_directory.path / "shards.png")
+        shards = self._run_directory.path / "shards.png"
+        _draw(shards, lambda path: plot_shards(counts, names, path))
+
+
+def _draw(path: Path, plot: Callable[[Path], None]) -> None:
+    """Make a picture; one that cannot be made is no reason to lose a run."""
+    with warnings.catch_warnings():
+        # Of names in a script that matplotlib's font lacks: the picture then has boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        try:
+            plot(path)
+        except Exception as error:
+            _logger.warning(
+                "'%s' cannot be drawn (%s: %s); the run goes on without this picture.",
+                *(path, type(error).__name__, error),
+            )

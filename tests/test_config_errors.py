@@ -30,3 +30,33 @@ def test_the_nearest_key_is_named_by_its_last_part_too() -> None:
 def test_without_a_near_key_all_are_named() -> None:
     text = describe(_error(xyz=1), "here", ["size", "split.cut-layer"])
     assert text.endswith("xyz = 1: unknown key; valid keys: size, split.cut-layer")
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("rounds", "num-server-rounds"),
+        ("num_rounds", "num-server-rounds"),
+        ("alpha", "data.alpha"),
+        ("round-timeut", "round-timeout"),
+    ],
+)
+def test_the_key_with_the_same_words_is_meant(key: str, meant: str) -> None:
+    valid = ["num-server-rounds", "round-timeout", "data.alpha", "data.name"]
+    assert describe(_error(**{key: 1}), "x", valid).endswith(f"did you mean '{meant}'?")
+
+
+def test_long_values_are_cut() -> None:
+    text = describe(_error(size="y" * 10_000), "x", ["size"])
+    assert len(text) < 400
+    assert text.endswith("yyy ...: must be a whole number")
+
+
+def test_overriding_keys_are_told_apart() -> None:
+    error = _error(size="x", b=1)
+    assert describe(error, "a.toml", ["size"]).startswith("a.toml has 2 errors:")
+    head = describe(error, "a.toml", ["size"], {"size"}).partition("\n")[0]
+    assert head == "a.toml and what overrides it have 2 errors:"
+    assert describe(error, "a.toml", ["size"], {"size", "b"}).startswith(
+        "What overrides a.toml has"
+    )

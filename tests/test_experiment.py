@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.figure
 import pytest
 import torch
 
@@ -11,11 +15,14 @@ from fedsplit.preparation import prepare
 from fedsplit.split.server import Purpose
 
 
-def _experiment(tiny: dict[str, object], lines: list[str], *, split: bool) -> Experiment:
+def _experiment(
+    tiny: dict[str, object], lines: list[str], *, split: bool, class_names: Sequence[str] = ()
+) -> Experiment:
     config = Config.load(tiny, {"run-name": "one"})
+    prepared = prepare(config)
     return Experiment(
         config=config,
-        prepared=prepare(config),
+        prepared=replace(prepared, class_names=tuple(class_names) or prepared.class_names),
         split=split,
         class_counts={0: [3] * 10, 1: [1] * 10},
         engine="test",
@@ -50,3 +57,39 @@ def test_scores_are_of_the_weights_given(tiny: dict[str, object]) -> None:
     path = str(Path(str(tiny["output-dir"])) / "one")
     assert lines[0] == f"Run directory: {path}"
     assert lines[-1].endswith(path)
+
+
+def test_any_class_names_can_be_drawn(
+    tiny: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["$5", "a$b$c_", r"$\frac$", "猫", "שלום", "line\nbreak", "\udce9", "8", "9", "10"]
+    lines: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _experiment(tiny, lines, split=True, class_names=names)
+    assert caplog.records == []
+    assert (Path(str(tiny["output-dir"])) / "one" / "shards.png").stat().st_size > 5000
+    assert "line\ufffd" in lines[2]
+    assert len(lines) == 1 + 1 + 1 + 2 + 1  # directory, summary, names, clients, all
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning(
+    tiny: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fail)
+    lines: list[str] = []
+    experiment = _experiment(tiny, lines, split=False)
+    experiment.evaluate(0, [experiment.initial_state()])
+    experiment.evaluate(1, [experiment.initial_state()])
+    outcome = experiment.finish()
+
+    assert outcome.run_directory.summary_path.is_file()
+    assert lines[-1].endswith(str(outcome.run_directory.path))
+    shards, rounds = (record.getMessage() for record in caplog.records)
+    assert "shards.png' cannot be drawn (OSError: disk full)" in shards
+    assert "rounds.png' cannot be drawn (OSError: disk full)" in rounds

@@ -18,7 +18,14 @@ FILES = [
 
 # A group may import from the lines before its own, and not from its neighbours in one line.
 LAYERS: list[set[str]] = [
-    {"fedsplit.errors", "fedsplit.seeding", "fedsplit.threads", "fedsplit.config_errors"},
+    {
+        "fedsplit.errors",
+        "fedsplit.names",
+        "fedsplit.seeding",
+        "fedsplit.threads",
+        "fedsplit.config_errors",
+    },
+    {"fedsplit.config_keys"},
     {"fedsplit.config"},
     {"fedsplit.data", "fedsplit.models"},
     {"fedsplit.channel"},

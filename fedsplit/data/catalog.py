@@ -18,10 +18,11 @@ from fedsplit.data.columns import (
     find_columns,
     label_array,
 )
-from fedsplit.data.folders import read_folder
+from fedsplit.data.folders import Version, folder_version, read_folder
 from fedsplit.data.hub import read_hub
 from fedsplit.data.sampling import balanced_subset, hold_out
 from fedsplit.errors import DataError
+from fedsplit.names import local_directory
 
 BUNDLED: Mapping[str, Callable[[], datasets.DatasetDict]] = {"fashion-mini": fashion_mini.load}
 TEST_SPLITS = ("test", "validation", "valid", "val")
@@ -55,23 +56,44 @@ class ImageDataset:
 
 
 _CACHE: OnceCache[ImageDataset] = OnceCache(max_size=4)
+_SEEN: dict[str, Version | None] = {}
 _LOAD_FIELDS = {"name", "max_train_samples", "max_test_samples", "image_column", "label_column"}
 
 
-def load_images(data: DataConfig) -> ImageDataset:
+def load_images(data: DataConfig, *, look: bool = True) -> ImageDataset:
     """Return the data set `data.name`, limited to the configured numbers of images.
 
     The test images are the split ``test``, else ``validation``; a data set without either has
     one sixth of every class held out. Held-out images and subsets are chosen at random (subsets
     with equal numbers of each class), always the same, whatever the run's seed or its clients.
 
+    Parameters
+    ----------
+    data : DataConfig
+        Which data set.
+    look : bool
+        Look whether a folder has changed since this process has read it. Within a run do not:
+        its clients have to share out one and the same data set, and looking takes time.
+
     Raises
     ------
     DataError
         If the data set cannot be had, has no training images, or its columns are not clear.
     """
-    key = data.model_dump_json(include=_LOAD_FIELDS)
+    version = _look(data.name) if look else seen_version(data.name)
+    key = (data.model_dump_json(include=_LOAD_FIELDS), version)
     return _CACHE.get(key, lambda: _load(data))
+
+
+def seen_version(name: str) -> Version | None:
+    """Return the state in which this process last saw a folder; None for other data sets."""
+    return _SEEN[name] if name in _SEEN else _look(name)
+
+
+def _look(name: str) -> Version | None:
+    folder = None if name in BUNDLED else local_directory(name)
+    version = _SEEN[name] = None if folder is None else folder_version(folder)
+    return version
 
 
 def load_data_path(
@@ -96,15 +118,14 @@ def load_data_path(
     DataError
         If the folder is not there or holds no labelled images, or an unknown class.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
+    folder = local_directory(path)
+    if folder is None:
         raise DataError(
             f"The SuperNode's data-path '{path}' is not a folder. Give it the path of a folder "
             "with class folders of images, or of a data set saved with save_to_disk, in its "
             "--node-config."
         )
-    train = _part(str(path), read_folder(folder), ("train",), required=True)
-    images = _labelled(str(path), train, train.select([]), data)
+    images = _labelled(str(path), _training(str(path), read_folder(folder)), None, data)
     if class_names is None:
         return images
     aligned = align_labels(images.train, images.label_column, class_names, str(path))
@@ -113,16 +134,16 @@ def load_data_path(
 
 def is_local(name: str) -> bool:
     """Return whether the data set `name` is bundled or an existing folder: no download."""
-    return name in BUNDLED or Path(name).expanduser().is_dir()
+    return name in BUNDLED or local_directory(name) is not None
 
 
 def _load(data: DataConfig) -> ImageDataset:
     splits = _splits(data.name)
-    train = _part(data.name, splits, ("train",), required=True)
-    test = _part(data.name, splits, TEST_SPLITS, required=False)
+    train = _training(data.name, splits)
+    test = next((splits[name] for name in TEST_SPLITS if len(splits.get(name, ()))), None)
     images = _labelled(data.name, train, test, data)
     column = images.label_column
-    if not len(test):
+    if test is None:
         stay, held = hold_out(label_array(images.train, column), TEST_FRACTION, CHOICE_SEED)
         if not len(stay) or not len(held):
             raise DataError(
@@ -141,10 +162,10 @@ def _splits(name: str) -> Mapping[str, datasets.Dataset]:
     if name in BUNDLED:
         bundled: Mapping[str, datasets.Dataset] = BUNDLED[name]()
         return bundled
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = local_directory(name)
+    if folder is not None:
         return read_folder(folder)
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise DataError(
             f"The data folder '{name}' (data.name) is not there. Give the path of a folder with "
             "class folders of images or of a data set saved with save_to_disk, the id of a data "
@@ -153,33 +174,29 @@ def _splits(name: str) -> Mapping[str, datasets.Dataset]:
     return read_hub(name)
 
 
-def _part(
-    name: str, splits: Mapping[str, datasets.Dataset], wanted: tuple[str, ...], *, required: bool
-) -> datasets.Dataset:
-    """Return the first of the wanted splits that has images; or none of the rows of ``train``."""
-    for split in wanted:
-        if split in splits and len(splits[split]):
-            return splits[split]
-    if required:
-        sizes = ", ".join(f"{split} ({len(part)} rows)" for split, part in splits.items())
-        raise DataError(
-            f"The data set '{name}' has no images in a split called '{wanted[0]}'. "
-            f"It has: {sizes or 'nothing'}. Choose another data set or rename its splits."
-        )
-    return splits["train"].select([])
+def _training(name: str, splits: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
+    if len(splits.get("train", ())):
+        return splits["train"]
+    sizes = ", ".join(f"{split} ({len(part)} rows)" for split, part in splits.items())
+    raise DataError(
+        f"The data set '{name}' has no images in a split called 'train'. "
+        f"It has: {sizes or 'nothing'}. Choose another data set or rename its splits."
+    )
 
 
 def _labelled(
-    name: str, train: datasets.Dataset, test: datasets.Dataset, data: DataConfig
+    name: str, train: datasets.Dataset, test: datasets.Dataset | None, data: DataConfig
 ) -> ImageDataset:
     image_column, label_column = find_columns(train, data)
-    if not {image_column, label_column} <= set(test.column_names):
+    if test is not None and not {image_column, label_column} <= set(test.column_names):
         raise DataError(
             f"The test images of '{name}' lack the column '{image_column}' or '{label_column}' "
             f"of its training images. They have: {', '.join(test.column_names)}."
         )
-    parts = [as_images(part, image_column, name) for part in (train, test)]
-    train, test = as_class_labels(parts, label_column, name)
+    train = as_images(train, image_column, name)
+    # Empty only after the cast: a column of no rows cannot be cast.
+    test = train.select([]) if test is None else as_images(test, image_column, name)
+    train, test = as_class_labels((train, test), label_column, name)
     names = tuple(train.features[label_column].names)
     return ImageDataset(name, train, test, image_column, label_column, names)
 

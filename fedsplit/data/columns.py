@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from fedsplit.config import DataConfig
 from fedsplit.errors import DataError
@@ -63,17 +64,40 @@ def _choose(
 
 
 def as_images(dataset: datasets.Dataset, column: str, name: str) -> datasets.Dataset:
-    """Return `dataset` with `column` of the `Image` feature (paths and bytes are cast)."""
+    """Return `dataset` with `column` of the `Image` feature (paths and bytes are cast).
+
+    Raises
+    ------
+    DataError
+        If the column holds something else, or rows without an image.
+    """
     feature = dataset.features[column]
-    if isinstance(feature, datasets.Image):
-        return dataset if feature.decode else dataset.cast_column(column, datasets.Image())
     is_file = isinstance(feature, dict) and set(feature) <= {"bytes", "path"}
-    if is_file or getattr(feature, "dtype", "") in ("string", "binary", "large_binary"):
-        return dataset.cast_column(column, datasets.Image())
-    raise DataError(
-        f"The column '{column}' of the data set '{name}' holds {_type(feature)}, not images. "
-        "Name a column of images, image files or encoded bytes with data.image-column."
-    )
+    is_plain = getattr(feature, "dtype", "") in ("string", "binary", "large_binary")
+    if isinstance(feature, datasets.Image):
+        images = dataset if feature.decode else dataset.cast_column(column, datasets.Image())
+    elif is_file or is_plain:
+        images = dataset.cast_column(column, datasets.Image())
+    else:
+        raise DataError(
+            f"The column '{column}' of the data set '{name}' holds {_type(feature)}, not images. "
+            "Name a column of images, image files or encoded bytes with data.image-column."
+        )
+    empty = _without_image(images, column)
+    if len(empty):
+        raise DataError(
+            f"{len(empty)} rows of the data set '{name}' have no image (a null in '{column}'; the "
+            f"first is row {empty[0]}). Remove these rows, or name another column with "
+            "data.image-column."
+        )
+    return images
+
+
+def _without_image(dataset: datasets.Dataset, column: str) -> npt.NDArray[np.int64]:
+    """Return the rows that have neither bytes nor a path, without reading either."""
+    files = dataset.select_columns([column]).with_format("arrow")[:][column]
+    parts = [pc.is_null(pc.struct_field(files, part)).to_numpy() for part in ("bytes", "path")]
+    return np.flatnonzero(parts[0] & parts[1])
 
 
 def as_class_labels(

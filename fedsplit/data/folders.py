@@ -6,6 +6,9 @@ open the same folder at once.
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -18,6 +21,10 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
+Version = tuple[str, str]
+"""Path and digest of what lies there: one of them differs when a folder has been changed."""
+
+
 def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
     """Return the splits in a local folder, by name.
 
@@ -26,18 +33,16 @@ def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
     folder : Path
         A data set or `DatasetDict` saved by ``save_to_disk``; or class folders of image files,
         either directly (split ``train``) or below ``train``, ``test``, ``validation``.
+        Hidden entries, and those that macOS puts into archives, are no data.
 
     Raises
     ------
     DataError
-        If it is neither, or cannot be read.
+        If it is neither, or cannot be read, or a name in it is not UTF-8.
     """
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+    if _is_saved(folder):
         return _saved(folder)
-    split_folders = {name: folder / name for name in SPLIT_NAMES if (folder / name).is_dir()}
-    if "train" not in split_folders:
-        split_folders = {"train": folder}
-    files = {split: _class_files(path) for split, path in split_folders.items()}
+    files = {split: _class_files(path) for split, path in _split_folders(folder).items()}
     if not files["train"]:
         raise DataError(
             f"The folder '{folder}' holds no data set. Expected sub-folders named after the "
@@ -46,6 +51,37 @@ def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
         )
     class_names = sorted({name for classes in files.values() for name in classes})
     return {split: _image_files(classes, class_names) for split, classes in files.items()}
+
+
+def folder_version(folder: Path) -> Version:
+    """Return what tells whether a folder that `read_folder` reads was changed, unread.
+
+    Of a saved data set this looks at its records only, which `save_to_disk` writes anew; of class
+    folders at every file.
+    """
+    if _is_saved(folder):
+        entries = [*folder.glob("*.json"), *folder.glob("*/state.json")]
+    else:
+        splits = list(_split_folders(folder).values())
+        classes = [path for split in splits for path in _class_folders(split)]
+        inside = (path for class_folder in classes for path in _inside(class_folder))
+        entries = [*splits, *classes, *inside]
+    digest = hashlib.sha256()
+    for path in entries:
+        digest.update(os.fsencode(f"{path}\0{_changes(path)}\0"))
+    return str(folder.resolve()), digest.hexdigest()
+
+
+def _changes(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere, or gone in this moment
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_saved(folder: Path) -> bool:
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def _saved(folder: Path) -> dict[str, datasets.Dataset]:
@@ -61,14 +97,46 @@ def _saved(folder: Path) -> dict[str, datasets.Dataset]:
     return {str(split): dataset for split, dataset in loaded.items()}
 
 
+def _split_folders(folder: Path) -> dict[str, Path]:
+    splits = {name: folder / name for name in SPLIT_NAMES if (folder / name).is_dir()}
+    return splits if "train" in splits else {"train": folder}
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
+
+
 def _class_files(folder: Path) -> dict[str, list[str]]:
     """Return the image files of every class, sorted, so that every machine sees one order."""
     classes: dict[str, list[str]] = {}
-    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = sorted(p for p in class_folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    for class_folder in _class_folders(folder):
+        entries = (path for path in _inside(class_folder) if not path.is_dir())
+        files = sorted(path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES)
         if files:
-            classes[class_folder.name] = [str(path.resolve()) for path in files]
+            classes[_utf8(class_folder.name)] = [_utf8(str(path.resolve())) for path in files]
     return classes
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """Yield what lies in a folder at any depth, and is not hidden."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        yield from (Path(root, name) for name in (*folders, *files) if not _is_hidden(name))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _utf8(name: str) -> str:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(
+            f"The file or folder {name!a} has a name that is not UTF-8, which a data set "
+            "cannot hold. Rename it."
+        ) from None
+    return name
 
 
 def _image_files(classes: dict[str, list[str]], class_names: list[str]) -> datasets.Dataset:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedsplit.data.columns import label_array
-from fedsplit.errors import DataError
+from fedsplit.data.decode import decode
 
 KEEP_DECODED_BYTES = 256 * 2**20
 
@@ -129,23 +129,13 @@ class Images:
                 pixels[position] = self._decode_one(file, rows[position])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
-    def _decode_one(self, file: dict[str, object], row: int) -> npt.NDArray[np.uint8]:
+    def _decode_one(self, file: dict[str, object] | None, row: int) -> npt.NDArray[np.uint8]:
         spec = self._spec
-        try:
-            image: Image.Image = _IMAGE.decode_example(file)
-            image = image.convert("L" if spec.channels == 1 else "RGB")
-        except Exception as error:
-            raise DataError(
-                f"Image {row} of the column '{self._column}' (file {file.get('path')}) cannot be "
-                f"decoded ({type(error).__name__}: {error}). Remove or repair it."
-            ) from error
+        image = decode(file, column=self._column, row=row, channels=spec.channels)
         if image.size != (spec.width, spec.height):
             # Pillow widens the filter when it shrinks an image: that is the antialiasing.
             image = image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
         return np.asarray(image).reshape(spec.height, spec.width, spec.channels)
-
-
-_IMAGE = datasets.Image()
 
 
 def batches(

@@ -9,9 +9,11 @@ import numpy as np
 
 from fedsplit.config import Config
 from fedsplit.data.cache import OnceCache
-from fedsplit.data.catalog import is_local, load_data_path, load_images
+from fedsplit.data.catalog import is_local, load_data_path, load_images, seen_version
+from fedsplit.data.folders import folder_version
 from fedsplit.data.loader import Images, ImageSpec
 from fedsplit.data.partition import partition
+from fedsplit.names import local_directory
 from fedsplit.seeding import derive_seed
 
 CACHE_BYTES = 1024 * 2**20
@@ -86,8 +88,10 @@ def load_shard(
     ConfigError
         If they cannot be shared out as configured.
     """
+    own = None if data_path is None else local_directory(data_path)
+    versions = seen_version(config.data.name), None if own is None else folder_version(own)
     return _SHARDS.get(
-        (config.data, config.seed, partition_id, num_clients, _key(spec), data_path),
+        (config.data, config.seed, partition_id, num_clients, _key(spec), data_path, versions),
         lambda: _load_shard(config, partition_id, num_clients, spec, data_path),
     )
 
@@ -102,7 +106,7 @@ def load_pool(config: Config, num_clients: int, spec: ImageSpec) -> Images:
     ConfigError
         If they cannot be shared out as configured.
     """
-    source = load_images(config.data)
+    source = load_images(config.data, look=False)
     shards = [_split_share(config, client, num_clients)[0] for client in range(num_clients)]
     pooled = datasets.concatenate_datasets(shards)
     return _images(pooled, source.image_column, source.label_column, spec)
@@ -118,10 +122,10 @@ def load_test(config: Config, spec: ImageSpec) -> Images:
     """
 
     def load() -> Images:
-        source = load_images(config.data)
+        source = load_images(config.data, look=False)
         return _images(source.test, source.image_column, source.label_column, spec)
 
-    return _TESTS.get((config.data, _key(spec)), load)
+    return _TESTS.get((config.data, _key(spec), seen_version(config.data.name)), load)
 
 
 def _load_shard(
@@ -129,10 +133,11 @@ def _load_shard(
 ) -> Shard:
     data = config.data
     if data_path is None:
-        source = load_images(data)
+        source = load_images(data, look=False)
         parts = _split_share(config, partition_id, num_clients)
     else:
-        class_names = load_images(data).class_names if is_local(data.name) else None
+        named = is_local(data.name)
+        class_names = load_images(data, look=False).class_names if named else None
         source = load_data_path(data_path, data, class_names)
         parts = _split_own(source.train, config, partition_id)
     train, validation = (
@@ -146,7 +151,7 @@ def _split_share(
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Return a client's share of the data set as (train, validation)."""
     rows = partition(
-        load_images(config.data),
+        load_images(config.data, look=False),
         config.data,
         num_clients=num_clients,
         seed=config.seed,

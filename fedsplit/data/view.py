@@ -14,6 +14,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedsplit.names import printable
+
 Counts = npt.NDArray[np.int64]
 TABLE_WIDTH = 100
 ALL_CLIENTS_UP_TO = 20
@@ -38,6 +40,7 @@ def shard_table(class_counts: Sequence[Sequence[int]], class_names: Sequence[str
     """
     counts = np.asarray(class_counts, dtype=np.int64).reshape(-1, len(class_names))
     totals = counts.sum(axis=1)
+    class_names = [printable(name) for name in class_names]
     clients = list(range(len(counts)))
     if len(clients) > ALL_CLIENTS_UP_TO:
         by_size = sorted(clients, key=lambda client: (-totals[client], client))
@@ -163,7 +166,8 @@ def _draw_heat(
         axes.set_xticks(range(num_clients))
     axes.set_xlim(-0.5, num_clients - 0.5)
     if num_classes <= CLASS_NAMES_UP_TO:
-        axes.set_yticks(range(num_classes), [name[:20] for name in class_names])
+        names = [printable(name)[:20] for name in class_names]
+        axes.set_yticks(range(num_classes), names, parse_math=False)  # a $ is a $
     else:
         axes.set_ylabel("class number")
     axes.spines[:].set_visible(False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedsplit.errors import ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
+from fedsplit.names import local_directory
 
 _CONFIG_FILES = ["config.json", "preprocessor_config.json"]
 _WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
@@ -53,8 +54,8 @@ def find_model(
     """
     if model_name in BUILTIN_MODELS:
         return Source(model_name, BUILTIN_MODELS[model_name], None)
-    directory = Path(model_name).expanduser()
-    if not model_name or not directory.is_dir():
+    directory = local_directory(model_name)
+    if directory is None:
         directory = _fetch(model_name, cache_dir, weights=weights)
     if not (directory / "config.json").is_file():
         raise ModelError(
@@ -66,9 +67,12 @@ def find_model(
 
 def stamp(model_name: str) -> tuple[int, int]:
     """Return what changes when a local model's config is written anew, as a cache key."""
+    directory = local_directory(model_name)
+    if directory is None:
+        return (0, 0)
     try:
-        status = (Path(model_name).expanduser() / "config.json").stat()
-    except (OSError, ValueError):
+        status = (directory / "config.json").stat()
+    except OSError:
         return (0, 0)
     return (status.st_mtime_ns, status.st_size)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsplit.names import printable
 from fedsplit.results.summary import how_split
 from fedsplit.results.text import fixed, with_unit
 
@@ -47,7 +48,8 @@ def plot_run(rows: Sequence[Row], summary: Mapping[str, Any], path: Path) -> Non
     )
     figure.subplots_adjust(left=0.04, right=0.98, top=0.76, bottom=0.13)
     figure.text(0.04, 0.93, _title(summary), fontsize=14, color=_INK, weight="bold")
-    figure.text(0.04, 0.868, _subtitle(summary), fontsize=10, color=_MUTED)
+    about = _subtitle(summary)  # with names that people chose: a $ in them is a $
+    figure.text(0.04, 0.868, about, fontsize=10, color=_MUTED, parse_math=False)
     _curves(accuracy, rows, "accuracy", initial=summary["initial_accuracy"])
     _curves(loss, rows, "loss", initial=summary["initial_loss"])
     _traffic(traffic, summary)
@@ -68,7 +70,8 @@ def _subtitle(summary: Mapping[str, Any]) -> str:
 
 
 def _short(name: str, length: int = 40) -> str:
-    return name if len(name) <= length else "…" + name[-length + 1 :]
+    shown = printable(name)
+    return shown if len(shown) <= length else "…" + shown[-length + 1 :]
 
 
 def _curves(axes: Axes, rows: Sequence[Row], measure: str, *, initial: float | None) -> None:

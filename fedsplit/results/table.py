@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from fedsplit.names import printable
 from fedsplit.results.summary import BYTE_KEYS, how_split
 from fedsplit.results.text import NOTHING, fixed, minutes, with_unit
 
@@ -37,7 +38,7 @@ def results_table(rows: Sequence[Row], summary: Mapping[str, Any]) -> str:
     parts: list[RenderableType] = [_title(summary)]
     parts += [_rounds(shown, summary)] if shown else [""]
     lines = "\n".join(_text(part) for part in [*parts, _block(summary)])
-    return f"{lines}\n  {'Run directory':{_LABEL_COLUMNS}} {summary['run_directory']}"
+    return f"{lines}\n  {'Run directory':{_LABEL_COLUMNS}} {printable(summary['run_directory'])}"
 
 
 def _shown(rows: Sequence[Row], best_round: int | None) -> list[Row]:
@@ -108,8 +109,8 @@ def _title(summary: Mapping[str, Any]) -> str:
     if summary["finished_rounds"] != summary["num_rounds"]:
         rounds = f"{summary['finished_rounds']} of {rounds}"
     return (
-        f"{summary['strategy']} ({how_split(summary)}), {summary['model']} on "
-        f"{summary['dataset']} ({summary['partitioner']}), "
+        f"{summary['strategy']} ({how_split(summary)}), {printable(summary['model'])} on "
+        f"{printable(summary['dataset'])} ({summary['partitioner']}), "
         f"{_counted(summary['num_clients'], 'client')}, {rounds}, seed {summary['seed']}"
     )
 

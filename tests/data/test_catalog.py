@@ -10,7 +10,7 @@ from fedsplit.config import DataConfig
 from fedsplit.data.catalog import is_local, load_data_path, load_images
 from fedsplit.data.columns import label_array
 from fedsplit.errors import DataError
-from tests.data.pictures import image_folder, labelled
+from tests.data.pictures import image_folder, labelled, picture
 
 
 def counts(dataset: datasets.Dataset) -> list[int]:
@@ -48,6 +48,27 @@ def test_test_images_are_test_or_validation(tmp_path: Path, split: str) -> None:
     assert (len(images.train), len(images.test)) == (2, 3)
 
 
+@pytest.mark.parametrize("kind", ["bytes", "file", "path"])
+def test_columns_that_have_to_be_cast(tmp_path: Path, kind: str) -> None:
+    files = sorted(image_folder(tmp_path / "files", {"a": 12}).rglob("*.png"))
+    columns = {
+        "bytes": [path.read_bytes() for path in files],
+        "file": [{"bytes": path.read_bytes(), "path": None} for path in files],
+        "path": [str(path) for path in files],
+    }
+    dataset = datasets.Dataset.from_dict({"photo": columns[kind], "label": [0, 1] * 6})
+    dataset.save_to_disk(tmp_path / "saved")
+    data = DataConfig(name=str(tmp_path / "saved"), image_column="photo")
+
+    images = load_images(data)
+    assert (len(images.train), len(images.test)) == (10, 2)
+    held = {row["photo"].tobytes() for part in (images.train, images.test) for row in part}
+    assert held == {picture(seed).tobytes() for seed in range(12)}
+    own = load_data_path(data.name, data, ("0", "1", "2"))
+    assert (len(own.train), len(own.test)) == (12, 0)
+    assert own.train[3]["photo"].tobytes() == picture(3).tobytes()
+
+
 def test_test_goes_before_validation(tmp_path: Path) -> None:
     parts = {"validation": labelled([0]), "train": labelled([0, 1]), "test": labelled([0, 1, 1])}
     datasets.DatasetDict(parts).save_to_disk(tmp_path)
@@ -76,6 +97,36 @@ def test_a_supernodes_own_images_are_all_its_shard(tmp_path: Path) -> None:
     assert len(images.test) == 0
     assert images.class_names == ("ant", "cat", "dog")
     assert load_data_path(str(tmp_path), DataConfig()).class_names == ("cat", "dog")
+
+
+def test_a_changed_folder_is_read_again(tmp_path: Path) -> None:
+    data = DataConfig(name=str(image_folder(tmp_path, {"a": 12, "b": 6})))
+    images = load_images(data)
+    assert load_images(data) is images
+    image_folder(tmp_path, {"b": 12})
+    assert load_images(data, look=False) is images  # as a run's clients do
+    again = load_images(data)
+    assert counts(again.train) == [10, 10]
+    assert load_images(data, look=False) is again
+
+
+def test_a_folder_is_known_by_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, classes in (("x", {"a": 2}), ("y", {"b": 2})):
+        image_folder(tmp_path / place / "photos", classes)
+        monkeypatch.chdir(tmp_path / place)
+        assert load_images(DataConfig(name="photos")).class_names == tuple(classes)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nosuchuser/x", "a\0b"], ids=ascii)
+def test_names_that_no_folder_can_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not is_local(name)
+    with pytest.raises(DataError, match=r"not there|no data set"):
+        load_images(DataConfig(name=name))
+    with pytest.raises(DataError, match="is not a folder"):
+        load_data_path(name, DataConfig())
 
 
 def test_a_data_path_that_is_wrong(tmp_path: Path) -> None:

@@ -67,6 +67,28 @@ def test_encoded_bytes_become_images() -> None:
         as_images(rows(data=[1]), "data", "x")
 
 
+@pytest.mark.parametrize("kind", ["bytes", "file", "path"])
+def test_rows_without_an_image_are_refused(kind: str) -> None:
+    png = io.BytesIO()
+    picture(3).save(png, "PNG")
+    there: dict[str, object] = {
+        "bytes": png.getvalue(),
+        "file": {"bytes": png.getvalue(), "path": None},
+        "path": "photo.png",
+    }
+    nulls = [None, {"bytes": None, "path": None} if kind == "file" else None]
+    dataset = rows(photo=[there[kind], there[kind], *nulls])
+    with pytest.raises(DataError, match=r"2 rows of .* 'x' .*null in 'photo'; .* row 2\)"):
+        as_images(dataset, "photo", "x")
+    assert len(as_images(dataset.select([0, 1]), "photo", "x")) == 2
+    # Of the feature that needs no cast, too.
+    image = datasets.Dataset.from_dict(
+        {"photo": [picture(0), None]}, features=datasets.Features({"photo": datasets.Image()})
+    )
+    with pytest.raises(DataError, match=r"1 rows of .* row 1\)"):
+        as_images(image, "photo", "x")
+
+
 @pytest.mark.parametrize(
     ("train", "test", "names", "labels"),
     [

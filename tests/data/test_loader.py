@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -103,3 +104,15 @@ def test_batches_are_a_fresh_permutation_and_keep_the_short_one() -> None:
 def test_evaluation_is_in_order() -> None:
     assert [b.tolist() for b in batches(5, 2, generator=None)] == [[0, 1], [2, 3], [4]]
     assert list(batches(0, 2, generator=None)) == []
+
+
+def test_null_images_never_reach_a_batch() -> None:
+    dataset = labelled([0, 1])
+    nothing = datasets.Dataset.from_dict({"image": [None], "label": [0]}, dataset.features)
+    with pytest.raises(DataError, match="Image 2 of the column 'image'"):
+        Images(
+            datasets.concatenate_datasets([dataset, nothing]),
+            image_column="image",
+            label_column="label",
+            spec=Spec(),
+        )

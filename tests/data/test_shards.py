@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedsplit.config import Config
+from fedsplit.config import Config, DataConfig
 from fedsplit.data import shards
+from fedsplit.data.catalog import load_images
 from fedsplit.data.loader import Images
 from fedsplit.data.shards import Shard, load_pool, load_shard, load_test, split_validation
 from tests.data.pictures import Spec, image_folder, labelled
@@ -85,3 +86,19 @@ def test_the_pool_is_all_training_images_and_no_validation_image() -> None:
     assert sorted(pictures(pool)) == sorted(p for shard in every for p in pictures(shard.train))
     held_out = {p for shard in every for p in pictures(shard.validation)}
     assert held_out.isdisjoint(pictures(pool))
+
+
+def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:
+    config = Config(data=DataConfig(name=str(image_folder(tmp_path / "data", {"a": 12}))))
+    own = str(image_folder(tmp_path / "own", {"a": 4}))
+
+    def sizes() -> tuple[int, int, int]:
+        shard, mine = load_shard(config, 0, 1, NANO), load_shard(config, 0, 1, NANO, data_path=own)
+        return len(shard.train), len(mine.train), len(load_test(config, NANO))
+
+    assert sizes() == (9, 4, 2)
+    image_folder(tmp_path / "data", {"a": 24})
+    image_folder(tmp_path / "own", {"a": 5})
+    assert sizes() == (9, 5, 2), "a run's clients share out the data set as it was at the start"
+    load_images(config.data)  # as a run does when it starts
+    assert sizes() == (18, 5, 4)

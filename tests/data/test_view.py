@@ -59,6 +59,15 @@ def test_a_picture_is_drawn(tmp_path: Path, num_clients: int, num_classes: int) 
         assert len(set(image.convert("L").tobytes())) > 20
 
 
+def test_any_class_name_keeps_its_line(tmp_path: Path) -> None:
+    names = ["a\nb", "$\\frac$"]
+    lines = shard_table([[1, 2]], names).splitlines()
+    assert len(lines) == 4
+    assert lines[1].split() == ["client", "a\ufffdb", "$\\frac$", "total"]
+    plot_shards([[1, 2]], names, tmp_path / "shards.png")
+    assert (tmp_path / "shards.png").is_file()
+
+
 def test_no_images_at_all_can_be_drawn(tmp_path: Path) -> None:
     plot_shards([[0, 0]], ["a", "b"], tmp_path / "shards.png")
     assert shard_table([[0, 0]], ["a", "b"]).startswith("0 images, 1 client: 0 images each")

@@ -45,6 +45,13 @@ def test_missing_and_huge_values(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
+def test_any_name_can_be_drawn(tmp_path: Path) -> None:
+    rows = [a_row(1)]
+    names = {"dataset": "/data/$a_$\\frac$", "model": "./m\n$"}
+    plot_run(rows, a_summary(rows) | names, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").is_file()
+
+
 def test_importing_loads_no_drawing_library() -> None:
     check = (
         "import sys, fedsplit.results.plots, fedsplit.results.recorder, fedsplit.results.table;"

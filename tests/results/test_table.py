@@ -79,3 +79,10 @@ def test_run_that_stopped_early_says_so() -> None:
     rows = [a_row(1), a_row(2)]
     text = results_table(rows, a_summary(rows) | {"num_rounds": 9})
     assert "2 of 9 rounds" in text
+
+
+def test_a_name_with_a_line_break_keeps_its_line() -> None:
+    names = {"dataset": "/data/a\nb", "run_directory": "/runs/c\nd"}
+    lines = results_table([], a_summary([]) | names).splitlines()
+    assert "on /data/a\ufffdb (iid)" in lines[0]
+    assert lines[-1].endswith("/runs/c\ufffdd")

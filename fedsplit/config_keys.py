@@ -1,0 +1,62 @@
+"""The spellings of a config key: dotted or nested, kebab-case or underscored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from fedsplit.errors import ConfigError
+
+
+def pairs(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield dotted keys with their values, however deep these lie in tables."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from pairs(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def spelt(
+    values: Mapping[str, object], valid_keys: Collection[str], source: str
+) -> dict[str, object]:
+    """Return the values by dotted, kebab-case key; a key that is not valid stays as it is.
+
+    Parameters
+    ----------
+    values : Mapping[str, object]
+        Dotted keys, nested tables, or a mix.
+    valid_keys : Collection[str]
+        Dotted and kebab-case.
+    source : str
+        Where the values come from, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If a key is there in two spellings.
+    """
+    underscored = {key.replace(".", "_").replace("-", "_"): key for key in valid_keys}
+    found: dict[str, object] = {}
+    spellings: dict[str, str] = {}
+    for spelling, value in pairs(values):
+        dashed = spelling.replace("_", "-")
+        key = underscored.get(spelling, dashed if dashed in valid_keys else spelling)
+        if key in found:
+            raise ConfigError(
+                f"{source} sets {key} twice, as '{spellings[key]}' and as '{spelling}'. Keep one."
+            )
+        found[key], spellings[key] = value, spelling
+    return found
+
+
+def nest(values: Mapping[str, object], sections: Collection[str]) -> dict[str, object]:
+    """Return dotted keys as tables, for those sections that there are."""
+    nested: dict[str, object] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        if not name or section not in sections:
+            nested[key] = value
+        elif isinstance(table := nested.setdefault(section, {}), dict):
+            table[name] = value
+        # else the section itself was set: that is the error to report, not its keys.
+    return nested

@@ -1,0 +1,39 @@
+"""Names that people choose: whether one is a folder here, and how to show it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+LONGEST_FILE_NAME_BYTES = 255
+
+
+def local_directory(name: str | Path) -> Path | None:
+    """Return the directory of this name with ``~`` expanded, or None if there is none.
+
+    A name that no file can have (too long, a NUL in it, the home of a user who does not exist)
+    is no directory, where `Path.is_dir` and `Path.expanduser` would raise.
+    """
+    try:
+        path = Path(name).expanduser()
+        return path if str(name) and path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def path_fault(name: str) -> str | None:
+    """Return what keeps a text from being the path of a file, or None."""
+    if "\0" in name:
+        return "must not hold the character NUL"
+    if any(len(os.fsencode(part)) > LONGEST_FILE_NAME_BYTES for part in name.split("/")):
+        return f"must not hold a file name of more than {LONGEST_FILE_NAME_BYTES} bytes"
+    try:
+        Path(name).expanduser()
+    except RuntimeError:
+        return "must not begin with the home of a user who does not exist here"
+    return None
+
+
+def printable(name: str) -> str:
+    """Return a name in one line: what cannot be printed is replaced by the sign for that."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in name)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedsplit.data.decode import decode
+from fedsplit.errors import DataError
+from tests.data.pictures import picture
+
+RAMP = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+
+
+def stored(image: Image.Image, path: Path) -> dict[str, object]:
+    image.save(path)
+    return {"bytes": None, "path": str(path)}
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_are_scaled_to_8(tmp_path: Path, suffix: str, channels: int) -> None:
+    file = stored(Image.fromarray(RAMP), tmp_path / f"ramp.{suffix}")
+    image = decode(file, column="image", row=0, channels=channels)
+    assert image.mode == ("L" if channels == 1 else "RGB")
+    pixels = np.asarray(image).reshape(8, 8, channels)
+    expected = np.round(RAMP / 257).astype(np.uint8)
+    for channel in range(channels):
+        assert np.array_equal(pixels[..., channel], expected)
+    assert len(np.unique(pixels)) == 64
+
+
+def test_16_bits_of_the_other_byte_order() -> None:
+    data = RAMP.astype(">u2").tobytes()
+    image = Image.frombytes("I;16B", (8, 8), data)
+    tiff = io.BytesIO()
+    image.save(tiff, "TIFF")
+    file = {"bytes": tiff.getvalue(), "path": None}
+    pixels = np.asarray(decode(file, column="image", row=0, channels=1))
+    assert np.array_equal(pixels, np.round(RAMP / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_pixels_without_a_range_are_refused(tmp_path: Path, dtype: type, mode: str) -> None:
+    file = stored(Image.fromarray(RAMP.astype(dtype)), tmp_path / "ramp.tif")
+    with pytest.raises(DataError, match=rf"Image 3 .*ramp\.tif.*mode '{mode}'.*8 or 16 bits"):
+        decode(file, column="image", row=3, channels=1)
+
+
+def test_8_bits_are_left_alone(tmp_path: Path) -> None:
+    file = stored(picture(1), tmp_path / "grey.png")
+    image = decode(file, column="image", row=0, channels=1)
+    assert image.tobytes() == picture(1).tobytes()
+
+
+@pytest.mark.parametrize("file", [None, {"bytes": None, "path": None}, {"bytes": b"no"}])
+def test_what_is_no_image_is_named(file: dict[str, object] | None) -> None:
+    with pytest.raises(DataError, match=r"Image 7 of the column 'photo' .* cannot be decoded"):
+        decode(file, column="photo", row=7, channels=1)
