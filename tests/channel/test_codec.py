@@ -138,7 +138,9 @@ def test_the_bytes_are_those_of_the_libraries(
         for n, (shape, dtype) in enumerate(shapes)
     }
     file = safetensors.torch.save(tensors) if tensors else b""
-    whole = wire_pb2.Frame(step=seed, kind=Kind.CUT_GRADIENT.value, tensors=file).SerializeToString()
+    whole = wire_pb2.Frame(
+        step=seed, kind=Kind.CUT_GRADIENT.value, tensors=file
+    ).SerializeToString()
     assert encode(Frame(Kind.CUT_GRADIENT, seed, tensors)) == whole
 
 
