@@ -115,11 +115,6 @@ def test_no_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         RunDirectory.check_free(config_in(tmp_path / "runs"))
 
 
-def test_name_that_the_disk_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="File name too long"):
-        RunDirectory.create(config_in(tmp_path, **{"run-name": "x" * 300}))
-
-
 def test_config_loads_back_equal(tmp_path: Path) -> None:
     odd = 'a "quoted"\\ \x7f\t\n\u2028 é \U0001f600'
     config = config_in(
