@@ -106,7 +106,8 @@ def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
         raise ConfigError(
             f"batch-size = {batch_size} is larger than the shard of client "
             f"{shard_sizes.index(size)}, which has {size} training images. Set batch-size to at "
-            f"most {size}, use fewer clients, or share the data out more evenly "
+            f"most {size}, use fewer clients or more images (data.max-train-samples), keep fewer "
+            "for validation (data.validation-fraction), or share them out more evenly "
             "(data.partitioner, data.alpha, data.min-partition-size)."
         )
 
@@ -136,7 +137,8 @@ def prepare(config: Config) -> Preparation:
 
 def _check_device(device: str) -> None:
     try:
-        torch.zeros(1, device=device)
+        if torch.zeros(1, device=device).is_meta:
+            raise RuntimeError("it keeps no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -42,6 +42,7 @@ def test_initial_weights_follow_the_seed_not_the_cut(tiny: dict[str, object]) ->
     [
         ("device", "abacus", ConfigError),
         ("device", "cuda:77", ConfigError),
+        ("device", "meta", ConfigError),
         ("aggregation.name", "Nope", ConfigError),
         ("split.cut-layer", 6, ModelError),
         ("model.name", "./nowhere", ModelError),
@@ -58,8 +59,12 @@ def test_what_cannot_run(
 
 def test_a_batch_size_must_fit_the_smallest_shard() -> None:
     check_batch_size(8, [9, 8])
-    with pytest.raises(ConfigError, match=r"batch-size = 9 .* client 1, which has 8 .*at most 8"):
+    with pytest.raises(
+        ConfigError, match=r"batch-size = 9 .* client 1, which has 8 .*at most 8"
+    ) as caught:
         check_batch_size(9, [9, 8, 8])
+    remedies = ("data.max-train-samples", "data.validation-fraction", "data.partitioner")
+    assert all(key in str(caught.value) for key in remedies)
 
 
 def test_shards_are_counted_without_their_validation_part() -> None:
