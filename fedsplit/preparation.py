@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from fedsplit.data.catalog import load_images
 from fedsplit.data.loader import Images, load_test, validation_size
 from fedsplit.data.partition import class_counts
 from fedsplit.errors import ConfigError
+from fedsplit.models.dropout import dropout_probabilities
 from fedsplit.models.loading import empty_bottom, input_spec, load_model
 from fedsplit.models.split import SplitModel, split_model
 from fedsplit.models.stages import InputSpec, smashed_spec
@@ -20,6 +22,8 @@ from fedsplit.results.run_directory import RunDirectory
 from fedsplit.seeding import seeded_init
 from fedsplit.split.checks import CutSpec
 from strategies.aggregation import make_aggregator
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
     spec = input_spec(config.model.name)
     class_names = load_images(config.data).class_names
     empty_bottom(config.model.name, config.split.cut_layer, num_labels=len(class_names))
+    _warn_of_dropout(config.model.name)
     return spec, class_names
 
 
@@ -133,6 +138,17 @@ def prepare(config: Config) -> Preparation:
         test=load_test(config, spec),
         class_names=class_names,
     )
+
+
+def _warn_of_dropout(model_name: str) -> None:
+    found = dropout_probabilities(model_name)
+    if found:
+        _logger.warning(
+            "The model '%s' has dropout (%s), which draws from torch's global generator: this run "
+            "will not repeat exactly. Set these to 0 in the model's config.json if it has to.",
+            model_name,
+            ", ".join(f"{key} = {value:g}" for key, value in found.items()),
+        )
 
 
 def _check_device(device: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from fedsplit import Config
 from fedsplit.errors import ConfigError, DataError, FedSplitError, ModelError
+from fedsplit.models.builtin import BUILTIN_MODELS
 from fedsplit.preparation import check, check_batch_size, check_shards, prepare
 from tests.conftest import TINY
 
@@ -55,6 +57,20 @@ def test_what_cannot_run(
     with pytest.raises(kind, match=str(value)) as caught:
         check(Config.load(tiny, {key: value}))
     assert caught.value.exit_code == 2
+
+
+def test_dropout_is_a_warning(
+    tiny: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check(Config.load(tiny))
+    assert caplog.records == []
+    config = {**BUILTIN_MODELS["vit-nano"], "attention_probs_dropout_prob": 0.125}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check(Config.load(tiny, {"model.name": str(tmp_path)}))
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "fedsplit.preparation")
+    assert "(attention_probs_dropout_prob = 0.125)" in record.getMessage()
+    assert "Set these to 0" in record.getMessage()
 
 
 def test_a_batch_size_must_fit_the_smallest_shard() -> None:
