@@ -9,10 +9,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from fedsplit.config import Config, read_toml, with_clients
 from fedsplit.errors import ConfigError, FedSplitError
+from fedsplit.names import local_directory
 
 app = typer.Typer(
     name="fedsplit",
@@ -73,7 +75,13 @@ def run(
 def main() -> None:
     """Run the command line; what goes wrong is one paragraph on stderr."""
     try:
-        app()
+        # Standalone, Typer would frame wrong arguments in a box of its own.
+        sys.exit(app(standalone_mode=False))
+    except click.ClickException as error:
+        if error.format_message():  # else it was no argument at all, and the help is shown
+            said = error.format_message().rstrip(".")
+            print(f"fedsplit: {said}. See 'fedsplit run --help'.", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
     except FedSplitError as error:
         print(f"fedsplit: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
@@ -89,15 +97,15 @@ def main() -> None:
 
 
 def _load(config: str, overrides: dict[str, object]) -> Config:
-    path = Path(config)
-    if not path.is_dir():
-        return Config.load(path, overrides)
-    project = read_toml(path / "pyproject.toml")
+    folder = local_directory(config)
+    if folder is None:
+        return Config.load(config, overrides)
+    project = read_toml(folder / "pyproject.toml")
     try:
         values = project["tool"]["flwr"]["app"]["config"]  # type: ignore[index]
     except (KeyError, TypeError):  # no such table, or no table
         raise ConfigError(
-            f"'{path / 'pyproject.toml'}' has no [tool.flwr.app.config]: it is not the folder of "
+            f"'{folder / 'pyproject.toml'}' has no [tool.flwr.app.config]: it is not the folder of "
             "the fedsplit app. Give that folder, or a TOML file of config keys."
         ) from None
     return Config.load(values, overrides)
@@ -105,10 +113,17 @@ def _load(config: str, overrides: dict[str, object]) -> Config:
 
 def _resolve(config: Config) -> Config:
     """Make local paths absolute: Flower's processes work in folders of their own."""
+    from fedsplit.data.catalog import BUNDLED  # these load torch: not for --help
+    from fedsplit.models.builtin import BUILTIN_MODELS
+
     changes: dict[str, object] = {"output-dir": str(Path(config.output_dir).expanduser().resolve())}
-    for key, name in (("model.name", config.model.name), ("data.name", config.data.name)):
-        if Path(name).expanduser().is_dir():
-            changes[key] = str(Path(name).expanduser().resolve())
+    for key, name, ours in (
+        ("model.name", config.model.name, BUILTIN_MODELS),
+        ("data.name", config.data.name, BUNDLED),
+    ):
+        folder = None if name in ours else local_directory(name)
+        if folder is not None:
+            changes[key] = str(folder.resolve())
     return Config.load(config, changes)
 
 
@@ -118,13 +133,13 @@ def _parse_setting(setting: str) -> tuple[str, object]:
         raise ConfigError(f"--set '{setting}' must be KEY=VALUE, such as --set batch-size=64.")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # not TOML, or a number of more digits than Python reads
         return key.strip(), value  # a text without quotes
 
 
 def _app_dir(config: str) -> Path:
     """Return the folder of the Flower app: the nearest one around here, or where we stand."""
-    start = Path(config) if Path(config).is_dir() else Path.cwd()
+    start = local_directory(config) or Path.cwd()
     for folder in (start.resolve(), *start.resolve().parents, Path(__file__).parents[1]):
         project = folder / "pyproject.toml"
         if project.is_file() and "fedsplit.server_app:app" in project.read_text(encoding="utf-8"):

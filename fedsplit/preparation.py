@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from fedsplit.data.loader import Images
 from fedsplit.data.partition import class_counts
 from fedsplit.data.shards import load_test, validation_size
 from fedsplit.errors import ConfigError
+from fedsplit.models.dropout import dropout_probabilities
 from fedsplit.models.loading import empty_part, input_spec, load_model
 from fedsplit.models.split import SplitModel, hold_parts, join_parts, split_model
 from fedsplit.models.stages import InputSpec, Part, smashed_spec
@@ -24,6 +26,8 @@ from fedsplit.threads import available_cores
 from strategies import STRATEGIES
 from strategies.aggregation import make_aggregator
 from strategies.clients import sample_size
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
             f"u-shaped topology. Cut earlier: 1 to {trunk.end - 1}."
         )
     _check_strategy(config)
+    _warn_of_dropout(config.model.name)
     return spec, class_names
 
 
@@ -142,7 +147,8 @@ def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
         raise ConfigError(
             f"batch-size = {batch_size} is larger than the shard of client "
             f"{shard_sizes.index(size)}, which has {size} training images. Set batch-size to at "
-            f"most {size}, use fewer clients, or share the data out more evenly "
+            f"most {size}, use fewer clients or more images (data.max-train-samples), keep fewer "
+            "for validation (data.validation-fraction), or share them out more evenly "
             "(data.partitioner, data.alpha, data.min-partition-size)."
         )
 
@@ -192,9 +198,21 @@ def _check_strategy(config: Config) -> None:
         )
 
 
+def _warn_of_dropout(model_name: str) -> None:
+    found = dropout_probabilities(model_name)
+    if found:
+        _logger.warning(
+            "The model '%s' has dropout (%s), which draws from torch's global generator: this run "
+            "will not repeat exactly. Set these to 0 in the model's config.json if it has to.",
+            model_name,
+            ", ".join(f"{key} = {value:g}" for key, value in found.items()),
+        )
+
+
 def _check_device(device: str) -> None:
     try:
-        torch.zeros(1, device=device)
+        if torch.zeros(1, device=device).is_meta:
+            raise RuntimeError("it keeps no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import tomllib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import flwr.serverapp.strategy as flower_strategies
 from flwr.app import Message, RecordDict
@@ -52,15 +52,9 @@ def make_aggregator(config: AggregationConfig) -> Strategy:
         hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}."
         raise ConfigError(f"aggregation.name = '{config.name}' is no Flower strategy; {hint}")
     kind = getattr(flower_strategies, config.name)
+    parameters = inspect.signature(kind).parameters
     options = _parse(config.options)
-    parameters = set(inspect.signature(kind).parameters)
-    accepted = parameters - set(_OURS) - _CODE
-    unknown = sorted(set(options) - accepted)
-    if unknown:
-        raise ConfigError(
-            f"aggregation.options has {', '.join(unknown)}, which {config.name} does not take; "
-            f"it takes {', '.join(sorted(accepted))}."
-        )
+    _check(config, options, [p for n, p in parameters.items() if n not in _OURS.keys() | _CODE])
     try:
         strategy = kind(**{k: v for k, v in _OURS.items() if k in parameters}, **options)
     except (TypeError, ValueError) as error:
@@ -72,13 +66,52 @@ def make_aggregator(config: AggregationConfig) -> Strategy:
 def _parse(options: str) -> dict[str, object]:
     try:
         table = tomllib.loads(f"options = {{ {options} }}")["options"]
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(
             f"aggregation.options = '{options}' cannot be read ({error}). Write it as "
             "'eta = 0.1, tau = 0.001'."
         ) from None
     assert isinstance(table, dict)
     return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _check(
+    config: AggregationConfig, options: Mapping[str, object], takes: Sequence[inspect.Parameter]
+) -> None:
+    """Refuse options that the strategy does not take, lacks, or cannot calculate with."""
+    names = {parameter.name for parameter in takes}
+    unknown = sorted(set(options) - names)
+    if unknown:
+        raise ConfigError(
+            f"aggregation.options has {', '.join(unknown)}, which {config.name} does not take; "
+            + (f"it takes {', '.join(sorted(names))}." if names else "it takes no options.")
+        )
+    for parameter in takes:
+        if parameter.name in options:
+            fault = _fault(options[parameter.name], parameter.annotation)
+            if fault:
+                raise ConfigError(
+                    f"aggregation.options has {parameter.name} = {options[parameter.name]!r}; for "
+                    f"{config.name} it must be {fault}."
+                )
+        elif parameter.default is parameter.empty:
+            example = f"{parameter.name.replace('_', '-')} = 0.1"
+            raise ConfigError(
+                f"aggregation.options = '{config.options}' lacks {parameter.name}, which "
+                f"{config.name} needs. Add it, such as '{example}'."
+            )
+
+
+def _fault(value: object, annotation: object) -> str | None:
+    """Return what an option must be, or None if it is; none of Flower's may be below 0."""
+    whole = annotation in (int, "int")
+    if not whole and annotation not in (float, "float"):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        return "a whole number" if whole else "a number"
+    if value < 0:
+        return "at least 0"
+    return None if value < 2**63 else "a finite number below 2^63"  # nan is not
 
 
 class SampledGrid(Grid):

@@ -32,8 +32,9 @@ def call(
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, capsys.readouterr().err
+        code = ended.value.code or 0
+        assert isinstance(code, int)
+        return code, capsys.readouterr().err
 
     return run
 
@@ -66,6 +67,14 @@ def config(tmp_path: Path) -> Path:
         ("channel.address='0.0.0.0:1'", "0.0.0.0:1", "loopback"),
         ("batch-size", "--set 'batch-size'", "KEY=VALUE"),
         ("=3", "--set '=3'", "KEY=VALUE"),
+        ("data.name=~nosuchuser/x", "~nosuchuser/x", "Give the path of a folder"),
+        ("model.name=~nosuchuser/x", "~nosuchuser/x", "vit-nano"),
+        ("output-dir=~nosuchuser/x", "~nosuchuser/x", "must not begin with the home"),
+        ('output-dir="a\\u0000b"', "output-dir = ", "must not hold the character NUL"),
+        ("run-name=a\udce9", "run-name = 'a\\udce9'", "must be text in UTF-8"),
+        ("seed=" + "9" * 5000, "seed = '999", "must be a whole number"),
+        ("device=meta", "device = 'meta'", "Use 'cpu'"),
+        ("aggregation.options='eta=1", "cannot be read", "Write it as"),
     ],
 )
 def test_what_cannot_run_is_refused_in_one_paragraph(
@@ -99,7 +108,7 @@ def _assert_one_paragraph(err: str, said: str, remedy: str) -> None:
 def test_all_wrong_settings_at_once(call: Call, config: Path) -> None:
     code, err = call("run", str(config), "--set", "a=1", "--set", "seed=x", "--set", "data.alpha=0")
     assert code == 2
-    assert "has 3 errors:" in err
+    assert f"What overrides {config} has 3 errors:" in err
 
 
 def test_output_directories_that_cannot_be_made(call: Call, config: Path, tmp_path: Path) -> None:
@@ -154,13 +163,28 @@ def test_config_files(call: Call, tmp_path: Path) -> None:
 def test_wrong_arguments(call: Call, arguments: tuple[str, ...]) -> None:
     code, err = call(*arguments)
     assert code == 2
-    assert "Traceback" not in err
+    assert err.startswith("fedsplit: ")
+    assert err.endswith(". See 'fedsplit run --help'.\n")
+    assert err.count("\n") == 1
     assert arguments[-1] in err
 
 
-def test_help(call: Call) -> None:
-    assert call("--help")[0] == 0
-    assert call("run", "--help")[0] == 0
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["run", "--help"], 0), ([], 2)], ids=str
+)
+def test_help(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fedsplit", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == code
+    shown = capsys.readouterr()
+    assert "Usage: " in shown.out + shown.err
+    assert "fedsplit:" not in shown.err
 
 
 def test_a_failed_run_and_a_defect_end_with_1(
@@ -187,6 +211,37 @@ def test_a_failed_run_and_a_defect_end_with_1(
     monkeypatch.setenv("FEDSPLIT_TRACEBACK", "1")
     with pytest.raises(KeyError):
         call("run", str(config), "--engine", "inprocess")
+
+
+@pytest.mark.parametrize("key", ["data.name", "model.name"])
+def test_names_longer_than_a_file_name_may_be(
+    call: Call, config: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    name = "x" * 300
+    code, err = call("run", str(config), "--engine", "inprocess", "--set", f"{key}={name}")
+    assert code == 2, err
+    _assert_one_paragraph(err, name, "bundled" if key == "data.name" else "built-in")
+
+
+@pytest.mark.parametrize("config_name", ["x" * 300, "~nosuchuser/x", "a\0b"], ids=ascii)
+def test_configs_that_cannot_be(call: Call, config_name: str) -> None:
+    code, err = call("run", config_name)
+    assert code == 2
+    _assert_one_paragraph(err, config_name, "Give the path of a TOML file")
+
+
+def test_built_in_names_go_before_folders(
+    config: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fedsplit.inprocess as engine
+
+    seen: list[Config] = []
+    monkeypatch.setattr(engine, "simulate", seen.append)
+    for name in ("fashion-mini", "vit-nano"):
+        (config.parent / name).mkdir()
+    assert call("run", str(config), "--engine", "inprocess") == (0, "")
+    assert (seen[0].data.name, seen[0].model.name) == ("fashion-mini", "vit-nano")
 
 
 def test_settings_are_toml_or_text(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from fedsplit import Config
 from fedsplit.errors import ConfigError, DataError, FedSplitError, ModelError
+from fedsplit.models.builtin import BUILTIN_MODELS
 from fedsplit.preparation import check, check_batch_size, check_shards, prepare
 from tests.conftest import TINY
 
@@ -42,6 +44,7 @@ def test_initial_weights_follow_the_seed_not_the_cut(tiny: dict[str, object]) ->
     [
         ("device", "abacus", ConfigError),
         ("device", "cuda:77", ConfigError),
+        ("device", "meta", ConfigError),
         ("aggregation.name", "Nope", ConfigError),
         ("split.cut-layer", 6, ModelError),
         ("model.name", "./nowhere", ModelError),
@@ -56,10 +59,28 @@ def test_what_cannot_run(
     assert caught.value.exit_code == 2
 
 
+def test_dropout_is_a_warning(
+    tiny: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check(Config.load(tiny))
+    assert caplog.records == []
+    config = {**BUILTIN_MODELS["vit-nano"], "attention_probs_dropout_prob": 0.125}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check(Config.load(tiny, {"model.name": str(tmp_path)}))
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "fedsplit.preparation")
+    assert "(attention_probs_dropout_prob = 0.125)" in record.getMessage()
+    assert "Set these to 0" in record.getMessage()
+
+
 def test_a_batch_size_must_fit_the_smallest_shard() -> None:
     check_batch_size(8, [9, 8])
-    with pytest.raises(ConfigError, match=r"batch-size = 9 .* client 1, which has 8 .*at most 8"):
+    with pytest.raises(
+        ConfigError, match=r"batch-size = 9 .* client 1, which has 8 .*at most 8"
+    ) as caught:
         check_batch_size(9, [9, 8, 8])
+    remedies = ("data.max-train-samples", "data.validation-fraction", "data.partitioner")
+    assert all(key in str(caught.value) for key in remedies)
 
 
 def test_shards_are_counted_without_their_validation_part() -> None:
@@ -67,3 +88,32 @@ def test_shards_are_counted_without_their_validation_part() -> None:
     check_shards(Config.load(TINY, {**keys, "batch-size": 20}))
     with pytest.raises(ConfigError, match="has 20 training images"):
         check_shards(Config.load(TINY, {**keys, "batch-size": 21}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"strategy": "sequential", "aggregation.name": "Krum"},
+            r"aggregation\.name = 'Krum' has nothing to aggregate.*'sequential'.*'FedAvg'",
+        ),
+        (
+            {"strategy": "full", "split.topology": "u-shaped"},
+            r"topology = 'u-shaped' says nothing with strategy = 'full'",
+        ),
+        (
+            {"split.topology": "u-shaped", "split.cut-layer": 5},
+            r"cut-layer = 5 leaves no stage to the server.*1 to 4\.",
+        ),
+        ({"split.top-layer": 3}, r"top-layer = 3 needs topology = 'u-shaped'"),
+        (
+            {"split.topology": "u-shaped", "split.cut-layer": 3, "split.top-layer": 3},
+            r"top-layer = 3 must be above cut-layer = 3",
+        ),
+        ({"split.topology": "u-shaped", "split.top-layer": 9}, r"\[1, 9\].*1 <= a <= b <= 5"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(FedSplitError, match=message) as caught:
+        check(Config.load(keys))
+    assert caught.value.exit_code == 2

@@ -219,13 +219,18 @@ def input_spec(model_name: str, cache_dir: str | Path | None = None) -> InputSpe
     Raises
     ------
     ModelError
-        If the configs cannot be had, or do not say it.
+        If the configs cannot be had, or do not say it, or images are neither grey nor RGB.
     """
     source = find_model(model_name, cache_dir=cache_dir)
     processor = source.read_json("preprocessor_config.json")
     config: Any = skeleton(model_name, cache_dir=cache_dir).config
     channels, size = config.num_channels, config.image_size
     height, width = (size, size) if isinstance(size, int) else size
+    if channels not in (1, 3):
+        raise ModelError(
+            f"The model '{model_name}' takes images of {channels} channels (num_channels in its "
+            "config.json), but images are read as grey or RGB. Choose a model for 1 channel or 3."
+        )
     normalise = processor.get("do_normalize", True)
     mean = _per_channel(processor.get("image_mean", 0.5) if normalise else 0.0, channels)
     std = _per_channel(processor.get("image_std", 0.5) if normalise else 1.0, channels)
@@ -233,7 +238,8 @@ def input_spec(model_name: str, cache_dir: str | Path | None = None) -> InputSpe
         raise ModelError(
             f"The preprocessor_config.json of '{model_name}' has image_mean "
             f"{processor.get('image_mean')!r} and image_std {processor.get('image_std')!r}, but "
-            f"the model takes {channels} channels. Give {channels} numbers each, image_std above 0."
+            f"the model takes {channels} channels. Give {channels} finite numbers each, "
+            "image_std above 0."
         )
     return InputSpec(channels, height, width, mean, std)
 
@@ -242,7 +248,9 @@ def _per_channel(value: float | Sequence[float], channels: int) -> tuple[float, 
     numbers = list(value) if isinstance(value, Sequence) else [value]
     if len(numbers) == 1:
         numbers *= channels
-    if len(numbers) != channels or not all(isinstance(number, int | float) for number in numbers):
+    largest = torch.finfo(torch.float32).max
+    finite = (isinstance(number, int | float) and abs(number) <= largest for number in numbers)
+    if len(numbers) != channels or not all(finite):
         return None
     return tuple(float(number) for number in numbers)
 

@@ -339,6 +339,25 @@ def test_input_spec_of_models(vit_directory: Path, tmp_path: Path) -> None:
         input_spec(str(tmp_path))
 
 
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e300", "1" + "0" * 400])
+@pytest.mark.parametrize("key", ["image_mean", "image_std"])
+def test_image_statistics_must_be_finite(
+    vit_directory: Path, tmp_path: Path, key: str, text: str
+) -> None:
+    name = edited(vit_directory, tmp_path, lambda _: None)
+    (tmp_path / "preprocessor_config.json").write_text(f'{{"{key}": [0.5, {text}, 0.5]}}')
+    with pytest.raises(ModelError, match=rf"{key} \[0\.5.*3 finite numbers"):
+        input_spec(name)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_are_grey_or_rgb(vit_directory: Path, tmp_path: Path, channels: int) -> None:
+    config = json.loads((vit_directory / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_channels": channels}))
+    with pytest.raises(ModelError, match=rf"takes images of {channels} channels.*1 channel.*or 3"):
+        input_spec(str(tmp_path))
+
+
 def test_saving_where_it_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="cannot be saved"):
