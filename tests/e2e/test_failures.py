@@ -104,7 +104,7 @@ def test_a_client_that_fails_in_a_round_leaves_the_others_whole(
 def test_fedsplit_run_exits_with_1_when_every_client_diverges(
     flower: Flower, tmp_path: Path
 ) -> None:
-    settings = {**SMALL, "optimizer": "sgd", "learning-rate": 1e30, "run-name": "diverges"}
+    settings = {**SMALL, "optimizer": "sgd", "learning-rate": 1e6, "run-name": "diverges"}
     command = [program("fedsplit"), "run", str(APP_DIR), "--num-clients=2"]
     command += [f"--set={key}={value}" for key, value in settings.items()]
     command += ["--output-dir", str(tmp_path)]

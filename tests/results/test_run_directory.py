@@ -115,6 +115,12 @@ def test_no_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         RunDirectory.check_free(config_in(tmp_path / "runs"))
 
 
+def test_path_that_the_disk_refuses(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["x" * 200] * 30)  # each name may be, the whole path may not
+    with pytest.raises(ConfigError, match="File name too long"):
+        RunDirectory.create(config_in(deep))
+
+
 def test_config_loads_back_equal(tmp_path: Path) -> None:
     odd = 'a "quoted"\\ \x7f\t\n\u2028 é \U0001f600'
     config = config_in(
