@@ -211,9 +211,8 @@ class _Client:
         """Open the stream to the split server."""
         channel = self.config.channel
         wait = channel.step_timeout
-        if (
-            self._waits_for_others
-        ):  # the first step for all to join, each step for one after another
+        if self._waits_for_others:
+            # Until all have joined, and then in a step for one after another.
             wait = channel.join_timeout + (self.num_clients + 1) * channel.step_timeout
         return SplitSession.connect(
             self._address, token, step_timeout=wait, max_frame_bytes=self._max_frame_bytes
