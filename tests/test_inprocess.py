@@ -225,6 +225,24 @@ def _without(client: int, monkeypatch: pytest.MonkeyPatch, tiny: dict[str, objec
         return simulate(tiny, num_server_rounds=1)
 
 
+@pytest.mark.parametrize("strategy", ["sflv2", "parallel"])
+def test_clients_that_cannot_all_be_connected_end_the_run_with_the_setting(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """As under a bare ``flwr run``. Break it: leave out the meeting, and the first round hangs."""
+    monkeypatch.setattr("fedsplit.inprocess.clients_at_once", lambda config: 2)
+    with pytest.raises(ConfigError) as caught:
+        simulate(tiny, strategy=strategy, channel_join_timeout=0.5)
+    for part in (
+        f"strategy = '{strategy}' trains all 4 participants",
+        "only 2 could be connected",
+        "channel.join-timeout = 0.5 seconds",
+        "num-supernodes=4 client-resources-num-cpus=1 init-args-num-cpus=4",
+    ):
+        assert part in str(caught.value)
+    assert not list(Path(str(tiny["output-dir"])).glob("*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 3])
 def test_a_client_that_raises_leaves_the_others_whole(

@@ -116,7 +116,6 @@ def test_the_streamed_log_is_lines_for_a_person(which: str, request: pytest.Fixt
         ("sflv2", {}, 3, 3),
         # What clients keep goes through Flower's own state; one process serves both.
         ("sflv3", {"split.topology": "u-shaped", "client-optimizer": "kept"}, 2, 1),
-        ("sequential", {"split.topology": "u-shaped"}, 2, 1),
     ],
 )
 def test_other_strategies_end_with_the_same_bits_and_bytes_in_both_engines(
