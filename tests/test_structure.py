@@ -20,6 +20,7 @@ FILES = [
 LAYERS: list[set[str]] = [
     {
         "fedsplit.errors",
+        "fedsplit.states",
         "fedsplit.names",
         "fedsplit.seeding",
         "fedsplit.threads",

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fedsplit.channel import wire_pb2
+from fedsplit.states import State
 
 CUT_PREFIX = "cut."
 OUTPUT_PREFIX = "output."
 LABELS = "labels"
 LOSS = "loss"
 NUM_CORRECT = "num-correct"
-
-State = Tensor | dict[str, Tensor]
-"""What passes a boundary of the model: one tensor, or several by name."""
 
 
 class Kind(enum.IntEnum):

@@ -18,7 +18,8 @@ from fedsplit.models.split import (
     split_model,
     stage_names,
 )
-from fedsplit.models.stages import InputSpec, Part, Stage, State, smashed_spec
+from fedsplit.models.stages import InputSpec, Part, Stage, smashed_spec
+from fedsplit.states import State
 
 __all__ = [
     "InputSpec",

@@ -20,14 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
+from fedsplit.states import State, TensorSpec
 
 M = TypeVar("M", bound=nn.Module)
 
 Root = Any
 """A module seen through a family's eyes: its attributes are what the family knows them to be."""
-
-State = Tensor | dict[str, Tensor]
-"""What passes from stage to stage: one tensor, or several by name."""
 
 
 @dataclass(frozen=True)
@@ -206,34 +204,48 @@ def _share_configurations(module: nn.Module, memo: dict[int, Any]) -> None:
             memo[id(configuration)] = configuration
 
 
-def smashed_spec(
-    bottom: nn.Module, spec: InputSpec
-) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Return shape (without the batch axis) and dtype of every tensor that crosses the cut.
+def smashed_spec(bottom: nn.Module, spec: InputSpec) -> dict[str, TensorSpec]:
+    """Return what every tensor that crosses the cut is for a batch of one image.
 
     Nothing is computed: a storage-free copy of the bottom runs on the meta device. A state of
-    one tensor has the name ``hidden``; for a plain ViT it is [N+1, D].
+    one tensor has the name ``hidden``; for a plain ViT it is [1, N+1, D].
 
     Raises
     ------
     ModelError
-        If the bottom does not take images of this size, or a tensor lacks the batch axis.
+        If the bottom does not take images of this size, or a tensor does not grow with the batch.
     """
-    batch_size = 2
+    empty = storage_free_copy(bottom)
+    one, two = (_outputs(empty, spec, batch_size) for batch_size in (1, 2))
+    for name, tensor in one.items():
+        twice = two[name].shape
+        if not tensor.ndim or twice != (2 * tensor.shape[0], *tensor.shape[1:]):
+            raise ModelError(
+                f"The bottom's output '{name}' has shape {tuple(tensor.shape)} for one image and "
+                f"{tuple(twice)} for two; its first axis must be the batch, or so many rows for "
+                "each image."
+            )
+    return {
+        name: TensorSpec(tuple(tensor.shape), tensor.dtype, _constant(tensor, two[name]))
+        for name, tensor in one.items()
+    }
+
+
+def _outputs(bottom: nn.Module, spec: InputSpec, batch_size: int) -> dict[str, Tensor]:
     images = torch.empty(batch_size, spec.channels, spec.height, spec.width, device="meta")
     try:
         with torch.no_grad():
-            state = storage_free_copy(bottom)(images)
+            state = bottom(images)
     except (ValueError, RuntimeError) as error:
         raise ModelError(
             f"The bottom cannot take images of {spec.channels}x{spec.height}x{spec.width} "
             f"(channels x height x width): {error} Use the model's own input_spec."
         ) from None
-    tensors = state if isinstance(state, dict) else {"hidden": state}
-    for name, tensor in tensors.items():
-        if tensor.ndim == 0 or tensor.shape[0] != batch_size:
-            raise ModelError(
-                f"The bottom's output '{name}' has shape {tuple(tensor.shape)} for a batch of "
-                f"{batch_size} images; its first axis must be the batch."
-            )
-    return {name: (tuple(tensor.shape[1:]), tensor.dtype) for name, tensor in tensors.items()}
+    return state if isinstance(state, dict) else {"hidden": state}
+
+
+def _constant(one: Tensor, two: Tensor) -> tuple[int, ...] | None:
+    # Made from the images' shape alone, on the CPU: it has numbers even here.
+    if one.is_meta or one.is_floating_point() or not torch.equal(torch.cat([one, one]), two):
+        return None
+    return tuple(one.flatten().tolist())

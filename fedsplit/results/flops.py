@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedsplit.models.stages import State, storage_free_copy
+from fedsplit.models.stages import storage_free_copy
+from fedsplit.states import State
 
 
 def count_parameters(module: nn.Module) -> int:

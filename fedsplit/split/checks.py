@@ -20,9 +20,7 @@ from fedsplit.channel.frame import (
     Kind,
 )
 from fedsplit.errors import ChannelError, shorten
-
-TensorSpec = tuple[tuple[int, ...], torch.dtype]
-"""Shape for one example (without B) and dtype."""
+from fedsplit.states import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,8 @@ class CutSpec:
     Attributes
     ----------
     tensors : Mapping[str, TensorSpec]
-        Of the smashed data: name -> shape of one example and dtype, such as
-        ``{"hidden": ((N + 1, D), float32)}``.
+        Of the smashed data: name -> what it is for one example, such as
+        ``{"hidden": TensorSpec((1, N + 1, D), float32)}``.
     num_labels : int
         Labels are int64 in [0, num_labels).
     max_batch_size : int
@@ -79,7 +77,9 @@ class CutSpec:
         if self.output is None:
             batch_size = self._check_labels(frame, frame.tensors[LABELS])
         else:
-            batch_size = self._check_batch_size(frame, next(iter(frame.tensors.values())))
+            name, spec = next(iter(self.tensors.items()))
+            tensor = frame.tensors[CUT_PREFIX + name]
+            batch_size = self._check_batch_size(frame, tensor, rows=spec.shape[0])
         self._check_tensors(frame, self.tensors, CUT_PREFIX, batch_size)
         return batch_size
 
@@ -92,27 +92,28 @@ class CutSpec:
             Names the tensor, what it is and what it must be.
         """
         floating = {
-            name: (shape, dtype)
-            for name, (shape, dtype) in (self.output or {}).items()
-            if dtype.is_floating_point
+            name: spec for name, spec in (self.output or {}).items() if spec.dtype.is_floating_point
         }
         check_names(frame, {OUTPUT_PREFIX + name for name in floating})
         self._check_tensors(frame, floating, OUTPUT_PREFIX, batch_size)
 
     def _largest(self, tensors: Mapping[str, TensorSpec], prefix: str) -> dict[str, Tensor]:
         return {
-            prefix + name: torch.empty((self.max_batch_size, *shape), dtype=dtype)
-            for name, (shape, dtype) in tensors.items()
+            prefix + name: torch.empty(spec.shape_for(self.max_batch_size), dtype=spec.dtype)
+            for name, spec in tensors.items()
         }
 
     def _check_tensors(
         self, frame: Frame, tensors: Mapping[str, TensorSpec], prefix: str, batch_size: int
     ) -> None:
-        for name, (shape, dtype) in tensors.items():
-            check_tensor(frame, prefix + name, shape=torch.Size((batch_size, *shape)), dtype=dtype)
+        for name, spec in tensors.items():
+            shape = spec.shape_for(batch_size)
+            check_tensor(frame, prefix + name, shape=shape, dtype=spec.dtype)
+            if spec.value is not None:
+                _check_value(frame, prefix + name, spec.value)
 
-    def _check_batch_size(self, frame: Frame, tensor: Tensor) -> int:
-        size = len(tensor) if tensor.ndim else 0
+    def _check_batch_size(self, frame: Frame, tensor: Tensor, rows: int = 1) -> int:
+        size = len(tensor) // rows if tensor.ndim else 0
         if not 1 <= size <= self.max_batch_size:
             raise _refused(
                 frame, f"has {size} examples, not 1 to batch-size = {self.max_batch_size}"
@@ -149,6 +150,13 @@ def check_tensor(frame: Frame, name: str, *, shape: torch.Size, dtype: torch.dty
         )
     if not _all_finite(tensor):
         raise _refused(frame, f"has NaN or infinity in '{name}'; lower learning-rate")
+
+
+def _check_value(frame: Frame, name: str, value: tuple[int, ...]) -> None:
+    # A wrong size of an image could make the server compute, or hold, whatever the client likes.
+    found = frame.tensors[name].flatten().reshape(-1, len(value))
+    if not torch.equal(found, torch.tensor(value, dtype=found.dtype).expand_as(found)):
+        raise _refused(frame, f"has other numbers in '{name}' than {list(value)} for each example")
 
 
 def _all_finite(tensor: Tensor) -> bool:

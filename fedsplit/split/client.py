@@ -18,13 +18,13 @@ from fedsplit.channel.frame import (
     NUM_CORRECT,
     Frame,
     Kind,
-    State,
     pack_cut,
     unpack_output,
 )
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import check_order, check_tensor
 from fedsplit.split.steps import StepResult
+from fedsplit.states import State
 
 
 class SplitSession:

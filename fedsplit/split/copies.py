@@ -14,11 +14,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fedsplit.channel.codec import separate
-from fedsplit.channel.frame import State
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.steps import PendingStep, make_optimizer, update
+from fedsplit.states import State
 
 
 class PerParticipantCopies(UpdateRule):

@@ -15,7 +15,6 @@ from fedsplit.channel.frame import (
     OUTPUT_PREFIX,
     Frame,
     Kind,
-    State,
     pack_cut,
     pack_output,
     unpack_cut,
@@ -25,6 +24,7 @@ from fedsplit.errors import ChannelError
 from fedsplit.split.checks import CutSpec
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.steps import StepResult, evaluate_step
+from fedsplit.states import State
 
 
 class Exchange(ABC):

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
-from fedsplit.channel.frame import State
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError
 from fedsplit.split.lockstep import Lockstep
 from fedsplit.split.rules import UpdateRule
+from fedsplit.states import State
 
 
 class Meeting(UpdateRule):

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
-from fedsplit.channel.frame import State
 from fedsplit.config import Config
 from fedsplit.split.lockstep import GiveUp
 from fedsplit.split.steps import StepResult, output_gradient
+from fedsplit.states import State
 
 
 class UpdateRule(ABC):

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedsplit.channel.frame import State
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError
 from fedsplit.seeding import generator
 from fedsplit.split.lockstep import Lockstep
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.schedule import learning_rate
-from fedsplit.split.states import batch_size, concatenate, each, rows, zero_rows
 from fedsplit.split.steps import (
     PendingStep,
     check_gradients,
@@ -24,6 +22,7 @@ from fedsplit.split.steps import (
     update,
 )
 from fedsplit.split.turns import Turns
+from fedsplit.states import State, concatenate, each, examples, length, zeros
 
 
 class SharedServerPart(UpdateRule):
@@ -181,7 +180,7 @@ class Concatenated(SharedServerPart):
         self._pending = None
 
     def _forward_all(self, smashed: Mapping[int, State]) -> Mapping[int, State]:
-        self._sizes = {k: batch_size(state) for k, state in smashed.items()}
+        self._sizes = {k: length(state) for k, state in smashed.items()}
         self._smashed = concatenate(list(smashed.values()))
         self._pending = PendingStep(self.server_part, self._smashed)
         slices = self._slices(self._pending.output)
@@ -192,10 +191,12 @@ class Concatenated(SharedServerPart):
         assert self._pending is not None
         pending, self._pending = self._pending, None
         total = sum(self._sizes[k] for k in gradients)
-        example = next(iter(gradients.values()))
+        one, example = next(iter(gradients.items()))
         parts = [
             # Whoever has failed since the forward pass leaves its examples without a gradient.
-            _scaled(gradients[k], size / total) if k in gradients else zero_rows(example, size)
+            _scaled(gradients[k], size / total)
+            if k in gradients
+            else zeros(example, size, self._sizes[one])
             for k, size in self._sizes.items()
         ]
         self._optimizer.zero_grad(set_to_none=True)
@@ -214,9 +215,9 @@ class Concatenated(SharedServerPart):
     def _slices(self, state: State) -> dict[int, State]:
         """Give each participant its own examples of a concatenated state."""
         slices: dict[int, State] = {}
-        start = 0
+        start, total = 0, sum(self._sizes.values())
         for participant, size in self._sizes.items():
-            slices[participant] = rows(state, start, start + size)
+            slices[participant] = examples(state, start, start + size, total)
             start += size
         return slices
 

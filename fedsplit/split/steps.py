@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from fedsplit.channel.frame import State
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError
 from fedsplit.split.schedule import learning_rate
-from fedsplit.split.states import each
+from fedsplit.states import State, each
 
 
 class StepResult(NamedTuple):

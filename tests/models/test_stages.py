@@ -18,6 +18,7 @@ from fedsplit.models import (
     split_model,
 )
 from fedsplit.models.stages import Chain, storage_free_copy
+from fedsplit.states import TensorSpec
 
 IMAGES = torch.linspace(-1, 1, 2 * 28 * 28).reshape(2, 1, 28, 28)
 
@@ -92,8 +93,8 @@ def test_a_part_of_lone_parameters_and_named_tensors_copies_and_empties() -> Non
         empty.get_parameter("scale").fill_(0.0)
     assert torch.allclose(part(vector), expected)
     assert smashed_spec(Part(chain, 0, 1, [model]), InputSpec(1, 1, 1, (0.5,), (0.5,))) == {
-        "a": ((1, 1, 1), torch.float32),
-        "b": ((1, 1, 1), torch.float32),
+        "a": TensorSpec((1, 1, 1, 1), torch.float32),
+        "b": TensorSpec((1, 1, 1, 1), torch.float32),
     }
 
 
@@ -123,7 +124,7 @@ def test_an_empty_part_is_the_identity() -> None:
 
 
 def smashed_is_batch_first(part: Part) -> bool:
-    return smashed_spec(part, InputSpec(1, 2, 2, (0.5,), (0.5,)))["hidden"][0] == (1, 2, 2)
+    return smashed_spec(part, InputSpec(1, 2, 2, (0.5,), (0.5,)))["hidden"].shape == (1, 1, 2, 2)
 
 
 def test_a_part_survives_pickling() -> None:
@@ -137,7 +138,9 @@ def test_a_part_survives_pickling() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_smashed_spec_of_vit_nano(cut: int, dtype: torch.dtype) -> None:
     bottom = load_split_model("vit-nano", [cut], dtype=dtype).bottom
-    assert smashed_spec(bottom, input_spec("vit-nano")) == {"hidden": ((17, 64), dtype)}
+    assert smashed_spec(bottom, input_spec("vit-nano")) == {
+        "hidden": TensorSpec((1, 17, 64), dtype)
+    }
     assert {parameter.device.type for parameter in bottom.parameters()} == {"cpu"}
 
 

@@ -12,9 +12,10 @@ from fedsplit.channel.codec import encode
 from fedsplit.channel.frame import CUT_PREFIX, LABELS, LOSS, NUM_CORRECT, Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import CutSpec, check_order, check_tensor
+from fedsplit.states import TensorSpec
 
 CUT = CutSpec(
-    {"hidden": ((3, 4), torch.float32), "place": ((2,), torch.int64)},
+    {"hidden": TensorSpec((1, 3, 4), torch.float32), "place": TensorSpec((1, 2), torch.int64)},
     num_labels=5,
     max_batch_size=6,
 )
@@ -126,7 +127,7 @@ def test_names_without_end_do_not_make_a_message_without_end() -> None:
 def test_no_legal_frame_is_longer_than_the_limit(
     shape: list[int], dtype: torch.dtype, max_batch_size: int, data: st.DataObject
 ) -> None:
-    cut = CutSpec({"hidden": (tuple(shape), dtype)}, 10, max_batch_size)
+    cut = CutSpec({"hidden": TensorSpec((1, *shape), dtype)}, 10, max_batch_size)
 
     def lengths(batch_size: int) -> tuple[int, int]:
         name = CUT_PREFIX + "hidden"
@@ -146,7 +147,7 @@ def test_no_legal_frame_is_longer_than_the_limit(
 
 def test_the_answer_to_one_example_fits() -> None:
     """It is longer than the question: loss and hits take more than one label."""
-    cut = CutSpec({"hidden": ((4,), torch.float32)}, 3, 1)
+    cut = CutSpec({"hidden": TensorSpec((1, 4), torch.float32)}, 3, 1)
     scores = {LOSS: torch.zeros(()), NUM_CORRECT: torch.tensor(0)}
     answer = Frame(Kind.CUT_GRADIENT, 0, {"cut.hidden": torch.zeros(1, 4), **scores})
     assert len(encode(answer)) == cut.max_frame_bytes
@@ -164,3 +165,23 @@ def test_check_tensor_reads_half_precision() -> None:
         frame = Frame(Kind.CUT_GRADIENT, 0, {"g": torch.tensor([1.0, float("nan")], dtype=dtype)})
         with pytest.raises(ChannelError, match="NaN or infinity in 'g'"):
             check_tensor(frame, "g", shape=torch.Size([2]), dtype=dtype)
+
+
+def test_whole_numbers_that_the_image_size_fixes_must_be_those() -> None:
+    """Break it: check the shape only; a grid of a million patches then makes the server compute."""
+    size = TensorSpec((1, 2), torch.int64, (8, 8))
+    packed = TensorSpec((4, 3), torch.float32)
+    cut = CutSpec({"hidden": packed, "size": size}, 5, 8)
+    tensors = {
+        "cut.hidden": torch.zeros(12, 3),
+        "cut.size": torch.full((3, 2), 8),
+        "labels": torch.zeros(3, dtype=torch.int64),
+    }
+    assert cut.check(Frame(Kind.SMASHED_DATA, 0, tensors)) == 3
+    unlabelled = {name: tensor for name, tensor in tensors.items() if name != "labels"}
+    u_shaped = CutSpec(cut.tensors, 5, 8, output={"hidden": packed})
+    assert u_shaped.check(Frame(Kind.SMASHED_DATA, 0, unlabelled)) == 3
+
+    tensors["cut.size"][1, 0] = 10**6
+    with pytest.raises(ChannelError, match=r"other numbers in 'cut\.size' than \[8, 8\]"):
+        cut.check(Frame(Kind.SMASHED_DATA, 0, tensors))

@@ -17,6 +17,7 @@ from fedsplit.split.checks import CutSpec
 from fedsplit.split.client import SplitSession
 from fedsplit.split.server import Purpose
 from fedsplit.split.steps import StepResult, score
+from fedsplit.states import TensorSpec
 from tests.split.toys import (
     CUT,
     NUM_LABELS,
@@ -128,7 +129,7 @@ def test_the_loss_can_be_scaled_like_any_other(serve_direct: Serve) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_dtypes_train(serve: Serve, dtype: torch.dtype) -> None:
-    cut = CutSpec({"hidden": ((4,), dtype)}, NUM_LABELS, 8)
+    cut = CutSpec({"hidden": TensorSpec((1, 4), dtype)}, NUM_LABELS, 8)
     server = make_server(server_part=server_part_of().to(dtype))
     server._cut = cut
     token = server.open_round(Purpose.TRAIN, [0])[0]
@@ -173,7 +174,7 @@ def test_views_and_shared_memory_at_the_cut(serve: Serve) -> None:
             logits: Tensor = self.linear(torch.cat(list(state.values()), dim=1))
             return logits
 
-    float4 = ((4,), torch.float32)
+    float4 = TensorSpec((1, 4), torch.float32)
     cut = CutSpec({"hidden": float4, "tap": float4, "turned": float4}, NUM_LABELS, 8)
     server = make_server(server_part=Part())
     server._cut = cut

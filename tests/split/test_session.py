@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedsplit.channel.frame import LABELS, LOSS, NUM_CORRECT, Frame, Kind, State
+from fedsplit.channel.frame import LABELS, LOSS, NUM_CORRECT, Frame, Kind
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import CutSpec
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.session import ServerSession
 from fedsplit.split.steps import StepResult, evaluate_step
+from fedsplit.states import State, TensorSpec
 from tests.split.toys import (
     CUT,
     TREE_CUT,
@@ -196,7 +197,7 @@ def test_the_server_part_sees_the_bottoms_order() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_loss_is_float32_whatever_the_dtype(dtype: torch.dtype) -> None:
-    cut = CutSpec({"hidden": ((4,), dtype)}, 5, 8)
+    cut = CutSpec({"hidden": TensorSpec((1, 4), dtype)}, 5, 8)
     rule = NotingRule(nn.Linear(4, 5).to(dtype), config_of())
     session = session_of(rule, cut=cut)
     session.open()

@@ -112,7 +112,9 @@ def test_one_that_dies_at_any_step(
         server, address, steps, _cut if way == "cut" else lambda client: None
     )
     assert time.monotonic() - started < 5  # of timeouts of 60 seconds
-    assert "before it had finished" in report.failures[BAD] or "broke off" in report.failures[BAD]
+    # The round may be over before the server has seen the stream end.
+    ends = ("before it had finished", "broke off", "it had not finished when the round ended")
+    assert any(end in report.failures[BAD] for end in ends)
     server_part, bottoms = replayed(server, steps)
     assert_close(weights_of(server.server_part), server_part)
     for k in GOOD:

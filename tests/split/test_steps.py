@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 
-from fedsplit.channel.frame import State
 from fedsplit.errors import ChannelError
 from fedsplit.split.steps import (
     PendingStep,
@@ -20,6 +19,7 @@ from fedsplit.split.steps import (
     set_learning_rate,
     update,
 )
+from fedsplit.states import State
 from tests.split.toys import (
     assert_same_bits,
     config_of,

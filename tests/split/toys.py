@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
-from fedsplit.channel.frame import LABELS, Frame, Kind, State, pack_cut
+from fedsplit.channel.frame import LABELS, Frame, Kind, pack_cut
 from fedsplit.config import Config
 from fedsplit.seeding import generator, seeded_init
 from fedsplit.split.checks import CutSpec
@@ -20,16 +20,17 @@ from fedsplit.split.client import SplitSession
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.server import Purpose, SplitServer
 from fedsplit.split.steps import make_optimizer, score
+from fedsplit.states import State, TensorSpec
 
 NUM_LABELS = 5
 BATCH_SIZE = 8
-CUT = CutSpec({"hidden": ((4,), torch.float32)}, NUM_LABELS, BATCH_SIZE)
+CUT = CutSpec({"hidden": TensorSpec((1, 4), torch.float32)}, NUM_LABELS, BATCH_SIZE)
 TREE_CUT = CutSpec(
     {
-        "z_hidden": ((4,), torch.float32),
-        "place": ((), torch.int64),
-        "unused": ((3,), torch.float32),
-        "a_tap": ((4,), torch.float32),
+        "z_hidden": TensorSpec((1, 4), torch.float32),
+        "place": TensorSpec((1,), torch.int64),
+        "unused": TensorSpec((1, 3), torch.float32),
+        "a_tap": TensorSpec((1, 4), torch.float32),
     },
     NUM_LABELS,
     BATCH_SIZE,

@@ -10,6 +10,7 @@ from fedsplit.split.checks import CutSpec
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import make_optimizer, score
+from fedsplit.states import TensorSpec
 from tests.split.toys import (
     BATCH_SIZE,
     CUT,
@@ -24,16 +25,18 @@ from tests.split.toys import (
     weights_of,
 )
 
-U_CUT = CutSpec(CUT.tensors, NUM_LABELS, BATCH_SIZE, output={"hidden": ((7,), torch.float32)})
+U_CUT = CutSpec(
+    CUT.tensors, NUM_LABELS, BATCH_SIZE, output={"hidden": TensorSpec((1, 7), torch.float32)}
+)
 U_TREE_CUT = CutSpec(
     TREE_CUT.tensors,
     NUM_LABELS,
     BATCH_SIZE,
     output={
-        "z_mixed": ((9,), torch.float32),
-        "place": ((), torch.int64),
-        "idle": ((2, 3), torch.float32),
-        "a_tap": ((4,), torch.float32),
+        "z_mixed": TensorSpec((1, 9), torch.float32),
+        "place": TensorSpec((1,), torch.int64),
+        "idle": TensorSpec((1, 2, 3), torch.float32),
+        "a_tap": TensorSpec((1, 4), torch.float32),
     },
 )
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsplit.channel.frame import State
-from fedsplit.split.states import batch_size, concatenate, each, rows, zero_rows
+from fedsplit.states import State, TensorSpec, concatenate, each, examples, length, zeros
 
 
 def tensor_of(first: int, size: int) -> Tensor:
@@ -28,12 +27,12 @@ def test_slices_of_the_whole_are_its_parts(make: type) -> None:
     """Break it: concatenate a tree in the order of its names."""
     parts = [make(0, 3), make(6, 1), make(8, 4)]
     whole = concatenate(parts)
-    assert batch_size(whole) == 8
+    assert length(whole) == 8
     start = 0
     for part in parts:
-        end = start + batch_size(part)
+        end = start + length(part)
         for (name, one), (other_name, other) in zip(
-            flat(rows(whole, start, end)), flat(part), strict=True
+            flat(examples(whole, start, end, 8)), flat(part), strict=True
         ):
             assert name == other_name
             assert one.dtype == other.dtype
@@ -42,12 +41,11 @@ def test_slices_of_the_whole_are_its_parts(make: type) -> None:
 
 
 @pytest.mark.parametrize("make", MAKE)
-def test_rows_are_views_and_zeros_are_not(make: type) -> None:
+def test_slices_are_views_and_zeros_are_not(make: type) -> None:
     state = make(1, 4)
-    for (_, view), (_, tensor) in zip(flat(rows(state, 1, 3)), flat(state), strict=True):
+    for (_, view), (_, tensor) in zip(flat(examples(state, 1, 3, 4)), flat(state), strict=True):
         assert view.data_ptr() == tensor[1].data_ptr()
-    zeros = zero_rows(state, 3)
-    for (name, zero), (other, tensor) in zip(flat(zeros), flat(state), strict=True):
+    for (name, zero), (other, tensor) in zip(flat(zeros(state, 3, 4)), flat(state), strict=True):
         assert (name, zero.dtype) == (other, tensor.dtype)
         assert zero.shape == (3, *tensor.shape[1:])
         assert not zero.any()
@@ -65,3 +63,14 @@ def test_each_keeps_names_and_their_order() -> None:
 
 def test_one_state_alone_is_itself() -> None:
     assert torch.equal(torch.as_tensor(concatenate([tensor_of(0, 3)])), tensor_of(0, 3))
+
+
+def test_packed_rows_are_shared_out_by_examples() -> None:
+    """Break it: slice every tensor by the numbers of the first."""
+    packed = {"hidden": torch.arange(12.0).reshape(12, 1), "size": torch.arange(4).reshape(4, 1)}
+    assert length(packed) == 12
+    view = examples(packed, 3, 9, 12)
+    assert isinstance(view, dict)
+    assert view["hidden"].flatten().tolist() == [3, 4, 5, 6, 7, 8]
+    assert view["size"].flatten().tolist() == [1, 2]
+    assert TensorSpec((3, 1), torch.float32).shape_for(4) == packed["hidden"].shape
