@@ -49,6 +49,16 @@ class ImageSpec(Protocol):
         """Per channel, of pixels from 0 to 1."""
         ...
 
+    @property
+    def resample(self) -> int:
+        """The filter that resizes, in Pillow's numbers."""
+        ...
+
+    @property
+    def resize(self) -> int | tuple[int, int] | None:
+        """Shortest edge, or height and width, before the centre is cropped; None = no crop."""
+        ...
+
 
 class Images:
     """A labelled set of images, ready for a model.
@@ -63,7 +73,7 @@ class Images:
     image_column, label_column : str
         Of the features `Image` and `ClassLabel`.
     spec : ImageSpec
-        Images are converted to its channels and resized (bilinear, antialiased) to its size.
+        Images are converted to its channels and brought to its size (see `fitted`).
     keep_bytes : int
         Largest set that is kept decoded.
 
@@ -132,10 +142,25 @@ class Images:
     def _decode_one(self, file: dict[str, object] | None, row: int) -> npt.NDArray[np.uint8]:
         spec = self._spec
         image = decode(file, column=self._column, row=row, channels=spec.channels)
-        if image.size != (spec.width, spec.height):
-            # Pillow widens the filter when it shrinks an image: that is the antialiasing.
-            image = image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+        image = fitted(image, spec)
         return np.asarray(image).reshape(spec.height, spec.width, spec.channels)
+
+
+def fitted(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """Resize an image to what a model takes, and crop its centre if the model asks for that."""
+    width, height = spec.width, spec.height
+    if isinstance(spec.resize, int):
+        shortest = min(image.size)
+        width, height = (int(spec.resize * edge / shortest) for edge in image.size)
+    elif spec.resize is not None:
+        height, width = spec.resize
+    if image.size != (width, height):
+        # Pillow widens the filter when it shrinks an image: that is the antialiasing.
+        image = image.resize((width, height), Image.Resampling(spec.resample))
+    if image.size == (spec.width, spec.height):
+        return image
+    left, top = (width - spec.width) // 2, (height - spec.height) // 2
+    return image.crop((left, top, left + spec.width, top + spec.height))
 
 
 def batches(

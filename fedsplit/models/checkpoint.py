@@ -6,10 +6,9 @@ import importlib
 import json
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,29 +16,61 @@ from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
 from fedsplit.models.hub import Source
+from fedsplit.models.processing import processor_of
 from fedsplit.models.registry import Family, family_of, family_of_config
-from fedsplit.models.stages import InputSpec, Root
+from fedsplit.models.stages import InputSpec
+from fedsplit.models.storage import weight_slots
+from fedsplit.models.weights import Checkpoint, Filling
 
 # Importing transformers, its verbosity and the meta-device context are all global.
 _lock = threading.RLock()
 
 
-def build(source: Source, *, num_labels: int | None = None, meta: bool = False) -> nn.Module:
+def build(source: Source, *, num_labels: int | None = None) -> nn.Module:
     """Make a model from its config alone, in eval mode and float32.
 
-    Weights are drawn from torch's global generator, or have no storage if `meta`, and then
-    nothing is drawn.
+    Weights are drawn from torch's global generator.
     """
-    family = family_of_config(source.config)
-    with _quietly(source.name):
-        config = _configuration(source, family, num_labels)
-        with torch.device("meta" if meta else "cpu"):
-            model: nn.Module = family.load_class()(config)
-    return model.float().eval()
+    family = family_of_config(source.config, num_labels)
+    with quietly(source.name):
+        model = family.load_library().build(source, family.load_class(), _checked(num_labels))
+    return _prepared(model)
 
 
-def load(source: Source, *, num_labels: int | None = None) -> nn.Module:
-    """Read a model from its directory, in eval mode and float32.
+def build_empty(source: Source, *, num_labels: int | None = None) -> nn.Module:
+    """Make a model whose weights have no storage; buffers that are no weights are there.
+
+    Nothing is drawn.
+    """
+    family = family_of_config(source.config, num_labels)
+    with quietly(source.name):
+        model = family.load_library().build_empty(source, family.load_class(), _checked(num_labels))
+    return _prepared(model)
+
+
+def load(
+    source: Source,
+    empty: nn.Module,
+    *,
+    num_labels: int | None = None,
+    wanted: Collection[str] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Read a model, or some of its weights, from its directory.
+
+    Parameters
+    ----------
+    source : Source
+        With a directory.
+    empty : nn.Module
+        The model as `build_empty` makes it; it is changed and returned.
+    num_labels : int, optional
+        As it was built with.
+    wanted : Collection[str], optional
+        Names of the weights to read; the others stay without storage. Default all.
+    device, dtype : str | torch.device, torch.dtype, optional
+        Of what is read.
 
     Raises
     ------
@@ -47,26 +78,35 @@ def load(source: Source, *, num_labels: int | None = None) -> nn.Module:
         If a key is missing, unexpected, or of another shape. Only the classifier may be drawn
         afresh: where `num_labels` differs from the checkpoint's, or it has no classifier.
     """
-    family = family_of_config(source.config)
-    with _quietly(source.name):
-        model, found = family.load_class().from_pretrained(
-            source.directory,
-            config=_configuration(source, family, num_labels),
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # _check_keys judges them
-            output_loading_info=True,
+    family = family_of_config(source.config, num_labels)
+    library = family.load_library()
+    names = {name for name, _ in weight_slots(empty)} if wanted is None else wanted
+    assert source.directory is not None
+    with quietly(source.name), Checkpoint(source.directory) as checkpoint:
+        stored = library.stored_labels(source, family.load_class())
+        asks_fresh_head = num_labels is not None and num_labels != stored
+        filling = Filling(
+            empty,
+            checkpoint,
+            name_of=library.names(empty),
+            fresh=family.head if asks_fresh_head else (),
         )
-        _check_keys(source, family, found, fresh_head=_asks_fresh_head(source, family, num_labels))
-    module: nn.Module = model.eval()
-    return module
+        faults = filling.faults(
+            names,
+            lambda name: name.startswith(family.unused) or library.may_be_left(empty, name),
+        )
+        if faults:
+            raise _misfit(source, family, faults, fresh_head=asks_fresh_head)
+        fresh = filling.fill(names, torch.device(device), dtype)
+        if fresh:
+            library.draw(empty, fresh)
+    return empty
 
 
 def save_model(model: nn.Module, spec: InputSpec, directory: str | Path) -> None:
     """Write a whole model as model.safetensors, config.json and preprocessor_config.json.
 
-    The directory loads again with `load_split_model` and with plain transformers.
+    The directory loads again with `load_split_model`, and with the model's own library.
 
     Parameters
     ----------
@@ -83,21 +123,12 @@ def save_model(model: nn.Module, spec: InputSpec, directory: str | Path) -> None
         If the directory cannot be written, or the model is of no known family.
     """
     family = family_of(model)
-    processor = {
-        "do_resize": True,
-        "size": {"height": spec.height, "width": spec.width},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-    }
+    processor = processor_of(spec)
     if family.image_processor:
         processor["image_processor_type"] = family.image_processor
-    with _quietly(str(directory), doing="saved"):
+    with quietly(str(directory), doing="saved"):
         Path(directory).mkdir(parents=True, exist_ok=True)
-        whole: Any = model
-        whole.save_pretrained(directory)
+        family.load_library().save(model, Path(directory))
         text = json.dumps(processor, indent=2) + "\n"
         (Path(directory) / "preprocessor_config.json").write_text(text, encoding="utf-8")
 
@@ -110,60 +141,32 @@ def save_part(state: Mapping[str, Tensor], file: Path) -> None:
     ModelError
         If it cannot be written.
     """
-    with _quietly(str(file), doing="saved"):
+    with quietly(str(file), doing="saved"):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, file)
 
 
-def _configuration(source: Source, family: Family, num_labels: int | None) -> Root:
-    overrides: dict[str, Any] = {}
-    if num_labels is not None:
-        if isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1:
-            raise ModelError(f"num_labels is {num_labels!r}; give a whole number of at least 1.")
-        overrides["num_labels"] = num_labels
-    return family.load_class().config_class.from_dict(dict(source.config), **overrides)
+def _prepared(model: nn.Module) -> nn.Module:
+    return model.float().eval()
 
 
-def _asks_fresh_head(source: Source, family: Family, num_labels: int | None) -> bool:
-    if num_labels is None:
-        return False
-    headless = family.class_name not in (source.config.get("architectures") or [])
-    return headless or num_labels != _configuration(source, family, None).num_labels
+def _checked(num_labels: int | None) -> int | None:
+    whole = isinstance(num_labels, int) and not isinstance(num_labels, bool)
+    if num_labels is not None and not (whole and num_labels >= 1):
+        raise ModelError(f"num_labels is {num_labels!r}; give a whole number of at least 1.")
+    return num_labels
 
 
-def _check_keys(
-    source: Source, family: Family, found: Mapping[str, Any], *, fresh_head: bool
-) -> None:
-    may_be_fresh = family.head if fresh_head else ()
-    problems = {
-        "missing": _outside(found["missing_keys"], may_be_fresh),
-        "unexpected": _outside(found["unexpected_keys"], family.unused),
-        "of another shape": [
-            f"{key} {tuple(stored)} instead of {tuple(wanted)}"
-            for key, stored, wanted in sorted(found["mismatched_keys"])
-            if not key.startswith(tuple(may_be_fresh))
-        ],
-        "unreadable": list(found.get("error_msgs") or []),
-    }
-    told = "; ".join(
-        f"{len(keys)} {kind}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
-        for kind, keys in problems.items()
-        if keys
+def _misfit(source: Source, family: Family, faults: str, *, fresh_head: bool) -> ModelError:
+    return ModelError(
+        f"The weights in '{source.directory}' do not fit {family.class_name} with their "
+        f"config.json: {faults}. Use a checkpoint of this architecture"
+        + ("." if fresh_head else "; a new classifier is made only for another num_labels.")
     )
-    if told:
-        raise ModelError(
-            f"The weights in '{source.directory}' do not fit {family.class_name} with their "
-            f"config.json: {told}. Use a checkpoint of this architecture"
-            + ("." if fresh_head else "; a new classifier is made only for another num_labels.")
-        )
-
-
-def _outside(keys: Iterable[str], prefixes: Iterable[str]) -> list[str]:
-    return sorted(key for key in keys if not key.startswith(tuple(prefixes)))
 
 
 @contextmanager
-def _quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
+def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
     """Hold the lock, silence transformers, and turn any failure into a `ModelError`."""
     with _lock:
         try:

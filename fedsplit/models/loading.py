@@ -11,10 +11,10 @@ eval mode, as from transformers.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -23,8 +23,10 @@ from fedsplit.errors import ModelError
 from fedsplit.models import checkpoint
 from fedsplit.models.checkpoint import save_model
 from fedsplit.models.hub import find_model, stamp
+from fedsplit.models.registry import family_of_config
 from fedsplit.models.split import SplitModel, check_split_points, split_model, stage_names
 from fedsplit.models.stages import InputSpec, Part
+from fedsplit.models.storage import kept_buffers, with_storage
 
 __all__ = [
     "empty_model",
@@ -70,7 +72,8 @@ def load_split_model(
     num_labels : int, optional
         Classes; default the checkpoint's. Another number gets a fresh classifier.
     parts : Sequence[str]
-        Which parts to have; the others come without storage, on the meta device.
+        Which parts to have; the others come without storage, on the meta device, and their
+        weights are not read.
 
     Returns
     -------
@@ -95,13 +98,15 @@ def load_split_model(
         raise ModelError(f"parts is {parts!r}; give some of {PARTS}.")
     empty = skeleton(model_name, num_labels=num_labels, cache_dir=cache_dir)
     check_split_points(split_points, stage_names(empty))  # before any weight is read
-    model = load_model(
+    shape = split_model(empty, split_points)
+    model = _load(
         model_name,
         pretrained=pretrained,
         num_labels=num_labels,
         cache_dir=cache_dir,
         device=device,
         dtype=dtype,
+        wanted={name for part in parts for name in getattr(shape, part).state_dict()},
     )
     split = split_model(model, split_points)
     for name, part in zip(PARTS, split, strict=True):
@@ -131,13 +136,43 @@ def load_model(
     ModelError
         If the model cannot be had or its weights do not fit.
     """
+    return _load(
+        model_name,
+        pretrained=pretrained,
+        num_labels=num_labels,
+        cache_dir=cache_dir,
+        device=device,
+        dtype=dtype,
+        wanted=None,
+    )
+
+
+def _load(
+    model_name: str,
+    *,
+    pretrained: bool,
+    num_labels: int | None,
+    cache_dir: str | Path | None,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    wanted: Collection[str] | None,
+) -> nn.Module:
+    _check_place(model_name, device, dtype)
     source = find_model(model_name, cache_dir=cache_dir, weights=pretrained)
     if pretrained and source.directory is not None:
-        model = checkpoint.load(source, num_labels=num_labels)
-    else:
-        model = checkpoint.build(source, num_labels=num_labels)
+        empty = copy.deepcopy(skeleton(model_name, num_labels=num_labels, cache_dir=cache_dir))
+        model = checkpoint.load(
+            source, empty, num_labels=num_labels, wanted=wanted, device=device, dtype=dtype
+        )
+        for buffer in kept_buffers(model).values():
+            buffer.data = buffer.data.to(device)
+        return model
+    return checkpoint.build(source, num_labels=num_labels).to(device=device, dtype=dtype)
+
+
+def _check_place(model_name: str, device: str | torch.device, dtype: torch.dtype | None) -> None:
     try:
-        return model.to(device=torch.device(device), dtype=dtype)
+        torch.empty(0, device=torch.device(device), dtype=dtype).requires_grad_()
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(
             f"The model '{model_name}' cannot be put on device '{device}' as "
@@ -149,9 +184,10 @@ def load_model(
 def skeleton(
     model_name: str, *, num_labels: int | None = None, cache_dir: str | Path | None = None
 ) -> nn.Module:
-    """Return the whole model on the meta device: built from its config, no weights read.
+    """Return the whole model without its weights, which are on the meta device.
 
-    The object is cached and shared: copy it before changing it. Nothing random is drawn.
+    It is built from its config. The object is cached and shared: copy it before changing it.
+    Nothing random is drawn.
 
     Raises
     ------
@@ -170,7 +206,8 @@ def empty_model(
 ) -> nn.Module:
     """Return a whole model on the CPU with uninitialised weights, for weights that arrive."""
     model = copy.deepcopy(skeleton(model_name, num_labels=num_labels, cache_dir=cache_dir))
-    return model.to(dtype=dtype).to_empty(device="cpu")
+    with_storage(model, dtype)
+    return model
 
 
 def empty_part(
@@ -207,14 +244,16 @@ def empty_part(
         If the model's config cannot be had, or a split point is no stage boundary.
     """
     key = (model_name, tuple(split_points), num_labels, _text(cache_dir), stamp(model_name))
-    part: Part = getattr(_split_skeleton(*key), which)
-    return copy.deepcopy(part).to(dtype=dtype).to_empty(device="cpu")
+    part: Part = copy.deepcopy(getattr(_split_skeleton(*key), which))
+    with_storage(part, dtype)
+    return part
 
 
 def input_spec(model_name: str, cache_dir: str | Path | None = None) -> InputSpec:
     """Return the images a model takes, from its config and its preprocessor_config.json.
 
-    Without the latter, images are normalised with mean 0.5 and standard deviation 0.5.
+    Without the latter, images are resized to the model's size and normalised with mean 0.5 and
+    standard deviation 0.5.
 
     Raises
     ------
@@ -222,37 +261,9 @@ def input_spec(model_name: str, cache_dir: str | Path | None = None) -> InputSpe
         If the configs cannot be had, or do not say it, or images are neither grey nor RGB.
     """
     source = find_model(model_name, cache_dir=cache_dir)
-    processor = source.read_json("preprocessor_config.json")
-    config: Any = skeleton(model_name, cache_dir=cache_dir).config
-    channels, size = config.num_channels, config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    if channels not in (1, 3):
-        raise ModelError(
-            f"The model '{model_name}' takes images of {channels} channels (num_channels in its "
-            "config.json), but images are read as grey or RGB. Choose a model for 1 channel or 3."
-        )
-    normalise = processor.get("do_normalize", True)
-    mean = _per_channel(processor.get("image_mean", 0.5) if normalise else 0.0, channels)
-    std = _per_channel(processor.get("image_std", 0.5) if normalise else 1.0, channels)
-    if mean is None or std is None or min(std) <= 0:
-        raise ModelError(
-            f"The preprocessor_config.json of '{model_name}' has image_mean "
-            f"{processor.get('image_mean')!r} and image_std {processor.get('image_std')!r}, but "
-            f"the model takes {channels} channels. Give {channels} finite numbers each, "
-            "image_std above 0."
-        )
-    return InputSpec(channels, height, width, mean, std)
-
-
-def _per_channel(value: float | Sequence[float], channels: int) -> tuple[float, ...] | None:
-    numbers = list(value) if isinstance(value, Sequence) else [value]
-    if len(numbers) == 1:
-        numbers *= channels
-    largest = torch.finfo(torch.float32).max
-    finite = (isinstance(number, int | float) and abs(number) <= largest for number in numbers)
-    if len(numbers) != channels or not all(finite):
-        return None
-    return tuple(float(number) for number in numbers)
+    library = family_of_config(source.config).load_library()
+    whole = skeleton(model_name, cache_dir=cache_dir)
+    return library.input_spec(source, whole, source.read_json("preprocessor_config.json"))
 
 
 def _text(cache_dir: str | Path | None) -> str | None:
@@ -264,7 +275,7 @@ def _skeleton(
     model_name: str, num_labels: int | None, cache_dir: str | None, _stamp: tuple[int, int]
 ) -> nn.Module:
     source = find_model(model_name, cache_dir=cache_dir)
-    return checkpoint.build(source, num_labels=num_labels, meta=True)
+    return checkpoint.build_empty(source, num_labels=num_labels)
 
 
 @lru_cache(maxsize=16)

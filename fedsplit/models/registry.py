@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from fedsplit.errors import ModelError
+from fedsplit.models.libraries.base import Library
 from fedsplit.models.stages import Root, Stage
 
 
@@ -27,11 +28,18 @@ class Family:
     head: tuple[str, ...]
     unused: tuple[str, ...]
     image_processor: str | None
+    library: str = "transformers"
 
     @property
     def class_name(self) -> str:
         """The model class without its module."""
         return self.model_class.partition(":")[2]
+
+    def load_library(self) -> Library:
+        """Return what knows how the model's library makes, draws and saves its models."""
+        module = importlib.import_module(f"fedsplit.models.libraries.{self.library}")
+        library: Library = module.LIBRARY
+        return library
 
     def load_class(self) -> type[Root]:
         """Import and return the model class.
@@ -66,6 +74,7 @@ def register_family(
     head: Sequence[str] = ("classifier.",),
     unused: Sequence[str] = (),
     image_processor: str | None = None,
+    library: str = "transformers",
 ) -> Family:
     """Add an architecture; one of the same name is replaced.
 
@@ -87,6 +96,8 @@ def register_family(
         How checkpoint keys start that other heads use and this class has no place for.
     image_processor : str, optional
         Class that `preprocessor_config.json` names when the model is saved.
+    library : str
+        Where models loaded by name come from: a module of `fedsplit.models.libraries`.
 
     Examples
     --------
@@ -108,7 +119,7 @@ def register_family(
     if not isinstance(model_class, str):
         model_class = _qualified_name(model_class)
     family = Family(
-        name, model_class, stages, model_type, tuple(head), tuple(unused), image_processor
+        name, model_class, stages, model_type, tuple(head), tuple(unused), image_processor, library
     )
     _load_builtin_families()
     _families[name] = family
@@ -132,8 +143,15 @@ def family_of(model: nn.Module) -> Family:
     raise ModelError(f"A model of class {type(model).__name__} {_UNKNOWN.format(_known())}")
 
 
-def family_of_config(config: object) -> Family:
+def family_of_config(config: object, num_labels: int | None = None) -> Family:
     """Return the family of a Hugging Face config: the object, or config.json as a mapping.
+
+    Parameters
+    ----------
+    config : object
+        The config.
+    num_labels : int | None
+        Classes that are asked for, if it is to classify images.
 
     Raises
     ------

@@ -30,13 +30,28 @@ Root = Any
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The images a model takes: [B, channels, height, width], (pixel / 255 - mean) / std."""
+    """The images a model takes: [B, channels, height, width], (pixel / 255 - mean) / std.
+
+    Attributes
+    ----------
+    channels, height, width : int
+        Of an image; 1 channel is grey, 3 are RGB.
+    mean, std : tuple[float, ...]
+        Per channel, of pixels from 0 to 1.
+    resample : int
+        How images are resized, in Pillow's numbers: 2 bilinear, 3 bicubic.
+    resize : int | tuple[int, int] | None
+        Resize to a shortest edge, or to height and width, before the centre is cropped; None =
+        straight to height and width.
+    """
 
     channels: int
     height: int
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resample: int = 2
+    resize: int | tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ class Spec:
     width: int = 8
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
+    resample: int = 2
+    resize: int | tuple[int, int] | None = None
 
 
 def picture(seed: int, mode: str = "L", size: int = 8) -> Image.Image:

@@ -1,0 +1,112 @@
+"""Models of transformers, and of our own that are written as its are."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedsplit.errors import ModelError
+from fedsplit.models.hub import Source
+from fedsplit.models.processing import input_spec_of
+from fedsplit.models.stages import InputSpec
+from fedsplit.models.storage import kept_buffers, weight_slots
+
+_DONE = "_is_hf_initialized"  # transformers draws nothing that has this attribute
+
+
+class TransformersLibrary:
+    """See `Library`."""
+
+    def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
+        """Make a model from its config."""
+        return model_class(_configuration(source, model_class, num_labels))
+
+    def build_empty(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
+        """Make it on the meta device, and then what no checkpoint holds for real."""
+        with torch.device("meta"):
+            model: nn.Module = self.build(source, model_class, num_labels)
+        for name, buffer in kept_buffers(model).items():
+            owner, _, last = name.rpartition(".")
+            model.get_submodule(owner)._buffers[last] = torch.empty_like(buffer, device="cpu")
+        buffers = list(kept_buffers(model).values())
+        if buffers:
+            with torch.random.fork_rng(devices=[]):
+                self.draw(model, buffers)
+        return model
+
+    def stored_labels(self, source: Source, model_class: type[Any]) -> int | None:
+        """Read it in the config, if this is what the checkpoint was saved from."""
+        if model_class.__name__ not in (source.config.get("architectures") or []):
+            return None
+        labels: int = _configuration(source, model_class, None).num_labels
+        return labels
+
+    def names(self, model: nn.Module) -> Callable[[str], str]:
+        """Follow the renamings that transformers itself applies to older checkpoints."""
+        mapping = importlib.import_module("transformers.conversion_mapping")
+        loading = importlib.import_module("transformers.core_model_loading")
+        conversions = mapping.get_model_conversion_mapping(model)
+        renamings = [entry for entry in conversions if isinstance(entry, loading.WeightRenaming)]
+        converters = [entry for entry in conversions if isinstance(entry, loading.WeightConverter)]
+        state, prefix = model.state_dict(), getattr(model, "base_model_prefix", None)
+
+        def name(key: str) -> str:
+            if key in state:
+                return key
+            renamed, pattern = loading.rename_source_key(key, renamings, converters, prefix, state)
+            if pattern is not None:
+                raise ModelError(
+                    f"The checkpoint's tensor '{key}' is stored in another form than "
+                    f"{type(model).__name__} has it in. Load the model with transformers, and save "
+                    "it again with save_pretrained."
+                )
+            return str(renamed)
+
+        return name
+
+    def may_be_left(self, model: nn.Module, name: str) -> bool:
+        """Allow what the class says it ignores, and buffers that older versions stored."""
+        patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+        return name in kept_buffers(model) or any(re.search(p, name) for p in patterns)
+
+    def draw(self, model: nn.Module, fresh: Collection[Tensor]) -> None:
+        """Let the model initialise itself, with everything else said to be done."""
+        drawn = {id(tensor) for tensor in fresh}
+        every = [slot[2] for _, slot in weight_slots(model)] + list(kept_buffers(model).values())
+        for tensor in every:
+            if id(tensor) not in drawn:
+                setattr(tensor, _DONE, True)
+        try:
+            whole: Any = model
+            with torch.no_grad():
+                whole.initialize_weights()
+        finally:
+            for item in (*every, *model.modules()):
+                item.__dict__.pop(_DONE, None)
+
+    def input_spec(
+        self, source: Source, model: nn.Module, processor: Mapping[str, Any]
+    ) -> InputSpec:
+        """Read the model's config and its processor's."""
+        whole: Any = model
+        config = getattr(whole.config, "vision_config", whole.config)
+        return input_spec_of(source.name, processor, config.num_channels, config.image_size)
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """Write what plain transformers loads."""
+        whole: Any = model
+        whole.save_pretrained(directory)
+
+
+LIBRARY = TransformersLibrary()
+
+
+def _configuration(source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
+    overrides = {} if num_labels is None else {"num_labels": num_labels}
+    return model_class.config_class.from_dict(dict(source.config), **overrides)

@@ -1,0 +1,122 @@
+"""A model's own image processing, between preprocessor_config.json and an `InputSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fedsplit.errors import ModelError
+from fedsplit.models.stages import InputSpec
+
+BILINEAR = 2
+_RESCALE = 1 / 255
+
+
+def input_spec_of(
+    model_name: str, processor: Mapping[str, Any], channels: int, size: int | Sequence[int]
+) -> InputSpec:
+    """Return the images a model takes.
+
+    Parameters
+    ----------
+    model_name : str
+        For messages.
+    processor : Mapping[str, Any]
+        As in preprocessor_config.json; what it does not say is: resize to the model's size,
+        bilinear, mean and standard deviation 0.5.
+    channels : int
+        That the model takes.
+    size : int | Sequence[int]
+        Height and width that the model's config says; the processor's go before.
+
+    Raises
+    ------
+    ModelError
+        If images are neither grey nor RGB, or a number makes no sense.
+    """
+    if channels not in (1, 3):
+        raise ModelError(
+            f"The model '{model_name}' takes images of {channels} channels (num_channels in its "
+            "config.json), but images are read as grey or RGB. Choose a model for 1 channel or 3."
+        )
+    resized = _size(processor.get("size")) if processor.get("do_resize", True) else None
+    crop = _size(processor.get("crop_size")) if processor.get("do_center_crop") else None
+    own = (size, size) if isinstance(size, int) else (size[0], size[1])
+    if isinstance(crop, int):
+        crop = (crop, crop)
+    height, width = crop or (resized if isinstance(resized, tuple) else own)
+    mean, std = _statistics(model_name, processor, channels)
+    return InputSpec(
+        channels,
+        height,
+        width,
+        mean,
+        std,
+        resample=int(processor.get("resample") or BILINEAR),
+        resize=resized if crop else None,
+    )
+
+
+def processor_of(spec: InputSpec) -> dict[str, Any]:
+    """Return what preprocessor_config.json says of such images."""
+    size: dict[str, int] = {"height": spec.height, "width": spec.width}
+    crop: dict[str, Any] = {}
+    if spec.resize is not None:
+        crop = {"do_center_crop": True, "crop_size": size}
+        if isinstance(spec.resize, int):
+            size = {"shortest_edge": spec.resize}
+        else:
+            size = {"height": spec.resize[0], "width": spec.resize[1]}
+    return {
+        "do_resize": True,
+        "size": size,
+        "resample": spec.resample,
+        **crop,
+        "do_rescale": True,
+        "rescale_factor": _RESCALE,
+        "do_normalize": True,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+    }
+
+
+def _size(value: object) -> int | tuple[int, int] | None:
+    """Return the shortest edge, or height and width; None if it says neither."""
+    if isinstance(value, Mapping):
+        if "height" in value and "width" in value:
+            return (int(value["height"]), int(value["width"]))
+        return int(value["shortest_edge"]) if value.get("shortest_edge") else None
+    # Older processors wrote one number, which means a square.
+    return (value, value) if isinstance(value, int) else None
+
+
+def _statistics(
+    model_name: str, processor: Mapping[str, Any], channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    normalise = processor.get("do_normalize", True)
+    mean = _per_channel(processor.get("image_mean", 0.5) if normalise else 0.0, channels)
+    std = _per_channel(processor.get("image_std", 0.5) if normalise else 1.0, channels)
+    if mean is None or std is None or min(std) <= 0:
+        raise ModelError(
+            f"The preprocessor_config.json of '{model_name}' has image_mean "
+            f"{processor.get('image_mean')!r} and image_std {processor.get('image_std')!r}, but "
+            f"the model takes {channels} channels. Give {channels} finite numbers each, "
+            "image_std above 0."
+        )
+    factor = processor.get("rescale_factor", _RESCALE) if processor.get("do_rescale", True) else 1.0
+    if abs(factor - _RESCALE) > 1e-6:  # what is left of it goes into the other two
+        mean, std = (tuple(x * _RESCALE / factor for x in numbers) for numbers in (mean, std))
+    return mean, std
+
+
+def _per_channel(value: float | Sequence[float], channels: int) -> tuple[float, ...] | None:
+    numbers = list(value) if isinstance(value, Sequence) else [value]
+    if len(numbers) == 1:
+        numbers *= channels
+    largest = torch.finfo(torch.float32).max
+    finite = (isinstance(number, int | float) and abs(number) <= largest for number in numbers)
+    if len(numbers) != channels or not all(finite):
+        return None
+    return tuple(float(number) for number in numbers)

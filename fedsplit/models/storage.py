@@ -1,0 +1,75 @@
+"""Tensors of a module tree that come and go, while the modules stay.
+
+Buffers that are not part of a state dict, such as a table of positions, are no weights: nobody
+sends or stores them, so they are kept wherever the weights are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+Slot = tuple[nn.Module, str, Tensor]
+"""A module, the name of a tensor in it, and the tensor."""
+
+
+def weight_slots(model: nn.Module) -> Iterator[tuple[str, Slot]]:
+    """Yield every name of a state dict with where its tensor is; tied ones under each name."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        start = f"{prefix}." if prefix else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield start + name, (module, name, parameter)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield start + name, (module, name, buffer)
+
+
+def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that are not part of the state dict, by name."""
+    stored = {name for name, _ in weight_slots(model)}
+    return {name: tensor for name, tensor in model.named_buffers() if name not in stored}
+
+
+def replace_weights(model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Put another tensor in the place of each weight; what was tied stays tied."""
+    changed: dict[int, Tensor] = {}
+    for _, slot in list(weight_slots(model)):
+        tensor = slot[2]
+        if id(tensor) not in changed:
+            changed[id(tensor)] = as_slot(tensor, change(tensor))
+        put(slot, changed[id(tensor)])
+
+
+def put(slot: Slot, tensor: Tensor) -> None:
+    """Put a tensor where another is; a parameter stays one."""
+    module, name, old = slot
+    tensor = as_slot(old, tensor)
+    if isinstance(tensor, nn.Parameter):
+        module._parameters[name] = tensor
+    else:
+        module._buffers[name] = tensor
+
+
+def without_storage(model: nn.Module) -> None:
+    """Move all weights to the meta device, in place."""
+    replace_weights(model, lambda tensor: torch.empty_like(tensor, device="meta"))
+
+
+def with_storage(model: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Give all weights uninitialised storage on the CPU, in place; floating ones of a dtype."""
+
+    def empty(tensor: Tensor) -> Tensor:
+        floating = tensor.is_floating_point()
+        return torch.empty_like(tensor, device="cpu", dtype=dtype if floating else None)
+
+    replace_weights(model, empty)
+
+
+def as_slot(old: Tensor, new: Tensor) -> Tensor:
+    """Return the new tensor as what the old one is: a parameter, or a buffer."""
+    if isinstance(old, nn.Parameter) and not isinstance(new, nn.Parameter):
+        return nn.Parameter(new, requires_grad=old.requires_grad)
+    return new

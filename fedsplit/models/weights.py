@@ -1,0 +1,191 @@
+"""A checkpoint's tensors, of which only those are read that somebody wants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from fedsplit.errors import ModelError
+from fedsplit.models.storage import Slot, as_slot, put, weight_slots
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class Checkpoint:
+    """The safetensors of a directory, in one file or in shards; opened when first needed.
+
+    Parameters
+    ----------
+    directory : Path
+        Where they are.
+
+    Raises
+    ------
+    ModelError
+        If there are none, or the index cannot be read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._stack = ExitStack()
+        self._opened: dict[str, Any] = {}
+        self._files = self._find()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield all keys; shards that an index lists are not opened for that."""
+        yield from self._files
+
+    def file_of(self, key: str) -> Any:  # noqa: ANN401 - safetensors has no types
+        """Open the file that holds a key, and keep it open."""
+        file = self._files[key]
+        if file not in self._opened:
+            path = self.directory / file
+            self._opened[file] = self._stack.enter_context(safe_open(path, framework="pt"))
+        return self._opened[file]
+
+    def _find(self) -> dict[str, str]:
+        if (self.directory / INDEX).is_file():
+            index = json.loads((self.directory / INDEX).read_text(encoding="utf-8"))
+            return {str(key): str(file) for key, file in index["weight_map"].items()}
+        if not (self.directory / SINGLE).is_file():
+            raise ModelError(
+                f"The model directory '{self.directory}' holds neither {SINGLE} nor {INDEX}. Give "
+                "a directory with safetensors weights, or set model.pretrained to false to draw "
+                "them at random."
+            )
+        file = self._stack.enter_context(safe_open(self.directory / SINGLE, framework="pt"))
+        self._opened[SINGLE] = file
+        return dict.fromkeys(file.keys(), SINGLE)
+
+
+Slots = list[tuple[str, Slot]]
+"""All names of one tensor, and their places: several, if it is tied."""
+
+
+class Filling:
+    """Weights of a checkpoint on their way into a model that has none yet.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With its weights on the meta device.
+    checkpoint : Checkpoint
+        What there is.
+    name_of : Callable[[str], str]
+        From the checkpoint's keys to the model's names.
+    fresh : tuple[str, ...]
+        How names start whose weights may be missing, or of another shape.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        *,
+        name_of: Callable[[str], str],
+        fresh: tuple[str, ...],
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._keys = {name_of(key): key for key in checkpoint}
+        self._fresh = fresh
+        tied: dict[int, Slots] = {}
+        for name, slot in weight_slots(model):
+            tied.setdefault(id(slot[2]), []).append((name, slot))
+        self._tensors = list(tied.values())
+
+    def faults(self, wanted: Collection[str], may_be_left: Callable[[str], bool]) -> str:
+        """Say which keys are missing, unexpected, or of another shape; empty if none is.
+
+        Parameters
+        ----------
+        wanted : Collection[str]
+            Names whose shapes count; that of the others is in files that need not be opened.
+        may_be_left : Callable[[str], bool]
+            Whether a name may be stored for which the model has no place.
+        """
+        known = {name for slots in self._tensors for name, _ in slots}
+        kinds = {
+            "missing": [
+                slots[0][0]
+                for slots in self._tensors
+                if not self._may_be_fresh(slots) and self._key(slots) is None
+            ],
+            "unexpected": [n for n in self._keys if n not in known and not may_be_left(n)],
+            "of another shape": [
+                self._reshaped(slots)
+                for slots in self._tensors
+                if not self._may_be_fresh(slots) and _places(slots, wanted)
+            ],
+        }
+        told = {kind: sorted(filter(None, keys)) for kind, keys in kinds.items()}
+        return "; ".join(
+            f"{len(keys)} {kind}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            for kind, keys in told.items()
+            if keys
+        )
+
+    def fill(
+        self, wanted: Collection[str], device: torch.device, dtype: torch.dtype | None
+    ) -> list[Tensor]:
+        """Read the wanted weights into the model; the others stay without storage.
+
+        Returns
+        -------
+        list[Tensor]
+            Those that are not there to be read, with uninitialised storage.
+        """
+        fresh: list[Tensor] = []
+        for slots in self._tensors:
+            places = _places(slots, wanted)
+            if not places:
+                continue
+            old = places[0][2]
+            key = self._key(slots)
+            if key is None or self._reshaped(slots):
+                like = dtype if old.is_floating_point() else None
+                tensor = as_slot(old, torch.empty_like(old, device=device, dtype=like))
+                fresh.append(tensor)
+            else:
+                tensor = as_slot(old, self._read(key, old, device, dtype))
+            for place in places:
+                put(place, tensor)
+        return fresh
+
+    def _read(
+        self, key: str, old: Tensor, device: torch.device, dtype: torch.dtype | None
+    ) -> Tensor:
+        tensor: Tensor = self._checkpoint.file_of(key).get_tensor(key)
+        # A copy: what the file gives is mapped from it, and lies wherever its header ends.
+        kind = (dtype or old.dtype) if old.is_floating_point() else old.dtype
+        return tensor.to(device, kind, copy=True)
+
+    def _key(self, slots: Slots) -> str | None:
+        return next((self._keys[name] for name, _ in slots if name in self._keys), None)
+
+    def _may_be_fresh(self, slots: Slots) -> bool:
+        return any(name.startswith(start) for name, _ in slots for start in self._fresh)
+
+    def _reshaped(self, slots: Slots) -> str:
+        key, shape = self._key(slots), tuple(slots[0][1][2].shape)
+        if key is None:
+            return ""
+        stored = tuple(self._checkpoint.file_of(key).get_slice(key).get_shape())
+        return "" if stored == shape else f"{key} {stored} instead of {shape}"
+
+
+def _places(slots: Slots, wanted: Collection[str]) -> list[Slot]:
+    return [slot for name, slot in slots if name in wanted]

@@ -1,0 +1,186 @@
+"""Only what is asked for is read, from one file or from shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from fedsplit.errors import ModelError
+from fedsplit.models import empty_part, load_model, load_split_model, skeleton, split_model
+from fedsplit.models.libraries.transformers import LIBRARY
+from fedsplit.models.storage import kept_buffers, with_storage, without_storage
+from fedsplit.models.weights import INDEX, Checkpoint
+from fedsplit.seeding import seeded_init
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViT of 3 blocks in a shard for about every block, written by transformers."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=8,
+        patch_size=4,
+        num_channels=3,
+        num_labels=5,
+    )
+    directory = tmp_path_factory.mktemp("shards")
+    with seeded_init(7, "shards"):
+        ViTForImageClassification(config).save_pretrained(directory, max_shard_size="36KB")
+    assert len(list(directory.glob("*.safetensors"))) >= 3
+    return directory
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys whose files are opened to be looked at, in order."""
+    keys: list[str] = []
+    file_of = Checkpoint.file_of
+
+    def recorded(checkpoint: Checkpoint, key: str) -> object:
+        keys.append(key)
+        return file_of(checkpoint, key)
+
+    monkeypatch.setattr(Checkpoint, "file_of", recorded)
+    return keys
+
+
+@pytest.mark.parametrize("which", ["bottom", "trunk", "top"])
+def test_a_part_alone_is_read_alone_and_exactly(shards: Path, read: list[str], which: str) -> None:
+    """Break it: read every tensor of the checkpoint."""
+    whole = load_split_model(str(shards), [2])
+    del read[:]
+    parts = load_split_model(str(shards), [2], parts=[which])
+    name_of = LIBRARY.names(skeleton(str(shards)))  # transformers stores blocks by older names
+    assert {name_of(key) for key in read} == set(getattr(whole, which).state_dict())
+    for name, part in parts._asdict().items():
+        tensors = part.state_dict()
+        if name == which:
+            expected = getattr(whole, name).state_dict()
+            assert all(torch.equal(tensors[key], expected[key]) for key in expected)
+        else:
+            assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
+
+
+def test_shards_that_no_wanted_weight_is_in_need_not_be_there(shards: Path, tmp_path: Path) -> None:
+    for file in shards.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    index = json.loads((tmp_path / INDEX).read_text())["weight_map"]
+    bottom = load_split_model(str(tmp_path), [1], parts=["bottom"]).bottom
+    needed = {index[key] for key in bottom.state_dict()}
+    for name in set(index.values()) - needed:
+        (tmp_path / name).unlink()
+    again = load_split_model(str(tmp_path), [1], parts=["bottom"]).bottom
+    assert torch.equal(again(torch.ones(1, 3, 8, 8)), bottom(torch.ones(1, 3, 8, 8)))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(str(tmp_path))
+
+
+def test_shards_hold_what_transformers_reads_from_them(shards: Path) -> None:
+    from transformers import ViTForImageClassification
+
+    theirs = ViTForImageClassification.from_pretrained(shards).eval()
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(load_model(str(shards))(images).logits, theirs(images).logits)
+
+
+def test_a_missing_key_is_told_although_its_part_is_not_read(shards: Path, tmp_path: Path) -> None:
+    for file in shards.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    index = json.loads((tmp_path / INDEX).read_text())
+    del index["weight_map"]["classifier.bias"]
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"1 missing: classifier\.bias"):
+        load_split_model(str(tmp_path), [1], parts=["bottom"])
+
+
+@pytest.fixture
+def clip_directory(tmp_path: Path) -> Path:
+    """A model with a buffer that no checkpoint holds: CLIP's position ids."""
+    from transformers import CLIPConfig, CLIPForImageClassification
+
+    vision: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    with seeded_init(7, "clip"):
+        CLIPForImageClassification(
+            CLIPConfig(vision_config=vision, text_config={"num_hidden_layers": 1})
+        ).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_buffers_that_are_no_weights_are_there_without_weights(
+    clip_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: leave them on the meta device, or give them empty storage."""
+    from transformers import AutoModelForImageClassification
+
+    from fedsplit.models.registry import _families
+    from fedsplit.models.stages import Stage
+
+    theirs = AutoModelForImageClassification.from_pretrained(clip_directory)
+    if "clip" not in _families:  # describes just enough of it
+        import fedsplit
+
+        monkeypatch.setattr("fedsplit.models.registry._families", dict(_families))
+        fedsplit.register_family(
+            "clip",
+            model_class=type(theirs),
+            model_type="clip",
+            stages=lambda model: [
+                Stage("embeddings", ("vision_model.embeddings",), lambda root, state: state),
+                Stage("block", ("vision_model.encoder.layers.0",), lambda root, state: state),
+                Stage("head", ("classifier",), lambda root, state: state),
+            ],
+        )
+    empty = skeleton(str(clip_directory))
+    (ids,) = kept_buffers(empty).values()
+    assert ids.flatten().tolist() == list(range(5))
+    assert {tensor.device.type for tensor in empty.state_dict().values()} == {"meta"}
+    state = torch.random.get_rng_state()
+    loaded = load_model(str(clip_directory))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    images = torch.ones(1, 3, 8, 8)
+    assert torch.equal(loaded(images).logits, theirs.eval()(images).logits)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.last.weight = self.first.weight
+
+
+def test_what_is_tied_stays_tied_without_storage_and_with_it() -> None:
+    model = Tied()
+    without_storage(model)
+    assert model.first.weight is model.last.weight
+    assert model.first.weight.is_meta
+    with_storage(model, torch.bfloat16)
+    assert model.first.weight is model.last.weight
+    assert isinstance(model.first.weight, nn.Parameter)
+    assert model.first.weight.dtype == torch.bfloat16
+
+
+def test_an_empty_part_keeps_its_buffers(vit_directory: Path) -> None:
+    part = empty_part(str(vit_directory), "bottom", [1], dtype=torch.float16)
+    whole = split_model(load_model(str(vit_directory)), [1]).bottom
+    assert {name: t.shape for name, t in part.state_dict().items()} == {
+        name: t.shape for name, t in whole.state_dict().items()
+    }
+    assert load_file(vit_directory / "model.safetensors").keys() >= part.state_dict().keys()
