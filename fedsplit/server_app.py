@@ -26,6 +26,7 @@ from fedsplit.split.local import Batch, PooledTraining
 from fedsplit.split.server import SplitServer
 from fedsplit.threads import torch_threads
 from strategies import STRATEGIES
+from strategies.base import FederatedStrategy
 from strategies.clients import Clients
 
 app = ServerApp()
@@ -120,21 +121,26 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 server=server,
                 pool=_pool(config, prepared, len(clients.node_ids)),
             )
-            strategy.start(
-                grid=grid,
-                initial_arrays=ArrayRecord(experiment.initial_state()),
-                num_rounds=config.num_server_rounds,
-                timeout=config.round_timeout,
-                evaluate_fn=lambda server_round, arrays: MetricRecord(
-                    {
-                        **experiment.evaluate(
-                            server_round,
-                            [own.to_torch_state_dict() for own in strategy.to_score(arrays)],
-                        )
-                    }
-                ),
-            )
-            return experiment.finish()
+            return _run_rounds(grid, config, strategy, experiment)
+
+
+def _run_rounds(
+    grid: Grid, config: Config, strategy: FederatedStrategy, experiment: Experiment
+) -> Outcome:
+    """Let Flower run the rounds, and score the model before the first and after each."""
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        models = [own.to_torch_state_dict() for own in strategy.to_score(arrays)]
+        return MetricRecord({**experiment.evaluate(server_round, models)})
+
+    strategy.start(
+        grid=grid,
+        initial_arrays=ArrayRecord(experiment.initial_state()),
+        num_rounds=config.num_server_rounds,
+        timeout=config.round_timeout,
+        evaluate_fn=evaluate,
+    )
+    return experiment.finish()
 
 
 def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTraining | None:

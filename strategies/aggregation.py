@@ -72,7 +72,15 @@ def _parse(options: str) -> dict[str, object]:
             "'eta = 0.1, tau = 0.001'."
         ) from None
     assert isinstance(table, dict)
-    return {key.replace("-", "_"): value for key, value in table.items()}
+    parsed: dict[str, object] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name in parsed:
+            raise ConfigError(
+                f"aggregation.options = '{options}' has {name} in two spellings. Keep one of them."
+            )
+        parsed[name] = value
+    return parsed
 
 
 def _check(

@@ -9,7 +9,13 @@ import numpy as np
 
 from fedsplit.config import Config
 from fedsplit.data.cache import OnceCache
-from fedsplit.data.catalog import is_local, load_data_path, load_images, seen_version
+from fedsplit.data.catalog import (
+    ImageDataset,
+    is_local,
+    load_data_path,
+    load_images,
+    seen_version,
+)
 from fedsplit.data.folders import folder_version
 from fedsplit.data.loader import Images, ImageSpec
 from fedsplit.data.partition import partition
@@ -101,15 +107,13 @@ def load_pool(config: Config, num_clients: int, spec: ImageSpec) -> Images:
 
     Raises
     ------
-    DataError
-        If the images cannot be had.
-    ConfigError
-        If they cannot be shared out as configured.
+    FedSplitError
+        As `load_shard`.
     """
     source = load_images(config.data, look=False)
     shards = [_split_share(config, client, num_clients)[0] for client in range(num_clients)]
     pooled = datasets.concatenate_datasets(shards)
-    return _images(pooled, source.image_column, source.label_column, spec)
+    return _images(pooled, source, spec)
 
 
 def load_test(config: Config, spec: ImageSpec) -> Images:
@@ -123,7 +127,7 @@ def load_test(config: Config, spec: ImageSpec) -> Images:
 
     def load() -> Images:
         source = load_images(config.data, look=False)
-        return _images(source.test, source.image_column, source.label_column, spec)
+        return _images(source.test, source, spec)
 
     return _TESTS.get((config.data, _key(spec), seen_version(config.data.name)), load)
 
@@ -140,9 +144,7 @@ def _load_shard(
         class_names = load_images(data, look=False).class_names if named else None
         source = load_data_path(data_path, data, class_names)
         parts = _split_own(source.train, config, partition_id)
-    train, validation = (
-        _images(part, source.image_column, source.label_column, spec) for part in parts
-    )
+    train, validation = (_images(part, source, spec) for part in parts)
     return Shard(train, validation)
 
 
@@ -167,10 +169,11 @@ def _split_own(
     return split_validation(rows, config.data.validation_fraction, seed)
 
 
-def _images(
-    dataset: datasets.Dataset, image_column: str, label_column: str, spec: ImageSpec
-) -> Images:
-    return Images(dataset, image_column=image_column, label_column=label_column, spec=spec)
+def _images(rows: datasets.Dataset, source: ImageDataset, spec: ImageSpec) -> Images:
+    """Return rows of a data set as a model takes them."""
+    return Images(
+        rows, image_column=source.image_column, label_column=source.label_column, spec=spec
+    )
 
 
 def _key(spec: ImageSpec) -> tuple[object, ...]:

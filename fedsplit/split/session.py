@@ -21,16 +21,7 @@ _REVOKED = "it had not finished when the round ended"
 class ServerSession:
     """One participant in one round.
 
-    Parameters
-    ----------
-    participant : int
-        Its partition id.
-    server_part : nn.Module
-        What evaluates, if there is no rule.
-    rule : UpdateRule | None
-        What trains; None for an evaluation round.
-    cut : CutSpec
-        What legally crosses, and with it the topology.
+    The parameters are those of its `Exchange`; `cut` says which of the two topologies it has.
     """
 
     def __init__(

@@ -158,34 +158,6 @@ def output_gradient(logits: Tensor, labels: Tensor) -> tuple[StepResult, Tensor]
     return StepResult(result.loss.detach(), result.num_correct), _gradient(leaf)
 
 
-def server_step(
-    server_part: nn.Module,
-    optimizer: Optimizer,
-    smashed: State,
-    labels: Tensor,
-    clip_norm: float = 0.0,
-) -> tuple[StepResult, State]:
-    """Train the server part on one batch of smashed data.
-
-    Returns
-    -------
-    tuple[StepResult, State]
-        The batch's result and the cut gradient, shaped like `smashed`.
-
-    Raises
-    ------
-    ChannelError
-        If the loss is not finite; the server part stays as it was.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    pending = PendingStep(server_part, smashed)
-    assert isinstance(pending.output, Tensor)
-    result, gradient = output_gradient(pending.output, labels)
-    cut_gradient = pending.backward(gradient)
-    update(optimizer, clip_norm)
-    return result, cut_gradient
-
-
 @torch.no_grad()
 def evaluate_step(model: nn.Module, inputs: State, labels: Tensor) -> StepResult:
     """Score one batch without training."""

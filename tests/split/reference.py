@@ -16,7 +16,14 @@ from fedsplit.config import Config
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, SplitServer
 from fedsplit.split.shared import InTurn
-from fedsplit.split.steps import make_optimizer
+from fedsplit.split.steps import (
+    PendingStep,
+    StepResult,
+    make_optimizer,
+    output_gradient,
+    update,
+)
+from fedsplit.states import State
 from tests.split.toys import (
     CUT,
     Batch,
@@ -101,6 +108,23 @@ class Central:
         counts = {k: examples_in(data[k]) for k in sorted(accepted)}
         self.bottom = average_by_hand([trained[k] for k in counts], list(counts.values()))
         return trained
+
+
+def server_step(
+    server_part: nn.Module,
+    optimizer: Optimizer,
+    smashed: State,
+    labels: Tensor,
+    clip_norm: float = 0.0,
+) -> tuple[StepResult, State]:
+    """Train a server part on one batch, with the arithmetic of the product."""
+    optimizer.zero_grad(set_to_none=True)
+    pending = PendingStep(server_part, smashed)
+    assert isinstance(pending.output, Tensor)
+    result, gradient = output_gradient(pending.output, labels)
+    cut_gradient = pending.backward(gradient)
+    update(optimizer, clip_norm)
+    return result, cut_gradient
 
 
 def examples_in(batches: Iterable[Batch]) -> int:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from fedsplit.errors import ChannelError
 from fedsplit.seeding import seeded_init
 from fedsplit.split.copies import PerParticipantCopies
-from fedsplit.split.steps import make_optimizer, server_step
+from fedsplit.split.steps import make_optimizer
+from tests.split.reference import server_step
 from tests.split.toys import (
     Weights,
     assert_close,

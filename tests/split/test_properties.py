@@ -1,13 +1,14 @@
-"""The algorithms at any size: K participants, n_k examples each, in any batches and epochs."""
+"""The algorithms at any size: K participants, n_k examples each, in any batches and epochs.
+
+At every cut of a ViT they are in test_properties_cut.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 from torch import nn
 
 from fedsplit.channel.direct import DirectChannel
@@ -15,12 +16,12 @@ from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
 from fedsplit.split.shared import Concatenated, InTurn
+from tests.split.drawn import Shards, few, shards
 from tests.split.reference import Central, Data, averaged, order_in, serving, train_round
 from tests.split.toys import (
     Weights,
     assert_close,
     average_by_hand,
-    batches_of,
     bottom_of,
     config_of,
     server_part_of,
@@ -28,40 +29,6 @@ from tests.split.toys import (
     weights_of,
 )
 
-few = settings(
-    max_examples=5,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-
-
-class Shards(NamedTuple):
-    """Examples of each participant, the batch size, and the epochs of a round."""
-
-    examples: dict[int, int]
-    batch_size: int
-    epochs: int
-
-    def data(self, server_round: int) -> Data:
-        """Return each one's batches: those of an epoch with a rest, epoch after epoch."""
-        sizes = {
-            k: [self.batch_size] * (n // self.batch_size)
-            + ([n % self.batch_size] if n % self.batch_size else [])
-            for k, n in self.examples.items()
-        }
-        return {
-            k: batches_of(100 * server_round + k, *each * self.epochs) for k, each in sizes.items()
-        }
-
-
-shards = st.builds(
-    Shards,
-    st.dictionaries(st.integers(0, 9), st.integers(1, 12), min_size=1, max_size=4),
-    st.integers(1, 8),
-    st.integers(1, 2),
-)
 ROUNDS = (1, 2)
 
 
@@ -72,7 +39,7 @@ def train(kind: type[UpdateRule], drawn: Shards, compare: Callable[..., Weights]
     bottom = weights_of(bottom_of())
     try:
         for server_round in ROUNDS:
-            data = dict(sorted(drawn.data(server_round).items()))
+            data = drawn.data(server_round)
             trained = train_round(
                 server, channel.address, data, server_round=server_round, bottom=bottom
             )
@@ -83,7 +50,7 @@ def train(kind: type[UpdateRule], drawn: Shards, compare: Callable[..., Weights]
         server.close()
 
 
-@given(drawn=shards)
+@given(drawn=shards())
 @few
 def test_sflv1_is_fedavg_on_the_whole_model(drawn: Shards) -> None:
     """Break it: average by 1 / K."""
@@ -105,7 +72,7 @@ def test_sflv1_is_fedavg_on_the_whole_model(drawn: Shards) -> None:
     train(PerParticipantCopies, drawn, compare)
 
 
-@given(drawn=shards)
+@given(drawn=shards())
 @few
 def test_sflv2_is_its_order_replayed(drawn: Shards) -> None:
     """Break it: swap any two turns of a step."""
@@ -119,7 +86,7 @@ def test_sflv2_is_its_order_replayed(drawn: Shards) -> None:
     train(InTurn, drawn, compare)
 
 
-@given(drawn=shards)
+@given(drawn=shards())
 @few
 def test_parallel_is_a_step_on_all_batches(drawn: Shards) -> None:
     """Break it: weigh participants instead of examples."""
@@ -134,14 +101,7 @@ def test_parallel_is_a_step_on_all_batches(drawn: Shards) -> None:
 
 
 @pytest.mark.parametrize("kind", [PerParticipantCopies, InTurn, Concatenated])
-@given(
-    drawn=st.builds(
-        Shards,
-        st.dictionaries(st.integers(0, 9), st.integers(1, 20), min_size=1, max_size=1),
-        st.integers(1, 8),
-        st.integers(1, 2),
-    )
-)
+@given(drawn=shards((1, 1), largest=20))
 @few
 def test_one_client_is_plain_training(kind: type[UpdateRule], drawn: Shards) -> None:
     """Break it: take the server part's step before the cut gradient is computed.

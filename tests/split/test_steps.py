@@ -15,11 +15,11 @@ from fedsplit.split.steps import (
     make_optimizer,
     output_gradient,
     score,
-    server_step,
     set_learning_rate,
     update,
 )
 from fedsplit.states import State
+from tests.split.reference import server_step
 from tests.split.toys import (
     assert_same_bits,
     config_of,

@@ -93,11 +93,11 @@ def config_of(**overrides: object) -> Config:
     return Config.load({**ours, "weight-decay": 0.0}, overrides)
 
 
-def batches_of(participant: int, *sizes: int) -> list[Batch]:
+def batches_of(participant: int, *sizes: int, shape: Sequence[int] = (6,)) -> list[Batch]:
     random = generator(11, "toy batches", participant)
     return [
         (
-            torch.randn(size, 6, generator=random),
+            torch.randn(size, *shape, generator=random),
             torch.randint(0, NUM_LABELS, (size,), generator=random),
         )
         for size in sizes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -74,7 +76,7 @@ class TreeTop(nn.Module):
         return logits
 
 
-def _seeded(module: nn.Module) -> nn.Module:
+def seeded(module: nn.Module) -> nn.Module:
     random = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in module.parameters():
@@ -84,7 +86,7 @@ def _seeded(module: nn.Module) -> nn.Module:
 
 def trunk_of(*, tree: bool = False) -> nn.Module:
     if tree:
-        return _seeded(TreeTrunk())
+        return seeded(TreeTrunk())
     whole = server_part_of()
     assert isinstance(whole, nn.Sequential)
     return whole[:3]
@@ -92,7 +94,7 @@ def trunk_of(*, tree: bool = False) -> nn.Module:
 
 def top_of(*, tree: bool = False) -> nn.Module:
     if tree:
-        return _seeded(TreeTop())
+        return seeded(TreeTop())
     whole = server_part_of()
     assert isinstance(whole, nn.Sequential)
     return whole[3]
@@ -111,7 +113,7 @@ def whole_server_part(trunk: nn.Module, top: Weights) -> Weights:
     return weights_of(trunk) | {f"3.{name}": tensor for name, tensor in top.items()}
 
 
-class UClient(Client):
+class TopClient(Client):
     """A participant with a bottom and a top."""
 
     def __init__(
@@ -119,19 +121,14 @@ class UClient(Client):
         address: str,
         token: str,
         *,
-        bottom: Weights | None = None,
-        top: Weights | None = None,
+        bottom: nn.Module,
+        top: nn.Module,
+        cut: CutSpec,
         config: Config | None = None,
-        tree: bool = False,
     ) -> None:
-        own = bottom_of(tree=tree)
-        if bottom is not None:
-            own.load_state_dict(bottom)
-        cut = U_TREE_CUT if tree else U_CUT
-        super().__init__(address, token, bottom=own, config=config, cut=cut)
-        self.top = top_of(tree=tree)
-        if top is not None:
-            self.top.load_state_dict(top)
+        super().__init__(address, token, bottom=bottom, config=config, cut=cut)
+        self.top = top
+        self.between_calls: Callable[[], object] = lambda: None
         self.optimizer = make_optimizer(
             [*self.bottom.parameters(), *self.top.parameters()],
             config_of() if config is None else config,
@@ -145,6 +142,29 @@ class UClient(Client):
     def step(self, batch: Batch) -> None:
         self.optimizer.zero_grad()
         loss = self.forward(batch)
+        self.between_calls()
         torch.autograd.backward(loss)
         self.optimizer.step()
         self.losses.append(loss.item())
+
+
+class UClient(TopClient):
+    """A participant with the toys' bottom and top."""
+
+    def __init__(
+        self,
+        address: str,
+        token: str,
+        *,
+        bottom: Weights | None = None,
+        top: Weights | None = None,
+        config: Config | None = None,
+        tree: bool = False,
+    ) -> None:
+        own, own_top = bottom_of(tree=tree), top_of(tree=tree)
+        if bottom is not None:
+            own.load_state_dict(bottom)
+        if top is not None:
+            own_top.load_state_dict(top)
+        cut = U_TREE_CUT if tree else U_CUT
+        super().__init__(address, token, bottom=own, top=own_top, cut=cut, config=config)

@@ -48,6 +48,8 @@ def test_whoever_has_replied_is_aggregated() -> None:
         ("FedXgbBagging", "", "no Flower strategy"),  # it combines trees
         ("FedAvg", "eta = 1.0", "has eta, which FedAvg does not take"),
         ("FedAdam", "eta = ", "cannot be read .*'eta = 0.1, tau = 0.001'"),
+        ("FedAdam", "beta-1 = 0.9, beta_1 = 0.5", "beta_1 in two spellings. Keep one"),
+        ("FedAdam", "beta_1 = 0.9, beta-1 = 0.9", "beta_1 in two spellings. Keep one"),
         ("FedAvg", "fraction-train = 0.5", "fraction_train, which FedAvg does not take"),
         ("FedAvg", "arrayrecord-key = 'x'", "arrayrecord_key, which FedAvg does not take"),
         ("FedAvg", "train-metrics-aggr-fn = 'x'", "which FedAvg does not take"),
