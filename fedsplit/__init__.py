@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fedsplit.config import Config
     from fedsplit.inprocess import Result, simulate
+    from fedsplit.models.custom import BaseBottomModel, BaseTopModel, BaseTrunkModel
     from fedsplit.models.loading import load_split_model
     from fedsplit.models.registry import register_family
     from fedsplit.models.split import SplitModel, split_model
 
 __all__ = [
+    "BaseBottomModel",
+    "BaseTopModel",
+    "BaseTrunkModel",
     "Config",
     "Result",
     "SplitModel",
@@ -27,6 +31,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BaseBottomModel": "fedsplit.models.custom",
+    "BaseTopModel": "fedsplit.models.custom",
+    "BaseTrunkModel": "fedsplit.models.custom",
     "Config": "fedsplit.config",
     "Result": "fedsplit.inprocess",
     "SplitModel": "fedsplit.models.split",

@@ -36,10 +36,12 @@ from fedsplit.client_state import (
     restore_optimizer,
 )
 from fedsplit.config import Config
+from fedsplit.data.catalog import image_size
 from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, ConfigError, FedSplitError
-from fedsplit.models.loading import empty_model, empty_part, input_spec
+from fedsplit.models.loading import input_spec
+from fedsplit.models.skeletons import empty_model, empty_part
 from fedsplit.models.split import hold_parts, join_parts, split_model
 from fedsplit.seeding import generator
 from fedsplit.split.client import SplitSession
@@ -167,7 +169,8 @@ class _Client:
     def shard(self) -> Shard:
         """Return this client's images."""
         path = None if self._data_path is None else str(self._data_path)
-        spec = input_spec(self.config.model.name)
+        config = self.config
+        spec = input_spec(config.model.name, images=partial(image_size, config.data))
         return load_shard(self.config, self.partition_id, self.num_clients, spec, path)
 
     def model(self) -> _Model:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fedsplit.config import Config
-from fedsplit.data.catalog import load_images
+from fedsplit.data.catalog import image_size, load_images
 from fedsplit.data.loader import Images
 from fedsplit.data.partition import class_counts
 from fedsplit.data.shards import load_test, validation_size
 from fedsplit.errors import ConfigError
 from fedsplit.models.dropout import dropout_probabilities
-from fedsplit.models.loading import empty_part, input_spec, load_model
+from fedsplit.models.loading import input_spec, load_model
+from fedsplit.models.skeletons import empty_part
 from fedsplit.models.split import SplitModel, hold_parts, join_parts, split_model
-from fedsplit.models.stages import InputSpec, Part, smashed_spec
+from fedsplit.models.stages import InputSpec, smashed_spec
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.seeding import seeded_init
 from fedsplit.split.checks import CutSpec
@@ -65,7 +67,7 @@ class Preparation:
         return hold_parts(model.bottom, model.top) if self.u_shaped else model.bottom
 
     @property
-    def server_part(self) -> Part:
+    def server_part(self) -> nn.Module:
         """What the server trains: trunk and top, in the U-shaped topology the trunk."""
         return self.model.trunk if self.u_shaped else self.model.server_part()
 
@@ -87,7 +89,7 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
     make_aggregator(config.aggregation)
     _check_device(config.device)
     RunDirectory.check_free(config)
-    spec = input_spec(config.model.name)
+    spec = input_spec(config.model.name, images=partial(image_size, config.data))
     class_names = load_images(config.data).class_names
     trunk = empty_part(config.model.name, "trunk", config.split.points, num_labels=len(class_names))
     if config.split.u_shaped and trunk.start == trunk.end:

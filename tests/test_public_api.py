@@ -11,7 +11,7 @@ import fedsplit
 def test_public_names_are_few_and_there() -> None:
     assert len(fedsplit.__all__) <= 15
     assert {*("Config", "load_split_model", "split_model", "SplitModel"), "simulate", "Result"} | {
-        "register_family"
+        *("register_family", "BaseBottomModel", "BaseTrunkModel", "BaseTopModel")
     } <= set(fedsplit.__all__)
     for name in fedsplit.__all__:
         found = getattr(fedsplit, name)

@@ -60,6 +60,13 @@ _SEEN: dict[str, Version | None] = {}
 _LOAD_FIELDS = {"name", "max_train_samples", "max_test_samples", "image_column", "label_column"}
 
 
+def image_size(data: DataConfig) -> tuple[int, int, int]:
+    """Return channels (1 or 3), height and width of a data set's first image."""
+    images = load_images(data)
+    image = images.train[0][images.image_column]
+    return (1 if len(image.getbands()) < 3 else 3), image.height, image.width
+
+
 def load_images(data: DataConfig, *, look: bool = True) -> ImageDataset:
     """Return the data set `data.name`, limited to the configured numbers of images.
 

@@ -1,15 +1,9 @@
 """Models as chains of stages. Importing this package does not import transformers."""
 
 from fedsplit.models.checkpoint import save_model
-from fedsplit.models.loading import (
-    empty_model,
-    empty_part,
-    input_spec,
-    load_model,
-    load_split_model,
-    skeleton,
-)
+from fedsplit.models.loading import input_spec, load_model, load_split_model
 from fedsplit.models.registry import register_family
+from fedsplit.models.skeletons import empty_model, empty_part, skeleton
 from fedsplit.models.split import (
     SplitModel,
     hold_parts,

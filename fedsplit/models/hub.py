@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from fedsplit.names import local_directory
 _CONFIG_FILES = ["config.json", "preprocessor_config.json"]
 _WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _HUB_PROBE_SECONDS = 5.0
+FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+"""A name of a function that makes the model: ``package.module:function``."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ def find_model(
     Parameters
     ----------
     model_name : str
-        A built-in name, a local directory, or a Hugging Face id. A name is looked for in
-        that order.
+        A built-in name, a function that makes the model (``package.module:function``), a local
+        directory, or a Hugging Face id. A name is looked for in that order.
     cache_dir : str | Path, optional
         Where hub files are kept; default as in huggingface_hub.
     weights : bool
@@ -54,6 +57,8 @@ def find_model(
     """
     if model_name in BUILTIN_MODELS:
         return Source(model_name, BUILTIN_MODELS[model_name], None)
+    if FACTORY.fullmatch(model_name):
+        return Source(model_name, {"model_type": "custom", "factory": model_name}, None)
     directory = local_directory(model_name)
     if directory is None:
         directory = _fetch(model_name, cache_dir, weights=weights)

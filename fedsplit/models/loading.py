@@ -11,35 +11,20 @@ eval mode, as from transformers.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from fedsplit.errors import ModelError
 from fedsplit.models import checkpoint
-from fedsplit.models.checkpoint import save_model
-from fedsplit.models.hub import find_model, stamp
+from fedsplit.models.hub import find_model
 from fedsplit.models.registry import family_of_config
+from fedsplit.models.skeletons import PARTS, skeleton
 from fedsplit.models.split import SplitModel, check_split_points, split_model, stage_names
-from fedsplit.models.stages import InputSpec, Part
-from fedsplit.models.storage import kept_buffers, with_storage
-
-__all__ = [
-    "empty_model",
-    "empty_part",
-    "input_spec",
-    "load_model",
-    "load_split_model",
-    "save_model",
-    "skeleton",
-]
-
-PartName = Literal["bottom", "trunk", "top"]
-PARTS: tuple[PartName, ...] = get_args(PartName)
+from fedsplit.models.stages import InputSpec
+from fedsplit.models.storage import kept_buffers
 
 
 def load_split_model(
@@ -181,79 +166,24 @@ def _check_place(model_name: str, device: str | torch.device, dtype: torch.dtype
         ) from None
 
 
-def skeleton(
-    model_name: str, *, num_labels: int | None = None, cache_dir: str | Path | None = None
-) -> nn.Module:
-    """Return the whole model without its weights, which are on the meta device.
-
-    It is built from its config. The object is cached and shared: copy it before changing it.
-    Nothing random is drawn.
-
-    Raises
-    ------
-    ModelError
-        If the model's config cannot be had.
-    """
-    return _skeleton(model_name, num_labels, _text(cache_dir), stamp(model_name))
-
-
-def empty_model(
+def input_spec(
     model_name: str,
-    *,
-    num_labels: int | None = None,
     cache_dir: str | Path | None = None,
-    dtype: torch.dtype | None = None,
-) -> nn.Module:
-    """Return a whole model on the CPU with uninitialised weights, for weights that arrive."""
-    model = copy.deepcopy(skeleton(model_name, num_labels=num_labels, cache_dir=cache_dir))
-    with_storage(model, dtype)
-    return model
-
-
-def empty_part(
-    model_name: str,
-    which: PartName,
-    split_points: Sequence[int],
     *,
-    num_labels: int | None = None,
-    cache_dir: str | Path | None = None,
-    dtype: torch.dtype | None = None,
-) -> Part:
-    """Return one part on the CPU with uninitialised weights, for weights that arrive.
-
-    Each call gives an independent part, cheaply, from any thread.
-
-    Parameters
-    ----------
-    model_name : str
-        As for `load_split_model`.
-    which : {"bottom", "trunk", "top"}
-        The part.
-    split_points : Sequence[int]
-        As for `load_split_model`.
-    num_labels : int, optional
-        Classes of the whole model.
-    cache_dir : str | Path, optional
-        Where hub files are kept.
-    dtype : torch.dtype, optional
-        Default float32.
-
-    Raises
-    ------
-    ModelError
-        If the model's config cannot be had, or a split point is no stage boundary.
-    """
-    key = (model_name, tuple(split_points), num_labels, _text(cache_dir), stamp(model_name))
-    part: Part = copy.deepcopy(getattr(_split_skeleton(*key), which))
-    with_storage(part, dtype)
-    return part
-
-
-def input_spec(model_name: str, cache_dir: str | Path | None = None) -> InputSpec:
+    images: Callable[[], tuple[int, int, int]] | None = None,
+) -> InputSpec:
     """Return the images a model takes, from its config and its preprocessor_config.json.
 
     Without the latter, images are resized to the model's size and normalised with mean 0.5 and
     standard deviation 0.5.
+
+    Parameters
+    ----------
+    model_name, cache_dir : str, str | Path | None
+        As for `load_split_model`.
+    images : Callable[[], tuple[int, int, int]], optional
+        Gives channels, height and width of the images there are, for a model of your own that
+        does not say what it takes.
 
     Raises
     ------
@@ -263,27 +193,13 @@ def input_spec(model_name: str, cache_dir: str | Path | None = None) -> InputSpe
     source = find_model(model_name, cache_dir=cache_dir)
     library = family_of_config(source.config).load_library()
     whole = skeleton(model_name, cache_dir=cache_dir)
-    return library.input_spec(source, whole, source.read_json("preprocessor_config.json"))
-
-
-def _text(cache_dir: str | Path | None) -> str | None:
-    return None if cache_dir is None else str(cache_dir)
-
-
-@lru_cache(maxsize=16)
-def _skeleton(
-    model_name: str, num_labels: int | None, cache_dir: str | None, _stamp: tuple[int, int]
-) -> nn.Module:
-    source = find_model(model_name, cache_dir=cache_dir)
-    return checkpoint.build_empty(source, num_labels=num_labels)
-
-
-@lru_cache(maxsize=16)
-def _split_skeleton(
-    model_name: str,
-    split_points: tuple[int, ...],
-    num_labels: int | None,
-    cache_dir: str | None,
-    _stamp: tuple[int, int],
-) -> SplitModel:
-    return split_model(_skeleton(model_name, num_labels, cache_dir, _stamp), split_points)
+    spec = library.input_spec(source, whole, source.read_json("preprocessor_config.json"))
+    if spec is not None:
+        return spec
+    if images is None:
+        raise ModelError(
+            f"The model '{model_name}' does not say what images it takes. Give its bottom an "
+            "attribute: input_spec = InputSpec(channels, height, width, mean, std)."
+        )
+    channels, height, width = images()
+    return InputSpec(channels, height, width, (0.5,) * channels, (0.5,) * channels)

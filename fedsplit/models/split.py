@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
+from fedsplit.models.custom import JoinedModel
 from fedsplit.models.registry import family_of
 from fedsplit.models.stages import (
     Chain,
@@ -23,29 +24,38 @@ from fedsplit.models.stages import (
 
 
 class SplitModel(NamedTuple):
-    """Three modules with ``top(trunk(bottom(images)))`` equal to the whole model's logits."""
+    """Three modules with ``top(trunk(bottom(images)))`` equal to the whole model's logits.
 
-    bottom: Part
-    trunk: Part
-    top: Part
+    From `split_model` and `load_split_model` they are parts of one model. Modules of your own will
+    do too (see `fedsplit.models.custom`).
+    """
+
+    bottom: nn.Module
+    trunk: nn.Module
+    top: nn.Module
 
     def merge(self) -> nn.Module:
         """Return a whole model of the original class that shares the parts' parameters.
 
-        The parts may have been copied, moved, trained, or loaded in different places.
+        The parts may have been copied, moved, trained, or loaded in different places. Modules of
+        your own become a `JoinedModel`.
 
         Raises
         ------
         ModelError
             If the parts do not form one whole model, or some of them were not loaded.
         """
-        return merge_parts(self.bottom, self.trunk, self.top)
+        if not any(isinstance(part, Part) for part in self):
+            return JoinedModel(*self)
+        return merge_parts(*self)
 
     def server_part(self) -> Part:
         """Return trunk and top joined: what the server holds when it has the labels.
 
         Parameters are shared with trunk and top.
         """
+        if not isinstance(self.trunk, Part):
+            return join_parts(*split_model(self.merge(), [1, 2])[1:])
         return join_parts(self.trunk, self.top)
 
 
@@ -116,7 +126,7 @@ def check_split_points(split_points: Sequence[int], names: Sequence[str]) -> tup
     )
 
 
-def join_parts(*parts: Part) -> Part:
+def join_parts(*modules: nn.Module) -> Part:
     """Return one part that runs these parts in turn and shares their parameters.
 
     Raises
@@ -124,27 +134,29 @@ def join_parts(*parts: Part) -> Part:
     ModelError
         If they are not neighbours of one architecture, in order.
     """
+    parts = _as_parts(modules)
     _check_neighbours(parts)
     roots: list[nn.Module] = [part for part in parts for _ in part.stages]
     return Part(parts[0].chain, parts[0].start, parts[-1].end, roots)
 
 
-def hold_parts(*parts: Part) -> nn.Module:
+def hold_parts(*modules: nn.Module) -> nn.Module:
     """Return one module with the parameters of these parts, under the whole model's names.
 
     The parts need not be neighbours, such as the bottom and the top that a client holds when the
     labels stay with it. The module shares the parameters and computes nothing.
     """
     held = nn.Module()
-    for part in parts:
+    for part in _as_parts(modules):
         for stage in part.stages:
             for path in stage.paths:
                 plant(held, path, find(part, path))
     return held
 
 
-def merge_parts(*parts: Part) -> nn.Module:
+def merge_parts(*modules: nn.Module) -> nn.Module:
     """Return the whole model of parts that cover it; see `SplitModel.merge`."""
+    parts = _as_parts(modules)
     _check_neighbours(parts)
     chain = parts[0].chain
     if parts[0].start != 0 or parts[-1].end != len(chain.stages):
@@ -165,6 +177,17 @@ def merge_parts(*parts: Part) -> nn.Module:
             for path in stage.paths:
                 graft(model, path, find(part, path))
     return model
+
+
+def _as_parts(modules: Sequence[nn.Module]) -> list[Part]:
+    parts = [module for module in modules if isinstance(module, Part)]
+    if len(parts) < len(modules):
+        names = ", ".join(type(module).__name__ for module in modules)
+        raise ModelError(
+            f"{names} are not all parts of one split model. Split the model with split_model or "
+            "load_split_model; bottom, trunk and top of your own go together in a SplitModel."
+        )
+    return parts
 
 
 def _check_neighbours(parts: Sequence[Part]) -> None:

@@ -95,10 +95,10 @@ def test_empty_model_takes_the_weights_of_a_model() -> None:
 
 
 def test_empty_bottoms_of_many_threads_are_independent() -> None:
-    from fedsplit.models import loading
+    from fedsplit.models import skeletons
 
-    loading._skeleton.cache_clear()
-    loading._split_skeleton.cache_clear()
+    skeletons._skeleton.cache_clear()
+    skeletons._split_skeleton.cache_clear()
 
     def build(value: int) -> list[torch.Tensor]:
         bottom = empty_part("vit-nano", "bottom", [2])

@@ -123,7 +123,7 @@ def test_an_empty_part_is_the_identity() -> None:
     assert smashed_is_batch_first(part)
 
 
-def smashed_is_batch_first(part: Part) -> bool:
+def smashed_is_batch_first(part: nn.Module) -> bool:
     return smashed_spec(part, InputSpec(1, 2, 2, (0.5,), (0.5,)))["hidden"].shape == (1, 1, 2, 2)
 
 

@@ -40,8 +40,8 @@ class Library(Protocol):
 
     def input_spec(
         self, source: Source, model: nn.Module, processor: Mapping[str, Any]
-    ) -> InputSpec:
-        """Return the images that a model takes.
+    ) -> InputSpec | None:
+        """Return the images that a model takes; None if it does not say.
 
         Parameters
         ----------

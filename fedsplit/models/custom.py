@@ -1,0 +1,91 @@
+"""Models of your own: three modules that pass a state on, with nothing to register.
+
+The parts of a run come from a function that makes them, named as ``package.module:function``, so
+that server and clients, each in a process of its own, make the same ones. In a notebook or script
+it is ``__main__:function``.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fedsplit.models.registry import register_family
+from fedsplit.models.stages import InputSpec, Root, Stage
+from fedsplit.states import State
+
+
+class BaseBottomModel(nn.Module):
+    """What a client holds: images [B, C, H, W] to smashed data.
+
+    Attributes
+    ----------
+    input_spec : InputSpec | None
+        The images it takes; None = as the data set's first one, mean and deviation 0.5.
+    """
+
+    input_spec: InputSpec | None = None
+
+    def forward(self, images: Tensor) -> State:
+        """Compute the smashed data; the first axis of each tensor is the batch."""
+        raise NotImplementedError(f"{type(self).__name__} needs a forward method.")
+
+
+class BaseTrunkModel(nn.Module):
+    """What the server trains: smashed data to what the top takes."""
+
+    def forward(self, smashed: State) -> State:
+        """Compute what the top takes."""
+        raise NotImplementedError(f"{type(self).__name__} needs a forward method.")
+
+
+class BaseTopModel(nn.Module):
+    """What computes the logits [B, classes], at the server or, U-shaped, at the client."""
+
+    def forward(self, hidden: State) -> Tensor:
+        """Compute the logits."""
+        raise NotImplementedError(f"{type(self).__name__} needs a forward method.")
+
+
+class JoinedModel(nn.Module):
+    """Bottom, trunk and top as one model of three stages.
+
+    Parameters
+    ----------
+    bottom, trunk, top : nn.Module
+        Any modules; the three base classes say what each takes and gives.
+    factory : str
+        Where the parts come from, if that is known: ``package.module:function``.
+    """
+
+    def __init__(
+        self, bottom: nn.Module, trunk: nn.Module, top: nn.Module, factory: str = ""
+    ) -> None:
+        super().__init__()
+        self.bottom = bottom
+        self.trunk = trunk
+        self.top = top
+        self.factory = factory
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Run all three: images [B, C, H, W] to logits [B, classes]."""
+        logits: Tensor = self.top(self.trunk(self.bottom(images)))
+        return logits
+
+
+def stages(model: Root) -> list[Stage]:
+    """List the three stages of a `JoinedModel`."""
+    return [
+        Stage("bottom", ("bottom",), lambda root, state: root.bottom(state)),
+        Stage("trunk", ("trunk",), lambda root, state: root.trunk(state)),
+        Stage("top", ("top",), lambda root, state: root.top(state)),
+    ]
+
+
+register_family(
+    "custom",
+    model_class="fedsplit.models.custom:JoinedModel",
+    stages=stages,
+    model_type="custom",
+    head=("top.",),
+    library="custom",
+)

@@ -1,0 +1,98 @@
+"""Models that a function of the user's own makes: ``package.module:function``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fedsplit.errors import ModelError
+from fedsplit.models.custom import JoinedModel
+from fedsplit.models.hub import Source
+from fedsplit.models.stages import InputSpec
+from fedsplit.models.storage import without_storage
+
+_EXAMPLE = "make it return SplitModel(bottom, trunk, top), or a model of a registered family"
+
+
+class CustomLibrary:
+    """See `Library`."""
+
+    def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
+        """Call the function; with ``num_labels`` if it takes that."""
+        name = str(source.config["factory"])
+        factory = _find(name)
+        takes_labels = "num_labels" in inspect.signature(factory).parameters
+        arguments = {"num_labels": num_labels} if takes_labels and num_labels is not None else {}
+        made = factory(**arguments)
+        if isinstance(made, nn.Module):
+            return made
+        if not (isinstance(made, tuple) and len(made) == 3):
+            raise ModelError(f"The function '{name}' returned {type(made).__name__}; {_EXAMPLE}.")
+        return JoinedModel(*made, factory=name)
+
+    def build_empty(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
+        """Call the function, and take the weights away again."""
+        with torch.random.fork_rng(devices=[]):
+            model: nn.Module = self.build(source, model_class, num_labels)
+        without_storage(model)
+        return model
+
+    def stored_labels(self, source: Source, model_class: type[Any]) -> int | None:
+        """Unknown."""
+        return None
+
+    def names(self, model: nn.Module) -> Callable[[str], str]:
+        """Use the names that were saved."""
+        return str
+
+    def may_be_left(self, model: nn.Module, name: str) -> bool:
+        """Allow nothing."""
+        return False
+
+    def draw(self, model: nn.Module, fresh: Collection[Tensor]) -> None:
+        """Refuse: only the function knows how its weights are drawn."""
+        raise ModelError(
+            "The saved weights of a model of your own do not fit what its function makes now. "
+            "Give the function the classes and sizes it was saved with."
+        )
+
+    def input_spec(
+        self, source: Source, model: nn.Module, processor: Mapping[str, Any]
+    ) -> InputSpec | None:
+        """Ask the bottom."""
+        spec: InputSpec | None = getattr(getattr(model, "bottom", model), "input_spec", None)
+        return spec
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """Write the weights, and where the modules come from."""
+        config = {"model_type": "custom", "factory": getattr(model, "factory", "")}
+        text = json.dumps(config, indent=2) + "\n"
+        (directory / "config.json").write_text(text, encoding="utf-8")
+        state = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+        save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+LIBRARY = CustomLibrary()
+
+
+def _find(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"model.name = '{name}' is read as a function that makes the model, but it cannot be "
+            f"imported: {error}. Install its package where the server and every client run, or "
+            "put it on PYTHONPATH."
+        ) from None
+    if not callable(found):
+        raise ModelError(f"model.name = '{name}' is no function; {_EXAMPLE}.")
+    return found

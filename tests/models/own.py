@@ -1,0 +1,57 @@
+"""A bottom, a trunk and a top as a user writes them around a ViT frontend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fedsplit import (
+    BaseBottomModel,
+    BaseTopModel,
+    BaseTrunkModel,
+    SplitModel,
+    load_split_model,
+)
+from fedsplit.states import State
+
+
+class Bottom(BaseBottomModel):
+    def __init__(self, frontend: nn.Module) -> None:
+        super().__init__()
+        self.frontend = frontend
+
+    def forward(self, images: Tensor) -> State:
+        hidden: Tensor = self.frontend(images)
+        # More than one tensor may cross, and a gradient comes back for each floating one.
+        return {"tokens": hidden, "mean": hidden.mean(dim=1)}
+
+
+class Trunk(BaseTrunkModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.TransformerEncoderLayer(64, 2, 96, dropout=0.0, batch_first=True)
+
+    def forward(self, smashed: State) -> State:
+        assert isinstance(smashed, dict)
+        mixed: Tensor = self.mix(smashed["tokens"])
+        return mixed[:, 0] + smashed["mean"]
+
+
+class Top(BaseTopModel):
+    def __init__(self, num_labels: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(64, num_labels)
+        self.register_buffer("scale", torch.tensor(0.5), persistent=False)
+
+    def forward(self, hidden: State) -> Tensor:
+        assert isinstance(hidden, Tensor)
+        logits: Tensor = self.classifier(hidden) * self.scale
+        return logits
+
+
+def make(num_labels: int = 10) -> SplitModel:
+    return SplitModel(Bottom(load_split_model("vit-nano", [1]).bottom), Trunk(), Top(num_labels))
+
+
+def make_nonsense() -> int:
+    return 3

@@ -1,0 +1,121 @@
+"""Modules of your own train in every strategy; the classes are in tests/models/own.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedsplit import SplitModel, load_split_model, simulate, split_model
+from fedsplit.errors import ModelError
+from fedsplit.models import InputSpec, input_spec, load_model
+from fedsplit.models.custom import BaseBottomModel, JoinedModel
+from fedsplit.seeding import seeded_init
+from tests.conftest import distance, weights
+from tests.models.own import Bottom, make
+
+NAME = "tests.models.own:make"
+IMAGES = torch.linspace(-1, 1, 2 * 28 * 28).reshape(2, 1, 28, 28)
+
+
+def test_parts_of_your_own_are_a_split_model() -> None:
+    parts = make()
+    bottom, trunk, top = parts
+    whole = parts.merge()
+    assert isinstance(whole, JoinedModel)
+    assert torch.equal(whole(IMAGES), top(trunk(bottom(IMAGES))))
+    assert torch.equal(parts.server_part()(bottom(IMAGES)), whole(IMAGES))
+    split = split_model(whole, [1])
+    assert split.bottom.state_dict().keys() == {f"bottom.{n}" for n in bottom.state_dict()}
+    again = split.merge()
+    assert isinstance(again, JoinedModel)
+    assert again.bottom is bottom
+
+
+def test_they_are_loaded_by_the_name_of_their_function() -> None:
+    with seeded_init(1, "model"):
+        split = load_split_model(NAME, [1], num_labels=4)
+    with seeded_init(1, "model"):
+        made = make(4)
+    assert torch.equal(split.top(split.trunk(split.bottom(IMAGES))), made.merge()(IMAGES))
+    assert split.top(split.trunk(split.bottom(IMAGES))).shape == (2, 4)
+    with pytest.raises(ModelError, match="0 bottom, 1 trunk, 2 top"):
+        load_split_model(NAME, [3])
+
+
+def test_images_are_those_of_the_data_set_unless_the_bottom_says() -> None:
+    assert input_spec(NAME, images=lambda: (3, 9, 8)) == InputSpec(3, 9, 8, (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(ModelError, match=r"input_spec = InputSpec\(channels, height, width"):
+        input_spec(NAME)
+
+
+def test_the_bottoms_own_input_spec_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = InputSpec(1, 28, 28, (0.2,), (0.3,))
+    monkeypatch.setattr(Bottom, "input_spec", spec)
+    from fedsplit.models import skeletons
+
+    skeletons._skeleton.cache_clear()
+    assert input_spec(NAME) == spec
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tests.models.own:nothing", "cannot be imported.*PYTHONPATH"),
+        ("no_such_package.models:make", "cannot be imported"),
+        ("tests.models.own:make_nonsense", r"returned int; make it return SplitModel\("),
+    ],
+)
+def test_what_makes_no_model_is_told(name: str, text: str) -> None:
+    with pytest.raises(ModelError, match=text):
+        load_split_model(name, [1])
+
+
+def test_a_class_without_a_forward_is_told() -> None:
+    with pytest.raises(NotImplementedError, match="BaseBottomModel needs a forward"):
+        BaseBottomModel()(IMAGES)
+
+
+def test_foreign_modules_among_parts_are_refused() -> None:
+    parts = load_split_model("vit-nano", [1])
+    with pytest.raises(ModelError, match="not all parts of one split model"):
+        SplitModel(make().bottom, parts.trunk, parts.top).merge()
+
+
+KEYS: dict[str, object] = {
+    "model.name": NAME,
+    "num-clients": 2,
+    "num-server-rounds": 1,
+    "batch-size": 8,
+    "data.max-train-samples": 40,
+    "data.max-test-samples": 20,
+    "seed": 3,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["vanilla", "u-shaped"])
+@pytest.mark.parametrize("strategy", ["sequential", "sflv1", "sflv2", "sflv3", "parallel"])
+def test_they_train_in_every_strategy(tmp_path: Path, strategy: str, topology: str) -> None:
+    """Break it: leave the trunk out of what the server's optimizer holds."""
+    result = simulate(
+        KEYS, strategy=strategy, split_topology=topology, output_dir=str(tmp_path), run_name="x"
+    )
+    with seeded_init(3, "model"):
+        start = make(10).merge().state_dict()
+    trained = result.model.merge().state_dict()
+    unchanged = [name for name in start if torch.equal(start[name], trained[name])]
+    assert unchanged == []
+    assert result.rounds[0]["failed_clients"] == []
+    saved = load_model(str(tmp_path / "x" / "model"))
+    assert torch.equal(saved(IMAGES), result.model.merge().eval()(IMAGES))
+
+
+@pytest.mark.slow
+def test_sflv1_is_full_for_them_too(tmp_path: Path) -> None:
+    split, full = (
+        simulate(KEYS, strategy=strategy, output_dir=str(tmp_path))
+        for strategy in ("sflv1", "full")
+    )
+    assert distance(weights(split), weights(full)) < 1e-5
