@@ -14,7 +14,7 @@ import copy
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from fedsplit.errors import ModelError
 from fedsplit.models import checkpoint
 from fedsplit.models.checkpoint import save_model
 from fedsplit.models.hub import find_model, stamp
+from fedsplit.models.processing import input_spec_of
 from fedsplit.models.registry import family_of_config
 from fedsplit.models.split import SplitModel, check_split_points, split_model, stage_names
 from fedsplit.models.stages import InputSpec, Part
@@ -261,9 +262,16 @@ def input_spec(model_name: str, cache_dir: str | Path | None = None) -> InputSpe
         If the configs cannot be had, or do not say it, or images are neither grey nor RGB.
     """
     source = find_model(model_name, cache_dir=cache_dir)
-    library = family_of_config(source.config).load_library()
-    whole = skeleton(model_name, cache_dir=cache_dir)
-    return library.input_spec(source, whole, source.read_json("preprocessor_config.json"))
+    family = family_of_config(source.config)
+    whole: Any = skeleton(model_name, cache_dir=cache_dir)
+    processor = source.read_json("preprocessor_config.json")
+    if family.image_shape is None:
+        return family.load_library().input_spec(source, whole, processor)
+    bounds = processor.get("size")
+    if isinstance(bounds, dict) and "shortest_edge" in bounds:
+        del processor["size"]  # of the area, and no size
+    channels, *size = family.image_shape(whole.config)
+    return input_spec_of(source.name, processor, channels, size)
 
 
 def _text(cache_dir: str | Path | None) -> str | None:
