@@ -23,7 +23,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 from fedsplit.models.qwen3_vl_grid import image_means, pack_images
 
 
-class Qwen3VLForImageClassification(Qwen3VLPreTrainedModel):
+class Qwen3VLForImageClassification(Qwen3VLPreTrainedModel):  # type: ignore[no-untyped-call]
     """Vision tower, merger, mean over each image's merged tokens, linear classifier.
 
     Its keys are those of `Qwen3VLForConditionalGeneration` (``model.visual.``) and
@@ -36,12 +36,11 @@ class Qwen3VLForImageClassification(Qwen3VLPreTrainedModel):
     """
 
     config_class = Qwen3VLConfig
-    input_modalities = ("image",)
-    _keys_to_ignore_on_load_unexpected = (
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 - as transformers declares it
         r"^model\.language_model\.",
         r"^lm_head\.",
         r"^model\.visual\.deepstack_merger_list\.",
-    )
+    ]
 
     def __init__(self, config: Qwen3VLConfig) -> None:
         super().__init__(config)
@@ -50,8 +49,9 @@ class Qwen3VLForImageClassification(Qwen3VLPreTrainedModel):
         self.model = nn.Module()
         self.model.visual = Qwen3VLVisionModel(vision_config)
         self.model.visual.rotary_pos_emb = _Rotary(vision_config)
-        self.classifier = nn.Linear(vision_config.out_hidden_size, config.num_labels)
-        self.post_init()
+        classes: Any = config.num_labels
+        self.classifier = nn.Linear(vision_config.out_hidden_size, classes)
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -97,6 +97,6 @@ class _Rotary(Qwen3VLVisionRotaryEmbedding):
         self.config = config
 
     @property
-    def inv_freq(self) -> Tensor:
+    def inv_freq(self) -> Tensor:  # type: ignore[override]
         with torch.device("cpu"):
             return self.compute_axial_rope_parameters(self.config)[0]

@@ -116,7 +116,7 @@ def rotary(grid_thw: Tensor, vision_config: Root, hidden: Tensor) -> tuple[Tenso
 def image_means(merged: Tensor, grid_thw: Tensor, merge: int) -> Tensor:
     """Return the mean over each image's merged tokens: [S / M^2, D] -> [B, D]."""
     counts = (grid_thw.cpu().prod(dim=1) // merge**2).tolist()
-    return torch.stack([tokens.mean(dim=0) for tokens in merged.split(counts)])
+    return torch.stack([tokens.mean(dim=0) for tokens in torch.split(merged, counts)])
 
 
 @lru_cache(maxsize=16)

@@ -41,10 +41,10 @@ def embed_tokens(config: Root, root: Root, state: dict[str, Tensor]) -> dict[str
             f"have {len(merged)} merged features. Take both from one call of the processor."
         )
     # Of Qwen3VLModel, which itself is in no part, these methods use nothing else.
-    method = partial(Qwen3VLModel.get_vision_position_ids, None)
-    bare = SimpleNamespace(config=config, get_vision_position_ids=method)
-    positions, _ = Qwen3VLModel.get_rope_index(
-        bare,
+    model_class: Any = Qwen3VLModel
+    method = partial(model_class.get_vision_position_ids, None)
+    positions, _ = model_class.get_rope_index(
+        SimpleNamespace(config=config, get_vision_position_ids=method),
         ids,
         mm_token_type_ids=state["mm_token_type_ids"],
         image_grid_thw=state["grid_thw"].cpu(),
@@ -88,7 +88,8 @@ def block(index: int, root: Root, state: dict[str, Tensor]) -> dict[str, Tensor]
     )
     features = state.pop(f"{DEEPSTACK}{index}", None)
     if features is not None:
-        hidden = Qwen3VLTextModel._deepstack_process(None, hidden, state["image_mask"], features)
+        text_class: Any = Qwen3VLTextModel  # its method uses nothing of it
+        hidden = text_class._deepstack_process(None, hidden, state["image_mask"], features)
     return _without_spent_mask({**state, "hidden": hidden})
 
 

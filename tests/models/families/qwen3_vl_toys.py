@@ -48,7 +48,8 @@ def config_of(*, tied: bool = True) -> Any:  # noqa: ANN401
             "mrope_section": [4, 2, 2],
         },
     }
-    return Qwen3VLConfig(
+    config_class: Any = Qwen3VLConfig
+    return config_class(
         vision_config=vision,
         text_config=text,
         image_token_id=IMAGE,

@@ -203,7 +203,9 @@ def test_attention_of_the_merged_model_and_half_precision() -> None:
     merged: Any = split_model(model, [2]).merge()
     merged.set_attn_implementation("eager")
     parts = split_model(merged, [2])
-    assert all(block.attn.config._attn_implementation == "eager" for block in merged.model.visual.blocks)
+    assert all(
+        block.attn.config._attn_implementation == "eager" for block in merged.model.visual.blocks
+    )
     assert (parts.top(parts.trunk(parts.bottom(images))) - expected).abs().max() <= 1e-5
     half = merged.to(torch.bfloat16)
     state: Any = parts.bottom(images)
