@@ -66,7 +66,7 @@ class Family:
 _families: dict[str, Family] = {}
 
 
-def register_family(
+def register_family(  # noqa: PLR0913 - all but the name by keyword
     name: str,
     *,
     model_class: type[nn.Module] | str,
