@@ -29,6 +29,7 @@ class Family:
     unused: tuple[str, ...]
     image_processor: str | None
     library: str = "transformers"
+    image_shape: Callable[[Root], tuple[int, int, int]] | None = None
 
     @property
     def class_name(self) -> str:
@@ -65,7 +66,7 @@ class Family:
 _families: dict[str, Family] = {}
 
 
-def register_family(
+def register_family(  # noqa: PLR0913 - all but the name by keyword
     name: str,
     *,
     model_class: type[nn.Module] | str,
@@ -75,6 +76,7 @@ def register_family(
     unused: Sequence[str] = (),
     image_processor: str | None = None,
     library: str = "transformers",
+    image_shape: Callable[[Root], tuple[int, int, int]] | None = None,
 ) -> Family:
     """Add an architecture; one of the same name is replaced.
 
@@ -88,16 +90,20 @@ def register_family(
     stages : Callable[[model], Sequence[Stage]]
         Lists the stages of such a model: embeddings, blocks, head. The last is the head.
     model_type : str, optional
-        ``model_type`` of its Hugging Face config, for models loaded by name.
+        ``model_type`` of its Hugging Face config, for models loaded by name. Where families
+        share one, the config's ``architectures`` decide.
     head : Sequence[str]
         How the keys of the classifier start: these may be drawn afresh for another number of
-        labels.
+        labels. Empty for a model that does not classify.
     unused : Sequence[str]
         How checkpoint keys start that other heads use and this class has no place for.
     image_processor : str, optional
         Class that `preprocessor_config.json` names when the model is saved.
     library : str
         Where models loaded by name come from: a module of `fedsplit.models.libraries`.
+    image_shape : Callable[[config], tuple[int, int, int]], optional
+        Reads channels, height and width of its images from its config, where neither this nor
+        the processor's says them in the usual way.
 
     Examples
     --------
@@ -119,7 +125,15 @@ def register_family(
     if not isinstance(model_class, str):
         model_class = _qualified_name(model_class)
     family = Family(
-        name, model_class, stages, model_type, tuple(head), tuple(unused), image_processor, library
+        name,
+        model_class,
+        stages,
+        model_type,
+        tuple(head),
+        tuple(unused),
+        image_processor,
+        library,
+        image_shape,
     )
     _load_builtin_families()
     _families[name] = family
@@ -146,6 +160,9 @@ def family_of(model: nn.Module) -> Family:
 def family_of_config(config: object, num_labels: int | None = None) -> Family:
     """Return the family of a Hugging Face config: the object, or config.json as a mapping.
 
+    Of several with its ``model_type``, that whose class is in ``architectures``; else the first.
+    Where a number of labels is asked for, a family that classifies goes before others.
+
     Parameters
     ----------
     config : object
@@ -160,12 +177,16 @@ def family_of_config(config: object, num_labels: int | None = None) -> Family:
     """
     _load_builtin_families()
     if isinstance(config, Mapping):
-        model_type = config.get("model_type")
+        model_type, architectures = config.get("model_type"), config.get("architectures")
     else:
         model_type = getattr(config, "model_type", None)
-    for family in _families.values():
-        if model_type and family.model_type == model_type:
-            return family
+        architectures = getattr(config, "architectures", None)
+    alike = [f for f in _families.values() if model_type and f.model_type == model_type]
+    if num_labels is not None:
+        alike = [family for family in alike if family.head] or alike
+    named = [family for family in alike if family.class_name in (architectures or [])]
+    for family in named or alike:
+        return family
     raise ModelError(f"A config with model_type {model_type!r} {_UNKNOWN.format(_known())}")
 
 

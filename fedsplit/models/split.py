@@ -21,6 +21,7 @@ from fedsplit.models.stages import (
     plant,
     storage_free_copy,
 )
+from fedsplit.models.ties import tie_again
 
 
 class SplitModel(NamedTuple):
@@ -43,7 +44,8 @@ class SplitModel(NamedTuple):
         Raises
         ------
         ModelError
-            If the parts do not form one whole model, or some of them were not loaded.
+            If the parts do not form one whole model, some of them were not loaded, or the copies of
+        a parameter with two names were trained apart.
         """
         if not any(isinstance(part, Part) for part in self):
             return JoinedModel(*self)
@@ -176,6 +178,7 @@ def merge_parts(*modules: nn.Module) -> nn.Module:
         for stage in part.stages:
             for path in stage.paths:
                 graft(model, path, find(part, path))
+    tie_again(model, chain.shell)
     return model
 
 

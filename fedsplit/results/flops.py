@@ -76,7 +76,11 @@ def _training_step(part: nn.Module, example: State) -> tuple[int, State]:
 def _example_on_meta(example: State) -> State:
     if isinstance(example, Tensor):
         return _leaf_on_meta(example)
-    return {name: _leaf_on_meta(tensor) for name, tensor in example.items()}
+    return {
+        # Whole numbers say how large images are: stages read them, on the CPU.
+        name: _leaf_on_meta(tensor) if tensor.is_floating_point() else tensor
+        for name, tensor in example.items()
+    }
 
 
 def _leaf_on_meta(tensor: Tensor) -> Tensor:

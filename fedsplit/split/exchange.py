@@ -130,7 +130,10 @@ class UShapedExchange(Exchange):
             self._cut.check_output_gradient(frame, self._open_batch)
             names = [OUTPUT_PREFIX + name for name in self._cut.output or {}]
             given = {n: self._here(frame.tensors[n]) for n in names if n in frame.tensors}
-            cut_gradient = self._rule.backward(self._participant, unpack_output(given))
+            gradient = unpack_output(given)
+            if isinstance(gradient, Tensor) and len(names) > 1:
+                gradient = {"hidden": gradient}  # the others are whole numbers
+            cut_gradient = self._rule.backward(self._participant, gradient)
             self._step_done(self._open_batch)
             self._open_batch = 0
             return Frame(Kind.CUT_GRADIENT, frame.step, pack_cut(cut_gradient))

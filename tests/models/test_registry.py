@@ -91,3 +91,20 @@ def test_a_tensor_without_one_owner_is_refused() -> None:
     register_family("own", model_class=Own, stages=greedy)
     with pytest.raises(ModelError, match=r"stem.weight \(2 owners\)"):
         split_model(Own(), [1])
+
+
+@pytest.mark.parametrize(
+    ("architectures", "num_labels", "expected"),
+    [
+        (["Qwen3VLForConditionalGeneration"], None, "qwen3-vl"),
+        (["Qwen3VLForConditionalGeneration"], 7, "qwen3-vl vision"),
+        (["Qwen3VLForImageClassification"], None, "qwen3-vl vision"),
+        (["Qwen3VLForImageClassification"], 7, "qwen3-vl vision"),
+        (None, None, "qwen3-vl"),
+    ],
+)
+def test_of_families_with_one_model_type(
+    architectures: list[str] | None, num_labels: int | None, expected: str
+) -> None:
+    config = {"model_type": "qwen3_vl", "architectures": architectures}
+    assert family_of_config(config, num_labels).name == expected
