@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedsplit import Result, simulate
+from fedsplit import Result, experiment, simulate
 
 Run = Callable[..., Result]
 
@@ -32,17 +32,24 @@ TINY: Mapping[str, object] = {
     "data.max-test-samples": 50,
 }
 
+_DRAW = vars(experiment)["_draw"]
+
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run TINY with overrides; the same overrides give the same finished run."""
+    """Run TINY with overrides; the same overrides give the same finished run.
+
+    Without pictures, which would take a third of its time, unless it is to be `drawn`.
+    """
     finished: dict[str, Result] = {}
 
-    def once(*, again: bool = False, **overrides: object) -> Result:
-        key = repr(sorted(overrides.items()))
+    def once(*, again: bool = False, drawn: bool = False, **overrides: object) -> Result:
+        key = repr((drawn, sorted(overrides.items())))
         if again or key not in finished:
             output_dir = tmp_path_factory.mktemp("runs")
-            finished[key] = simulate({**TINY, "output-dir": str(output_dir)}, **overrides)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(experiment, "_draw", _DRAW if drawn else _draw_nothing)
+                finished[key] = simulate({**TINY, "output-dir": str(output_dir)}, **overrides)
         return finished[key]
 
     return once
@@ -51,6 +58,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def tiny(tmp_path: Path) -> dict[str, object]:
     return {**TINY, "output-dir": str(tmp_path / "runs")}
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs of this test make no pictures, as those of `run`."""
+    monkeypatch.setattr(experiment, "_draw", _draw_nothing)
+
+
+def _draw_nothing(path: Path, plot: Callable[[Path], None]) -> None:
+    """Leave a picture out."""
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from fedsplit.server_app import FLOWER, _without_traceback, run_server
 from fedsplit.split.client import SplitSession
 from tests.conftest import Run, weights
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def _record(error: Exception) -> logging.LogRecord:
     try:
