@@ -264,10 +264,14 @@ class Flower:
     def _as_file(self, run_config: Mapping[str, Scalar] | Path) -> Path:
         if isinstance(run_config, Path):
             return run_config
-        lines = [f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()]
         with tempfile.NamedTemporaryFile("w", dir=self.home, suffix=".toml", delete=False) as file:
-            file.writelines(lines)
+            file.write(as_toml(run_config))
         return Path(file.name)
+
+
+def as_toml(run_config: Mapping[str, Scalar]) -> str:
+    """Return a run config as the text of a file, with everything in it as it is."""
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items())
 
 
 def _environment(home: Path) -> dict[str, str]:
