@@ -40,14 +40,14 @@ def ten_clients(flower: Flower, output_dir: Path) -> subprocess.CompletedProcess
 @pytest.fixture(scope="module")
 def as_it_comes(flower: Flower) -> FlowerRun:
     """Run ``flwr run . --stream``, with an environment of the run's own."""
-    return flower.run(APP_DIR, federation="", run_config=SMALL, install=True, timeout_seconds=400.0)
+    return flower.run(APP_DIR, federation="", run_config=SMALL, install=True)
 
 
 @pytest.fixture(scope="module")
 def unsplit(flower: Flower, output_dir: Path) -> FlowerRun:
     """Run ``flwr run . --stream`` with the whole model at the clients, and nothing installed."""
     changes = {"strategy": "full", "output-dir": str(output_dir), "run-name": "unsplit"}
-    return flower.run(APP_DIR, federation="", run_config=UNEVEN | changes, timeout_seconds=400.0)
+    return flower.run(APP_DIR, federation="", run_config=UNEVEN | changes)
 
 
 def test_fedsplit_run_trains_ten_clients(

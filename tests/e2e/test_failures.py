@@ -94,7 +94,7 @@ def test_fedsplit_run_exits_with_1_when_every_client_diverges(
     command += [f"--set={key}={value}" for key, value in settings.items()]
     command += ["--output-dir", str(tmp_path)]
     with flower.worker():
-        done = flower.call(command, timeout_seconds=300.0, merge=False)
+        done = flower.call(command, timeout_seconds=400.0, merge=False)
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Every participant of round 1 failed" in paragraph_of(done.stdout, "Every participant")
