@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
-from fedsplit import Result, simulate
+# What is imported here, every process of a test session imports: nothing large.
+if TYPE_CHECKING:
+    from fedsplit import Result
 
-Run = Callable[..., Result]
+Run = Callable[..., "Result"]
 
 # Unequal shards, several epochs, an optimizer with a state of its own.
 TINY: Mapping[str, object] = {
@@ -32,17 +33,49 @@ TINY: Mapping[str, object] = {
     "data.max-test-samples": 50,
 }
 
+# Files that share the runs of the fixture `run`.
+SHARING = ("test_inprocess.py", "test_conformance.py", "test_server_app.py")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say what ``pytest -n 2 --dist loadgroup`` keeps in one process.
+
+    Flower runs are never two at a time: each has Ray processes enough for all cores. They take
+    longest, so they are given out first, then the tests with runs in this process, then all else.
+    """
+    if not getattr(config.option, "loadgroup", False):  # set in xdist's processes only
+        return
+    items.sort(key=lambda item: (not _is_e2e(item), item.path.name not in SHARING))
+    for item in items:
+        if _is_e2e(item):
+            item.add_marker(pytest.mark.xdist_group("e2e"))
+        elif item.path.name in SHARING:
+            item.add_marker(pytest.mark.xdist_group("runs"))
+
+
+def _is_e2e(item: pytest.Item) -> bool:
+    return item.get_closest_marker("e2e") is not None
+
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run TINY with overrides; the same overrides give the same finished run."""
+    """Run TINY with overrides; the same overrides give the same finished run.
+
+    Without pictures, which would take a third of its time, unless it is to be `drawn`.
+    """
+    from fedsplit import experiment, simulate
+
+    draw = vars(experiment)["_draw"]
     finished: dict[str, Result] = {}
 
-    def once(*, again: bool = False, **overrides: object) -> Result:
-        key = repr(sorted(overrides.items()))
+    def once(*, again: bool = False, drawn: bool = False, **overrides: object) -> Result:
+        key = repr((drawn, sorted(overrides.items())))
         if again or key not in finished:
             output_dir = tmp_path_factory.mktemp("runs")
-            finished[key] = simulate({**TINY, "output-dir": str(output_dir)}, **overrides)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(experiment, "_draw", draw if drawn else _draw_nothing)
+                finished[key] = simulate({**TINY, "output-dir": str(output_dir)}, **overrides)
         return finished[key]
 
     return once
@@ -54,8 +87,20 @@ def tiny(tmp_path: Path) -> dict[str, object]:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs of this test make no pictures, as those of `run`."""
+    monkeypatch.setattr("fedsplit.experiment._draw", _draw_nothing)
+
+
+def _draw_nothing(path: Path, plot: Callable[[Path], None]) -> None:
+    """Leave a picture out."""
+
+
+@pytest.fixture
 def plain_threads() -> Iterator[None]:
     """One thread, as the engines have it: the number can change the last bits of a sum."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

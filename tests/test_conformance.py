@@ -20,6 +20,8 @@ from fedsplit.models.loading import input_spec, load_model
 from fedsplit.seeding import generator, seeded_init
 from tests.conftest import TINY, Run, distance, weights
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SPLIT = ["sequential", "sflv1", "sflv2", "sflv3", "parallel"]
 TOPOLOGIES = ["vanilla", "u-shaped"]
 

@@ -24,6 +24,8 @@ from fedsplit.seeding import generator, seeded_init
 from fedsplit.split.client import SplitSession
 from tests.conftest import TINY, Run, distance, weights
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[1]
 CONTRACT = {
     *("strategy", "model", "dataset", "partitioner", "num_clients", "num_rounds", "seed"),
@@ -143,7 +145,7 @@ def test_one_client_equals_a_plain_training_loop(run: Run, plain_threads: None) 
 
 
 def test_result_and_run_directory_hold_the_contract(run: Run) -> None:
-    result = run()
+    result = run(drawn=True)
 
     lines = (result.run_dir / "rounds.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == result.rounds

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from flwr.app import Context, RecordDict
+from flwr.common import log
 
 from fedsplit import Config
 from fedsplit.channel.direct import _hosts
-from fedsplit.errors import RunError
+from fedsplit.errors import FedSplitError, RunError
 from fedsplit.inprocess import IN_PROCESS, InProcessGrid, _task_identity
-from fedsplit.server_app import FLOWER, _without_traceback, run_server
+from fedsplit.server_app import FLOWER, _without_traceback, app, run_server
 from fedsplit.split.client import SplitSession
 from tests.conftest import Run, weights
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def _record(error: Exception) -> logging.LogRecord:
@@ -29,6 +34,46 @@ def test_flower_logs_our_errors_as_text_and_others_whole() -> None:
     assert _without_traceback(other)
     assert (ours.getMessage(), ours.exc_info) == ("One clear line: 100 %s", None)
     assert other.exc_info is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"num-clients": 3},
+            ("num-clients = 3", "2 SuperNodes are connected after 0.1 s", "num-supernodes=3"),
+        ),
+        ({"split.cut-layer": 99}, ("99", "1 <= ")),
+        ({"channel.address": "taken"}, ("channel.address = ", "is in use", "set port 0")),
+    ],
+    ids=["nodes", "cut", "port"],
+)
+def test_a_run_that_cannot_start_says_why_in_one_paragraph(
+    tiny: dict[str, object],
+    caplog: pytest.LogCaptureFixture,
+    changes: dict[str, object],
+    said: tuple[str, ...],
+) -> None:
+    """With the app as Flower calls it; in Flower's own log: tests/e2e/test_failures.py.
+
+    Break it: leave out the filter in `main`, and the log has a traceback.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as taken, _task_identity():
+        if "channel.address" in changes:
+            changes = {"channel.address": f"127.0.0.1:{taken.getsockname()[1]}"}
+        nodes = Config.load(tiny, {"num-clients": 2, "connect-timeout": 0.1})
+        config = Config.load(nodes, changes)
+        context = Context(0, 0, {}, RecordDict(), config.to_flat())
+        with InProcessGrid(nodes) as grid, pytest.raises(FedSplitError) as caught:
+            app(grid, context)
+    log(logging.ERROR, "ServerApp raised an exception", exc_info=caught.value)  # as Flower does
+
+    paragraph = str(caught.value)
+    assert [text for text in said if text not in paragraph] == []
+    assert "\n" not in paragraph
+    assert caplog.messages[-1] == paragraph
+    assert "Traceback" not in caplog.text
+    assert not Path(str(tiny["output-dir"])).exists()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ Scalar = str | int | float | bool
 
 START_SECONDS = 60.0
 CONNECTION = "own"
+RAY_GAVE_UP = "The current node timed out during startup"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Flower:
         federation: str = "num-supernodes=2 client-resources-num-cpus=1",
         run_config: Mapping[str, Scalar] | Path | None = None,
         install: bool = False,
-        timeout_seconds: float = 240.0,
+        timeout_seconds: float = 400.0,
     ) -> FlowerRun:
         """Run an app by ``flwr run APP_DIR --stream`` and wait for its end.
 
@@ -140,7 +141,7 @@ class Flower:
         *arguments: str,
         federation: str = "num-supernodes=2 client-resources-num-cpus=1",
         run_config: Mapping[str, Scalar] | Path | None = None,
-        timeout_seconds: float = 240.0,
+        timeout_seconds: float = 400.0,
     ) -> FlowerRun:
         """Do as `run` does, for a worker that is there already."""
         command = [program("flwr"), "run", str(app_dir), CONNECTION, "--stream", *arguments]
@@ -187,6 +188,9 @@ class Flower:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command that speaks to this SuperLink, and return what it printed.
 
+        Ray gives its own processes 30 seconds to start, whatever the machine is busy with, before
+        anything of the app runs. A command whose run ended by that is run once more.
+
         Parameters
         ----------
         command : Sequence[str]
@@ -196,18 +200,22 @@ class Flower:
         merge : bool
             Whether what it prints as errors is part of ``stdout``, in order, or kept apart.
         """
-        return subprocess.run(
-            command,
-            env=self.env,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if merge else subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            timeout=timeout_seconds,
-            check=False,
-        )
+        for last in (False, True):
+            done = subprocess.run(
+                command,
+                env=self.env,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if merge else subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                timeout=timeout_seconds,
+                check=False,
+            )
+            if last or RAY_GAVE_UP not in done.stdout:
+                break
+        return done
 
     def status(self, run_id: str) -> tuple[str, str]:
         """Return a run's status and what Flower says about it."""
@@ -264,10 +272,14 @@ class Flower:
     def _as_file(self, run_config: Mapping[str, Scalar] | Path) -> Path:
         if isinstance(run_config, Path):
             return run_config
-        lines = [f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()]
         with tempfile.NamedTemporaryFile("w", dir=self.home, suffix=".toml", delete=False) as file:
-            file.writelines(lines)
+            file.write(as_toml(run_config))
         return Path(file.name)
+
+
+def as_toml(run_config: Mapping[str, Scalar]) -> str:
+    """Return a run config as the text of a file, with everything in it as it is."""
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items())
 
 
 def _environment(home: Path) -> dict[str, str]:

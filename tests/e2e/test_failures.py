@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from fedsplit import client_app, simulate
+from fedsplit import Config, client_app, simulate
+from fedsplit.data.shards import load_shard
+from fedsplit.models.loading import input_spec
 from tests.e2e.failing.failing.disk import broken_for
-from tests.e2e.flower import Flower, FlowerRun, program
+from tests.e2e.flower import Flower, program
 from tests.e2e.runs import (
     APP_DIR,
     REFUSED_TEXT,
     SMALL,
+    UNEVEN,
     RunFiles,
     assert_same_weights,
     paragraph_of,
@@ -29,80 +29,72 @@ FAILING = Path(__file__).with_name("failing")
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def failed(flower: Flower) -> Mapping[str, FlowerRun]:
-    """Run three configs that only the ServerApp can refuse; at once, for each mostly waits."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        configs = {
-            "nodes": {"num-clients": 3, "connect-timeout": 3.0},
-            "cut": {"split.cut-layer": 99},
-            "port": {"channel.address": f"127.0.0.1:{taken.getsockname()[1]}"},
-        }
-        with flower.worker(), ThreadPoolExecutor(len(configs)) as threads:
-            runs = threads.map(
-                lambda config: flower.submit(APP_DIR, run_config=SMALL | config), configs.values()
-            )
-            return dict(zip(configs, runs, strict=True))
+def test_a_run_that_cannot_start_says_why_in_one_paragraph(flower: Flower) -> None:
+    """What else only the ServerApp can refuse is shown without processes: tests/test_server_app.py.
 
+    It also shows that `Flower` tells a failed run from a completed one.
+    """
+    run = flower.run(APP_DIR, run_config=SMALL | {"num-clients": 3, "connect-timeout": 3.0})
 
-@pytest.mark.parametrize(
-    ("which", "start", "value", "remedy"),
-    [
-        (
-            "nodes",
-            "num-clients = 3",
-            "2 SuperNodes are connected after 3 seconds",
-            "num-supernodes=3",
-        ),
-        ("cut", r"\b99\b", "99", "1 <= "),
-        ("port", r"channel\.address = ", "is in use", "set port 0"),
-    ],
-)
-def test_a_run_that_cannot_start_says_why_in_one_paragraph(
-    failed: Mapping[str, FlowerRun], which: str, start: str, value: str, remedy: str
-) -> None:
-    run = failed[which]
+    assert run.exit_code == 0  # flwr run's own: it only says that the run was accepted
     assert run.status == "finished:failed", run.output
     assert [text for text in REFUSED_TEXT if text in run.output] == []
-
-    paragraph = paragraph_of(run.output, start)
-    assert value in paragraph
-    assert remedy in paragraph
+    paragraph = paragraph_of(run.output, "num-clients = 3")
+    assert "2 SuperNodes are connected after 3 seconds" in paragraph
+    assert "num-supernodes=3" in paragraph
     assert paragraph.endswith(run.details.partition("with exception: ")[2])
 
 
-def test_a_client_that_fails_in_a_round_leaves_the_others_whole(
+def test_a_client_that_fails_in_each_round_leaves_the_others_whole(
     flower: Flower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = SMALL | {"num-clients": 3, "output-dir": str(tmp_path), "run-name": "there"}
+    """In sflv3, u-shaped: what clients keep goes through Flower's state; one process serves all.
+
+    So this is also the run that shows sflv3 to be the same in both engines. sflv1 with a client
+    that fails is in tests/test_inprocess.py.
+    """
+    config = UNEVEN | {
+        "strategy": "sflv3",
+        "split.topology": "u-shaped",
+        "client-optimizer": "kept",
+        "num-clients": 3,
+        "output-dir": str(tmp_path),
+    }
 
     run = flower.run(
         failing_app(tmp_path / "app"),
-        federation="num-supernodes=3 client-resources-num-cpus=1",
-        run_config=config,
+        federation="num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=1",
+        run_config=config | {"run-name": "there"},
     )
 
     assert run.completed, run.output
     there = RunFiles.read(run_directory_of(run.output))
-    reason = paragraph_of(run.output, "Client 1 is left out of round 1: ")
-    assert reason.endswith("round 1: OSError: the disk is broken")
-    assert [row["failed_clients"] for row in there.rounds] == [[1]]
-    assert [row["num_examples"] for row in there.rounds] == [360]  # 200 less 20 for each of two
+    assert there.summary["strategy"] == "sflv3"
+    for number in (1, 2):
+        reason = paragraph_of(run.output, f"Client 1 is left out of round {number}: ")
+        assert reason.endswith(f"round {number}: OSError: the disk is broken")
+    assert [row["failed_clients"] for row in there.rounds] == [[1], [1]]
+    checked = Config.load(config)
+    whole = [load_shard(checked, client, 3, input_spec("vit-nano")).train for client in (0, 2)]
+    assert len(whole[0]) != len(whole[1])
+    assert [row["num_examples"] for row in there.rounds] == [sum(map(len, whole))] * 2
 
     monkeypatch.setattr(client_app, "load_shard", broken_for(1, vars(client_app)["load_shard"]))
     here = simulate(config | {"run-name": "here"})
     assert_same_weights(there.weights, RunFiles.read(here.run_dir).weights)
+    assert there.num_bytes == RunFiles.read(here.run_dir).num_bytes
 
 
 def test_fedsplit_run_exits_with_1_when_every_client_diverges(
     flower: Flower, tmp_path: Path
 ) -> None:
     settings = {**SMALL, "optimizer": "sgd", "learning-rate": 1e6, "run-name": "diverges"}
+    settings["max-concurrent-clients"] = 1  # one of Ray's processes is enough
     command = [program("fedsplit"), "run", str(APP_DIR), "--num-clients=2"]
     command += [f"--set={key}={value}" for key, value in settings.items()]
     command += ["--output-dir", str(tmp_path)]
     with flower.worker():
-        done = flower.call(command, timeout_seconds=300.0, merge=False)
+        done = flower.call(command, timeout_seconds=400.0, merge=False)
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Every participant of round 1 failed" in paragraph_of(done.stdout, "Every participant")

@@ -1,14 +1,19 @@
-"""The e2e fixture itself: runs end, failures are seen, and no process is left behind."""
+"""The e2e fixture itself: runs are refused or given up, and no process is left behind.
+
+That runs complete with their config and all nodes is shown by the other files' runs of the app, and
+that a failed run is told from a completed one in test_failures.py.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.flower import Flower
+from tests.e2e.flower import Flower, Scalar, as_toml
 
 NOOP = Path(__file__).with_name("noop")
 
@@ -27,25 +32,18 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
-def test_a_run_completes_with_its_config_and_its_nodes(flower: Flower) -> None:
-    run = flower.run(NOOP, run_config={"text": 'two "words"'})
-
-    assert run.exit_code == 0, run.output
-    assert run.completed, run.output
-    assert 'text: two "words"' in run.output
-    assert "partitions: ['0', '1']" in run.output
-
-
-def test_a_failed_run_is_told_from_a_completed_one(flower: Flower) -> None:
-    run = flower.run(NOOP, run_config={"fail.with": "out of luck"})
-
-    assert run.exit_code == 0  # flwr run's own: it only says that the run was accepted
-    assert run.status == "finished:failed"
-    assert "out of luck" in run.details
+def test_a_run_config_is_written_as_it_is() -> None:
+    given: dict[str, Scalar] = {"text": 'two "words"\n', "a.b": 0.5, "on": True, "many": 3}
+    assert tomllib.loads(as_toml(given)) == {
+        "text": 'two "words"\n',
+        "a": {"b": 0.5},
+        "on": True,
+        "many": 3,
+    }
 
 
 def test_a_rejected_run_has_no_status(flower: Flower) -> None:
-    run = flower.run(NOOP, run_config={"no-such-key": 1})
+    run = flower.submit(NOOP, run_config={"no-such-key": 1})
 
     assert run.exit_code != 0
     assert "Invalid run configuration" in run.output

@@ -14,10 +14,7 @@ client = ClientApp()
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """Log the run config and the partitions that answered."""
-    log(INFO, "text: %s", context.run_config["text"])
-    if context.run_config["fail.with"]:
-        raise ValueError(context.run_config["fail.with"])
+    """Log the partitions that answered."""
     while len(nodes := list(grid.get_node_ids())) < int(context.run_config["nodes"]):
         time.sleep(0.1)  # the ServerApp starts before the nodes are there
     questions = [Message(RecordDict(), dst_node_id=node, message_type="query") for node in nodes]
