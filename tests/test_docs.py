@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -31,3 +32,26 @@ def test_no_document_has_an_unfilled_place() -> None:
         path.name for path in DOCUMENTS if re.search(r"@@|TODO|to be measured", path.read_text())
     ]
     assert unfilled == []
+
+
+@pytest.mark.slow
+def test_the_models_of_your_own_in_the_document_train(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(# my_models\.py\n.*?)```", text, re.DOTALL)
+    assert code is not None
+    (tmp_path / "my_models.py").write_text(code[1], encoding="utf-8")
+    command = re.search(r"^    fedsplit (run .*my_models:make)$", text, re.MULTILINE)
+    assert command is not None
+    small = ["num-server-rounds=1", "data.max-train-samples=500", "data.max-test-samples=50"]
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("fedsplit")), *command[1].split()]
+        + [f"--set={setting}" for setting in small]
+        + ["--output-dir", str(tmp_path / "runs")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").glob("*/model/model.safetensors"))) == 1
