@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -79,7 +81,8 @@ def register_family(
     stages : Callable[[model], Sequence[Stage]]
         Lists the stages of such a model: embeddings, blocks, head. The last is the head.
     model_type : str, optional
-        ``model_type`` of its Hugging Face config, for models loaded by name.
+        ``model_type`` of its Hugging Face config, for models loaded by name. Where families
+        share one, the config's ``architectures`` decide.
     head : Sequence[str]
         How the keys of the classifier start: these may be drawn afresh for another number of
         labels.
@@ -135,19 +138,20 @@ def family_of(model: nn.Module) -> Family:
 def family_of_config(config: object) -> Family:
     """Return the family of a Hugging Face config: the object, or config.json as a mapping.
 
+    Of several with its ``model_type``, that whose class is in ``architectures``; else the first.
+
     Raises
     ------
     ModelError
         If no registered family has its ``model_type``.
     """
     _load_builtin_families()
-    if isinstance(config, Mapping):
-        model_type = config.get("model_type")
-    else:
-        model_type = getattr(config, "model_type", None)
-    for family in _families.values():
-        if model_type and family.model_type == model_type:
-            return family
+    get = config.get if isinstance(config, Mapping) else partial(_attribute, config)
+    model_type, architectures = get("model_type"), get("architectures") or []
+    alike = [f for f in _families.values() if model_type and f.model_type == model_type]
+    named = [family for family in alike if family.class_name in architectures]
+    for family in named or alike:
+        return family
     raise ModelError(f"A config with model_type {model_type!r} {_UNKNOWN.format(_known())}")
 
 
@@ -155,6 +159,10 @@ _UNKNOWN = (
     "belongs to no known family, so its stages cannot be found. Known families: {}. "
     "Use one of them, or describe the model with fedsplit.register_family."
 )
+
+
+def _attribute(config: object, name: str) -> Any:  # noqa: ANN401 - a config holds anything
+    return getattr(config, name, None)
 
 
 def _known() -> str:
