@@ -91,3 +91,15 @@ def test_a_tensor_without_one_owner_is_refused() -> None:
     register_family("own", model_class=Own, stages=greedy)
     with pytest.raises(ModelError, match=r"stem.weight \(2 owners\)"):
         split_model(Own(), [1])
+
+
+def test_architectures_choose_between_families_of_one_model_type() -> None:
+    """Break it: return the first family of the model_type."""
+    teacher = "DeiTForImageClassificationWithTeacher"
+    config = {"model_type": "deit", "architectures": [teacher]}
+    assert family_of_config(config).class_name == teacher
+    for others in ({}, {"architectures": None}, {"architectures": ["DeiTModel"]}):
+        plain = family_of_config({"model_type": "deit", **others})
+        assert plain.class_name == "DeiTForImageClassification"
+    config = {"model_type": "vit", "architectures": [teacher]}
+    assert family_of_config(config).name == "vit"
