@@ -86,7 +86,8 @@ def _block_with_table(
     state: dict[str, Tensor],
 ) -> State:
     by_head = state["bias_table"].transpose(1, 2)
-    bias = by_head.index_select(2, kinds.flatten().to(by_head.device)).unflatten(2, kinds.shape)
+    bias = by_head.index_select(2, kinds.flatten().to(by_head.device))
+    bias = bias.reshape(*by_head.shape[:2], *kinds.shape)
     hidden = run_block(find_block(root), state["hidden"], attention_mask=bias, resolution=size)
     return hidden if last else {**state, "hidden": hidden}
 

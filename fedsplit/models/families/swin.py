@@ -50,13 +50,13 @@ def _embed(root: Root, images: Tensor) -> Tensor:
 def _block(find_block: attrgetter[Any], root: Root, state: Tensor) -> Tensor:
     height, width = state.shape[1:3]
     hidden = run_block(find_block(root), state.flatten(1, 2), input_dimensions=(height, width))
-    return hidden.unflatten(1, (height, width))
+    return hidden.reshape(len(state), height, width, -1)
 
 
 def _downsample(find: attrgetter[Any], root: Root, state: Tensor) -> Tensor:
     height, width = state.shape[1:3]
     hidden: Tensor = find(root)(state.flatten(1, 2), (height, width))
-    return hidden.unflatten(1, ((height + 1) // 2, (width + 1) // 2))
+    return hidden.reshape(len(state), (height + 1) // 2, (width + 1) // 2, -1)
 
 
 def _head(root: Root, state: Tensor) -> Tensor:
