@@ -108,3 +108,15 @@ def test_of_families_with_one_model_type(
 ) -> None:
     config = {"model_type": "qwen3_vl", "architectures": architectures}
     assert family_of_config(config, num_labels).name == expected
+
+
+def test_architectures_choose_between_families_of_one_model_type() -> None:
+    """Break it: return the first family of the model_type."""
+    teacher = "DeiTForImageClassificationWithTeacher"
+    config = {"model_type": "deit", "architectures": [teacher]}
+    assert family_of_config(config).class_name == teacher
+    for others in ({}, {"architectures": None}, {"architectures": ["DeiTModel"]}):
+        plain = family_of_config({"model_type": "deit", **others})
+        assert plain.class_name == "DeiTForImageClassification"
+    config = {"model_type": "vit", "architectures": [teacher]}
+    assert family_of_config(config).name == "vit"

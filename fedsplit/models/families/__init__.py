@@ -1,6 +1,27 @@
 """The architectures that fedsplit knows, one file each. Importing them imports no library."""
 
 from fedsplit.models import custom
-from fedsplit.models.families import qwen3_vl, qwen3_vl_classifier, vit
+from fedsplit.models.families import (
+    beit,
+    clip,
+    deit,
+    dinov2,
+    qwen3_vl,
+    qwen3_vl_classifier,
+    siglip,
+    swin,
+    vit,
+)
 
-__all__ = ["custom", "qwen3_vl", "qwen3_vl_classifier", "vit"]
+__all__ = [
+    "beit",
+    "clip",
+    "custom",
+    "deit",
+    "dinov2",
+    "qwen3_vl",
+    "qwen3_vl_classifier",
+    "siglip",
+    "swin",
+    "vit",
+]

@@ -8,25 +8,22 @@ Stage L+1 head: layer norm, class token, classifier -> logits [B, classes].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from operator import attrgetter
-from typing import Any
 
 from torch import Tensor
 
+from fedsplit.models.families.blocks import block_stages
 from fedsplit.models.registry import register_family
 from fedsplit.models.stages import Root, Stage
 
 
 def stages(model: Root) -> Sequence[Stage]:
     """List the stages of a `ViTForImageClassification`."""
-    # transformers moved the blocks from vit.encoder.layer to vit.layers.
-    blocks = "vit.layers" if hasattr(model.vit, "layers") else "vit.encoder.layer"
-    chain = [Stage("embeddings", ("vit.embeddings",), _embed)]
-    for index in range(len(attrgetter(blocks)(model))):
-        path = f"{blocks}.{index}"
-        chain.append(Stage(f"block {index + 1}", (path,), partial(_block, attrgetter(path))))
-    return [*chain, Stage("head", ("vit.layernorm", "classifier"), _head)]
+    return [
+        Stage("embeddings", ("vit.embeddings",), _embed),
+        # transformers moved the blocks from vit.encoder.layer to vit.layers.
+        *block_stages(model, "vit.layers", "vit.encoder.layer"),
+        Stage("head", ("vit.layernorm", "classifier"), _head),
+    ]
 
 
 def _embed(root: Root, images: Tensor) -> Tensor:
@@ -34,13 +31,6 @@ def _embed(root: Root, images: Tensor) -> Tensor:
     # The whole model casts its input too: images stay float32 in a bfloat16 model.
     hidden: Tensor = embeddings(images.to(embeddings.cls_token.dtype))
     return hidden
-
-
-def _block(find_block: attrgetter[Any], root: Root, hidden: Tensor) -> Tensor:
-    output = find_block(root)(hidden)
-    # transformers 4 returns (hidden,).
-    result: Tensor = output[0] if isinstance(output, tuple) else output
-    return result
 
 
 def _head(root: Root, hidden: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""CLIP's vision model (Radford et al., ICML 2021) as `transformers.CLIPForImageClassification`.
+
+Stage 0 embeddings and the layer norm after them: images [B, C, H, W] -> [B, N+1, D], class token
+at index 0.
+Stages 1..L blocks: [B, N+1, D] -> [B, N+1, D].
+Stage L+1 head: mean of the patches, classifier -> logits [B, classes]. It owns the vision model's
+last layer norm too, which only CLIP's own head uses: no gradient reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fedsplit.models.families.blocks import block_stages
+from fedsplit.models.registry import register_family
+from fedsplit.models.stages import Root, Stage
+
+
+def stages(model: Root) -> Sequence[Stage]:
+    """List the stages of a `CLIPForImageClassification`."""
+    embeddings = ("vision_model.embeddings", "vision_model.pre_layrnorm")
+    return [
+        Stage("embeddings", embeddings, _embed),
+        *block_stages(model, "vision_model.encoder.layers", attention_mask=None),
+        Stage("head", ("vision_model.post_layernorm", "classifier"), _head),
+    ]
+
+
+def _embed(root: Root, images: Tensor) -> Tensor:
+    vision = root.vision_model
+    hidden: Tensor = vision.pre_layrnorm(vision.embeddings(images))
+    return hidden
+
+
+def _head(root: Root, hidden: Tensor) -> Tensor:
+    logits: Tensor = root.classifier(hidden[:, 1:].mean(dim=1))
+    return logits
+
+
+register_family(
+    "clip",
+    model_class="transformers.models.clip.modeling_clip:CLIPForImageClassification",
+    stages=stages,
+    model_type="clip",
+    unused=(
+        "text_model.",
+        "text_projection.",
+        "visual_projection.",
+        "logit_scale",
+        "vision_model.embeddings.position_ids",  # older checkpoints: 0, 1, 2, ...
+    ),
+    image_processor="ViTImageProcessor",
+)

@@ -1,0 +1,257 @@
+"""Every family: the parts equal the whole, at every cut and pair of cuts."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedsplit.models import (
+    Part,
+    load_model,
+    num_stages,
+    save_model,
+    smashed_spec,
+    split_model,
+    stage_names,
+)
+from fedsplit.models.registry import family_of
+from fedsplit.results.flops import count_parameters, part_flops
+from fedsplit.states import State, each
+from tests.models.families.zoo import (
+    ZOO,
+    assert_close,
+    batch,
+    gradients_of,
+    images_of,
+    make,
+    whole_step,
+)
+
+STEPS = 20
+
+
+@pytest.fixture(params=ZOO)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    return make(request.param)
+
+
+def cuts(model: nn.Module) -> range:
+    return range(1, num_stages(model))
+
+
+def named(state: State) -> dict[str, Tensor]:
+    return {"hidden": state} if isinstance(state, Tensor) else state
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_outputs_loss_and_gradients_at_every_pair_of_cuts(model: nn.Module, train: bool) -> None:
+    """Break it: let a head take the next token, or a block leave out its bias."""
+    model.train(train)
+    images, labels = batch(model)
+    whole = whole_step(copy.deepcopy(model), images, labels)
+    assert whole.image_gradient.abs().max() > 1e-4
+    for points in combinations_with_replacement(cuts(model), 2):
+        parts = split_model(model, points)
+        assert all(part.training is train for part in parts)
+        model.zero_grad()
+        leaf = images.clone().requires_grad_()
+        logits = parts.top(parts.trunk(parts.bottom(leaf)))
+        loss = cross_entropy(logits, labels)
+        torch.autograd.backward(loss)
+        assert leaf.grad is not None
+        assert_close(
+            {"logits": logits, "loss": loss, "images": leaf.grad},
+            {"logits": whole.logits, "loss": whole.loss, "images": whole.image_gradient},
+        )
+        assert_close(gradients_of(*parts), whole.gradients)
+
+
+def test_only_what_another_head_uses_has_no_gradient(model: nn.Module) -> None:
+    """No gradient would mean nothing compared. Break it: freeze a parameter in the zoo."""
+    gradients = whole_step(model, *batch(model)).gradients
+    idle = {name for name, _ in model.named_parameters()} - set(gradients)
+    elsewhere = {
+        "CLIP": ("vision_model.post_layernorm.",),
+        "Sigl": ("vision_model.head.",),
+        "Dino": ("dinov2.embeddings.mask_token", "dinov2_with_registers.embeddings.mask_token"),
+        "Beit": ("beit.embeddings.mask_token",),
+    }
+    allowed = elsewhere.get(type(model).__name__[:4], ())
+    assert [name for name in idle if not name.startswith(allowed)] == []
+
+
+def test_a_merged_model_has_the_same_bits(model: nn.Module) -> None:
+    """Break it: leave the pooler out of the paths of a head."""
+    images, _ = batch(model)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for cut in cuts(model):
+        merged = copy.deepcopy(split_model(model, [cut])).merge()
+        assert type(merged) is type(model)
+        assert list(merged.state_dict()) == list(expected)
+        assert all(torch.equal(t, expected[name]) for name, t in merged.state_dict().items())
+        assert torch.equal(merged(images).logits, model(images).logits)
+
+
+def split_step(bottom: Part, server: Part, images: Tensor, labels: Tensor) -> Tensor:
+    """One exchange as over the wire: the graph ends at the cut."""
+    smashed = bottom(images)
+    received = each(smashed, lambda tensor: tensor.detach().clone().requires_grad_())
+    loss = cross_entropy(server(received), labels)
+    torch.autograd.backward(loss)
+    torch.autograd.backward(
+        list(named(smashed).values()), [tensor.grad for tensor in named(received).values()]
+    )
+    return loss.detach()
+
+
+def test_weights_after_twenty_steps_across_a_detached_cut(model: nn.Module) -> None:
+    """Break it: detach one tensor of a state in a stage."""
+    splits = [copy.deepcopy(split_model(model, [cut])) for cut in (1, cuts(model)[-2])]
+    sides = [(parts.bottom, parts.server_part()) for parts in splits]
+    modules = [model, *(part for side in sides for part in side)]
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for m in modules]
+    initial = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    for step in range(STEPS):
+        images, labels = batch(model, step)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss = cross_entropy(model(images).logits, labels)
+        torch.autograd.backward(loss)
+        for bottom, server in sides:
+            assert (split_step(bottom, server, images, labels) - loss).abs() <= 1e-5
+        for optimizer in optimizers:
+            optimizer.step()
+    for bottom, server in sides:
+        assert_close({**bottom.state_dict(), **server.state_dict()}, model.state_dict())
+    trained = {name: (p - initial[name]).abs().max() for name, p in model.named_parameters()}
+    assert max(trained.values()) > 0.01
+
+
+def test_a_saved_merged_model_loads_again(model: nn.Module, tmp_path: Path) -> None:
+    """Break it: choose a family by its model_type alone, or leave out its `unused`."""
+    images, _ = batch(model)
+    spec = images_of(model)
+    save_model(copy.deepcopy(split_model(model, [2])).merge(), spec, tmp_path)
+    loader: Any = transformers.AutoModelForImageClassification
+    loaded, found = loader.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(found.values())
+    assert type(loaded) is type(model)
+    assert torch.equal(loaded(images).logits, model(images).logits)
+    again = load_model(str(tmp_path))
+    assert type(again) is type(model)
+    assert torch.equal(again(images).logits, model(images).logits)
+
+
+OTHER_HEADS = {
+    "vit": "ViTModel",
+    "deit": "DeiTForMaskedImageModeling",
+    "dinov2": "Dinov2Model",
+    "dinov2-registers": "Dinov2WithRegistersModel",
+    "clip": "CLIPModel",
+    "siglip": "SiglipModel",
+    "beit-shared": "BeitForMaskedImageModeling",
+    "swin-absolute": "SwinForMaskedImageModeling",
+}
+
+
+@pytest.mark.parametrize(("name", "other"), OTHER_HEADS.items())
+def test_a_checkpoint_with_another_head_gets_a_new_classifier(
+    name: str, other: str, tmp_path: Path
+) -> None:
+    """Break it: leave out `unused` of a family, or BEiT's pooler from its `head`."""
+    pretrained: Any = getattr(transformers, other)(make(name).config)
+    pretrained.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), num_labels=4)
+    assert type(model) is type(make(name))
+    prefix = f"{pretrained.base_model_prefix}."
+    stored = {key.removeprefix(prefix): t for key, t in pretrained.state_dict().items()}
+    head = tuple(key.removeprefix(prefix) for key in family_of(model).head)
+    loaded = {key.removeprefix(prefix): t for key, t in model.state_dict().items()}
+    new = {key for key in loaded if key.startswith(head)}
+    assert all(torch.equal(loaded[key], stored[key]) for key in loaded.keys() - new)
+    assert loaded["classifier.weight"].shape[0] == 4
+
+
+def test_the_saved_processor_gives_the_images_that_the_model_takes(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    """Break it: name DeiTImageProcessor or CLIPImageProcessor, which crop to 224 x 224."""
+    spec = images_of(model)
+    save_model(model, spec, tmp_path)
+    processor: Any = transformers.AutoImageProcessor
+    image = torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8)
+    values = processor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"]
+    assert values.shape == (1, 3, spec.height, spec.width)
+
+
+def test_the_spec_of_the_smashed_data_at_every_cut(model: nn.Module) -> None:
+    """Break it: return the bias table without a row for each example."""
+    images, _ = batch(model, size=3)
+    for cut in cuts(model):
+        bottom = split_model(model, [cut]).bottom
+        spec = smashed_spec(bottom, images_of(model))
+        smashed = named(bottom(images))
+        assert list(spec) == list(smashed)
+        for name, tensor in smashed.items():
+            assert spec[name].shape_for(3) == tensor.shape
+            assert spec[name].dtype == tensor.dtype
+
+
+def test_flops_are_counted_and_do_not_depend_on_the_cut(model: nn.Module) -> None:
+    """Break it: have a stage compute what its state says, such as `state.tolist()`."""
+    spec = images_of(model)
+    shape = [spec.channels, spec.height, spec.width]
+    first, second = (split_model(model, [cut]) for cut in (1, 2))
+    assert sum(part_flops(first, shape)) == sum(part_flops(second, shape)) > 100_000
+    assert sum(map(count_parameters, second)) == count_parameters(model)
+
+
+def test_parts_survive_pickling_and_a_deep_copy(model: nn.Module) -> None:
+    """Break it: bind a lambda, or a block itself, in a stage."""
+    images, _ = batch(model)
+    for parts in (copy.deepcopy(split_model(model, [2])), split_model(model, [2])):
+        bottom, trunk, top = pickle.loads(pickle.dumps(tuple(parts)))
+        assert torch.equal(top(trunk(bottom(images))), model(images).logits)
+
+
+def test_a_bfloat16_model_takes_float32_images(model: nn.Module) -> None:
+    """Break it: leave out the cast in a stage 0."""
+    images, _ = batch(model)
+    bottom, trunk, top = split_model(model.to(torch.bfloat16), [2])
+    smashed = bottom(images)
+    assert {tensor.dtype for tensor in named(smashed).values()} == {torch.bfloat16}
+    expected = model(images.to(torch.bfloat16)).logits
+    assert (top(trunk(smashed)) - expected).abs().max() <= 0.05
+
+
+def test_eager_attention_equals_the_whole(model: nn.Module) -> None:
+    """Break it: turn the sign of the bias of BEiT."""
+    whole: Any = model
+    whole.set_attn_implementation("eager")
+    images, _ = batch(model)
+    bottom, trunk, top = split_model(model, [2])
+    assert (top(trunk(bottom(images))) - model(images).logits).abs().max() <= 1e-5
+
+
+def test_the_names_of_the_stages() -> None:
+    """Break it: number the blocks of each resolution of Swin anew."""
+    two_blocks = ("embeddings", "block 1", "block 2")
+    for name in set(ZOO) - {"beit-shared", "swin", "swin-absolute"}:
+        assert stage_names(make(name)) == (*two_blocks, "head")
+    assert stage_names(make("swin")) == (*two_blocks, "downsample 1", "block 3", "head")
+
+
+def test_the_state_of_swin_is_a_map() -> None:
+    """Break it: downsample to h // 2."""
+    images, _ = batch(make("swin"))
+    shapes = [tuple(split_model(make("swin"), [c]).bottom(images).shape) for c in range(1, 6)]
+    assert shapes == [(2, 7, 6, 16)] * 3 + [(2, 4, 3, 32)] * 2
