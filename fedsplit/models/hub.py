@@ -14,12 +14,13 @@ from fedsplit.names import local_directory
 
 _CONFIG_FILES = ["config.json", "preprocessor_config.json"]
 _WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
-_HUB_PROBE_SECONDS = 5.0
+PROBE_SECONDS = 5.0
+_LIBRARIES = {"torchvision": "torchvision-vit", "timm": "timm-vit"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model found by its name: config.json, and the directory unless it is built in."""
+    """A model found by its name: config.json, and the directory if it has one."""
 
     name: str
     config: Mapping[str, Any]
@@ -40,12 +41,13 @@ def find_model(
     Parameters
     ----------
     model_name : str
-        A built-in name, a local directory, or a Hugging Face id. A name is looked for in
-        that order.
+        A built-in name, a library's own (``torchvision:vit_b_16``), a local directory, or a
+        Hugging Face id. A name is looked for in that order.
     cache_dir : str | Path, optional
         Where hub files are kept; default as in huggingface_hub.
     weights : bool
-        Fetch the weights too, not only the configs.
+        Fetch the weights too, not only the configs. (Those of a library's own name are fetched
+        when they are opened.)
 
     Raises
     ------
@@ -54,15 +56,22 @@ def find_model(
     """
     if model_name in BUILTIN_MODELS:
         return Source(model_name, BUILTIN_MODELS[model_name], None)
+    library, _, architecture = model_name.partition(":")
+    if library in _LIBRARIES and architecture:
+        config = {"model_type": _LIBRARIES[library], "architecture": architecture}
+        return Source(model_name, config, None)
     directory = local_directory(model_name)
     if directory is None:
-        directory = _fetch(model_name, cache_dir, weights=weights)
+        directory = fetch(model_name, cache_dir, weights=weights)
     if not (directory / "config.json").is_file():
         raise ModelError(
             f"The model directory '{directory}' has no config.json. Give a directory written by "
             "save_pretrained, or by a fedsplit run (its model/ folder)."
         )
-    return Source(model_name, _read_json(directory / "config.json"), directory)
+    config = _read_json(directory / "config.json")
+    if "model_type" not in config and "pretrained_cfg" in config:  # as timm writes it
+        config = {"model_type": _LIBRARIES["timm"], **config}
+    return Source(model_name, config, directory)
 
 
 def stamp(model_name: str) -> tuple[int, int]:
@@ -77,7 +86,14 @@ def stamp(model_name: str) -> tuple[int, int]:
     return (status.st_mtime_ns, status.st_size)
 
 
-def _fetch(model_name: str, cache_dir: str | Path | None, *, weights: bool) -> Path:
+def fetch(model_name: str, cache_dir: str | Path | None, *, weights: bool) -> Path:
+    """Fetch what is needed of a Hugging Face id, and return its directory.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or the hub cannot be reached.
+    """
     if model_name.startswith((".", "/", "~")) or model_name.count("/") > 1 or not model_name:
         raise ModelError(f"The model directory '{model_name}' does not exist. {_alternatives()}")
     from huggingface_hub import constants, snapshot_download
@@ -115,7 +131,7 @@ def _hub_reachable() -> tuple[bool, str]:
     from huggingface_hub import constants, get_session
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=_HUB_PROBE_SECONDS)
+        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
     except (OSError, httpx.HTTPError) as error:
         return False, _first_line(error)
     return True, ""

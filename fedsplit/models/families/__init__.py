@@ -1,5 +1,5 @@
 """The architectures that fedsplit knows, one file each. Importing them imports no library."""
 
-from fedsplit.models.families import vit
+from fedsplit.models.families import timm, torchvision, vit
 
-__all__ = ["vit"]
+__all__ = ["timm", "torchvision", "vit"]
