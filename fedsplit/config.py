@@ -77,7 +77,11 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """Which model."""
 
-    name: str = Field("vit-nano", min_length=1, description="built-in name, Hub id or directory")
+    name: str = Field(
+        "vit-nano",
+        min_length=1,
+        description="built-in name, torchvision:NAME, timm:NAME, Hub id or directory",
+    )
     pretrained: bool = Field(True, description="load weights where the model has any")
 
 

@@ -20,7 +20,7 @@ from fedsplit.models.processing import processor_of
 from fedsplit.models.registry import Family, family_of, family_of_config
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import weight_slots
-from fedsplit.models.weights import Checkpoint, Filling
+from fedsplit.models.weights import Filling
 
 # Importing transformers, its verbosity and the meta-device context are all global.
 _lock = threading.RLock()
@@ -56,13 +56,14 @@ def load(
     wanted: Collection[str] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    cache_dir: str | Path | None = None,
 ) -> nn.Module:
-    """Read a model, or some of its weights, from its directory.
+    """Read a model, or some of its weights, from its directory or as its library has them.
 
     Parameters
     ----------
     source : Source
-        With a directory.
+        Not a built-in model.
     empty : nn.Module
         The model as `build_empty` makes it; it is changed and returned.
     num_labels : int, optional
@@ -71,6 +72,8 @@ def load(
         Names of the weights to read; the others stay without storage. Default all.
     device, dtype : str | torch.device, torch.dtype, optional
         Of what is read.
+    cache_dir : str | Path, optional
+        Where hub files are kept.
 
     Raises
     ------
@@ -81,8 +84,7 @@ def load(
     family = family_of_config(source.config, num_labels)
     library = family.load_library()
     names = {name for name, _ in weight_slots(empty)} if wanted is None else wanted
-    assert source.directory is not None
-    with quietly(source.name), Checkpoint(source.directory) as checkpoint:
+    with quietly(source.name), library.open(source, empty, cache_dir) as checkpoint:
         stored = library.stored_labels(source, family.load_class())
         asks_fresh_head = num_labels is not None and num_labels != stored
         filling = Filling(
@@ -159,8 +161,8 @@ def _checked(num_labels: int | None) -> int | None:
 
 def _misfit(source: Source, family: Family, faults: str, *, fresh_head: bool) -> ModelError:
     return ModelError(
-        f"The weights in '{source.directory}' do not fit {family.class_name} with their "
-        f"config.json: {faults}. Use a checkpoint of this architecture"
+        f"The weights in '{source.directory or source.name}' do not fit {family.class_name} with "
+        f"their config.json: {faults}. Use a checkpoint of this architecture"
         + ("." if fresh_head else "; a new classifier is made only for another num_labels.")
     )
 

@@ -15,18 +15,24 @@ from fedsplit.names import local_directory
 
 _CONFIG_FILES = ["config.json", "preprocessor_config.json"]
 _WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
-_HUB_PROBE_SECONDS = 5.0
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 """A name of a function that makes the model: ``package.module:function``."""
+PROBE_SECONDS = 5.0
+_LIBRARIES = {"torchvision": "torchvision-vit", "timm": "timm-vit"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model found by its name: config.json, and the directory unless it is built in."""
+    """A model found by its name: config.json, and the directory if it has one."""
 
     name: str
     config: Mapping[str, Any]
     directory: Path | None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights are kept for it: not if it is built in, or made by a function."""
+        return self.directory is not None or self.config["model_type"] in _LIBRARIES.values()
 
     def read_json(self, file_name: str) -> dict[str, Any]:
         """Return another JSON file of the model's directory; empty if there is none."""
@@ -43,12 +49,14 @@ def find_model(
     Parameters
     ----------
     model_name : str
-        A built-in name, a function that makes the model (``package.module:function``), a local
-        directory, or a Hugging Face id. A name is looked for in that order.
+        A built-in name, a library's own (``torchvision:vit_b_16``), a function that makes the
+        model (``package.module:function``), a local directory, or a Hugging Face id. A name is
+        looked for in that order.
     cache_dir : str | Path, optional
         Where hub files are kept; default as in huggingface_hub.
     weights : bool
-        Fetch the weights too, not only the configs.
+        Fetch the weights too, not only the configs. (Those of a library's own name are fetched
+        when they are opened.)
 
     Raises
     ------
@@ -57,17 +65,24 @@ def find_model(
     """
     if model_name in BUILTIN_MODELS:
         return Source(model_name, BUILTIN_MODELS[model_name], None)
+    library, _, architecture = model_name.partition(":")
+    if library in _LIBRARIES and architecture:
+        config = {"model_type": _LIBRARIES[library], "architecture": architecture}
+        return Source(model_name, config, None)
     if FACTORY.fullmatch(model_name):
         return Source(model_name, {"model_type": "custom", "factory": model_name}, None)
     directory = local_directory(model_name)
     if directory is None:
-        directory = _fetch(model_name, cache_dir, weights=weights)
+        directory = fetch(model_name, cache_dir, weights=weights)
     if not (directory / "config.json").is_file():
         raise ModelError(
             f"The model directory '{directory}' has no config.json. Give a directory written by "
             "save_pretrained, or by a fedsplit run (its model/ folder)."
         )
-    return Source(model_name, _read_json(directory / "config.json"), directory)
+    config = _read_json(directory / "config.json")
+    if "model_type" not in config and "pretrained_cfg" in config:  # as timm writes it
+        config = {"model_type": _LIBRARIES["timm"], **config}
+    return Source(model_name, config, directory)
 
 
 def stamp(model_name: str) -> tuple[int, int]:
@@ -82,7 +97,14 @@ def stamp(model_name: str) -> tuple[int, int]:
     return (status.st_mtime_ns, status.st_size)
 
 
-def _fetch(model_name: str, cache_dir: str | Path | None, *, weights: bool) -> Path:
+def fetch(model_name: str, cache_dir: str | Path | None, *, weights: bool) -> Path:
+    """Fetch what is needed of a Hugging Face id, and return its directory.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or the hub cannot be reached.
+    """
     if model_name.startswith((".", "/", "~")) or model_name.count("/") > 1 or not model_name:
         raise ModelError(f"The model directory '{model_name}' does not exist. {_alternatives()}")
     from huggingface_hub import constants, snapshot_download
@@ -120,7 +142,7 @@ def _hub_reachable() -> tuple[bool, str]:
     from huggingface_hub import constants, get_session
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=_HUB_PROBE_SECONDS)
+        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
     except (OSError, httpx.HTTPError) as error:
         return False, _first_line(error)
     return True, ""

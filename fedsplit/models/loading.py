@@ -45,7 +45,8 @@ def load_split_model(
     Parameters
     ----------
     model_name : str
-        A built-in name (``vit-nano``), a local directory, or a Hugging Face id.
+        A built-in name (``vit-nano``), a name of torchvision or timm (``torchvision:vit_b_16``,
+        ``timm:vit_small_patch16_224``), a local directory, or a Hugging Face id.
     split_points : Sequence[int]
         ``[a]`` or ``[a, b]``, see `split_model`. ``[1]`` leaves the embeddings on the client.
     cache_dir : str | Path, optional
@@ -146,10 +147,16 @@ def _load(
 ) -> nn.Module:
     _check_place(model_name, device, dtype)
     source = find_model(model_name, cache_dir=cache_dir, weights=pretrained)
-    if pretrained and source.directory is not None:
+    if pretrained and source.has_weights:
         empty = copy.deepcopy(skeleton(model_name, num_labels=num_labels, cache_dir=cache_dir))
         model = checkpoint.load(
-            source, empty, num_labels=num_labels, wanted=wanted, device=device, dtype=dtype
+            source,
+            empty,
+            num_labels=num_labels,
+            wanted=wanted,
+            device=device,
+            dtype=dtype,
+            cache_dir=cache_dir,
         )
         for buffer in kept_buffers(model).values():
             buffer.data = buffer.data.to(device)

@@ -1,12 +1,12 @@
-"""A checkpoint's tensors, of which only those are read that somebody wants."""
+"""Stored tensors, of which only those are read that somebody wants."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import safe_open
@@ -17,6 +17,57 @@ from fedsplit.models.storage import Slot, as_slot, put, weight_slots
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+
+
+class Stored(Protocol):
+    """Tensors by name, somewhere; a context, as files may be open."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield all keys."""
+        ...
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return a tensor's shape, without reading it."""
+        ...
+
+    def read(self, key: str) -> Tensor:
+        """Return a tensor; whoever keeps it makes a copy."""
+        ...
+
+
+class Loaded:
+    """Tensors that are in memory already.
+
+    Parameters
+    ----------
+    tensors : Mapping[str, Tensor]
+        By key.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield all keys."""
+        yield from self._tensors
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return tuple(self._tensors[key].shape)
+
+    def read(self, key: str) -> Tensor:
+        """Return a tensor."""
+        return self._tensors[key]
 
 
 class Checkpoint:
@@ -39,7 +90,7 @@ class Checkpoint:
         self._opened: dict[str, Any] = {}
         self._files = self._find()
 
-    def __enter__(self) -> Checkpoint:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,6 +99,15 @@ class Checkpoint:
     def __iter__(self) -> Iterator[str]:
         """Yield all keys; shards that an index lists are not opened for that."""
         yield from self._files
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return a tensor's shape, from the header of its file."""
+        return tuple(self.file_of(key).get_slice(key).get_shape())
+
+    def read(self, key: str) -> Tensor:
+        """Return a tensor, which is mapped from its file."""
+        tensor: Tensor = self.file_of(key).get_tensor(key)
+        return tensor
 
     def file_of(self, key: str) -> Any:  # noqa: ANN401 - safetensors has no types
         """Open the file that holds a key, and keep it open."""
@@ -83,7 +143,7 @@ class Filling:
     ----------
     model : nn.Module
         With its weights on the meta device.
-    checkpoint : Checkpoint
+    checkpoint : Stored
         What there is.
     name_of : Callable[[str], str]
         From the checkpoint's keys to the model's names.
@@ -94,7 +154,7 @@ class Filling:
     def __init__(
         self,
         model: nn.Module,
-        checkpoint: Checkpoint,
+        checkpoint: Stored,
         *,
         name_of: Callable[[str], str],
         fresh: tuple[str, ...],
@@ -168,7 +228,7 @@ class Filling:
     def _read(
         self, key: str, old: Tensor, device: torch.device, dtype: torch.dtype | None
     ) -> Tensor:
-        tensor: Tensor = self._checkpoint.file_of(key).get_tensor(key)
+        tensor = self._checkpoint.read(key)
         # A copy: what the file gives is mapped from it, and lies wherever its header ends.
         kind = (dtype or old.dtype) if old.is_floating_point() else old.dtype
         return tensor.to(device, kind, copy=True)
@@ -183,7 +243,7 @@ class Filling:
         key, shape = self._key(slots), tuple(slots[0][1][2].shape)
         if key is None:
             return ""
-        stored = tuple(self._checkpoint.file_of(key).get_slice(key).get_shape())
+        stored = self._checkpoint.shape(key)
         return "" if stored == shape else f"{key} {stored} instead of {shape}"
 
 

@@ -10,6 +10,8 @@ from fedsplit.models.families import (
     qwen3_vl_classifier,
     siglip,
     swin,
+    timm,
+    torchvision,
     vit,
 )
 
@@ -23,5 +25,7 @@ __all__ = [
     "qwen3_vl_classifier",
     "siglip",
     "swin",
+    "timm",
+    "torchvision",
     "vit",
 ]

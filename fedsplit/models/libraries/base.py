@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedsplit.models.hub import Source
 from fedsplit.models.stages import InputSpec
+from fedsplit.models.weights import Stored
 
 
 class Library(Protocol):
@@ -28,6 +29,24 @@ class Library(Protocol):
 
     def stored_labels(self, source: Source, model_class: type[nn.Module]) -> int | None:
         """Return the classes of a directory's own classifier; None if it has none."""
+
+    def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
+        """Open the weights of a directory, or those that the library has for a name.
+
+        Parameters
+        ----------
+        source : Source
+            Not a built-in model.
+        model : nn.Module
+            Its skeleton.
+        cache_dir : str | Path | None
+            Where what comes from the hub is kept.
+
+        Raises
+        ------
+        ModelError
+            If they cannot be had.
+        """
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
         """Return the function from a checkpoint's key to the model's name of that tensor."""

@@ -18,6 +18,7 @@ from fedsplit.models.custom import JoinedModel
 from fedsplit.models.hub import Source
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import without_storage
+from fedsplit.models.weights import Checkpoint
 
 _EXAMPLE = "make it return SplitModel(bottom, trunk, top), or a model of a registered family"
 
@@ -48,6 +49,11 @@ class CustomLibrary:
     def stored_labels(self, source: Source, model_class: type[Any]) -> int | None:
         """Unknown."""
         return None
+
+    def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Checkpoint:
+        """Open what was saved."""
+        assert source.directory is not None
+        return Checkpoint(source.directory)
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
         """Use the names that were saved."""

@@ -16,6 +16,7 @@ from fedsplit.models.hub import Source
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import kept_buffers, weight_slots
+from fedsplit.models.weights import Checkpoint
 
 _DONE = "_is_hf_initialized"  # transformers draws nothing that has this attribute
 
@@ -46,6 +47,11 @@ class TransformersLibrary:
             return None
         labels: int = _configuration(source, model_class, None).num_labels
         return labels
+
+    def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Checkpoint:
+        """Open the directory: it is there, as every name stands for one."""
+        assert source.directory is not None
+        return Checkpoint(source.directory)
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
         """Follow the renamings that transformers itself applies to older checkpoints."""

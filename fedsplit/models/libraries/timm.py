@@ -1,0 +1,193 @@
+"""Vision transformers of timm, by name; their config.json is the one that timm itself writes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fedsplit.errors import ModelError
+from fedsplit.models.hub import Source, fetch
+from fedsplit.models.libraries.timm_arguments import BASE, arguments_of
+from fedsplit.models.processing import input_spec_of
+from fedsplit.models.stages import InputSpec
+from fedsplit.models.weights import SINGLE, Checkpoint, Loaded, Stored
+
+_MODULE = "timm.models.vision_transformer"
+_RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+
+
+class TimmLibrary:
+    """See `Library`."""
+
+    def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
+        """Let timm make it, with the arguments in its config."""
+        config, name = source.config, _architecture(source)
+        arguments = {key: config[key] for key in ("num_classes", "global_pool") if key in config}
+        arguments.update(config.get("model_args") or {})
+        if num_labels is not None:
+            arguments["num_classes"] = num_labels
+        model = _timm().create_model(
+            name, pretrained=False, pretrained_cfg=config.get("pretrained_cfg"), **arguments
+        )
+        if not isinstance(model, model_class):
+            raise ModelError(
+                f"The model '{source.name}' is a {type(model).__name__} of timm, but only its "
+                "VisionTransformer can be split. Use one such as timm:vit_small_patch16_224."
+            )
+        return model
+
+    def build_empty(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
+        """Build on the meta device; all of its buffers are weights."""
+        with torch.device("meta"):
+            return self.build(source, model_class, num_labels)
+
+    def stored_labels(self, source: Source, model_class: type[Any]) -> int | None:
+        """Read it in the config, or in what timm knows of the name; 0 means none."""
+        config = source.config
+        if "num_classes" in config:
+            return config["num_classes"] or None
+        if "pretrained_cfg" in config:
+            return config["pretrained_cfg"].get("num_classes") or None
+        return _published(source).num_classes or None
+
+    def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
+        """Open the directory, or fetch the weights that timm has for the name from the hub."""
+        if source.directory is not None:
+            return Checkpoint(source.directory)
+        hub_id = _published(source).hf_hub_id
+        way_out = "Set model.pretrained to false to draw them at random."
+        if not hub_id:
+            raise ModelError(f"There are no weights of '{source.name}' on the hub. {way_out}")
+        try:
+            file = fetch(hub_id, cache_dir, weights=True) / SINGLE
+        except ModelError as error:
+            raise ModelError(
+                f"The weights of '{source.name}' cannot be had. {error} {way_out}"
+            ) from None
+        if not file.is_file():
+            raise ModelError(f"The weights of '{source.name}' are no {SINGLE}. {way_out}")
+        # As timm does it: some are stored under other names, or for patches of another form.
+        adapt = importlib.import_module(_MODULE).checkpoint_filter_fn
+        return Loaded(adapt(load_file(file), model))
+
+    def names(self, model: nn.Module) -> Callable[[str], str]:
+        """Change nothing."""
+        return str
+
+    def may_be_left(self, model: nn.Module, name: str) -> bool:
+        """Allow nothing."""
+        return False
+
+    def draw(self, model: nn.Module, fresh: Collection[Tensor]) -> None:
+        """Draw a head as timm does."""
+        whole: Any = model
+        drawn = {id(tensor) for tensor in fresh}
+        head = nn.Linear(whole.head.in_features, whole.head.out_features)
+        mode = whole.weight_init_mode
+        bias = -math.log(whole.num_classes) if "nlhb" in mode else 0.0
+        importlib.import_module(_MODULE).get_init_weights_vit(mode, bias)(head, "head")
+        with torch.no_grad():
+            for ours, theirs in zip(whole.head.parameters(), head.parameters(), strict=True):
+                if id(ours) in drawn:
+                    ours.copy_(theirs)
+
+    def input_spec(
+        self, source: Source, model: nn.Module, processor: Mapping[str, Any]
+    ) -> InputSpec:
+        """Read the processor, or else what timm's own transforms do with the model's config."""
+        whole: Any = model
+        size = whole.patch_embed.img_size
+        if not processor:
+            processor = _processor(source, whole.pretrained_cfg, size)
+        return input_spec_of(source.name, processor, whole.in_chans, size)
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """Write what `timm.create_model("local-dir:...", pretrained=True)` loads.
+
+        Raises
+        ------
+        ModelError
+            If the arguments do not describe the model.
+        """
+        whole: Any = model
+        config = _config(whole)
+        again = self.build_empty(Source(str(directory), config, None), type(model), None)
+        if repr(again) != repr(model):
+            raise ModelError(
+                f"This {type(model).__name__} has modules that a name and arguments of timm do not "
+                "describe, so it cannot be saved with a config.json. Save its state_dict."
+            )
+        text = json.dumps(config, indent=2) + "\n"
+        (directory / "config.json").write_text(text, encoding="utf-8")
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, directory / SINGLE, metadata={"format": "pt"})
+
+
+LIBRARY = TimmLibrary()
+
+
+def _timm() -> Any:  # noqa: ANN401 - an optional library, imported when first needed
+    return importlib.import_module("timm")
+
+
+def _architecture(source: Source) -> str:
+    name = str(source.config["architecture"])
+    if not _timm().is_model(name.partition(".")[0]):
+        raise ModelError(
+            f"timm has no model '{name}'. Use one such as timm:vit_small_patch16_224; "
+            "timm.list_models('vit_*') lists them."
+        )
+    return name
+
+
+def _published(source: Source) -> Any:  # noqa: ANN401
+    return importlib.import_module("timm.models").get_pretrained_cfg(_architecture(source))
+
+
+def _config(model: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return config.json as timm writes it."""
+    known = getattr(model, "pretrained_cfg", None) or {}
+    places = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "custom_load")
+    return {
+        "model_type": "timm-vit",
+        "architecture": known.get("architecture", BASE),
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "global_pool": model.global_pool,
+        "model_args": arguments_of(model),
+        "pretrained_cfg": {
+            **{key: value for key, value in known.items() if key not in places},
+            "num_classes": model.num_classes,
+            "input_size": [model.in_chans, *model.patch_embed.img_size],
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+
+
+def _processor(source: Source, known: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Return what preprocessor_config.json would say of timm's own transforms."""
+    mode = known.get("crop_mode", "center")
+    if mode not in ("center", "squash"):
+        raise ModelError(
+            f"The model '{source.name}' wants its images cropped by '{mode}', which is not done "
+            "here. Save it with a preprocessor_config.json that says another way."
+        )
+    height, width = (math.floor(edge / known["crop_pct"]) for edge in size)
+    shortest = mode == "center" and height == width
+    return {
+        "size": {"shortest_edge": height} if shortest else {"height": height, "width": width},
+        "do_center_crop": True,
+        "crop_size": {"height": size[0], "width": size[1]},
+        "resample": _RESAMPLE[known["interpolation"]],
+        "image_mean": list(known["mean"]),
+        "image_std": list(known["std"]),
+    }

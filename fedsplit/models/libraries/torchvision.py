@@ -1,0 +1,193 @@
+"""Vision transformers of torchvision, by the name of their builder or by their arguments."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fedsplit.errors import ModelError
+from fedsplit.models.hub import PROBE_SECONDS, Source
+from fedsplit.models.processing import input_spec_of
+from fedsplit.models.stages import InputSpec
+from fedsplit.models.weights import SINGLE, Checkpoint, Loaded, Stored
+
+_CLASS = "VisionTransformer"  # the architecture of a config that has all of its arguments
+_LABELS = 1000  # of a model whose config does not say
+_EPS = 1e-6
+_RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
+
+
+class TorchvisionLibrary:
+    """See `Library`."""
+
+    def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
+        """Call the builder, or the class itself."""
+        arguments = {key: value for key, value in source.config.items() if key != "model_type"}
+        architecture = arguments.pop("architecture", _CLASS)
+        arguments["num_classes"] = num_labels or arguments.get("num_classes", _LABELS)
+        if architecture != _CLASS:
+            # Built for the images of its weights, whether these are asked for or not.
+            size = _default_weights(source).meta["min_size"][0]
+            return _models().get_model(architecture, **{"image_size": size, **arguments})
+        eps = arguments.pop("layer_norm_eps", _EPS)
+        return model_class(**arguments, norm_layer=partial(nn.LayerNorm, eps=eps))
+
+    def build_empty(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
+        """Build on the meta device; all of its buffers are weights."""
+        with torch.device("meta"):
+            return self.build(source, model_class, num_labels)
+
+    def stored_labels(self, source: Source, model_class: type[Any]) -> int | None:
+        """Read it in the config."""
+        labels: int = source.config.get("num_classes", _LABELS)
+        return labels
+
+    def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
+        """Open the directory, or load the default weights, which torch.hub keeps."""
+        if source.directory is not None:
+            return Checkpoint(source.directory)
+        return Loaded(_download(source, _default_weights(source).url))
+
+    def names(self, model: nn.Module) -> Callable[[str], str]:
+        """Follow torchvision's own renaming: published weights still have the older names."""
+
+        def name(key: str) -> str:
+            return re.sub(r"\.linear_([12])\.", lambda m: f".{3 * int(m[1]) - 3}.", key)
+
+        return name
+
+    def may_be_left(self, model: nn.Module, name: str) -> bool:
+        """Allow nothing."""
+        return False
+
+    def draw(self, model: nn.Module, fresh: Collection[Tensor]) -> None:
+        """Take the heads of a model without blocks, for a patch of one pixel: zeros, mostly."""
+        whole: Any = model
+        small = _class()(
+            image_size=1,
+            patch_size=1,
+            num_layers=0,
+            num_heads=1,
+            hidden_dim=whole.hidden_dim,
+            mlp_dim=1,
+            num_classes=whole.heads.head.out_features,
+            representation_size=whole.representation_size,
+        )
+        drawn = {id(tensor) for tensor in fresh}
+        with torch.no_grad():
+            for ours, theirs in zip(
+                whole.heads.parameters(), small.heads.parameters(), strict=True
+            ):
+                if id(ours) in drawn:
+                    ours.copy_(theirs)
+
+    def input_spec(
+        self, source: Source, model: nn.Module, processor: Mapping[str, Any]
+    ) -> InputSpec:
+        """Read the processor, or else the transforms of the weights that the name stands for."""
+        whole: Any = model
+        named = source.config.get("architecture", _CLASS) != _CLASS
+        if named and not processor:
+            processor = _processor(_default_weights(source).transforms())
+        return input_spec_of(source.name, processor, 3, whole.image_size)
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """Write all arguments, and weights that plain torchvision loads.
+
+        Raises
+        ------
+        ModelError
+            If the arguments do not describe the model.
+        """
+        config = {"model_type": "torchvision-vit", "architecture": _CLASS, **_arguments(model)}
+        again = self.build_empty(Source(str(directory), config, None), _class(), None)
+        if repr(again) != repr(model):
+            raise ModelError(
+                f"This {type(model).__name__} has modules that the arguments of torchvision's "
+                "VisionTransformer do not describe, so it cannot be saved with a config.json. "
+                "Save its state_dict."
+            )
+        text = json.dumps(config, indent=2) + "\n"
+        (directory / "config.json").write_text(text, encoding="utf-8")
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, directory / SINGLE, metadata={"format": "pt"})
+
+
+LIBRARY = TorchvisionLibrary()
+
+
+def _models() -> Any:  # noqa: ANN401 - imported when first needed
+    return importlib.import_module("torchvision.models")
+
+
+def _class() -> Any:  # noqa: ANN401
+    return importlib.import_module("torchvision.models.vision_transformer").VisionTransformer
+
+
+def _default_weights(source: Source) -> Any:  # noqa: ANN401
+    architecture, known = source.config["architecture"], _models().list_models(include="vit_*")
+    if architecture not in known:
+        raise ModelError(
+            f"The model '{source.name}' is no vision transformer of torchvision. There are: "
+            f"{', '.join(known)}."
+        )
+    return _models().get_model_weights(architecture).DEFAULT
+
+
+def _download(source: Source, url: str) -> Mapping[str, Tensor]:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    try:
+        if not file.is_file():
+            # One short try first: torch.hub waits as long as the network does.
+            urlopen(Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
+        state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            f"The weights of '{source.name}' are not in {file.parent} and cannot be had from {url} "
+            f"({error}). Set model.pretrained to false to draw them at random, or give a local "
+            "directory with config.json and model.safetensors."
+        ) from None
+    return state
+
+
+def _processor(transforms: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return what preprocessor_config.json would say of torchvision's own transforms."""
+    crop = transforms.crop_size[0]
+    return {
+        "size": {"shortest_edge": transforms.resize_size[0]},
+        "do_center_crop": True,
+        "crop_size": {"height": crop, "width": crop},
+        "resample": _RESAMPLE[transforms.interpolation.value],
+        "image_mean": transforms.mean,
+        "image_std": transforms.std,
+    }
+
+
+def _arguments(model: Any) -> dict[str, Any]:  # noqa: ANN401
+    first = next(iter(model.encoder.layers))
+    eps = getattr(model.encoder.ln, "eps", _EPS)
+    return {
+        "image_size": model.image_size,
+        "patch_size": model.patch_size,
+        "num_layers": len(model.encoder.layers),
+        "num_heads": first.self_attention.num_heads,
+        "hidden_dim": model.hidden_dim,
+        "mlp_dim": model.mlp_dim,
+        "dropout": model.dropout,
+        "attention_dropout": model.attention_dropout,
+        "num_classes": model.heads.head.out_features,
+        "representation_size": model.representation_size,
+        **({} if eps == _EPS else {"layer_norm_eps": eps}),
+    }

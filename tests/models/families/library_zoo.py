@@ -1,0 +1,106 @@
+"""Small random ViTs of torchvision and timm, and what a whole computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedsplit.models import InputSpec
+from fedsplit.seeding import generator, seeded_init
+
+SPEC = InputSpec(3, 16, 16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), resample=3, resize=20)
+LABELS = 3
+
+_TORCHVISION: dict[str, Any] = {
+    "image_size": 16,
+    "patch_size": 8,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_dim": 16,
+    "mlp_dim": 24,
+    "num_classes": LABELS,
+}
+_TIMM: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 8,
+    "depth": 2,
+    "num_heads": 2,
+    "embed_dim": 16,
+    "mlp_ratio": 1.5,
+    "num_classes": LABELS,
+}
+# name -> (library, arguments, P tokens before the N = 4 patches)
+ZOO: Mapping[str, tuple[str, dict[str, Any], int]] = {
+    "torchvision": ("torchvision", _TORCHVISION, 1),
+    "torchvision-representation": ("torchvision", {**_TORCHVISION, "representation_size": 12}, 1),
+    "timm": ("timm", _TIMM, 1),
+    "timm-registers": (
+        "timm",
+        {**_TIMM, "reg_tokens": 3, "no_embed_class": True, "init_values": 0.5, "qk_norm": True},
+        4,
+    ),
+    "timm-mean": ("timm", {**_TIMM, "class_token": False, "global_pool": "avg"}, 0),
+    "timm-map": ("timm", {**_TIMM, "class_token": False, "global_pool": "map"}, 0),
+    "timm-bare": ("timm", {**_TIMM, "pos_embed": "none", "pre_norm": True, "qkv_bias": False}, 1),
+}
+
+
+class Step(NamedTuple):
+    """What one batch gives in a whole model, by autograd alone."""
+
+    logits: Tensor
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    image_gradient: Tensor
+
+
+def make(name: str, **changes: object) -> nn.Module:
+    """Make the model in eval mode, the same weights each time."""
+    library, arguments, _ = ZOO[name]
+    place = {"torchvision": "torchvision.models.vision_transformer"}
+    module = pytest.importorskip(place.get(library, "timm.models.vision_transformer"))
+    with seeded_init(3, name):
+        model: nn.Module = module.VisionTransformer(**{**arguments, **changes})
+    # Heads and biases start at 0 and norms at 1, where an exchange of two would not show.
+    draw = generator(3, "noise", name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))
+    return model.eval()
+
+
+def batch(step: int = 0, size: int = 2) -> tuple[Tensor, Tensor]:
+    draw = generator(5, "batch", step)
+    images = torch.randn(size, SPEC.channels, SPEC.height, SPEC.width, generator=draw)
+    return images, torch.randint(0, LABELS, (size,), generator=draw)
+
+
+def whole_step(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
+    model.zero_grad()
+    images = images.clone().requires_grad_()
+    logits = model(images)
+    loss = cross_entropy(logits, labels)
+    torch.autograd.backward(loss)
+    assert images.grad is not None
+    return Step(logits.detach(), loss.detach(), gradients_of(model), images.grad)
+
+
+def gradients_of(*modules: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: parameter.grad.clone()
+        for module in modules
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        error = (tensor - other[name]).abs().max().item()
+        assert error <= 1e-5, f"{name}: {error}"
