@@ -36,7 +36,7 @@ class Library(Protocol):
         Parameters
         ----------
         source : Source
-            Not a built-in model.
+            With a directory, or a name for which the library has weights.
         model : nn.Module
             Its skeleton.
         cache_dir : str | Path | None

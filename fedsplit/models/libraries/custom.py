@@ -51,7 +51,7 @@ class CustomLibrary:
         return None
 
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Checkpoint:
-        """Open what was saved."""
+        """Open the directory: a function has no other weights."""
         assert source.directory is not None
         return Checkpoint(source.directory)
 

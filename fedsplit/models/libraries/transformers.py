@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedsplit.errors import ModelError
 from fedsplit.models.hub import Source
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import kept_buffers, weight_slots
-from fedsplit.models.weights import Checkpoint
+from fedsplit.models.weights import Checkpoint, Loaded, Stored
 
 _DONE = "_is_hf_initialized"  # transformers draws nothing that has this attribute
 
@@ -48,33 +47,20 @@ class TransformersLibrary:
         labels: int = _configuration(source, model_class, None).num_labels
         return labels
 
-    def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Checkpoint:
+    def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
         """Open the directory: it is there, as every name stands for one."""
         assert source.directory is not None
-        return Checkpoint(source.directory)
+        checkpoint = Checkpoint(source.directory)
+        rename = _renaming(model)
+        if not any(converted for _, converted in map(rename, checkpoint)):
+            return checkpoint
+        with checkpoint:
+            return _converted(source, model)
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
         """Follow the renamings that transformers itself applies to older checkpoints."""
-        mapping = importlib.import_module("transformers.conversion_mapping")
-        loading = importlib.import_module("transformers.core_model_loading")
-        conversions = mapping.get_model_conversion_mapping(model)
-        renamings = [entry for entry in conversions if isinstance(entry, loading.WeightRenaming)]
-        converters = [entry for entry in conversions if isinstance(entry, loading.WeightConverter)]
-        state, prefix = model.state_dict(), getattr(model, "base_model_prefix", None)
-
-        def name(key: str) -> str:
-            if key in state:
-                return key
-            renamed, pattern = loading.rename_source_key(key, renamings, converters, prefix, state)
-            if pattern is not None:
-                raise ModelError(
-                    f"The checkpoint's tensor '{key}' is stored in another form than "
-                    f"{type(model).__name__} has it in. Load the model with transformers, and save "
-                    "it again with save_pretrained."
-                )
-            return str(renamed)
-
-        return name
+        rename = _renaming(model)
+        return lambda key: rename(key)[0]
 
     def may_be_left(self, model: nn.Module, name: str) -> bool:
         """Allow what the class says it ignores, and buffers that older versions stored."""
@@ -111,6 +97,41 @@ class TransformersLibrary:
 
 
 LIBRARY = TransformersLibrary()
+
+
+def _renaming(model: nn.Module) -> Callable[[str], tuple[str, bool]]:
+    """Return what gives a stored key its name here, and whether its numbers are converted too."""
+    mapping = importlib.import_module("transformers.conversion_mapping")
+    loading = importlib.import_module("transformers.core_model_loading")
+    conversions = mapping.get_model_conversion_mapping(model)
+    renamings = [entry for entry in conversions if isinstance(entry, loading.WeightRenaming)]
+    converters = [entry for entry in conversions if isinstance(entry, loading.WeightConverter)]
+    state, prefix = model.state_dict(), getattr(model, "base_model_prefix", None)
+
+    def rename(key: str) -> tuple[str, bool]:
+        if key in state:
+            return key, False
+        renamed, pattern = loading.rename_source_key(key, renamings, converters, prefix, state)
+        return str(renamed), pattern is not None
+
+    return rename
+
+
+def _converted(source: Source, model: nn.Module) -> Loaded:
+    """Let transformers read all of a checkpoint that keeps tensors joined or cut."""
+    whole: Any = model
+    loaded, found = type(whole).from_pretrained(
+        source.directory,
+        config=whole.config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    drawn = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    tensors = {name: t for name, t in loaded.state_dict().items() if name not in drawn}
+    return Loaded(tensors | dict.fromkeys(found["unexpected_keys"], torch.empty(0)))
 
 
 def _configuration(source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401

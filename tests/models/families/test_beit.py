@@ -138,7 +138,7 @@ def _serving(rule: type[UpdateRule], parts: SplitModel) -> SplitServer:
 
 
 def _whole_gradients(
-    bottom: Part, server_part: Part, images: Tensor, labels: Tensor
+    bottom: nn.Module, server_part: Part, images: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
     joined = copy.deepcopy(nn.Sequential(bottom, server_part))
     torch.autograd.backward(cross_entropy(joined(images), labels))

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedsplit.models import (
-    Part,
     load_model,
     num_stages,
     save_model,
@@ -101,7 +100,7 @@ def test_a_merged_model_has_the_same_bits(model: nn.Module) -> None:
         assert torch.equal(merged(images).logits, model(images).logits)
 
 
-def split_step(bottom: Part, server: Part, images: Tensor, labels: Tensor) -> Tensor:
+def split_step(bottom: nn.Module, server: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """One exchange as over the wire: the graph ends at the cut."""
     smashed = bottom(images)
     received = each(smashed, lambda tensor: tensor.detach().clone().requires_grad_())

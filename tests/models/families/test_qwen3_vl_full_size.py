@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedsplit.models import InputSpec, smashed_spec, split_model
+from fedsplit.models.stages import Part
 from fedsplit.seeding import generator
 from fedsplit.states import TensorSpec
 from tests.models.families.qwen3_vl_toys import across, send_back
@@ -60,6 +61,7 @@ def test_cut_behind_the_patch_embedding_in_real_size() -> None:
         assert parameter.grad is not None, name
         expected[name], parameter.grad = parameter.grad, None
     bottom, trunk, top = split_model(model, [1])
+    assert isinstance(trunk, Part)
     assert len(trunk.stages) == 24
     assert smashed_spec(bottom, InputSpec(3, 64, 64, (0.5,) * 3, (0.5,) * 3)) == {
         "hidden": TensorSpec((16, 1024), torch.float32),

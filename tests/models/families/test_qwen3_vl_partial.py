@@ -68,4 +68,4 @@ def test_its_bottom_is_read_and_held_alone(tmp_path: Path) -> None:
 
     whole = _loaded(tmp_path, ["bottom", "trunk", "top"])
     assert whole["read"] == whole_bytes
-    assert whole["grown"] > 0.9 * whole_bytes
+    assert whole["grown"] > 0.5 * whole_bytes

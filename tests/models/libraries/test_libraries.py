@@ -274,7 +274,7 @@ def test_names_of_other_models_are_refused(name: str, message: str) -> None:
 
 def test_without_timm_its_names_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break it: import timm where the families are listed."""
-    from fedsplit.models import loading
+    from fedsplit.models import skeletons
 
     import_module = importlib.import_module
 
@@ -284,7 +284,7 @@ def test_without_timm_its_names_are_one_clear_error(monkeypatch: pytest.MonkeyPa
         return import_module(name, package)
 
     monkeypatch.setattr(importlib, "import_module", without_timm)
-    loading._skeleton.cache_clear()
+    skeletons._skeleton.cache_clear()
     with pytest.raises(ModelError, match=r"the library 'timm'.*pip install -U timm"):
         skeleton("timm:vit_tiny_patch16_224")
 
