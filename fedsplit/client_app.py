@@ -81,14 +81,15 @@ def describe(message: Message, context: Context) -> Message:
     With a token, it also meets the other clients at the split server.
     """
     client = _Client(message, context)
+    if client.token is not None:
+        # Before the images are loaded, which takes its time with many clients in one process. Who
+        # has not come is for the server to say: it has seen the meeting as a whole.
+        with suppress(ChannelError), client.session(client.token) as session:
+            session.finish()
     counts = [0] * client.num_labels
     if client.partition_id < client.num_clients:
         labels = client.shard().train.labels
         counts = torch.bincount(labels, minlength=client.num_labels).tolist()
-    if client.token is not None:
-        # Who has not come is for the server to say: it has seen the meeting as a whole.
-        with suppress(ChannelError), client.session(client.token) as session:
-            session.finish()
     answer = ConfigRecord({"partition-id": client.partition_id, "class-counts": counts})
     return Message(RecordDict({"config": answer}), reply_to=message)
 

@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor
 
 from fedsplit.config import Config
-from fedsplit.data.loader import batches
 from fedsplit.data.view import plot_shards, shard_table
 from fedsplit.models.checkpoint import save_model, save_part
 from fedsplit.models.split import SplitModel, join_parts
@@ -24,12 +23,10 @@ from fedsplit.results.plots import plot_run
 from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.table import results_table
-from fedsplit.split.local import LocalResult, evaluate_batches
+from fedsplit.scoring import score_clients, score_model
 from fedsplit.split.server import Purpose
-from fedsplit.split.steps import score
 
 _logger = logging.getLogger(__name__)
-_EVALUATION_BATCH_SIZE = 128
 
 
 @dataclass(frozen=True)
@@ -115,10 +112,11 @@ class Experiment:
             The aggregated weights, named as `initial_state`; or those of each client, where
             clients keep their own, and the scores are the means over the clients.
         """
-        results = []
-        for state in states:
-            self._client_part.load_state_dict(state, strict=True)
-            results.append(self._test())
+        if len(states) == 1:
+            self._client_part.load_state_dict(states[0], strict=True)
+            results = [score_model(self._prepared, self._config.device)]
+        else:
+            results = score_clients(self._prepared, self._config, states, self._show_scoring)
         loss = fmean(result.loss for result in results)
         accuracy = fmean(result.accuracy for result in results)
         self._own_states = states if len(states) > 1 else []
@@ -150,16 +148,8 @@ class Experiment:
         _draw(directory.path / "rounds.png", lambda path: plot_run(rows, summary, path))
         return Outcome(rows, summary, model, directory)
 
-    def _test(self) -> LocalResult:
-        for part in self._prepared.model:
-            part.eval()
-        whole = self._prepared.whole
-        images, device = self._prepared.test, self._config.device
-        data = (
-            tuple(tensor.to(device) for tensor in images.batch(indices))
-            for indices in batches(len(images), _EVALUATION_BATCH_SIZE, generator=None)
-        )
-        return evaluate_batches(((x, y) for x, y in data), lambda x, y: score(whole(x), y))
+    def _show_scoring(self, done: int, total: int) -> None:
+        self.recorder.progress(done, total, doing="scoring")
 
     def _start_recorder(self, *, split: bool, pooled: bool, num_clients: int, engine: str) -> None:
         prepared, spec = self._prepared, self._prepared.spec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import INFO
@@ -11,6 +11,7 @@ from logging import INFO
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
 
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
@@ -130,8 +131,8 @@ def _run_rounds(
     """Let Flower run the rounds, and score the model before the first and after each."""
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        models = [own.to_torch_state_dict() for own in strategy.to_score(arrays)]
-        return MetricRecord({**experiment.evaluate(server_round, models)})
+        states = _states_of(strategy.to_score(arrays))
+        return MetricRecord({**experiment.evaluate(server_round, states)})
 
     strategy.start(
         grid=grid,
@@ -141,6 +142,12 @@ def _run_rounds(
         evaluate_fn=evaluate,
     )
     return experiment.finish()
+
+
+def _states_of(records: Sequence[ArrayRecord]) -> list[dict[str, Tensor]]:
+    """Return the weights of each; those of one record are one object, and are scored once."""
+    states = {id(record): record.to_torch_state_dict() for record in records}
+    return [states[id(record)] for record in records]
 
 
 def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTraining | None:

@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.results"},
     {"strategies"},
     {"fedsplit.preparation"},
+    {"fedsplit.scoring"},
     {"fedsplit.experiment", "fedsplit.client_state"},
     {"fedsplit.client_app", "fedsplit.server_app"},
     {"fedsplit.inprocess", "fedsplit.flower_run"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError
 from fedsplit.seeding import generator
+from fedsplit.split import pieces
 from fedsplit.split.lockstep import Lockstep
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.schedule import learning_rate
@@ -23,6 +26,8 @@ from fedsplit.split.steps import (
 )
 from fedsplit.split.turns import Turns
 from fedsplit.states import State, concatenate, each, examples, length, zeros
+
+_ForAll = Callable[[Mapping[int, State]], Mapping[int, State]]
 
 
 class SharedServerPart(UpdateRule):
@@ -163,26 +168,39 @@ class Concatenated(SharedServerPart):
         self._pending: PendingStep | None = None
         self._smashed: State = {}
         self._sizes: dict[int, int] = {}
+        # The C library keeps freed memory for the thread that had it. A large step in the thread
+        # of whoever comes last would leave its size behind with one participant after another.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fedsplit-server-part")
 
     def forward(self, participant: int, smashed: State) -> State:
         """Wait for all batches of the step; they are computed as one."""
-        output: State = self._lockstep.together(participant, smashed, self._forward_all)
-        return output
+        return self._together(participant, smashed, self._forward_all)
 
     def backward(self, participant: int, gradient: State) -> State:
         """Wait for all gradients of the step; they make one update."""
-        cut_gradient: State = self._lockstep.together(participant, gradient, self._backward_all)
-        return cut_gradient
+        return self._together(participant, gradient, self._backward_all)
 
     def interrupt(self) -> None:
         """Wake everyone who waits, and forget the step that they waited for."""
         super().interrupt()
         self._pending = None
 
+    def close(self) -> None:
+        """Wake everyone who waits, and end the thread."""
+        super().close()
+        self._thread.shutdown()
+
+    def _together(self, participant: int, value: State, compute: _ForAll) -> State:
+        outcome: State = self._lockstep.together(
+            participant, value, lambda values: self._thread.submit(compute, values).result()
+        )
+        return outcome
+
     def _forward_all(self, smashed: Mapping[int, State]) -> Mapping[int, State]:
         self._sizes = {k: length(state) for k, state in smashed.items()}
         self._smashed = concatenate(list(smashed.values()))
-        self._pending = PendingStep(self.server_part, self._smashed)
+        run = partial(pieces.forward, self.server_part, lengths=list(self._sizes.values()))
+        self._pending = PendingStep(run, self._smashed)
         slices = self._slices(self._pending.output)
         # In memory of their own, as over a wire: arithmetic can depend on alignment.
         return {k: each(part, torch.clone) for k, part in slices.items()}

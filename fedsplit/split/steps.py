@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -97,7 +97,7 @@ class PendingStep:
 
     Parameters
     ----------
-    server_part : nn.Module
+    server_part : Callable[[State], State]
         What computes.
     smashed : State
         Its input for B examples.
@@ -108,13 +108,13 @@ class PendingStep:
         What it gives: logits [B, classes] (vanilla), or what the top takes (U-shaped).
     """
 
-    def __init__(self, server_part: nn.Module, smashed: State) -> None:
+    def __init__(self, server_part: Callable[[State], State], smashed: State) -> None:
         self._leaves = each(smashed, _leaf)
         # The in-process engine calls it from inside an autograd function.
         with torch.enable_grad():
             # As in the whole model, a part may begin with an in-place operation, which a leaf
             # forbids and which must not reach the client's own tensor when there is no wire.
-            self._graph: State = server_part(each(self._leaves, Tensor.clone))
+            self._graph = server_part(each(self._leaves, Tensor.clone))
         self.output = each(self._graph, Tensor.detach)
 
     def backward(self, gradient: State) -> State:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedsplit.errors import ChannelError
+from fedsplit.split import pieces
 from fedsplit.split.server import Purpose
 from fedsplit.split.shared import Concatenated
 from fedsplit.split.steps import make_optimizer, output_gradient
@@ -113,6 +114,30 @@ def test_both_channels_give_the_same_bits(serve_direct: Serve, serve_grpc: Serve
         assert_same_bits(server_part, results[0][1])
         for k in MANY:
             assert_same_bits(trained[k], results[0][0][k])
+
+
+def test_steps_in_pieces_are_the_same_up_to_rounding_and_repeat(
+    serve_direct: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: give each piece's loss the weight of its own examples only."""
+    results = []
+    for max_length in (1000, 9, 9):  # the first step then has pieces of 8, 8 and 7 examples
+        monkeypatch.setattr(pieces, "MAX_LENGTH", max_length)
+        server = serving(Concatenated)
+        trained = train_round(server, serve_direct(server), MANY)
+        results.append([weights_of(server.server_part), *(trained[k] for k in sorted(MANY))])
+    whole, one, other = results
+    for k in range(len(MANY) + 1):
+        assert_close(one[k], whole[k])
+        assert_same_bits(one[k], other[k])
+
+
+def test_all_steps_are_computed_in_one_thread(serve: Serve) -> None:
+    """Break it: compute in the thread of whoever comes last; memory grows with such threads."""
+    server, threads = serving(Concatenated), set()
+    server.server_part.register_forward_hook(lambda *_: threads.add(threading.get_ident()))
+    train_round(server, serve(server), MANY)
+    assert len(threads) == 1
 
 
 def _rule(**overrides: object) -> Concatenated:

@@ -119,7 +119,8 @@ def test_one_that_dies_at_any_step(
     assert_close(weights_of(server.server_part), server_part)
     for k in GOOD:
         assert_close(trained[k], bottoms[k])
-    ours = ("fedsplit-stream", "Thread-")  # the channel's own, until it is closed
+    # The channel's own and the rule's, until they are closed.
+    ours = ("fedsplit-stream", "Thread-", "fedsplit-server-part")
     wait_until(
         lambda: all(t.name.startswith(ours) for t in threading.enumerate() if t not in threads)
     )
