@@ -12,12 +12,14 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
+from fedsplit.arrays import to_record, to_state
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
 from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
+from fedsplit.exchanged import frozen_digest
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.models.split import join_parts
 from fedsplit.preparation import Preparation, check_batch_size, prepare
@@ -95,6 +97,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
         facts: dict[str, str | int] = {
             "num-labels": len(prepared.class_names),
             "synchronous": int(kind.synchronous),
+            "frozen-sha256": frozen_digest(prepared.held_by_clients(split=kind.rule is not None)),
         }
         with _served(config, prepared, engine, facts) as server:
             clients = Clients.discover(
@@ -130,12 +133,12 @@ def _run_rounds(
     """Let Flower run the rounds, and score the model before the first and after each."""
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        models = [own.to_torch_state_dict() for own in strategy.to_score(arrays)]
+        models = [to_state(own) for own in strategy.to_score(arrays)]
         return MetricRecord({**experiment.evaluate(server_round, models)})
 
     strategy.start(
         grid=grid,
-        initial_arrays=ArrayRecord(experiment.initial_state()),
+        initial_arrays=to_record(experiment.initial_state()),
         num_rounds=config.num_server_rounds,
         timeout=config.round_timeout,
         evaluate_fn=evaluate,

@@ -25,16 +25,20 @@ LAYERS: list[set[str]] = [
         "fedsplit.seeding",
         "fedsplit.threads",
         "fedsplit.config_errors",
+        "fedsplit.config_model",
+        "fedsplit.exchanged",
+        "fedsplit.arrays",
     },
     {"fedsplit.config_keys"},
     {"fedsplit.config"},
     {"fedsplit.data", "fedsplit.models"},
+    {"fedsplit.initial"},
     {"fedsplit.channel"},
     {"fedsplit.split"},
-    {"fedsplit.results"},
+    {"fedsplit.results", "fedsplit.arithmetic"},
     {"strategies"},
     {"fedsplit.preparation"},
-    {"fedsplit.experiment", "fedsplit.client_state"},
+    {"fedsplit.experiment", "fedsplit.client_state", "fedsplit.client_model"},
     {"fedsplit.client_app", "fedsplit.server_app"},
     {"fedsplit.inprocess", "fedsplit.flower_run"},
     {"fedsplit.cli"},
@@ -58,6 +62,7 @@ FORBIDDEN = [
 # The only homes of a library; a name ending in a dot is a folder.
 HOMES = {
     "flwr": (
+        "fedsplit.arrays",
         "fedsplit.client_app",
         "fedsplit.client_state",
         "fedsplit.server_app",
@@ -68,10 +73,11 @@ HOMES = {
     "transformers": ("fedsplit.models.",),
     "torchvision": ("fedsplit.models.",),
     "timm": ("fedsplit.models.",),
+    "peft": ("fedsplit.models.trainable",),
     "datasets": ("fedsplit.data.",),
     "grpc": ("fedsplit.channel.grpc",),
     "typer": ("fedsplit.cli",),
-    "pydantic": ("fedsplit.config", "fedsplit.config_errors"),
+    "pydantic": ("fedsplit.config", "fedsplit.config_errors", "fedsplit.config_model"),
     "pickle": (),
 }
 
