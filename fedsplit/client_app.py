@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from logging import ERROR
-from typing import NamedTuple
 
 import torch
 from flwr.app import (
@@ -27,8 +26,9 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common import log
 from flwr.common.constant import ErrorCode
-from torch import nn
 
+from fedsplit.arrays import to_record, to_state
+from fedsplit.client_model import HeldModel, held_model
 from fedsplit.client_state import (
     keep_optimizer,
     keep_weights,
@@ -40,9 +40,8 @@ from fedsplit.data.catalog import image_size
 from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, ConfigError, FedSplitError
+from fedsplit.exchanged import exchanged, load_exchanged, trains
 from fedsplit.models.loading import input_spec
-from fedsplit.models.skeletons import empty_model, empty_part
-from fedsplit.models.split import hold_parts, join_parts, split_model
 from fedsplit.seeding import generator
 from fedsplit.split.client import SplitSession
 from fedsplit.split.local import (
@@ -110,9 +109,10 @@ def train(message: Message, context: Context) -> Message:
     # Not before the server has kept its half.
     if config.client_optimizer == "kept":
         keep_optimizer(context.state, optimizer)
+    trained = to_record(exchanged(model.held))
     if client.keeps_weights:
-        keep_weights(context.state, model.held)
-    return client.reply(result, ArrayRecord(dict(model.held.state_dict())))
+        keep_weights(context.state, trained)
+    return client.reply(result, trained)
 
 
 @app.evaluate()
@@ -124,24 +124,6 @@ def evaluate(message: Message, context: Context) -> Message:
     with client.objective(model, training=False) as objective:
         result = evaluate_batches(client.validation_batches(), objective)
     return client.reply(result)
-
-
-class _Model(NamedTuple):
-    """What a client holds: a bottom, in the U-shaped topology a top, or the whole model.
-
-    Attributes
-    ----------
-    held : nn.Module
-        All of it, with the names of the whole model.
-    bottom : nn.Module
-        The whole model, if it is not split.
-    top : nn.Module | None
-        Where labels stay with the client.
-    """
-
-    held: nn.Module
-    bottom: nn.Module
-    top: nn.Module | None = None
 
 
 class _Client:
@@ -158,6 +140,7 @@ class _Client:
         self.proximal_mu = float(str(orders.get("proximal-mu", 0.0)))
         self.server_round = int(str(orders.get("server-round", 0)))
         self._address = str(orders.get("channel-address", ""))
+        self._frozen = str(orders.get("frozen-sha256", ""))
         self._max_frame_bytes = int(str(orders.get("max-frame-bytes", 0)))
         self.keeps_weights = bool(orders.get("keeps-weights", False))
         self._waits_for_others = bool(orders.get("synchronous", False))
@@ -174,34 +157,28 @@ class _Client:
         spec = input_spec(config.model.name, images=partial(image_size, config.data))
         return load_shard(self.config, self.partition_id, self.num_clients, spec, path)
 
-    def model(self) -> _Model:
+    def model(self) -> HeldModel:
         """Return what this client holds, with the weights of the message or those it has kept."""
-        name, split = self.config.model.name, self.config.split
-        if self.token is None:
-            whole = empty_model(name, num_labels=self.num_labels)
-            joined = join_parts(*split_model(whole, split.points))
-            model = _Model(joined, joined)
-        else:
-            make = partial(empty_part, name, split_points=split.points, num_labels=self.num_labels)
-            bottom = make("bottom")
-            top = make("top") if split.u_shaped else None
-            model = _Model(bottom if top is None else hold_parts(bottom, top), bottom, top)
-        arrays = self._message.content.array_records["arrays"]
-        if not arrays:  # it has kept its own
-            arrays = kept_weights(self._state)
-        model.held.load_state_dict(arrays.to_torch_state_dict(), strict=True)
-        for part in model:
-            if part is not None:
-                part.to(self._device)
+        model = held_model(
+            self.config,
+            split=self.token is not None,
+            num_labels=self.num_labels,
+            frozen=self._frozen,
+        )
+        if exchanged(model.held):
+            arrays = self._message.content.array_records["arrays"]
+            if not arrays:  # it has kept its own
+                arrays = kept_weights(self._state)
+            load_exchanged(model.held, to_state(arrays))
         return model
 
     @contextmanager
-    def objective(self, model: _Model, *, training: bool) -> Iterator[Objective]:
+    def objective(self, model: HeldModel, *, training: bool) -> Iterator[Objective]:
         """Give what maps a batch to its loss: here, or with the split server for a whole round."""
         if self.token is None:
             yield lambda x, y: score(model.bottom(x), y)
             return
-        with self.session(self.token) as session:
+        with self.session(self.token, cut_gradient=trains(model.bottom)) as session:
             bottom, top = model.bottom, model.top
             if top is not None:
                 trunk = session.trunk if training else session.evaluate_trunk
@@ -211,7 +188,7 @@ class _Client:
                 yield lambda x, y: step(bottom(x), y)
             session.finish()
 
-    def session(self, token: str) -> SplitSession:
+    def session(self, token: str, *, cut_gradient: bool = True) -> SplitSession:
         """Open the stream to the split server."""
         channel = self.config.channel
         wait = channel.step_timeout
@@ -219,7 +196,12 @@ class _Client:
             # Until all have joined, and then in a step for one after another.
             wait = channel.join_timeout + (self.num_clients + 1) * channel.step_timeout
         return SplitSession.connect(
-            self._address, token, step_timeout=wait, max_frame_bytes=self._max_frame_bytes
+            self._address,
+            token,
+            step_timeout=wait,
+            max_frame_bytes=self._max_frame_bytes,
+            cut_gradient=cut_gradient,
+            output_gradient=self.config.split.server_trains,
         )
 
     def train_batches(self) -> Iterator[Batch]:
@@ -247,7 +229,7 @@ class _Client:
             "accuracy": result.accuracy,
         }
         content = RecordDict({"metrics": MetricRecord(metrics)})
-        if arrays is not None:
+        if arrays:  # what has nothing to train returns no weights
             content["arrays"] = arrays
         return Message(content, reply_to=self._message)
 

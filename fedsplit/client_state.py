@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
+from fedsplit.arrays import to_record, to_state
 from fedsplit.errors import RunError
 
 _WEIGHTS = "fedsplit.weights"
 _OPTIMIZER = "fedsplit.optimizer"
 
 
-def keep_weights(state: RecordDict, model: nn.Module) -> None:
+def keep_weights(state: RecordDict, weights: ArrayRecord) -> None:
     """Keep a model's weights."""
-    state[_WEIGHTS] = ArrayRecord(dict(model.state_dict()))
+    state[_WEIGHTS] = weights
 
 
 def kept_weights(state: RecordDict) -> ArrayRecord:
@@ -49,7 +50,7 @@ def keep_optimizer(state: RecordDict, optimizer: Optimizer) -> None:
         for name, value in values.items()
         if value is not None
     }
-    state[_OPTIMIZER] = ArrayRecord(tensors)
+    state[_OPTIMIZER] = to_record(tensors)
 
 
 def restore_optimizer(state: RecordDict, optimizer: Optimizer) -> None:
@@ -58,7 +59,7 @@ def restore_optimizer(state: RecordDict, optimizer: Optimizer) -> None:
     if record is None:
         return
     values: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in record.to_torch_state_dict().items():
+    for key, tensor in to_state(record).items():
         index, _, name = key.partition("/")
         values.setdefault(int(index), {})[name] = tensor
     whole: dict[str, Any] = optimizer.state_dict()

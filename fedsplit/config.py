@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from fedsplit.config_errors import describe
 from fedsplit.config_keys import nest, pairs, spelt
+from fedsplit.config_model import LoraConfig, ModelConfig, Section, SplitConfig, Whole
 from fedsplit.errors import ConfigError
 from fedsplit.names import path_fault
 
@@ -26,7 +27,6 @@ Scalar = str | int | float | bool
 Strategy = Literal["sequential", "sflv1", "sflv2", "sflv3", "parallel", "full", "centralized"]
 Partitioner = Literal["iid", "dirichlet", "pathological", "shard"]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
-Whole = Annotated[int, Field(le=2**63 - 1)]  # what TOML and Flower's run config hold
 
 
 def _as_path(text: str) -> str:
@@ -35,24 +35,7 @@ def _as_path(text: str) -> str:
     return text
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=_kebab,
-        populate_by_name=True,
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-        str_max_length=10_000,
-    )
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which images, and who holds them."""
 
     name: str = Field("fashion-mini", min_length=1, description="bundled name, Hub id or folder")
@@ -74,59 +57,14 @@ class DataConfig(_Section):
     label_column: str = Field("", description="column of the labels; empty = find it")
 
 
-class ModelConfig(_Section):
-    """Which model."""
-
-    name: str = Field(
-        "vit-nano",
-        min_length=1,
-        description="built-in name, torchvision:NAME, timm:NAME, Hub id or directory",
-    )
-    pretrained: bool = Field(True, description="load weights where the model has any")
-
-
-class SplitConfig(_Section):
-    """Where the model is cut."""
-
-    cut_layer: Whole = Field(1, ge=1, description="stages on the client; 1 = the embeddings")
-    topology: Literal["vanilla", "u-shaped"] = Field(
-        "vanilla", description="labels and top at the server, or at the client"
-    )
-    top_layer: Whole = Field(0, ge=0, description="u-shaped: stages before the top; 0 = the head")
-
-    @property
-    def points(self) -> list[int]:
-        """The split points: where the trunk begins and, unless that is the head, the top."""
-        return [self.cut_layer, *([self.top_layer] if self.top_layer else [])]
-
-    @property
-    def u_shaped(self) -> bool:
-        """Whether labels and top stay at the client."""
-        return self.topology == "u-shaped"
-
-    @model_validator(mode="after")
-    def _top_after_cut(self) -> Self:
-        if self.top_layer and not self.u_shaped:
-            raise ValueError(
-                f"top-layer = {self.top_layer} needs topology = 'u-shaped'; in the vanilla one the "
-                "server holds everything behind the cut"
-            )
-        if self.top_layer and self.top_layer <= self.cut_layer:
-            raise ValueError(
-                f"top-layer = {self.top_layer} must be above cut-layer = {self.cut_layer}, or the "
-                "server would hold nothing"
-            )
-        return self
-
-
-class AggregationConfig(_Section):
+class AggregationConfig(Section):
     """Which Flower strategy aggregates the clients' parts."""
 
     name: str = Field("FedAvg", description="class name in flwr.serverapp.strategy")
     options: str = Field("", description='its arguments, such as "eta = 0.1, tau = 1e-3"')
 
 
-class ChannelConfig(_Section):
+class ChannelConfig(Section):
     """How clients reach the split server."""
 
     address: str = Field("127.0.0.1:0", description="host:port to listen on; port 0 = a free one")
@@ -149,7 +87,7 @@ class ChannelConfig(_Section):
         return address
 
 
-class Config(_Section):
+class Config(Section):
     """One run. Immutable; `Config.load` and `Config.from_flat` make it."""
 
     strategy: Strategy = Field("sflv1", description="the algorithm (docs/algorithms.md)")
@@ -190,6 +128,7 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     split: SplitConfig = SplitConfig()
+    lora: LoraConfig = LoraConfig()
     aggregation: AggregationConfig = AggregationConfig()
     channel: ChannelConfig = ChannelConfig()
 
@@ -267,7 +206,7 @@ class Config(_Section):
 
 
 _SECTIONS = [
-    name for name, field in Config.model_fields.items() if isinstance(field.default, _Section)
+    name for name, field in Config.model_fields.items() if isinstance(field.default, Section)
 ]
 
 

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from fedsplit.config import Config
 from fedsplit.data.view import plot_shards, shard_table
+from fedsplit.exchanged import exchanged, load_exchanged
 from fedsplit.models.checkpoint import save_model, save_part
-from fedsplit.models.split import SplitModel, join_parts
+from fedsplit.models.split import SplitModel
+from fedsplit.models.trainable import merge_adapters
 from fedsplit.preparation import Preparation
 from fedsplit.results.flops import count_parameters, part_flops
 from fedsplit.results.plots import plot_run
@@ -86,7 +88,7 @@ class Experiment:
         self._config = config
         self._prepared = prepared
         self._log = log
-        self._client_part = prepared.client_part if split else join_parts(*prepared.model)
+        self._client_part = prepared.held_by_clients(split=split)
         self._own_states: Sequence[Mapping[str, Tensor]] = []
         self._run_directory = RunDirectory.create(config)
         self.recorder = Recorder(self._run_directory, config, log)
@@ -96,8 +98,8 @@ class Experiment:
         )
 
     def initial_state(self) -> dict[str, Tensor]:
-        """Return the weights that clients start from: of the bottom, or of the whole model."""
-        return dict(self._client_part.state_dict())
+        """Return the weights that clients train and start from: of the bottom, or of the whole."""
+        return exchanged(self._client_part)
 
     def evaluate(
         self, server_round: int, states: Sequence[Mapping[str, Tensor]]
@@ -113,7 +115,7 @@ class Experiment:
             clients keep their own, and the scores are the means over the clients.
         """
         if len(states) == 1:
-            self._client_part.load_state_dict(states[0], strict=True)
+            load_exchanged(self._client_part, states[0])
             results = [score_model(self._prepared, self._config.device)]
         else:
             results = score_clients(self._prepared, self._config, states, self._show_scoring)
@@ -138,8 +140,9 @@ class Experiment:
         for client, state in enumerate(self._own_states):
             save_part(state, directory.clients_dir / f"{client}.safetensors")
         if self._own_states:  # one model can hold one client's part
-            self._client_part.load_state_dict(self._own_states[0], strict=True)
+            load_exchanged(self._client_part, self._own_states[0])
         model = SplitModel(*(part.cpu() for part in self._prepared.model))
+        merge_adapters(model)
         save_model(model.merge(), self._prepared.spec, directory.model_dir)
         summary = self.recorder.finish()
         rows = self.recorder.rows
@@ -155,6 +158,7 @@ class Experiment:
         prepared, spec = self._prepared, self._prepared.spec
         flops = part_flops(prepared.model, (spec.channels, spec.height, spec.width))
         parameters = [count_parameters(part) for part in prepared.model]
+        trainable = [count_parameters(part, trainable=True) for part in prepared.model]
         # Which of bottom, trunk and top a client holds.
         at_client = [True, False, prepared.u_shaped] if split else [not pooled] * 3
         self.recorder.start(
@@ -163,6 +167,8 @@ class Experiment:
             cut_layer=self._config.split.cut_layer if split else None,
             client_parameters=sum(compress(parameters, at_client)),
             server_parameters=sum(parameters) - sum(compress(parameters, at_client)),
+            client_trainable_parameters=sum(compress(trainable, at_client)),
+            server_trainable_parameters=sum(trainable) - sum(compress(trainable, at_client)),
             client_flops_per_sample=sum(compress(flops, at_client)),
             server_flops_per_sample=sum(flops) - sum(compress(flops, at_client)),
         )

@@ -10,19 +10,22 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fedsplit.arithmetic import check_arithmetic
 from fedsplit.config import Config
 from fedsplit.data.catalog import image_size, load_images
 from fedsplit.data.loader import Images
 from fedsplit.data.partition import class_counts
 from fedsplit.data.shards import load_test, validation_size
 from fedsplit.errors import ConfigError
+from fedsplit.exchanged import trains
+from fedsplit.initial import initial_model
 from fedsplit.models.dropout import dropout_probabilities
-from fedsplit.models.loading import input_spec, load_model
+from fedsplit.models.loading import input_spec
 from fedsplit.models.skeletons import empty_part
-from fedsplit.models.split import SplitModel, hold_parts, join_parts, split_model
-from fedsplit.models.stages import InputSpec, smashed_spec
+from fedsplit.models.split import SplitModel, hold_parts, join_parts
+from fedsplit.models.stages import InputSpec, Part, smashed_spec
+from fedsplit.models.trainable import load_peft
 from fedsplit.results.run_directory import RunDirectory
-from fedsplit.seeding import seeded_init
 from fedsplit.split.checks import CutSpec
 from fedsplit.threads import available_cores
 from strategies import STRATEGIES
@@ -50,6 +53,8 @@ class Preparation:
         Of the data set.
     u_shaped : bool
         Whether labels and top stay with the clients.
+    autocast : torch.dtype | None
+        In which dtype the split server computes what allows it; None = that of the weights.
     """
 
     model: SplitModel
@@ -60,16 +65,26 @@ class Preparation:
 
     u_shaped: bool
 
+    autocast: torch.dtype | None = None
+
     @property
     def client_part(self) -> nn.Module:
-        """What clients hold and synchronise: the bottom, in the U-shaped topology also the top."""
+        """What clients hold if the model is split: the bottom, if U-shaped also the top."""
         model = self.model
         return hold_parts(model.bottom, model.top) if self.u_shaped else model.bottom
 
     @property
     def server_part(self) -> nn.Module:
-        """What the server trains: trunk and top, in the U-shaped topology the trunk."""
-        return self.model.trunk if self.u_shaped else self.model.server_part()
+        """What the server holds: trunk and top, in the U-shaped topology the trunk."""
+        part = join_parts(self.model.trunk) if self.u_shaped else self.model.server_part()
+        if self.autocast is not None:
+            assert isinstance(part, Part)
+            part.autocast = self.autocast
+        return part
+
+    def held_by_clients(self, *, split: bool) -> nn.Module:
+        """Return what clients hold: their part, or the whole model if it is not split."""
+        return self.client_part if split else join_parts(*self.model)
 
     @property
     def whole(self) -> Callable[[Tensor], Tensor]:
@@ -98,7 +113,9 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
             f"u-shaped topology. Cut earlier: 1 to {trunk.end - 1}."
         )
     _check_strategy(config)
-    _warn_of_dropout(config.model.name)
+    if config.split.trainable == "lora":
+        load_peft()
+    _warn_of_dropout(config)
     return spec, class_names
 
 
@@ -164,13 +181,9 @@ def prepare(config: Config) -> Preparation:
         As `check`, and if weights cannot be loaded.
     """
     spec, class_names = check(config)
-    with seeded_init(config.seed, "model"):
-        whole: nn.Module = load_model(
-            config.model.name, pretrained=config.model.pretrained, num_labels=len(class_names)
-        )
-    model = split_model(whole.to(config.device), config.split.points)
+    model = initial_model(config, num_labels=len(class_names))
     u_shaped = config.split.u_shaped
-    return Preparation(
+    prepared = Preparation(
         model=model,
         spec=spec,
         cut=CutSpec(
@@ -178,11 +191,18 @@ def prepare(config: Config) -> Preparation:
             num_labels=len(class_names),
             max_batch_size=config.batch_size,
             output=smashed_spec(join_parts(model.bottom, model.trunk), spec) if u_shaped else None,
+            cut_gradient=trains(model.bottom),
+            output_gradient=config.split.server_trains,
         ),
         test=load_test(config, spec),
         class_names=class_names,
         u_shaped=u_shaped,
+        autocast=None if config.model.autocast == "none" else getattr(torch, config.model.autocast),
     )
+    if (config.model.dtype, config.model.autocast) != ("float32", "none"):
+        client_top = [model.top] if u_shaped else []
+        check_arithmetic([model.bottom, prepared.server_part, *client_top], spec, config)
+    return prepared
 
 
 def _check_strategy(config: Config) -> None:
@@ -198,10 +218,22 @@ def _check_strategy(config: Config) -> None:
             f"split.topology = 'u-shaped' says nothing with strategy = '{config.strategy}', which "
             "does not split. Leave it at 'vanilla', or choose a strategy that splits."
         )
+    if strategy.rule is None and config.model.autocast != "none":
+        raise ConfigError(
+            f"model.autocast = '{config.model.autocast}' is for the split server, and strategy = "
+            f"'{config.strategy}' has none. Leave it at 'none', or set model.dtype."
+        )
 
 
-def _warn_of_dropout(model_name: str) -> None:
+def _warn_of_dropout(config: Config) -> None:
+    model_name = config.model.name
     found = dropout_probabilities(model_name)
+    if config.split.trainable == "lora" and config.lora.dropout:
+        _logger.warning(
+            "lora.dropout = %g draws from torch's global generator: this run will not repeat "
+            "exactly. Set it to 0 if it has to.",
+            config.lora.dropout,
+        )
     if found:
         _logger.warning(
             "The model '%s' has dropout (%s), which draws from torch's global generator: this run "

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
+from fedsplit.exchanged import load_exchanged
 from fedsplit.models.split import SplitModel
 from fedsplit.preparation import Preparation, clients_at_once
 from fedsplit.split.local import LocalResult, evaluate_batches
@@ -67,7 +68,7 @@ def score_clients(
     def one(state: Mapping[str, Tensor]) -> LocalResult:
         mine = idle.get()
         try:
-            mine.client_part.load_state_dict(state, strict=True)
+            load_exchanged(mine.client_part, state)
             return score_model(mine, config.device)
         finally:
             idle.put(mine)

@@ -13,12 +13,14 @@ from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
+from fedsplit.arrays import to_record, to_state
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
 from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
+from fedsplit.exchanged import frozen_digest
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.models.split import join_parts
 from fedsplit.preparation import Preparation, check_batch_size, prepare
@@ -96,6 +98,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
         facts: dict[str, str | int] = {
             "num-labels": len(prepared.class_names),
             "synchronous": int(kind.synchronous),
+            "frozen-sha256": frozen_digest(prepared.held_by_clients(split=kind.rule is not None)),
         }
         with _served(config, prepared, engine, facts) as server:
             clients = Clients.discover(
@@ -136,7 +139,7 @@ def _run_rounds(
 
     strategy.start(
         grid=grid,
-        initial_arrays=ArrayRecord(experiment.initial_state()),
+        initial_arrays=to_record(experiment.initial_state()),
         num_rounds=config.num_server_rounds,
         timeout=config.round_timeout,
         evaluate_fn=evaluate,
@@ -146,7 +149,7 @@ def _run_rounds(
 
 def _states_of(records: Sequence[ArrayRecord]) -> list[dict[str, Tensor]]:
     """Return the weights of each; those of one record are one object, and are scored once."""
-    states = {id(record): record.to_torch_state_dict() for record in records}
+    states = {id(record): to_state(record) for record in records}
     return [states[id(record)] for record in records]
 
 

@@ -12,12 +12,13 @@ from functools import partial
 from logging import INFO, WARNING
 from typing import ClassVar
 
-import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedsplit.arrays import to_compute, to_state
 from fedsplit.config import Config
 from fedsplit.errors import RunError
 from fedsplit.split.local import PooledTraining
@@ -31,8 +32,10 @@ from strategies.replies import (
     fault_of_metrics,
     fault_of_train_reply,
     in_order_of,
+    mean_of_metrics,
     num_examples_of,
     sort_replies,
+    weights_of,
     with_dtypes_of,
 )
 
@@ -182,7 +185,7 @@ class FederatedStrategy(Strategy):
         """Open a round for these clients, and return a message for each."""
         node_ids = self._open_round(Purpose.TRAIN, server_round, sampled, arrays)
         messages = self.aggregator.configure_train(
-            server_round, arrays, config, SampledGrid(grid, node_ids)
+            server_round, to_compute(arrays), config, SampledGrid(grid, node_ids)
         )
         return self._address(messages)
 
@@ -204,7 +207,9 @@ class FederatedStrategy(Strategy):
             config = ConfigRecord({**message.content.config_records["config"], **self._facts})
             if client in self._tokens:
                 config["channel-token"] = self._tokens[client]
-            content = RecordDict({"arrays": self._weights_for(client), "config": config})
+            content = RecordDict({"config": config})
+            if self._asked.sent:
+                content["arrays"] = self._weights_for(client)
             addressed[client] = Message(
                 content=content,
                 message_type=message.metadata.message_type,
@@ -217,6 +222,9 @@ class FederatedStrategy(Strategy):
         return self._asked.sent
 
     def _sent_to_each(self) -> list[ArrayRecord]:
+        """Return the records in the messages: none where clients have nothing to train."""
+        if not self._asked.sent:
+            return []
         return [self._weights_for(client) for client in self._asked.participants]
 
     def _accept(self, server_round: int, replies: Iterable[Message]) -> Answered:
@@ -226,16 +234,15 @@ class FederatedStrategy(Strategy):
         reject(good, failures, report, partial(fault_of_train_reply, sent=self._asked.sent))
         for client, reason in sorted(failures.items()):
             log(WARNING, "Client %d is left out of round %d: %s", client, server_round, reason)
-        for reply in good.values():
-            arrays = reply.content.array_records["arrays"]
-            reply.content["arrays"] = in_order_of(arrays, self._asked.sent)
-        returned = [reply.content.array_records["arrays"] for reply in good.values()]
+        returned = [in_order_of(weights_of(reply), self._asked.sent) for reply in good.values()]
+        for reply, arrays in zip(good.values(), returned, strict=True):
+            reply.content["arrays"] = arrays
         return Answered(
             good=good,
             failures=failures,
             weights={client: num_examples_of(reply) for client, reply in good.items()},
             report=report,
-            sync_uplink_bytes=sum(map(arrays_bytes, returned)),
+            sync_uplink_bytes=sum(arrays_bytes(arrays) for arrays in returned if arrays),
             sync_downlink_bytes=sum(map(arrays_bytes, self._sent_to_each())),
         )
 
@@ -243,7 +250,11 @@ class FederatedStrategy(Strategy):
         self, server_round: int, replies: list[Message]
     ) -> tuple[ArrayRecord, MetricRecord]:
         """Combine checked replies, all of whose weights are in one order."""
+        if not self._asked.sent:  # clients have nothing to train
+            return ArrayRecord(), mean_of_metrics(replies)
         count, name = len(replies), type(self.aggregator).__name__
+        for reply in replies:
+            reply.content["arrays"] = to_compute(weights_of(reply))
         arrays, metrics = self.aggregator.aggregate_train(server_round, replies)
         # Half a model must not move without the other.
         if arrays is None or metrics is None:
@@ -253,7 +264,7 @@ class FederatedStrategy(Strategy):
                 f"aggregation.options than '{self.config.aggregation.options}'."
             )
         arrays = with_dtypes_of(arrays, self._asked.sent)
-        if not all(np.isfinite(array.numpy()).all() for array in arrays.values()):
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in to_state(arrays).values()):
             raise RunError(
                 f"The weights that {name} makes in round {server_round} have NaN or infinity in "
                 f"them. Change aggregation.options = '{self.config.aggregation.options}', or "

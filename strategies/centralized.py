@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
+from fedsplit.arrays import to_record
 from fedsplit.errors import RunError
+from fedsplit.exchanged import exchanged
 from strategies.base import FederatedStrategy
 
 
@@ -53,4 +55,4 @@ class Centralized(FederatedStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the weights as they are."""
         assert self.pool is not None
-        return ArrayRecord(dict(self.pool.model.state_dict())), self._metrics
+        return to_record(exchanged(self.pool.model)), self._metrics

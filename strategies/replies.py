@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 
-import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.lib.format import read_array_header_1_0, read_magic
 
+from fedsplit.arrays import in_dtype, stored_dtype, to_tensor
 from fedsplit.errors import shorten
 
 _CONTROL = re.compile(r"\x1b\[[\d;]*m|[\x00-\x1f\x7f]")
@@ -74,18 +75,21 @@ def fault_of_train_reply(
     reply : Message
         A reply without an error of its own.
     sent : ArrayRecord
-        The weights the client was given; it must return the same names, shapes and dtypes.
+        The weights the client was given; it must return the same names, shapes and dtypes. If
+        clients have none to train, its reply must have no record of weights.
     num_examples : int | None
         Examples the split server counted for this client; None if it has no part in the round.
     """
-    if sorted(reply.content) != ["arrays", "metrics"] or not reply.content.array_records:
-        return f"its reply holds the records {sorted(reply.content)}, not 'arrays' and 'metrics'"
+    records = ["arrays", "metrics"] if sent else ["metrics"]
+    if sorted(reply.content) != records or (sent and not reply.content.array_records):
+        named = " and ".join(f"'{record}'" for record in records)
+        return f"its reply holds the records {sorted(reply.content)}, not {named}"
     fault = fault_of_metrics(reply, num_examples=num_examples)
     if fault is not None:
         return fault
     if num_examples_of(reply) < 1:
         return "its reply says that it trained on no examples"
-    arrays = reply.content.array_records["arrays"]
+    arrays = weights_of(reply)
     if set(arrays) != set(sent):
         return shorten(f"its weights are named {sorted(arrays)}, not {sorted(sent)}")
     return next(
@@ -124,16 +128,15 @@ def in_order_of(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
 def with_dtypes_of(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
     """Return aggregated weights in the dtypes that clients were sent.
 
-    Some of Flower's aggregators (FedAdam and its kin) give float64 for float32.
+    Some of Flower's aggregators (FedAdam and its kin) give float64 for float32, and those of 16
+    bits are aggregated in float32.
     """
-    return ArrayRecord(
-        {
-            name: array
-            if array.dtype == sent[name].dtype
-            else Array(array.numpy().astype(sent[name].dtype))
-            for name, array in arrays.items()
-        }
-    )
+    return ArrayRecord({name: in_dtype(array, sent[name].dtype) for name, array in arrays.items()})
+
+
+def weights_of(reply: Message) -> ArrayRecord:
+    """Return the weights of a reply; none if it has no record of them."""
+    return reply.content.array_records.get("arrays", ArrayRecord())
 
 
 def num_examples_of(reply: Message) -> int:
@@ -162,13 +165,14 @@ def _fault_of_array(name: str, array: Array, sent: Array) -> str | None:
         if read_magic(file) != (1, 0):
             return f"its weight '{name}' is not in version 1.0 of numpy's format"
         shape, _, dtype = read_array_header_1_0(file)
-        if shape != tuple(sent.shape) or str(dtype) != sent.dtype:
+        told = array.dtype if str(dtype) == stored_dtype(array.dtype) else str(dtype)
+        if shape != tuple(sent.shape) or told != sent.dtype:
             return shorten(
-                f"its weight '{name}' is {dtype} {list(shape)}, not {sent.dtype} {list(sent.shape)}"
+                f"its weight '{name}' is {told} {list(shape)}, not {sent.dtype} {list(sent.shape)}"
             )
-        values = array.numpy()
+        values = to_tensor(array)
     except Exception as error:  # what a hostile file makes numpy raise is open-ended
         return shorten(f"its weight '{name}' cannot be read ({error!r})")
-    if not np.isfinite(values).all():
+    if not torch.isfinite(values).all():
         return f"its weight '{name}' has NaN or infinity in it; lower learning-rate"
     return None

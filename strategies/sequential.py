@@ -17,7 +17,7 @@ from fedsplit.seeding import generator
 from fedsplit.split.shared import InTurn
 from strategies.answers import Answered
 from strategies.base import FederatedStrategy
-from strategies.replies import mean_of_metrics
+from strategies.replies import mean_of_metrics, weights_of
 
 
 class Sequential(FederatedStrategy):
@@ -54,7 +54,7 @@ class Sequential(FederatedStrategy):
             replies = grid.send_and_receive(messages, timeout=self.config.round_timeout)
             self._visits.append(self._accept(server_round, replies))
             for reply in self._visits[-1].good.values():
-                self._relayed = reply.content.array_records["arrays"]
+                self._relayed = weights_of(reply)
         return []
 
     def aggregate_train(

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedsplit.split.copies import PerParticipantCopies
 from strategies.base import FederatedStrategy
-from strategies.replies import mean_of_metrics
+from strategies.replies import mean_of_metrics, weights_of
 
 
 class SFLV3(FederatedStrategy):
@@ -48,7 +48,7 @@ class SFLV3(FederatedStrategy):
         for client in answered.failures:
             self._up_to_date.discard(client)
         for client, reply in answered.good.items():
-            self._own[client] = reply.content.array_records["arrays"]
+            self._own[client] = weights_of(reply)
             self._up_to_date.add(client)
         assert self.server is not None
         self.server.close_round(answered.weights)
@@ -61,7 +61,7 @@ class SFLV3(FederatedStrategy):
 
     def to_score(self, arrays: ArrayRecord) -> Sequence[ArrayRecord]:
         """Return every client's bottom; `arrays` is that of clients that have not trained yet."""
-        if not self._own:  # before the first round all have the same
+        if not self._own or not arrays:  # before the first round, or frozen: all have the same
             return [arrays]
         return [self._own.get(client, arrays) for client in self.clients.node_ids]
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from fedsplit.arrays import to_record
 from fedsplit.client_state import keep_optimizer, keep_weights, kept_weights, restore_optimizer
 from fedsplit.errors import RunError
 from fedsplit.seeding import seeded_init
@@ -110,7 +111,7 @@ def test_nothing_kept_is_a_fresh_start() -> None:
 
 def test_weights_are_kept_bit_by_bit() -> None:
     model, state = model_of(), RecordDict()
-    keep_weights(state, model)
+    keep_weights(state, to_record(model.state_dict()))
     kept = weights_of(model)
     with torch.no_grad():
         next(model.parameters()).zero_()  # what is trained later must not reach what is kept
@@ -128,9 +129,9 @@ def test_weights_and_optimizer_are_kept_side_by_side() -> None:
     model, state = model_of(), RecordDict()
     optimizer = make_optimizer(model.parameters(), config_of(optimizer="adam"))
     train(model, optimizer, range(1))
-    keep_weights(state, model)
+    keep_weights(state, to_record(model.state_dict()))
     keep_optimizer(state, optimizer)
-    keep_weights(state, model)
+    keep_weights(state, to_record(model.state_dict()))
     assert len(state.array_records) == 2
     assert list(kept_weights(state)) == list(model.state_dict())
     again = make_optimizer(model.parameters(), config_of(optimizer="adam"))

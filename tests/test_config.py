@@ -63,7 +63,7 @@ def test_every_key_says_what_it_means() -> None:
         for name, field in section.model_fields.items()
         if not field.description and not isinstance(field.default, BaseModel)
     ]
-    assert len(sections) == 6
+    assert len(sections) == 7
     assert silent == []
 
 

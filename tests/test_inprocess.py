@@ -32,6 +32,7 @@ CONTRACT = {
     *("engine", "cut_layer", "final_accuracy", "final_loss", "best_accuracy"),
     *("cut_uplink_bytes", "cut_downlink_bytes", "sync_uplink_bytes", "sync_downlink_bytes"),
     *("client_parameters", "server_parameters", "client_flops_per_sample"),
+    *("client_trainable_parameters", "server_trainable_parameters"),
     *("server_flops_per_sample", "wall_seconds", "train_samples_per_second"),
 }
 

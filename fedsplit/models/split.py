@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
+from fedsplit.exchanged import rest_frozen
 from fedsplit.models.custom import JoinedModel
 from fedsplit.models.registry import family_of
 from fedsplit.models.stages import (
@@ -148,12 +149,19 @@ def hold_parts(*modules: nn.Module) -> nn.Module:
     The parts need not be neighbours, such as the bottom and the top that a client holds when the
     labels stay with it. The module shares the parameters and computes nothing.
     """
-    held = nn.Module()
+    held = _Held()
     for part in _as_parts(modules):
         for stage in part.stages:
             for path in stage.paths:
                 plant(held, path, find(part, path))
     return held
+
+
+class _Held(nn.Module):
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        rest_frozen(self)
+        return self
 
 
 def merge_parts(*modules: nn.Module) -> nn.Module:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
-from fedsplit.states import State, TensorSpec
+from fedsplit.exchanged import rest_frozen
+from fedsplit.states import State, TensorSpec, each
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -112,7 +113,15 @@ class Part(nn.Module):
     roots : Sequence[nn.Module]
         For each stage of this part, the module in which its paths are found. The modules are
         taken over by reference: parameters are shared with the root.
+
+    Attributes
+    ----------
+    autocast : torch.dtype | None
+        In which dtype torch may compute what allows it; the weights, and what passes between
+        parts, keep their own. None computes in the dtype of the weights.
     """
+
+    autocast: torch.dtype | None = None
 
     def __init__(self, chain: Chain, start: int, end: int, roots: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -144,6 +153,20 @@ class Part(nn.Module):
         State
             What stage ``end - 1`` gives: smashed data, or logits [B, classes] from the head.
         """
+        if self.autocast is None:
+            return self._run(state)
+        weight = next(self.parameters())
+        with torch.autocast(weight.device.type, self.autocast):
+            state = self._run(state)
+        return each(state, lambda t: t.to(weight.dtype) if t.is_floating_point() else t)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything but frozen modules that training would change all the same."""
+        super().train(mode)
+        rest_frozen(self)
+        return self
+
+    def _run(self, state: State) -> State:
         for stage in self._stages:
             state = stage.run(self, state)
         return state

@@ -16,9 +16,12 @@ from fedsplit.models.stages import storage_free_copy
 from fedsplit.states import State
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Return how many numbers a module's parameters hold; shared ones count once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def count_parameters(module: nn.Module, *, trainable: bool = False) -> int:
+    """Return how many numbers a module's parameters hold, or those of them that train.
+
+    Shared ones count once.
+    """
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
 
 
 def part_flops_per_sample(part: nn.Module, example: State) -> int:

@@ -78,7 +78,7 @@ class Recorder:
         self._started = self._round_started = clock()
         self._progress = Progress(log, clock, config.num_server_rounds)
 
-    def start(
+    def start(  # noqa: PLR0913 - one for each entry of the summary
         self,
         *,
         engine: str,
@@ -86,6 +86,8 @@ class Recorder:
         cut_layer: int | None,
         client_parameters: int,
         server_parameters: int,
+        client_trainable_parameters: int,
+        server_trainable_parameters: int,
         client_flops_per_sample: int,
         server_flops_per_sample: int,
     ) -> None:
@@ -101,6 +103,8 @@ class Recorder:
             Where the model is cut; None for an unsplit strategy.
         client_parameters, server_parameters : int
             What each side holds.
+        client_trainable_parameters, server_trainable_parameters : int
+            What of it trains.
         client_flops_per_sample, server_flops_per_sample : int
             What one training step with one example costs each side.
         """
@@ -110,6 +114,8 @@ class Recorder:
             "cut_layer": cut_layer,
             "client_parameters": client_parameters,
             "server_parameters": server_parameters,
+            "client_trainable_parameters": client_trainable_parameters,
+            "server_trainable_parameters": server_trainable_parameters,
             "client_flops_per_sample": client_flops_per_sample,
             "server_flops_per_sample": server_flops_per_sample,
         }

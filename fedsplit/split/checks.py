@@ -38,18 +38,26 @@ class CutSpec:
         Largest B.
     output : Mapping[str, TensorSpec] | None
         Of the trunk's output, where labels and top stay on the client (U-shaped); else None.
+    cut_gradient : bool
+        Whether the cut gradient returns: not to a bottom that is frozen.
+    output_gradient : bool
+        Whether the gradient of the trunk's output comes (U-shaped): not if all before it is frozen.
     """
 
     tensors: Mapping[str, TensorSpec]
     num_labels: int
     max_batch_size: int
     output: Mapping[str, TensorSpec] | None = None
+    cut_gradient: bool = True
+    output_gradient: bool = True
 
     @property
     def max_frame_bytes(self) -> int:
         """Length of the longest legal frame, in either direction."""
         cut = self._largest(self.tensors, CUT_PREFIX)
-        gradients = {name: t for name, t in cut.items() if t.is_floating_point()}
+        gradients = {
+            name: t for name, t in cut.items() if t.is_floating_point() and self.cut_gradient
+        }
         if self.output is None:
             labels = torch.empty(self.max_batch_size, dtype=torch.int64)
             scores = {LOSS: torch.empty(()), NUM_CORRECT: torch.empty((), dtype=torch.int64)}

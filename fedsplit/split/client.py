@@ -47,17 +47,30 @@ class SplitSession:
     >>> loss = cross_entropy(top(session.trunk(bottom(images))), labels)  # doctest: +SKIP
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(
+        self, stream: Stream, *, cut_gradient: bool = True, output_gradient: bool = True
+    ) -> None:
         self._stream = stream
         self._step = 0
+        self._cut_gradient = cut_gradient
+        self._output_gradient = output_gradient
 
     @classmethod
     def connect(
-        cls, address: str, token: str, *, step_timeout: float, max_frame_bytes: int
+        cls,
+        address: str,
+        token: str,
+        *,
+        step_timeout: float,
+        max_frame_bytes: int,
+        cut_gradient: bool = True,
+        output_gradient: bool = True,
     ) -> Self:
         """Open a session (see `fedsplit.channel.connect.connect`)."""
         return cls(
-            connect(address, token, step_timeout=step_timeout, max_frame_bytes=max_frame_bytes)
+            connect(address, token, step_timeout=step_timeout, max_frame_bytes=max_frame_bytes),
+            cut_gradient=cut_gradient,
+            output_gradient=output_gradient,
         )
 
     def train_step(self, smashed: State, labels: Tensor) -> StepResult:
@@ -73,7 +86,8 @@ class SplitSession:
         Returns
         -------
         StepResult
-            ``loss.backward()`` continues with the cut gradient into the bottom.
+            ``loss.backward()`` continues with the cut gradient into the bottom. If none returns,
+            the loss is a plain number, and there is no backward pass.
 
         Raises
         ------
@@ -81,21 +95,21 @@ class SplitSession:
             If the server refuses the batch, cannot be reached, or answers out of order.
         """
         named = pack_cut(smashed)
+        if not self._cut_gradient:
+            return self._scored(named, labels, Kind.CUT_GRADIENT)
         loss, num_correct = _ServerLoss.apply(self, labels, list(named), *named.values())
         return StepResult(loss, num_correct)
 
     def evaluate_step(self, smashed: State, labels: Tensor) -> StepResult:
         """Send one batch to be scored; nothing is trained."""
-        answer = self._exchange(Kind.SMASHED_DATA, {**_detached(pack_cut(smashed)), LABELS: labels})
-        _check_answer(answer, Kind.EVALUATION, {})
-        self._step += 1
-        return StepResult(answer.tensors[LOSS], answer.tensors[NUM_CORRECT])
+        return self._scored(pack_cut(smashed), labels, Kind.EVALUATION)
 
     def trunk(self, smashed: State) -> State:
         """Run the server's trunk on one batch, as a function that autograd can go through.
 
         Its backward pass sends the gradient of the trunk's output, lets the server train, and
-        goes on with the cut gradient into the bottom.
+        goes on with the cut gradient into the bottom, if one returns. If all of bottom and trunk
+        is frozen, there is no backward pass.
 
         Parameters
         ----------
@@ -112,6 +126,8 @@ class SplitSession:
         ChannelError
             If the server refuses the batch, cannot be reached, or answers out of order.
         """
+        if not self._output_gradient:
+            return self.evaluate_trunk(smashed)
         named = pack_cut(smashed)
         if not any(tensor.requires_grad for tensor in named.values()):
             # From a frozen bottom: the backward pass must come by all the same.
@@ -132,6 +148,13 @@ class SplitSession:
         answer = self._exchange(Kind.FINISH, {})
         if answer.kind is not Kind.FINISHED:
             raise ChannelError(f"The split server answered FINISH with {answer.kind.name}.")
+
+    def _scored(self, named: Mapping[str, Tensor], labels: Tensor, kind: Kind) -> StepResult:
+        """Send one batch that is answered without a gradient."""
+        answer = self._exchange(Kind.SMASHED_DATA, {**_detached(named), LABELS: labels})
+        _check_answer(answer, kind, {})
+        self._step += 1
+        return StepResult(answer.tensors[LOSS], answer.tensors[NUM_CORRECT])
 
     def _exchange(self, kind: Kind, tensors: Mapping[str, Tensor]) -> Frame:
         answer = self._stream.exchange(Frame(kind, self._step, tensors))
@@ -195,7 +218,9 @@ class _Trunk(torch.autograd.Function):
         answer = session._exchange(Kind.SMASHED_DATA, sent)
         _check_output(answer)
         output_names += answer.tensors
-        ctx.session, ctx.sent = session, {n: t for n, t in sent.items() if t.is_floating_point()}
+        returns = session._cut_gradient
+        ctx.sent = {n: t for n, t in sent.items() if returns and t.is_floating_point()}
+        ctx.session = session
         ctx.names, ctx.output_names = names, output_names
         # Of its own, because the top may work in place and there may be no wire between them.
         outputs = tuple(tensor.clone() for tensor in answer.tensors.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from fedsplit.channel.codec import separate
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError
+from fedsplit.exchanged import copy_to_train, exchanged, load_exchanged
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.steps import PendingStep, make_optimizer, update
 from fedsplit.states import State
@@ -41,15 +41,17 @@ class PerParticipantCopies(UpdateRule):
         self._server_round = server_round
 
     def begin(self, participant: int) -> None:
-        """Copy the server part, with an optimizer that lives for this round."""
-        server_copy = copy.deepcopy(self.server_part).train()
+        """Copy what trains of the server part, with an optimizer that lives for this round."""
+        server_copy = copy_to_train(self.server_part).train()
         optimizer = make_optimizer(server_copy.parameters(), self.config, self._server_round)
         self._training[participant] = (server_copy, optimizer)
 
     def forward(self, participant: int, smashed: State) -> State:
         """Run the participant's own copy."""
         server_copy, _ = self._training[participant]
-        self._pending[participant] = PendingStep(server_copy, smashed)
+        self._pending[participant] = PendingStep(
+            server_copy, smashed, cut_gradient=self.cut_gradient
+        )
         return self._pending[participant].output
 
     def backward(self, participant: int, gradient: State) -> State:
@@ -63,12 +65,13 @@ class PerParticipantCopies(UpdateRule):
     def finish(self, participant: int) -> None:
         """Put the trained copy by, unless its last step has made it worthless."""
         server_copy, _ = self._training.pop(participant)
-        if not all(bool(torch.isfinite(weight).all()) for weight in server_copy.parameters()):
+        trained = [weight for weight in server_copy.parameters() if weight.requires_grad]
+        if not all(bool(torch.isfinite(weight).all()) for weight in trained):
             raise ChannelError(
                 f"Training diverged: client {participant}'s copy of the server part has NaN or "
                 "infinity in it. Lower learning-rate."
             )
-        save_file(separate(server_copy.state_dict()), self._file(participant))
+        save_file(separate(exchanged(server_copy)), self._file(participant))
 
     def drop(self, participant: int) -> None:
         """Forget the participant's copy."""
@@ -83,19 +86,20 @@ class PerParticipantCopies(UpdateRule):
         """Average the accepted copies, in the order of participants so that bits repeat."""
         total = sum(num_examples.values())
         if total:
+            current = exchanged(self.server_part)
             average = {
                 name: torch.zeros_like(tensor, dtype=torch.float64)
-                for name, tensor in self.server_part.state_dict().items()
+                for name, tensor in current.items()
             }
             for participant in sorted(num_examples):
                 weight = num_examples[participant] / total
                 for name, tensor in load_file(self._file(participant)).items():
                     average[name].add_(tensor.to(average[name].device), alpha=weight)
-            for name, tensor in self.server_part.state_dict().items():
+            for name, tensor in current.items():
                 if not tensor.is_floating_point():  # a count of 3 may have become 2.9999...
                     average[name].round_()
-            # load_state_dict casts back to each tensor's own dtype
-            self.server_part.load_state_dict(average)
+            # which casts back to each tensor's own dtype
+            load_exchanged(self.server_part, average)
         self._training.clear()
         self._pending.clear()
         for file in self._finished.iterdir():

@@ -113,7 +113,8 @@ class VanillaExchange(Exchange):
 class UShapedExchange(Exchange):
     """Smashed data comes, the trunk's output goes; its gradient comes, the cut gradient goes.
 
-    No label is in any frame. In evaluation the trunk's output is the last word.
+    No label is in any frame. In evaluation the trunk's output is the last word, and so it is in
+    training if no gradient of it has anywhere to go.
     """
 
     _open_batch = 0
@@ -141,7 +142,7 @@ class UShapedExchange(Exchange):
             raise unexpected(frame)
         batch_size = self._cut.check(frame)
         smashed = self._smashed(frame)
-        if self._rule is None:
+        if self._rule is None or not self._cut.output_gradient:
             with torch.no_grad():
                 output: State = self._server_part(smashed)
             self._step_done(batch_size)

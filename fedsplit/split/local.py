@@ -61,7 +61,8 @@ def train_batches(
     for images, labels in batches:
         optimizer.zero_grad(set_to_none=True)
         result = objective(images, labels)
-        torch.autograd.backward(result.loss)
+        if result.loss.requires_grad:  # else nothing trains here
+            torch.autograd.backward(result.loss)
         before_step()
         update(optimizer, clip_norm)
         total.add(result, len(labels))

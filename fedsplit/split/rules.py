@@ -23,12 +23,15 @@ class UpdateRule(ABC):
     ----------
     on_late : Callable[[int, str], object]
         Told of each participant that the rule has given up, and why.
+    cut_gradient : bool
+        Whether `backward` returns a cut gradient, or nothing: clients may have no use for it.
     """
 
     def __init__(self, server_part: nn.Module, config: Config) -> None:
         self.server_part = server_part
         self.config = config
         self.on_late: GiveUp = lambda participant, reason: None
+        self.cut_gradient = True
 
     @abstractmethod
     def open_round(self, server_round: int, participants: Collection[int]) -> None:

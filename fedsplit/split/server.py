@@ -76,6 +76,7 @@ class SplitServer:
         self._sessions: dict[str, ServerSession] = {}
         self._purpose = Purpose.TRAIN
         rule.on_late = self._expel
+        rule.cut_gradient = cut.cut_gradient
         self._meeting = Meeting(rule.server_part, rule.config)
 
     @property
@@ -107,9 +108,8 @@ class SplitServer:
         rule = self._rule if purpose is Purpose.TRAIN else None
         if purpose is Purpose.MEET:
             rule = self._meeting
-        if rule is None:
-            self.server_part.eval()
-        else:
+        self.server_part.train(rule is not None)
+        if rule is not None:
             rule.open_round(server_round, participants)
         tokens: dict[int, str] = {}
         for participant in participants:

@@ -110,7 +110,7 @@ class InTurn(SharedServerPart):
         """Wait for the step to be complete and for one's turn in it; then compute."""
         self._lockstep.together(participant, None, self._draw_order)
         self._turns.take(participant)
-        self._pending = PendingStep(self.server_part, smashed)
+        self._pending = PendingStep(self.server_part, smashed, cut_gradient=self.cut_gradient)
         output = self._pending.output
         self._turns.lend(participant)
         self._lockstep.answer(participant)
@@ -200,7 +200,7 @@ class Concatenated(SharedServerPart):
         self._sizes = {k: length(state) for k, state in smashed.items()}
         self._smashed = concatenate(list(smashed.values()))
         run = partial(pieces.forward, self.server_part, lengths=list(self._sizes.values()))
-        self._pending = PendingStep(run, self._smashed)
+        self._pending = PendingStep(run, self._smashed, cut_gradient=self.cut_gradient)
         slices = self._slices(self._pending.output)
         # In memory of their own, as over a wire: arithmetic can depend on alignment.
         return {k: each(part, torch.clone) for k, part in slices.items()}

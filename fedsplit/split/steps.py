@@ -37,14 +37,16 @@ def make_optimizer(
 ) -> Optimizer:
     """Return the configured optimizer, with the learning rate of a round.
 
-    Every part of a model has one of its own. An optimizer that lives longer than a round is given
-    each round's rate by `set_learning_rate`.
+    Every part of a model has one of its own, for those of its parameters that train. An optimizer
+    that lives longer than a round is given each round's rate by `set_learning_rate`.
     """
     rate = learning_rate(config, server_round)
+    # A group, because there may be nothing in it: torch takes no empty list of parameters.
+    group = [{"params": [weight for weight in parameters if weight.requires_grad]}]
     if config.optimizer == "sgd":
-        return SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=config.weight_decay)
+        return SGD(group, lr=rate, momentum=config.momentum, weight_decay=config.weight_decay)
     adam = Adam if config.optimizer == "adam" else AdamW
-    return adam(parameters, lr=rate, weight_decay=config.weight_decay)
+    return adam(group, lr=rate, weight_decay=config.weight_decay)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
@@ -87,9 +89,9 @@ def update(optimizer: Optimizer, clip_norm: float) -> None:
 
 
 def score(logits: Tensor, labels: Tensor) -> StepResult:
-    """Return loss and hits of a batch: logits [B, C], labels [B]."""
+    """Return loss and hits of a batch: logits [B, C], labels [B]; the loss is in float32."""
     hits = (logits.detach().argmax(dim=-1) == labels).sum()
-    return StepResult(cross_entropy(logits, labels), hits)
+    return StepResult(cross_entropy(logits.float(), labels), hits)
 
 
 class PendingStep:
@@ -101,6 +103,8 @@ class PendingStep:
         What computes.
     smashed : State
         Its input for B examples.
+    cut_gradient : bool
+        Whether the gradient of the input is wanted; it costs a product for each weight's.
 
     Attributes
     ----------
@@ -108,8 +112,15 @@ class PendingStep:
         What it gives: logits [B, classes] (vanilla), or what the top takes (U-shaped).
     """
 
-    def __init__(self, server_part: Callable[[State], State], smashed: State) -> None:
-        self._leaves = each(smashed, _leaf)
+    def __init__(
+        self,
+        server_part: Callable[[State], State],
+        smashed: State,
+        *,
+        cut_gradient: bool = True,
+    ) -> None:
+        self._cut_gradient = cut_gradient
+        self._leaves = each(smashed, _leaf if cut_gradient else Tensor.detach)
         # The in-process engine calls it from inside an autograd function.
         with torch.enable_grad():
             # As in the whole model, a part may begin with an in-place operation, which a leaf
@@ -128,10 +139,12 @@ class PendingStep:
         Returns
         -------
         State
-            Shaped like the smashed data; its floating tensors only.
+            Shaped like the smashed data; its floating tensors only, and none if none is wanted.
         """
         outputs, gradients = _pairs(self._graph, gradient)
         torch.autograd.backward(outputs, gradients)
+        if not self._cut_gradient:
+            return {}
         if isinstance(self._leaves, Tensor):
             return _gradient(self._leaves)
         floating = {n: leaf for n, leaf in self._leaves.items() if leaf.is_floating_point()}

@@ -16,12 +16,16 @@ SPLIT_FACTS: dict[str, Any] = {
     "cut_layer": 1,
     "client_parameters": 4_352,
     "server_parameters": 205_648,
+    "client_trainable_parameters": 4_352,
+    "server_trainable_parameters": 778,
     "client_flops_per_sample": 200_704,
     "server_flops_per_sample": 19_876_543,
 }
 UNSPLIT_FACTS = SPLIT_FACTS | {
     "cut_layer": None,
     "server_parameters": 0,
+    "client_trainable_parameters": 210_000,
+    "server_trainable_parameters": 0,
     "server_flops_per_sample": 0,
 }
 

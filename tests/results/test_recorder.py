@@ -16,6 +16,7 @@ CONTRACT_KEYS = set(
     """strategy model dataset partitioner num_clients num_rounds seed engine cut_layer
     final_accuracy final_loss best_accuracy cut_uplink_bytes cut_downlink_bytes
     sync_uplink_bytes sync_downlink_bytes client_parameters server_parameters
+    client_trainable_parameters server_trainable_parameters
     client_flops_per_sample server_flops_per_sample wall_seconds train_samples_per_second
     """.split()  # noqa: SIM905 - as the contract lists them
 )

@@ -1,0 +1,63 @@
+"""Whether this machine can train in the dtype that a run asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from fedsplit.config import Config
+from fedsplit.errors import ConfigError
+from fedsplit.exchanged import copy_to_train
+from fedsplit.models.stages import InputSpec
+from fedsplit.split.steps import make_optimizer, score
+from fedsplit.states import State
+
+
+def check_arithmetic(chain: Sequence[nn.Module], spec: InputSpec, config: Config) -> None:
+    """Take a step on copies of the parts with two black images, and refuse what goes wrong.
+
+    Parameters
+    ----------
+    chain : Sequence[nn.Module]
+        The whole model, in order.
+    spec : InputSpec
+        What images it takes.
+    config : Config
+        With a dtype or an autocast other than the default.
+
+    Raises
+    ------
+    ConfigError
+        If an operation is missing for this dtype, or a weight does not survive one step in it.
+    """
+    # In eval mode, so that nothing is drawn.
+    parts = [copy_to_train(part).eval() for part in chain]
+    optimizer = make_optimizer((w for part in parts for w in part.parameters()), config)
+    images = torch.zeros(2, spec.channels, spec.height, spec.width, device=config.device)
+    try:
+        state: State = images
+        for part in parts:
+            state = part(state)
+        assert isinstance(state, torch.Tensor)
+        labels = torch.zeros(2, dtype=torch.int64, device=config.device)
+        torch.autograd.backward(score(state, labels).loss)
+        optimizer.step()
+    except RuntimeError as error:
+        raise _refused(config, " ".join(str(error).split())) from None
+    trained = [w for part in parts for w in part.parameters() if w.requires_grad]
+    if not all(bool(torch.isfinite(weight).all()) for weight in trained):
+        raise _refused(config, "one step makes weights NaN or infinite")
+
+
+def _refused(config: Config, reason: str) -> ConfigError:
+    model = config.model
+    key, dtype = ("dtype", model.dtype)
+    if model.autocast != "none":
+        key, dtype = "autocast", model.autocast
+    return ConfigError(
+        f"model.{key} = '{dtype}' cannot train this model on device = '{config.device}' with "
+        f"optimizer = '{config.optimizer}' ({reason}). Use 'bfloat16', or "
+        f"{'none' if key == 'autocast' else 'float32'!r}."
+    )

@@ -1,0 +1,149 @@
+"""What of a model trains: everything, all but the bottom, adapters (LoRA), or the head alone.
+
+Freezing is `requires_grad = False`, and `fedsplit.exchanged` says what follows from it. Adapters
+are those of the library PEFT, which is imported only if they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+from torch import nn
+
+from fedsplit.errors import ModelError
+from fedsplit.models.registry import family_of
+from fedsplit.models.stages import Part, find, graft
+
+Mode = Literal["all", "head", "lora", "bottom-frozen"]
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Adapters of low rank: W x + alpha / rank * B A dropout(x), of which A and B train.
+
+    Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
+
+    Attributes
+    ----------
+    rank : int
+        Rows of A and columns of B.
+    alpha : int
+        Weight of the adapters, times `rank`.
+    dropout : float
+        Part of their input that is zeroed in training; drawn from torch's global generator.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+
+
+def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: Lora) -> None:
+    """Freeze what does not train, and put in adapters if they are asked for.
+
+    Parameters
+    ----------
+    parts : Iterable[nn.Module]
+        Some or all parts of a model, or the whole of it as one part. Changed in place; what they
+        share their modules with changes too, so this comes before parts are joined or held.
+    mode : Mode
+        ``all``: nothing changes. ``bottom-frozen``: the stages before `cut_layer` are frozen.
+        ``head``: all but the last stage are. ``lora``: all are, but the classifier, and every
+        linear layer of the blocks gets an adapter, drawn from torch's global generator.
+    cut_layer : int
+        Stages of the bottom.
+    lora : Lora
+        The adapters.
+
+    Raises
+    ------
+    ModelError
+        If PEFT is not installed and adapters are asked for.
+    """
+    for part in parts:
+        assert isinstance(part, Part)
+        if mode == "lora":
+            _adapt(part, lora)
+        elif mode != "all":
+            last = len(part.chain.stages) - 1
+            _freeze(part, before=cut_layer if mode == "bottom-frozen" else last)
+
+
+def merge_adapters(parts: Iterable[nn.Module]) -> None:
+    """Add the adapters to the weights they belong to, so that plain modules are left."""
+    for part in parts:
+        for path, layer in list(part.named_modules()):
+            if hasattr(layer, "lora_A") and isinstance(layer, nn.Module):
+                adapted: Any = layer
+                adapted.merge()
+                graft(part, path, adapted.get_base_layer())
+
+
+def load_peft() -> ModuleType:
+    """Import PEFT.
+
+    Raises
+    ------
+    ModelError
+        If it is not installed, or too old.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ModelError(
+            f"split.trainable = 'lora' needs the library 'peft', which cannot be imported: "
+            f"{error}. Install or upgrade it: pip install -U peft."
+        ) from None
+    return peft
+
+
+def _freeze(part: Part, *, before: int) -> None:
+    for stage in part.stages[: max(0, before - part.start)]:
+        for path in stage.paths:
+            find(part, path).requires_grad_(False)
+
+
+def _adapt(part: Part, lora: Lora) -> None:
+    part.requires_grad_(False)
+    targets = list(_linear_layers(part))
+    if targets:
+        peft = load_peft()
+        config = peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+        )
+        peft.inject_adapter_in_model(config, part)
+        del part.peft_config  # PEFT's own note; parts are joined and copied without it
+    _train_classifier(part)
+
+
+def _train_classifier(part: Part) -> None:
+    """Let the classifier train: what the family calls so, or all of the head."""
+    head = part.chain.stages[-1].paths if part.end == len(part.chain.stages) else ()
+    inside = [(n, p) for n, p in part.named_parameters() if n.startswith(tuple(head))]
+    named = [p for n, p in inside if head and n.startswith(family_of(part.chain.shell).head)]
+    for parameter in named or ([p for _, p in inside] if head else []):
+        parameter.requires_grad_()
+
+
+def _linear_layers(part: Part) -> Iterator[str]:
+    """Yield the paths of the linear layers of the blocks: neither embeddings nor head."""
+    last = len(part.chain.stages) - 1
+    for index, stage in enumerate(part.stages, part.start):
+        if not 0 < index < last:
+            continue
+        for path in stage.paths:
+            item = find(part, path)
+            if isinstance(item, nn.Module):
+                for name, layer in item.named_modules(prefix=path):
+                    parent = find(part, name.rpartition(".")[0]) if "." in name else part
+                    # torch's own attention uses its projection's weight, not the module.
+                    if isinstance(layer, nn.Linear) and not isinstance(
+                        parent, nn.MultiheadAttention
+                    ):
+                        yield name

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedsplit.client_model import HeldModel, held_model
+from fedsplit.config import Config
+from fedsplit.errors import ModelError
+from fedsplit.exchanged import exchanged, frozen_digest
+from fedsplit.initial import initial_model
+from fedsplit.models.split import hold_parts, join_parts
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.usefixtures("plain_threads")
+
+
+def _config(**overrides: object) -> Config:
+    return Config.load(TINY, {"split.cut-layer": 2, **overrides})
+
+
+def _held(config: Config, *, split: bool = True, frozen: str | None = None) -> HeldModel:
+    model = initial_model(config, num_labels=10)
+    own = hold_parts(model.bottom, model.top) if config.split.u_shaped else model.bottom
+    whole = own if split else join_parts(*model)
+    digest = frozen_digest(whole) if frozen is None else frozen
+    return held_model(config, split=split, num_labels=10, frozen=digest)
+
+
+@pytest.mark.parametrize("topology", ["vanilla", "u-shaped"])
+@pytest.mark.parametrize("mode", ["bottom-frozen", "head", "lora"])
+def test_what_is_frozen_is_made_as_the_server_makes_it(mode: str, topology: str) -> None:
+    config = _config(split_trainable=mode, split_topology=topology)
+    held, bottom, top = _held(config)
+    server = initial_model(config, num_labels=10)
+    frozen = bottom.state_dict().keys() - exchanged(bottom).keys()
+    assert frozen
+    assert all(torch.equal(bottom.state_dict()[n], server.bottom.state_dict()[n]) for n in frozen)
+    assert (top is not None) == (topology == "u-shaped")
+    assert set(exchanged(held)) == set(exchanged(bottom)) | set(exchanged(top) if top else ())
+
+
+def test_clients_of_one_process_share_what_is_frozen() -> None:
+    """Break it: make it anew for each message."""
+    config = _config(split_trainable="lora")
+    one, other = _held(config).held, _held(config).held
+    a, b = dict(one.named_parameters()), dict(other.named_parameters())
+    assert {name for name in a if a[name] is b[name]} == a.keys() - exchanged(one).keys()
+
+
+def test_other_frozen_weights_than_the_servers_are_refused() -> None:
+    """Break it: leave out the comparison; the client trains on features of another model."""
+    config = _config(split_trainable="head")
+    with pytest.raises(ModelError, match=r"frozen weights of 'vit-nano' .* differ from the server"):
+        _held(config, frozen="0" * 64)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_without_anything_frozen_no_weights_are_made(split: bool) -> None:
+    held = _held(_config(model_dtype="bfloat16"), split=split).held
+    assert list(exchanged(held)) == list(held.state_dict())
+    assert {p.dtype for p in held.parameters()} == {torch.bfloat16}
