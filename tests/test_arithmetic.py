@@ -6,6 +6,7 @@ from torch import nn
 
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
+from fedsplit.models.stages import Part
 from fedsplit.preparation import prepare
 
 
@@ -35,8 +36,11 @@ def test_a_missing_operation_is_one_clear_error(
 def test_the_check_leaves_the_model_as_it_is(tiny: dict[str, object]) -> None:
     plain = prepare(Config.load(tiny)).model.bottom.state_dict()
     checked = prepare(Config.load(tiny, {"model.autocast": "bfloat16"}))
-    assert checked.server_part.autocast is torch.bfloat16
-    assert checked.model.trunk.autocast is None
+    server_part, trunk = checked.server_part, checked.model.trunk
+    assert isinstance(server_part, Part)
+    assert isinstance(trunk, Part)
+    assert server_part.autocast is torch.bfloat16
+    assert trunk.autocast is None
     state = checked.model.bottom.state_dict()
     assert all(torch.equal(plain[name], state[name]) for name in plain)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fedsplit.channel.frame import LABELS, LOSS, NUM_CORRECT, OUTPUT_PREFIX, Frame, Kind
@@ -40,6 +41,12 @@ class _Straight:
 
     def __exit__(self, *_: object) -> None:
         self._session.close("the stream has ended")
+
+
+def _top() -> nn.Sequential:
+    part = server_part_of()
+    assert isinstance(part, nn.Sequential)
+    return part[3:]
 
 
 def _opened(kind: type[UpdateRule], cut: CutSpec) -> tuple[SplitServer, _Straight]:
@@ -84,7 +91,7 @@ def test_both_ends_must_agree_on_the_cut_gradient() -> None:
 @pytest.mark.parametrize("kind", RULES)
 def test_u_shaped_the_trunk_trains_without_a_cut_gradient(kind: type[UpdateRule]) -> None:
     server, stream = _opened(kind, replace(U_CUT, cut_gradient=False))
-    session, top = SplitSession(stream, cut_gradient=False), server_part_of()[3:]
+    session, top = SplitSession(stream, cut_gradient=False), _top()
     images, labels = batches_of(0, 8)[0]
     output = session.trunk(bottom_of().requires_grad_(False)(images))
     assert isinstance(output, torch.Tensor)
@@ -108,7 +115,7 @@ def test_u_shaped_nothing_but_the_top_trains(kind: type[UpdateRule]) -> None:
     server, stream = _opened(kind, replace(U_CUT, cut_gradient=False, output_gradient=False))
     session, top = (
         SplitSession(stream, cut_gradient=False, output_gradient=False),
-        server_part_of()[3:],
+        _top(),
     )
     for images, labels in batches_of(0, 8, 3):
         output = session.trunk(bottom_of()(images))
