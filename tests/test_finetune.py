@@ -1,0 +1,88 @@
+"""Checkpoints of every family, saved locally, are fine-tuned through the real channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fedsplit import inprocess, simulate
+from fedsplit.inprocess import Result
+from fedsplit.models import InputSpec, load_model, save_model
+from fedsplit.server_app import Engine, open_grpc
+from tests.models.families import library_zoo, qwen3_vl_toys, zoo
+
+KEYS: dict[str, object] = {
+    "strategy": "sflv1",
+    "num-clients": 2,
+    "num-server-rounds": 1,
+    "batch-size": 8,
+    "learning-rate": 0.01,
+    "data.max-train-samples": 40,
+    "data.max-test-samples": 20,
+    "seed": 3,
+}
+FAMILIES = ["vit", "dinov2", "siglip", "swin", "torchvision", "qwen3-vl vision", "qwen3-vl"]
+
+
+@pytest.fixture(autouse=True)
+def _real_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inprocess, "IN_PROCESS", Engine("inprocess", open_grpc))
+
+
+def _saved(name: str, directory: Path) -> str:
+    model: nn.Module
+    if name == "qwen3-vl":  # the whole, of which the vision tower is taken
+        qwen3_vl_toys.whole_of().save_pretrained(directory)
+        return str(directory)
+    if name == "qwen3-vl vision":
+        model, spec = qwen3_vl_toys.classifier_of(), InputSpec(3, 16, 16, (0.5,) * 3, (0.5,) * 3)
+    elif name == "torchvision":
+        model, spec = library_zoo.make(name), library_zoo.SPEC
+    else:
+        model = zoo.make(name)
+        spec = zoo.images_of(model)
+    save_model(model, spec, directory)
+    return str(directory)
+
+
+def _tuned(directory: str, output: Path, **changes: object) -> Result:
+    return simulate({**KEYS, "model.name": directory}, output_dir=str(output), **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_saved_checkpoint_is_fine_tuned(tmp_path: Path, name: str) -> None:
+    """Break it: draw the model afresh although it has weights."""
+    directory = _saved(name, tmp_path / "saved")
+    result = _tuned(directory, tmp_path)
+    before = load_model(directory, num_labels=10).state_dict()
+    after = result.model.merge().state_dict()
+    assert result.rounds[0]["failed_clients"] == []
+    assert result.summary["cut_uplink_bytes"] > 0 < result.summary["sync_uplink_bytes"]
+    assert before.keys() == after.keys()
+    moved = {n: (after[n] - before[n]).abs().max().item() for n in before}
+    blocks = {n: far for n, far in moved.items() if not n.startswith(("classifier", "heads"))}
+    # A step of Adam is about as long as the rate: fine-tuned, not drawn afresh.
+    assert 0 < max(blocks.values()) < 0.2
+    assert torch.equal(
+        load_model(str(result.run_dir / "model")).state_dict()[min(after)], after[min(after)]
+    )
+
+
+@pytest.mark.slow
+def test_lora_and_a_frozen_bottom_have_the_smaller_ledger(tmp_path: Path) -> None:
+    """Break it: send the whole bottom whatever trains."""
+    directory = _saved("vit", tmp_path / "saved")
+    found = {
+        mode: _tuned(directory, tmp_path, split_trainable=mode, split_cut_layer=2).summary
+        for mode in ("all", "lora", "bottom-frozen")
+    }
+    uplink = {mode: summary["sync_uplink_bytes"] for mode, summary in found.items()}
+    downlink = {mode: summary["cut_downlink_bytes"] for mode, summary in found.items()}
+    assert uplink["bottom-frozen"] == 0 < uplink["lora"] < uplink["all"]
+    # No cut gradient returns to a bottom that does not train.
+    assert downlink["bottom-frozen"] < downlink["all"] / 10
+    assert downlink["lora"] == downlink["all"]
