@@ -17,7 +17,8 @@ from fedsplit.exchanged import (
 
 
 def _weight(net: nn.Module, name: str) -> Tensor:
-    return net.state_dict(keep_vars=True)[name]
+    tensor: Tensor = net.state_dict(keep_vars=True)[name]
+    return tensor
 
 
 def _net() -> nn.Sequential:

@@ -43,14 +43,14 @@ class _Straight:
         self._session.close("the stream has ended")
 
 
-def _top() -> nn.Sequential:
+def _layers() -> nn.Sequential:
     part = server_part_of()
     assert isinstance(part, nn.Sequential)
-    return part[3:]
+    return part
 
 
 def _opened(kind: type[UpdateRule], cut: CutSpec) -> tuple[SplitServer, _Straight]:
-    part = server_part_of()
+    part = _layers()
     server = SplitServer(rule=kind(part if cut.output is None else part[:3], config_of()), cut=cut)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     return server, _Straight(server.open(token))
@@ -91,7 +91,7 @@ def test_both_ends_must_agree_on_the_cut_gradient() -> None:
 @pytest.mark.parametrize("kind", RULES)
 def test_u_shaped_the_trunk_trains_without_a_cut_gradient(kind: type[UpdateRule]) -> None:
     server, stream = _opened(kind, replace(U_CUT, cut_gradient=False))
-    session, top = SplitSession(stream, cut_gradient=False), _top()
+    session, top = SplitSession(stream, cut_gradient=False), _layers()[3:]
     images, labels = batches_of(0, 8)[0]
     output = session.trunk(bottom_of().requires_grad_(False)(images))
     assert isinstance(output, torch.Tensor)
@@ -115,7 +115,7 @@ def test_u_shaped_nothing_but_the_top_trains(kind: type[UpdateRule]) -> None:
     server, stream = _opened(kind, replace(U_CUT, cut_gradient=False, output_gradient=False))
     session, top = (
         SplitSession(stream, cut_gradient=False, output_gradient=False),
-        _top(),
+        _layers()[3:],
     )
     for images, labels in batches_of(0, 8, 3):
         output = session.trunk(bottom_of()(images))
