@@ -27,7 +27,7 @@ run: setup ## the main job: ten clients train a split ViT through `flwr run` (AR
 	$(UV_RUN) fedsplit run . --num-clients 10 $(ARGS)
 
 test: lint typecheck ## everything that must pass: lint, types, all tests (ARGS="..." goes to pytest)
-	$(UV_RUN) pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(UV_RUN) pytest $(ARGS)
 
 lint: setup ## ruff's checks and formatting, without changing a file
 	$(UV_RUN) ruff check .

@@ -33,30 +33,6 @@ TINY: Mapping[str, object] = {
     "data.max-test-samples": 50,
 }
 
-# Files that share the runs of the fixture `run`.
-SHARING = ("test_inprocess.py", "test_conformance.py", "test_server_app.py")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say what ``pytest -n 2 --dist loadgroup`` keeps in one process.
-
-    Flower runs are never two at a time: each has Ray processes enough for all cores. They take
-    longest, so they are given out first, then the tests with runs in this process, then all else.
-    """
-    if not getattr(config.option, "loadgroup", False):  # set in xdist's processes only
-        return
-    items.sort(key=lambda item: (not _is_e2e(item), item.path.name not in SHARING))
-    for item in items:
-        if _is_e2e(item):
-            item.add_marker(pytest.mark.xdist_group("e2e"))
-        elif item.path.name in SHARING:
-            item.add_marker(pytest.mark.xdist_group("runs"))
-
-
-def _is_e2e(item: pytest.Item) -> bool:
-    return item.get_closest_marker("e2e") is not None
-
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
