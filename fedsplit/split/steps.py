@@ -89,9 +89,10 @@ def update(optimizer: Optimizer, clip_norm: float) -> None:
 
 
 def score(logits: Tensor, labels: Tensor) -> StepResult:
-    """Return loss and hits of a batch: logits [B, C], labels [B]; the loss is in float32."""
+    """Return loss (in float32 at least) and hits of a batch: logits [B, C], labels [B]."""
     hits = (logits.detach().argmax(dim=-1) == labels).sum()
-    return StepResult(cross_entropy(logits.float(), labels), hits)
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return StepResult(cross_entropy(precise, labels), hits)
 
 
 class PendingStep:
