@@ -13,7 +13,8 @@ from tests.models.families.test_qwen3_vl_full_size import tower_2b
 
 ROOT = Path(__file__).parents[3]
 LOAD = """
-import json, resource, sys
+import json, sys
+from benchmarks.participants import peak_bytes
 from fedsplit.models import load_split_model, skeleton
 from fedsplit.models.weights import Checkpoint
 
@@ -33,12 +34,10 @@ class Counted:
 
 Checkpoint.file_of = lambda checkpoint, key: Counted(file_of(checkpoint, key))
 skeleton(sys.argv[1])  # libraries and structure are there before the weights
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
+before = peak_bytes()
 bottom = load_split_model(sys.argv[1], [1], parts=json.loads(sys.argv[2])).bottom
 held = sum(tensor.nbytes for tensor in bottom.state_dict().values())
-print(json.dumps({"read": read, "held": held, "grown": peak() - before}))
+print(json.dumps({"read": read, "held": held, "grown": peak_bytes() - before}))
 """
 
 
