@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -195,10 +194,6 @@ _UNKNOWN = (
     "belongs to no known family, so its stages cannot be found. Known families: {}. "
     "Use one of them, or describe the model with fedsplit.register_family."
 )
-
-
-def _attribute(config: object, name: str) -> Any:  # noqa: ANN401 - a config holds anything
-    return getattr(config, name, None)
 
 
 def _known() -> str:
