@@ -1,4 +1,4 @@
-"""Build, read and write whole Hugging Face models: strictly, quietly, one thread at a time."""
+"""Build, read and write whole models: strictly, quietly, one thread at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
@@ -20,7 +19,7 @@ from fedsplit.models.processing import processor_of
 from fedsplit.models.registry import Family, family_of, family_of_config
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import weight_slots
-from fedsplit.models.weights import Filling
+from fedsplit.models.weights import Filling, write
 
 # Importing transformers, its verbosity and the meta-device context are all global.
 _lock = threading.RLock()
@@ -145,7 +144,7 @@ def save_part(state: Mapping[str, Tensor], file: Path) -> None:
     """
     with quietly(str(file), doing="saved"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, file)
+        write(state, file)
 
 
 def _prepared(model: nn.Module) -> nn.Module:

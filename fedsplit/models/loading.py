@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +20,6 @@ from torch import nn
 from fedsplit.errors import ModelError
 from fedsplit.models import checkpoint
 from fedsplit.models.hub import find_model
-from fedsplit.models.processing import input_spec_of
 from fedsplit.models.registry import family_of_config
 from fedsplit.models.skeletons import PARTS, skeleton
 from fedsplit.models.split import SplitModel, check_split_points, split_model, stage_names
@@ -46,7 +44,8 @@ def load_split_model(
     ----------
     model_name : str
         A built-in name (``vit-nano``), a name of torchvision or timm (``torchvision:vit_b_16``,
-        ``timm:vit_small_patch16_224``), a local directory, or a Hugging Face id.
+        ``timm:vit_small_patch16_224``), a function that makes the model
+        (``package.module:function``), a local directory, or a Hugging Face id.
     split_points : Sequence[int]
         ``[a]`` or ``[a, b]``, see `split_model`. ``[1]`` leaves the embeddings on the client.
     cache_dir : str | Path, optional
@@ -200,18 +199,9 @@ def input_spec(
         If the configs cannot be had, or do not say it, or images are neither grey nor RGB.
     """
     source = find_model(model_name, cache_dir=cache_dir)
-    family = family_of_config(source.config, num_labels=1)  # images are there to be classified
-    whole: Any = skeleton(model_name, num_labels=1, cache_dir=cache_dir)
-    processor = source.read_json("preprocessor_config.json")
-    spec: InputSpec | None
-    if family.image_shape is None:
-        spec = family.load_library().input_spec(source, whole, processor)
-    else:
-        bounds = processor.get("size")
-        if isinstance(bounds, dict) and "shortest_edge" in bounds:
-            del processor["size"]  # of the area, and no size
-        channels, *size = family.image_shape(whole.config)
-        spec = input_spec_of(source.name, processor, channels, size)
+    library = family_of_config(source.config, num_labels=1).load_library()  # it is to classify
+    whole = skeleton(model_name, num_labels=1, cache_dir=cache_dir)
+    spec = library.input_spec(source, whole, source.read_json("preprocessor_config.json"))
     if spec is not None:
         return spec
     if images is None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
@@ -130,6 +131,19 @@ class Checkpoint:
         file = self._stack.enter_context(safe_open(self.directory / SINGLE, framework="pt"))
         self._opened[SINGLE] = file
         return dict.fromkeys(file.keys(), SINGLE)
+
+
+def write(state: Mapping[str, Tensor], file: Path) -> None:
+    """Write tensors as a safetensors file, which takes none that share their memory."""
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    save_file(copies, file, metadata={"format": "pt"})
+
+
+def write_model(model: nn.Module, config: Mapping[str, object], directory: Path) -> None:
+    """Write config.json and model.safetensors of a model that is not one of transformers."""
+    text = json.dumps(config, indent=2) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")
+    write(model.state_dict(), directory / SINGLE)
 
 
 Slots = list[tuple[str, Slot]]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
@@ -18,7 +16,7 @@ from fedsplit.models.custom import JoinedModel
 from fedsplit.models.hub import Source
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import without_storage
-from fedsplit.models.weights import Checkpoint
+from fedsplit.models.weights import Checkpoint, write_model
 
 _EXAMPLE = "make it return SplitModel(bottom, trunk, top), or a model of a registered family"
 
@@ -80,10 +78,7 @@ class CustomLibrary:
     def save(self, model: nn.Module, directory: Path) -> None:
         """Write the weights, and where the modules come from."""
         config = {"model_type": "custom", "factory": getattr(model, "factory", "")}
-        text = json.dumps(config, indent=2) + "\n"
-        (directory / "config.json").write_text(text, encoding="utf-8")
-        state = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
-        save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+        write_model(model, config, directory)
 
 
 LIBRARY = CustomLibrary()

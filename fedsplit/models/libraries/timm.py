@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
@@ -18,7 +17,7 @@ from fedsplit.models.hub import Source, fetch
 from fedsplit.models.libraries.timm_arguments import BASE, arguments_of
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.stages import InputSpec
-from fedsplit.models.weights import SINGLE, Checkpoint, Loaded, Stored
+from fedsplit.models.weights import SINGLE, Checkpoint, Loaded, Stored, write_model
 
 _MODULE = "timm.models.vision_transformer"
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
@@ -125,10 +124,7 @@ class TimmLibrary:
                 f"This {type(model).__name__} has modules that a name and arguments of timm do not "
                 "describe, so it cannot be saved with a config.json. Save its state_dict."
             )
-        text = json.dumps(config, indent=2) + "\n"
-        (directory / "config.json").write_text(text, encoding="utf-8")
-        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, directory / SINGLE, metadata={"format": "pt"})
+        write_model(model, config, directory)
 
 
 LIBRARY = TimmLibrary()

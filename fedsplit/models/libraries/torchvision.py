@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -12,14 +11,13 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
 from fedsplit.models.hub import PROBE_SECONDS, Source
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.stages import InputSpec
-from fedsplit.models.weights import SINGLE, Checkpoint, Loaded, Stored
+from fedsplit.models.weights import Checkpoint, Loaded, Stored, write_model
 
 _CLASS = "VisionTransformer"  # the architecture of a config that has all of its arguments
 _LABELS = 1000  # of a model whose config does not say
@@ -117,10 +115,7 @@ class TorchvisionLibrary:
                 "VisionTransformer do not describe, so it cannot be saved with a config.json. "
                 "Save its state_dict."
             )
-        text = json.dumps(config, indent=2) + "\n"
-        (directory / "config.json").write_text(text, encoding="utf-8")
-        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, directory / SINGLE, metadata={"format": "pt"})
+        write_model(model, config, directory)
 
 
 LIBRARY = TorchvisionLibrary()

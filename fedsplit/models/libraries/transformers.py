@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedsplit.models.hub import Source
 from fedsplit.models.processing import input_spec_of
+from fedsplit.models.registry import family_of
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import kept_buffers, weight_slots
 from fedsplit.models.weights import Checkpoint, Loaded, Stored
@@ -87,8 +88,15 @@ class TransformersLibrary:
     ) -> InputSpec:
         """Read the model's config and its processor's."""
         whole: Any = model
-        config = getattr(whole.config, "vision_config", whole.config)
-        return input_spec_of(source.name, processor, config.num_channels, config.image_size)
+        image_shape = family_of(model).image_shape
+        if image_shape is None:
+            config = getattr(whole.config, "vision_config", whole.config)
+            return input_spec_of(source.name, processor, config.num_channels, config.image_size)
+        bounds = processor.get("size")
+        if isinstance(bounds, Mapping) and "shortest_edge" in bounds:  # of the area, and no size
+            processor = {key: value for key, value in processor.items() if key != "size"}
+        channels, *size = image_shape(whole.config)
+        return input_spec_of(source.name, processor, channels, size)
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """Write what plain transformers loads."""
