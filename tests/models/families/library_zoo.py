@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from fedsplit.models import InputSpec
 from fedsplit.seeding import generator, seeded_init
+from tests.models.families.zoo import Step, gradients_of
 
 SPEC = InputSpec(3, 16, 16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), resample=3, resize=20)
 LABELS = 3
@@ -50,15 +51,6 @@ ZOO: Mapping[str, tuple[str, dict[str, Any], int]] = {
 }
 
 
-class Step(NamedTuple):
-    """What one batch gives in a whole model, by autograd alone."""
-
-    logits: Tensor
-    loss: Tensor
-    gradients: dict[str, Tensor]
-    image_gradient: Tensor
-
-
 def make(name: str, **changes: object) -> nn.Module:
     """Make the model in eval mode, the same weights each time."""
     library, arguments, _ = ZOO[name]
@@ -88,19 +80,3 @@ def whole_step(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
     torch.autograd.backward(loss)
     assert images.grad is not None
     return Step(logits.detach(), loss.detach(), gradients_of(model), images.grad)
-
-
-def gradients_of(*modules: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: parameter.grad.clone()
-        for module in modules
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None
-    }
-
-
-def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        error = (tensor - other[name]).abs().max().item()
-        assert error <= 1e-5, f"{name}: {error}"

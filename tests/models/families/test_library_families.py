@@ -17,12 +17,11 @@ from fedsplit.results.flops import count_parameters, part_flops
 from tests.models.families.library_zoo import (
     SPEC,
     ZOO,
-    assert_close,
     batch,
-    gradients_of,
     make,
     whole_step,
 )
+from tests.models.families.zoo import assert_close, gradients_of
 
 
 @pytest.fixture(params=ZOO)
