@@ -69,7 +69,7 @@ class ChannelConfig(Section):
 
     address: str = Field("127.0.0.1:0", description="host:port to listen on; port 0 = a free one")
     join_timeout: float = Field(
-        180.0, gt=0.0, description="seconds to wait for all participants of a step-by-step round"
+        60.0, gt=0.0, description="seconds to wait for all participants of a step-by-step round"
     )
     step_timeout: float = Field(60.0, gt=0.0, description="seconds to wait for one step's answer")
 
