@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedsplit import Config, preparation
+from fedsplit import Config, flower_run, preparation
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.flower_run import federation_config, run_with_flower
 from fedsplit.threads import simulated_at_once
