@@ -43,6 +43,7 @@ from fedsplit.errors import ChannelError, ConfigError, FedSplitError
 from fedsplit.exchanged import exchanged, load_exchanged, trains
 from fedsplit.models.loading import input_spec
 from fedsplit.seeding import generator
+from fedsplit.simulation import widen
 from fedsplit.split.client import SplitSession
 from fedsplit.split.local import (
     Batch,
@@ -70,6 +71,8 @@ def explain_errors(message: Message, context: Context, call_next: ClientAppCalla
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
+# Loading the ClientApp is all that Flower's engine does with an app before it makes its workers.
+widen()
 app = ClientApp(mods=[explain_errors])
 
 

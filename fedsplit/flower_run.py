@@ -9,11 +9,9 @@ import tempfile
 from pathlib import Path
 
 from fedsplit.config import Config
-from fedsplit.errors import ConfigError, RunError
+from fedsplit.errors import RunError
 from fedsplit.preparation import check, check_shards, clients_at_once
 from fedsplit.results.run_directory import RunDirectory, config_toml, free_name
-from fedsplit.threads import simulated_at_once
-from strategies import STRATEGIES
 
 
 def run_with_flower(config: Config, *, app_dir: Path) -> None:
@@ -34,7 +32,6 @@ def run_with_flower(config: Config, *, app_dir: Path) -> None:
     config = Config.load(config, {"run-name": free_name(config)})
     check(config)
     check_shards(config)
-    _check_concurrency(config)
     with tempfile.TemporaryDirectory(prefix="fedsplit-") as folder:
         run_config = Path(folder) / "run-config.toml"
         run_config.write_text(config_toml(config, run_config), encoding="utf-8")
@@ -59,18 +56,6 @@ def federation_config(config: Config) -> str:
         f"num-supernodes={config.num_clients} client-resources-num-cpus=1 "
         f"init-args-num-cpus={at_once}"
     )
-
-
-def _check_concurrency(config: Config) -> None:
-    """Refuse participants that wait for each other and cannot all be at work."""
-    needed, limit = clients_at_once(config), simulated_at_once()
-    if STRATEGIES[config.strategy].synchronous and needed > limit:
-        raise ConfigError(
-            f"strategy = '{config.strategy}' trains all {needed} participants of a round at the "
-            f"same time, but Flower's simulation has at most {limit} clients at work on this "
-            "machine (its cores and 4 more, at most 32). Use --engine inprocess, which has no such "
-            f"limit, or lower fraction-train to {limit / config.num_clients:.2g} or less."
-        )
 
 
 def _environment() -> dict[str, str]:

@@ -14,15 +14,6 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def simulated_at_once() -> int:
-    """Return the most clients that Flower's Simulation Engine calls at a time on this machine.
-
-    Flower 1.41 hands messages to its clients from a thread pool of Python's default size, and a
-    message occupies a thread until its reply; no setting of a federation widens it.
-    """
-    return min(32, (os.cpu_count() or 1) + 4)
-
-
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Give torch's arithmetic so many threads inside the block, and the old number after it.

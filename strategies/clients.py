@@ -21,7 +21,6 @@ from fedsplit.config import Config
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.seeding import generator
 from fedsplit.split.server import Purpose, RoundReport, SplitServer
-from fedsplit.threads import simulated_at_once
 from strategies.replies import reason_of
 
 DESCRIBE = "query.describe"
@@ -159,15 +158,14 @@ def _query(facts: Mapping[str, str | int], count: int, token: str | None) -> Con
 def _check_meeting(report: RoundReport, config: Config) -> None:
     expected, came = len(report.num_examples) + len(report.failures), len(report.num_examples)
     if came < expected:
-        limit = simulated_at_once()
         raise ConfigError(
             f"strategy = '{config.strategy}' trains all {expected} participants of a round at the "
             f"same time, but only {came} could be connected to the split server within "
             f"channel.join-timeout = {config.channel.join_timeout:g} seconds. In a simulation, let "
             f'as many clients run at once: --federation-config "num-supernodes={expected} '
             f'client-resources-num-cpus=1 init-args-num-cpus={expected}" for flwr run, or use '
-            f"'fedsplit run', which does so. Flower's simulation has at most {limit} at work on "
-            "this machine: for more, use --engine inprocess. Or lower fraction-train."
+            f"'fedsplit run', which does so. Or raise channel.join-timeout, or lower "
+            "fraction-train."
         )
 
 

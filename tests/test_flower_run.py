@@ -9,10 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedsplit import Config, flower_run, preparation
+from fedsplit import Config, preparation
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.flower_run import federation_config, run_with_flower
-from fedsplit.threads import simulated_at_once
 
 
 @pytest.mark.parametrize(
@@ -98,25 +97,3 @@ def test_what_cannot_run_does_not_start_flower(
     with pytest.raises(ConfigError, match="batch-size = 99 is larger than the shard"):
         run_with_flower(Config.load(tiny, {"batch-size": 99}), app_dir=Path())
     assert flwr.command == []
-
-
-def test_more_at_once_than_flower_calls_are_refused_at_the_door(
-    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Break it: leave it to the meeting, a minute and ten Ray processes later."""
-    flwr = _Flwr(monkeypatch, status=0, summary=True)
-    monkeypatch.setattr(flower_run, "simulated_at_once", lambda: 3)
-    for strategy in ("sflv2", "parallel"):
-        with pytest.raises(ConfigError, match=r"all 4 participants.*at most 3.*0\.75 or less"):
-            run_with_flower(Config.load(tiny, {"strategy": strategy}), app_dir=Path())
-    assert flwr.command == []
-    run_with_flower(Config.load(tiny, {"run-name": "one by one"}), app_dir=Path())
-    assert flwr.command
-
-
-def test_flower_has_as_many_threads_as_python_gives_it() -> None:
-    """Break it with a Flower that sizes its pool: then the limit can go."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor() as pool:
-        assert pool._max_workers == simulated_at_once()

@@ -107,15 +107,19 @@ def test_the_streamed_log_is_lines_for_a_person(which: str, request: pytest.Fixt
 def test_sflv2_ends_with_the_same_bits_and_bytes_in_both_engines(
     flower: Flower, tmp_path: Path
 ) -> None:
-    """sflv3, whose clients keep what Flower's state carries, is in test_failures.py."""
-    config = UNEVEN | {"strategy": "sflv2"}
+    """Ten clients that wait for each other: more than Flower's own pool serves on most machines.
+
+    Break it: do not call `fedsplit.simulation.widen`. sflv3, whose clients keep what Flower's
+    state carries, is in test_failures.py.
+    """
+    config = UNEVEN | {"strategy": "sflv2", "channel.join-timeout": 240.0}
     run = flower.run(
         APP_DIR,
-        federation="num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=3",
+        federation="num-supernodes=10 client-resources-num-cpus=1 init-args-num-cpus=10",
         run_config=config | {"output-dir": str(tmp_path), "run-name": "there"},
     )
     assert run.completed, run.output
-    here = simulate(config, num_clients=3, output_dir=str(tmp_path / "here"))
+    here = simulate(config, num_clients=10, output_dir=str(tmp_path / "here"))
 
     there = RunFiles.read(tmp_path / "there")
     assert there.summary["strategy"] == "sflv2"
