@@ -57,6 +57,20 @@ class DataConfig(Section):
     label_column: str = Field("", description="column of the labels; empty = find it")
 
 
+class ServerConfig(Section):
+    """In what the server part is trained otherwise than the clients' parts."""
+
+    learning_rate: float = Field(
+        0.0, ge=0.0, le=1e6, description="of the server part; 0 = as learning-rate"
+    )
+    learning_rate_schedule: Literal["same", "constant", "step", "cosine"] = Field(
+        "same", description="of the server part; same = as learning-rate-schedule"
+    )
+    clip_norm: float = Field(
+        -1.0, ge=-1.0, description="of the server part; 0 = any, below 0 = as clip-norm"
+    )
+
+
 class AggregationConfig(Section):
     """Which Flower strategy aggregates the clients' parts."""
 
@@ -129,6 +143,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     split: SplitConfig = SplitConfig()
     lora: LoraConfig = LoraConfig()
+    server: ServerConfig = ServerConfig()
     aggregation: AggregationConfig = AggregationConfig()
     channel: ChannelConfig = ChannelConfig()
 
@@ -198,6 +213,18 @@ class Config(Section):
         # Overrides must meet the keys that they replace, however either is spelt.
         changes = spelt(overrides or {}, _valid_keys(), f"What overrides {source}")
         return cls._checked(spelt(values, _valid_keys(), source), changes, source)
+
+    def for_server_part(self) -> Config:
+        """Return the config by which the server part is trained: this one with ``server.*``."""
+        server = self.server
+        changes: dict[str, object] = {}
+        if server.learning_rate:
+            changes["learning-rate"] = server.learning_rate
+        if server.learning_rate_schedule != "same":
+            changes["learning-rate-schedule"] = server.learning_rate_schedule
+        if server.clip_norm >= 0.0:
+            changes["clip-norm"] = server.clip_norm
+        return Config.load(self, changes)
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key, dotted and kebab-case, with its value."""

@@ -178,7 +178,7 @@ def _served(
     if rule_class is None:
         yield None
         return
-    rule = rule_class(prepared.server_part, config)
+    rule = rule_class(prepared.server_part, config.for_server_part())
     server = SplitServer(rule=rule, cut=prepared.cut)
     try:
         channel = engine.open_channel(server, config)

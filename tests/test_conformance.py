@@ -26,12 +26,27 @@ SPLIT = ["sequential", "sflv1", "sflv2", "sflv3", "parallel"]
 TOPOLOGIES = ["vanilla", "u-shaped"]
 
 
-def _plain_loop(images: Images, purpose: tuple[str | int, ...], momentum: float) -> dict[str, Any]:
-    """Train the whole model as one would without fedsplit; the orders are those of `purpose`."""
+def _plain_loop(
+    images: Images,
+    purpose: tuple[str | int, ...],
+    momentum: float,
+    rates: tuple[float, float] = (0.02, 0.02),
+) -> dict[str, Any]:
+    """Train the whole model as one would without fedsplit.
+
+    The orders are those of `purpose`; `rates` are those of the embeddings and of the rest.
+    """
     seed, epochs = 7, [(server_round, epoch) for server_round in (1, 2) for epoch in (0, 1)]
     with seeded_init(seed, "model"):
         model = load_model("vit-nano", num_labels=10).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=momentum)
+    frontend, rest = [
+        [w for name, w in model.named_parameters() if name.startswith("vit.embeddings.") is inside]
+        for inside in (True, False)
+    ]
+    groups = [
+        {"params": part, "lr": rate} for part, rate in zip((frontend, rest), rates, strict=True)
+    ]
+    optimizer = torch.optim.SGD(groups, momentum=momentum)
     for server_round, epoch in epochs:
         order = generator(seed, purpose[0], server_round, *purpose[1:], epoch)
         for indices in batches(len(images), 8, generator=order):
@@ -56,6 +71,26 @@ def test_one_client_equals_centralised_training(
     result = run(strategy=strategy, split_topology=topology, num_clients=1, momentum=0.0)
     images = load_shard(Config.load(TINY), 0, 1, input_spec("vit-nano")).train
     plain = _plain_loop(images, ("batches", 0), momentum=0.0)
+    assert distance(weights(result), plain) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sflv1", "sflv2", "parallel", "sequential"])
+def test_the_server_part_has_a_rate_and_a_schedule_of_its_own(
+    run: Run, plain_threads: None, strategy: str
+) -> None:
+    """Break it: make the rule with the config of the clients in `server_app._served`."""
+    result = run(
+        strategy=strategy,
+        num_clients=1,
+        momentum=0.0,
+        learning_rate_schedule="step",
+        decay_rounds=1,
+        learning_rate_decay=1.0,
+        **{"server.learning-rate": 0.05, "server.learning-rate-schedule": "constant"},
+    )
+    images = load_shard(Config.load(TINY), 0, 1, input_spec("vit-nano")).train
+    plain = _plain_loop(images, ("batches", 0), momentum=0.0, rates=(0.02, 0.05))
     assert distance(weights(result), plain) < 1e-6
 
 
