@@ -101,6 +101,16 @@ class ChannelConfig(Section):
         return address
 
 
+class SinksConfig(Section):
+    """Where else rounds and summary are sent."""
+
+    tensorboard: bool = Field(False, description="write tensorboard/ into the run directory")
+    wandb: Literal["off", "offline", "online"] = Field(
+        "off", description="Weights & Biases; offline keeps wandb/ in the run directory"
+    )
+    wandb_project: str = Field("fedsplit", min_length=1, description="the project there")
+
+
 class Config(Section):
     """One run. Immutable; `Config.load` and `Config.from_flat` make it."""
 
@@ -146,6 +156,7 @@ class Config(Section):
     server: ServerConfig = ServerConfig()
     aggregation: AggregationConfig = AggregationConfig()
     channel: ChannelConfig = ChannelConfig()
+    sinks: SinksConfig = SinksConfig()
 
     @field_validator("run_name")
     @classmethod

@@ -24,6 +24,7 @@ from fedsplit.results.flops import count_parameters, part_flops
 from fedsplit.results.plots import plot_run
 from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
+from fedsplit.results.sinks import Sinks
 from fedsplit.results.table import results_table
 from fedsplit.scoring import score_clients, score_model
 from fedsplit.split.server import Purpose
@@ -91,6 +92,7 @@ class Experiment:
         self._client_part = prepared.held_by_clients(split=split)
         self._own_states: Sequence[Mapping[str, Tensor]] = []
         self._run_directory = RunDirectory.create(config)
+        self._sinks = Sinks(config, self._run_directory.path)
         self.recorder = Recorder(self._run_directory, config, log)
         self._show_start(class_counts)
         self._start_recorder(
@@ -126,7 +128,7 @@ class Experiment:
             self.recorder.note_initial(test_loss=loss, test_accuracy=accuracy)
         else:
             self.recorder.note(test_loss=loss, test_accuracy=accuracy)
-            self.recorder.end_round()
+            self._sinks.send_round(self.recorder.end_round())
         return {"loss": loss, "accuracy": accuracy}
 
     def show_progress(self, done: int, total: int, purpose: Purpose) -> None:
@@ -145,11 +147,16 @@ class Experiment:
         merge_adapters(model)
         save_model(model.merge(), self._prepared.spec, directory.model_dir)
         summary = self.recorder.finish()
+        self._sinks.send_summary(summary)
         rows = self.recorder.rows
         for line in results_table(rows, summary).splitlines():
             self._log(line)
         _draw(directory.path / "rounds.png", lambda path: plot_run(rows, summary, path))
         return Outcome(rows, summary, model, directory)
+
+    def close(self) -> None:
+        """Let go of what a run holds, whether it has finished or failed."""
+        self._sinks.close()
 
     def _show_scoring(self, done: int, total: int) -> None:
         self.recorder.progress(done, total, doing="scoring")

@@ -26,6 +26,7 @@ from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import InputSpec, Part, smashed_spec
 from fedsplit.models.trainable import load_peft
 from fedsplit.results.run_directory import RunDirectory
+from fedsplit.results.sinks import check_sinks
 from fedsplit.split.checks import CutSpec
 from fedsplit.threads import available_cores
 from strategies import STRATEGIES
@@ -103,6 +104,7 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
     """
     make_aggregator(config.aggregation)
     _check_device(config.device)
+    check_sinks(config)
     RunDirectory.check_free(config)
     spec = input_spec(config.model.name, images=partial(image_size, config.data))
     class_names = load_images(config.data).class_names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from logging import INFO
 
@@ -115,17 +115,18 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 engine=engine.name,
                 log=lambda line: log(INFO, line),
             )
-            if server is not None:
-                server.progress = experiment.show_progress
-            strategy = kind(
-                config=config,
-                clients=clients,
-                facts=facts,
-                note=experiment.recorder.note,
-                server=server,
-                pool=_pool(config, prepared, len(clients.node_ids)),
-            )
-            return _run_rounds(grid, config, strategy, experiment)
+            with closing(experiment):
+                if server is not None:
+                    server.progress = experiment.show_progress
+                strategy = kind(
+                    config=config,
+                    clients=clients,
+                    facts=facts,
+                    note=experiment.recorder.note,
+                    server=server,
+                    pool=_pool(config, prepared, len(clients.node_ids)),
+                )
+                return _run_rounds(grid, config, strategy, experiment)
 
 
 def _run_rounds(

@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
         "fedsplit.names",
         "fedsplit.seeding",
         "fedsplit.threads",
+        "fedsplit.simulation",
         "fedsplit.config_errors",
         "fedsplit.config_model",
         "fedsplit.exchanged",

@@ -1,0 +1,180 @@
+"""Where else a run's rounds are sent while it goes on: TensorBoard, Weights & Biases.
+
+Both are off by default, and both are copies: rounds.jsonl and summary.json are always written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedsplit.config import Config
+from fedsplit.errors import ConfigError
+
+_logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+
+class Sink(Protocol):
+    """Takes a run's rounds and its summary."""
+
+    def send_round(self, row: Row) -> None:
+        """Take the row of a round (see `fedsplit.results.recorder.ROW_KEYS`)."""
+
+    def send_summary(self, summary: Row) -> None:
+        """Take the summary (see `fedsplit.results.summary.summarise`)."""
+
+    def close(self) -> None:
+        """Write what is not written yet; without a summary before, the run has failed."""
+
+
+def check_sinks(config: Config) -> None:
+    """Refuse a sink whose library is not installed.
+
+    Raises
+    ------
+    ConfigError
+        Names the key and the library.
+    """
+    for key, wanted, library in (
+        ("sinks.tensorboard", config.sinks.tensorboard, "tensorboard"),
+        ("sinks.wandb", config.sinks.wandb != "off", "wandb"),
+    ):
+        if wanted and find_spec(library) is None:
+            raise ConfigError(
+                f"{key} needs the package '{library}', which is not installed. Install it with "
+                f"pip install 'fedsplit[{library}]', or leave {key} at its default. (`flwr run` "
+                "makes an environment of [project].dependencies in pyproject.toml: add it there.)"
+            )
+
+
+class Sinks:
+    """The sinks of one run. One that breaks is left out, with a warning: the run goes on.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration; says which there are.
+    run_dir : Path
+        The run directory. What a sink keeps on this machine is inside it.
+
+    Raises
+    ------
+    ConfigError
+        If one cannot be opened.
+    """
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        check_sinks(config)
+        self._sinks = dict(_opened(config, run_dir))
+
+    def send_round(self, row: Row) -> None:
+        """Send a round's row to all."""
+        self._tell("send_round", row)
+
+    def send_summary(self, summary: Row) -> None:
+        """Send the summary to all."""
+        self._tell("send_summary", summary)
+
+    def close(self) -> None:
+        """Close all; there is nothing to send any more."""
+        self._tell("close")
+        self._sinks = {}
+
+    def _tell(self, method: str, *values: Row) -> None:
+        for key, sink in list(self._sinks.items()):
+            try:
+                getattr(sink, method)(*values)
+            except Exception as error:
+                del self._sinks[key]
+                _logger.warning(
+                    "%s gets nothing more of this run (%s: %s); rounds.jsonl has it all.",
+                    *(key, type(error).__name__, error),
+                )
+
+
+def _opened(config: Config, run_dir: Path) -> Iterator[tuple[str, Sink]]:
+    if config.sinks.tensorboard:
+        yield "sinks.tensorboard", TensorBoard(config, run_dir)
+    if config.sinks.wandb != "off":
+        yield "sinks.wandb", WeightsAndBiases(config, run_dir)
+
+
+class TensorBoard:
+    """Scalars by round, in ``tensorboard/`` of the run directory."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"))
+        rows = "\n".join(f"| {key} | {value} |" for key, value in config.to_flat().items())
+        self._writer.add_text("config", f"| key | value |\n|---|---|\n{rows}")
+
+    def send_round(self, row: Row) -> None:
+        """Add a point to each measure's curve."""
+        for key, value in _numbers(row).items():
+            self._writer.add_scalar(key, value, row["round"])
+        self._writer.flush()
+
+    def send_summary(self, summary: Row) -> None:
+        """Add the summary as a table."""
+        rows = "\n".join(f"| {key} | {value} |" for key, value in summary.items())
+        self._writer.add_text("summary", f"| key | value |\n|---|---|\n{rows}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases; what it keeps here is in ``wandb/`` of the run directory."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        import wandb
+
+        try:
+            self._run = wandb.init(
+                project=config.sinks.wandb_project,
+                name=run_dir.name,
+                dir=run_dir,
+                config=config.to_flat(),
+                mode=config.sinks.wandb,
+                reinit="create_new",
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except Exception as error:
+            raise ConfigError(
+                f"sinks.wandb = '{config.sinks.wandb}' cannot be opened: {error}. Log in with "
+                "`wandb login`, or use 'offline' and `wandb sync` later."
+            ) from None
+        self._exit_code = 1
+
+    def send_round(self, row: Row) -> None:
+        """Log each measure at its round."""
+        self._run.log(_numbers(row), step=row["round"], commit=True)  # else with the next one
+
+    def send_summary(self, summary: Row) -> None:
+        """Keep the summary as the run's."""
+        self._run.summary.update(dict(summary))
+        self._exit_code = 0
+
+    def close(self) -> None:
+        """End the run there: as failed, if there was no summary."""
+        self._run.finish(exit_code=self._exit_code)
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    """Return a row's measures, grouped by the first word of their names; of failures how many.
+
+    In a group, because the summary has keys of the same names, for the run as a whole.
+    """
+    counted = {**row, "failed_clients": len(row["failed_clients"])}
+    return {
+        f"{key.partition('_')[0]}/{key}": value
+        for key, value in counted.items()
+        if isinstance(value, int | float)
+    }
