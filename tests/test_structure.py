@@ -29,8 +29,8 @@ LAYERS: list[set[str]] = [
         "fedsplit.exchanged",
         "fedsplit.arrays",
     },
-    {"fedsplit.config_keys"},
-    {"fedsplit.config"},
+    {"fedsplit.config_keys", "fedsplit.config_network"},
+    {"fedsplit.config", "fedsplit.network"},
     {"fedsplit.data", "fedsplit.models"},
     {"fedsplit.initial"},
     {"fedsplit.channel"},
@@ -78,7 +78,12 @@ HOMES = {
     "datasets": ("fedsplit.data.",),
     "grpc": ("fedsplit.channel.grpc",),
     "typer": ("fedsplit.cli",),
-    "pydantic": ("fedsplit.config", "fedsplit.config_errors", "fedsplit.config_model"),
+    "pydantic": (
+        "fedsplit.config",
+        "fedsplit.config_errors",
+        "fedsplit.config_model",
+        "fedsplit.config_network",
+    ),
     "pickle": (),
 }
 

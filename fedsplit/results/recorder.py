@@ -29,6 +29,8 @@ ROW_KEYS = (
     "evaluate_downlink_bytes",
     "sync_uplink_bytes",
     "sync_downlink_bytes",
+    "simulated_communication_seconds",
+    "communication_seconds",
     "train_seconds",
     "evaluate_seconds",
     "round_seconds",

@@ -94,6 +94,8 @@ def _block(summary: Mapping[str, Any]) -> Table:
         if summary["cut_layer"] is not None or purpose == "sync":
             up, down = traffic[f"{purpose}_uplink_bytes"], traffic[f"{purpose}_downlink_bytes"]
             block.add_row("", label, f"{up} up, {down} down")
+    if summary["network_profile"] is not None:
+        block.add_row("", "Communication", _communication(summary))
     block.add_row("", "Client", _side(summary, "client"))
     block.add_row("", "Server", _side(summary, "server"))
     speed = summary["train_samples_per_second"]
@@ -125,6 +127,14 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
         text += f", {fixed(summary['best_accuracy'], 4)} best (round {summary['best_round']})"
     if summary["initial_accuracy"] is not None:
         text += f", {fixed(summary['initial_accuracy'], 4)} before training"
+    return text
+
+
+def _communication(summary: Mapping[str, Any]) -> str:
+    simulated = _seconds(summary["simulated_communication_seconds"])
+    text = f"{simulated} simulated on {summary['network_profile']}"
+    if summary["communication_seconds"] is not None:
+        text += f", {_seconds(summary['communication_seconds'])} measured here without server time"
     return text
 
 
