@@ -33,7 +33,8 @@ CONTRACT = {
     *("cut_uplink_bytes", "cut_downlink_bytes", "sync_uplink_bytes", "sync_downlink_bytes"),
     *("client_parameters", "server_parameters", "client_flops_per_sample"),
     *("client_trainable_parameters", "server_trainable_parameters"),
-    *("server_flops_per_sample", "wall_seconds", "train_samples_per_second"),
+    *("server_flops_per_sample", "client_memory_bytes", "server_memory_bytes"),
+    *("wall_seconds", "train_samples_per_second"),
 }
 
 

@@ -38,7 +38,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.results", "fedsplit.arithmetic"},
     {"strategies"},
     {"fedsplit.preparation"},
-    {"fedsplit.scoring"},
+    {"fedsplit.scoring", "fedsplit.costs"},
     {"fedsplit.experiment", "fedsplit.client_state", "fedsplit.client_model"},
     {"fedsplit.client_app", "fedsplit.server_app"},
     {"fedsplit.inprocess", "fedsplit.flower_run"},

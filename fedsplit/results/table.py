@@ -140,9 +140,11 @@ def _communication(summary: Mapping[str, Any]) -> str:
 
 def _side(summary: Mapping[str, Any], side: str) -> str:
     parameters, flops = summary[f"{side}_parameters"], summary[f"{side}_flops_per_sample"]
+    memory = with_unit(summary[f"{side}_memory_bytes"], "B")
     if not parameters and not flops:
         return "holds no part of the model"
-    return f"{parameters:,} parameters, {with_unit(flops, 'FLOP')} per training sample"
+    work = f"{with_unit(flops, 'FLOP')} per training sample"
+    return f"{parameters:,} parameters, {work}, {memory} to train"
 
 
 def _bytes(row: Row, purpose_and_direction: str) -> str:
