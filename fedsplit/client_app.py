@@ -152,6 +152,7 @@ class _Client:
         self._state = context.state
         self._data_path = context.node_config.get("data-path")
         self._device = torch.device(self.config.device)
+        self._channel_seconds = 0.0
 
     def shard(self) -> Shard:
         """Return this client's images."""
@@ -190,6 +191,7 @@ class _Client:
                 step = session.train_step if training else session.evaluate_step
                 yield lambda x, y: step(bottom(x), y)
             session.finish()
+            self._channel_seconds = session.waited_seconds
 
     def session(self, token: str, *, cut_gradient: bool = True) -> SplitSession:
         """Open the stream to the split server."""
@@ -230,6 +232,7 @@ class _Client:
             "num-examples": result.num_examples,
             "loss": result.loss,
             "accuracy": result.accuracy,
+            "channel-seconds": self._channel_seconds,
         }
         content = RecordDict({"metrics": MetricRecord(metrics)})
         if arrays:  # what has nothing to train returns no weights

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator
 from fedsplit.config_errors import describe
 from fedsplit.config_keys import nest, pairs, spelt
 from fedsplit.config_model import LoraConfig, ModelConfig, Section, SplitConfig, Whole
+from fedsplit.config_network import NetworkConfig
 from fedsplit.errors import ConfigError
 from fedsplit.names import path_fault
 
@@ -156,6 +157,7 @@ class Config(Section):
     server: ServerConfig = ServerConfig()
     aggregation: AggregationConfig = AggregationConfig()
     channel: ChannelConfig = ChannelConfig()
+    network: NetworkConfig = NetworkConfig()
     sinks: SinksConfig = SinksConfig()
 
     @field_validator("run_name")

@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,13 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from fedsplit.config import Config
+from fedsplit.costs import costs
 from fedsplit.data.view import plot_shards, shard_table
 from fedsplit.exchanged import exchanged, load_exchanged
 from fedsplit.models.checkpoint import save_model, save_part
 from fedsplit.models.split import SplitModel
 from fedsplit.models.trainable import merge_adapters
 from fedsplit.preparation import Preparation
-from fedsplit.results.flops import count_parameters, part_flops
 from fedsplit.results.plots import plot_run
 from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
@@ -95,8 +94,12 @@ class Experiment:
         self._sinks = Sinks(config, self._run_directory.path)
         self.recorder = Recorder(self._run_directory, config, log)
         self._show_start(class_counts)
-        self._start_recorder(
-            split=split, pooled=pooled, num_clients=len(class_counts), engine=engine
+        known = costs(config, prepared, split=split, pooled=pooled, num_clients=len(class_counts))
+        self.recorder.start(
+            engine=engine,
+            num_clients=len(class_counts),
+            cut_layer=config.split.cut_layer if split else None,
+            **known,
         )
 
     def initial_state(self) -> dict[str, Tensor]:
@@ -160,25 +163,6 @@ class Experiment:
 
     def _show_scoring(self, done: int, total: int) -> None:
         self.recorder.progress(done, total, doing="scoring")
-
-    def _start_recorder(self, *, split: bool, pooled: bool, num_clients: int, engine: str) -> None:
-        prepared, spec = self._prepared, self._prepared.spec
-        flops = part_flops(prepared.model, (spec.channels, spec.height, spec.width))
-        parameters = [count_parameters(part) for part in prepared.model]
-        trainable = [count_parameters(part, trainable=True) for part in prepared.model]
-        # Which of bottom, trunk and top a client holds.
-        at_client = [True, False, prepared.u_shaped] if split else [not pooled] * 3
-        self.recorder.start(
-            engine=engine,
-            num_clients=num_clients,
-            cut_layer=self._config.split.cut_layer if split else None,
-            client_parameters=sum(compress(parameters, at_client)),
-            server_parameters=sum(parameters) - sum(compress(parameters, at_client)),
-            client_trainable_parameters=sum(compress(trainable, at_client)),
-            server_trainable_parameters=sum(trainable) - sum(compress(trainable, at_client)),
-            client_flops_per_sample=sum(compress(flops, at_client)),
-            server_flops_per_sample=sum(flops) - sum(compress(flops, at_client)),
-        )
 
     def _show_start(self, class_counts: Mapping[int, Sequence[int]]) -> None:
         self._log(f"Run directory: {self._run_directory.path}")

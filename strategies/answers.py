@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message
 
+from fedsplit.network import Link
 from fedsplit.split.server import RoundReport
+from strategies.replies import channel_seconds_of
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,55 @@ class Answered:
         Partition id -> examples it has trained or scored, of the good replies.
     report : RoundReport | None
         What the split server saw, if there is one.
-    sync_uplink_bytes, sync_downlink_bytes : int
-        Weights in the good replies and in the messages.
+    sync_uplink, sync_downlink : Mapping[int, int]
+        Partition id -> bytes of weights in its good reply, and in the message to it.
     """
 
     good: Mapping[int, Message]
     failures: Mapping[int, str]
     weights: Mapping[int, int]
     report: RoundReport | None
-    sync_uplink_bytes: int
-    sync_downlink_bytes: int
+    sync_uplink: Mapping[int, int]
+    sync_downlink: Mapping[int, int]
+
+    @property
+    def participants(self) -> list[int]:
+        """Everyone who was asked."""
+        return sorted([*self.good, *self.failures])
+
+    def simulated_seconds(self, link: Link) -> float:
+        """Return what the longest participant's frames and weights would take on such a link.
+
+        Each has a link of its own, and all go at the same time. The message with which a
+        participant is asked counts as one, whatever weights it has, and so does its reply.
+        """
+        streams = self.report.streams if self.report else {}
+        return max(
+            link.seconds(
+                uplink_bytes=self.sync_uplink.get(k, 0)
+                + (streams[k].traffic.uplink_bytes if k in streams else 0),
+                downlink_bytes=self.sync_downlink.get(k, 0)
+                + (streams[k].traffic.downlink_bytes if k in streams else 0),
+                uplink_messages=(k in self.good)
+                + (streams[k].uplink_messages if k in streams else 0),
+                downlink_messages=1 + (streams[k].downlink_messages if k in streams else 0),
+            )
+            for k in self.participants
+        )
+
+    def measured_seconds(self) -> float | None:
+        """Return how long the frames of the participant that waited longest were on their way.
+
+        That is its time from handing frames over to having their answers, less the server's from
+        a frame's arrival to its answer; None if nobody who counts has a stream.
+        """
+        if self.report is None or not self.good:
+            return None
+        # Two clocks: where there is no wire, their difference may come out below 0.
+        return max(
+            max(0.0, channel_seconds_of(reply) - self.report.streams[client].answer_seconds)
+            for client, reply in self.good.items()
+        )
 
 
 def reject(
@@ -59,16 +100,30 @@ def reject(
             del good[client]
 
 
-def cost_of(answers: Sequence[Answered]) -> dict[str, object]:
-    """Return the row's entries for a round of training, over all its messages."""
+def cost_of(answers: Sequence[Answered], link: Link | None) -> dict[str, object]:
+    """Return the row's entries for a round of training, over all its messages.
+
+    Parameters
+    ----------
+    answers : Sequence[Answered]
+        What came at the same time; one of these after the other.
+    link : Link | None
+        What every participant is imagined to have.
+    """
     failed = sorted(client for answer in answers for client in answer.failures)
     cost: dict[str, object] = {
         "num_participants": sum(len(answer.good) for answer in answers) + len(failed),
         "failed_clients": failed,
         "num_examples": sum(sum(answer.weights.values()) for answer in answers),
-        "sync_uplink_bytes": sum(answer.sync_uplink_bytes for answer in answers),
-        "sync_downlink_bytes": sum(answer.sync_downlink_bytes for answer in answers),
+        "sync_uplink_bytes": sum(sum(answer.sync_uplink.values()) for answer in answers),
+        "sync_downlink_bytes": sum(sum(answer.sync_downlink.values()) for answer in answers),
     }
+    if link is not None:
+        simulated = [answer.simulated_seconds(link) for answer in answers]
+        cost["simulated_communication_seconds"] = sum(simulated)
+    measured = [answer.measured_seconds() for answer in answers]
+    if known := [seconds for seconds in measured if seconds is not None]:
+        cost["communication_seconds"] = sum(known)
     traffic = [answer.report.traffic for answer in answers if answer.report is not None]
     if traffic:
         cost["cut_uplink_bytes"] = sum(each.uplink_bytes for each in traffic)

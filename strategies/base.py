@@ -21,6 +21,7 @@ from flwr.serverapp.strategy import Strategy
 from fedsplit.arrays import to_compute, to_state
 from fedsplit.config import Config
 from fedsplit.errors import RunError
+from fedsplit.network import link_of
 from fedsplit.split.local import PooledTraining
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, SplitServer
@@ -155,7 +156,7 @@ class FederatedStrategy(Strategy):
             log(WARNING, "Client %d did not evaluate round %d: %s", client, server_round, reason)
         with_examples = [reply for reply in good.values() if num_examples_of(reply) > 0]
         metrics = self.aggregator.aggregate_evaluate(server_round, with_examples)
-        weights = sum(map(arrays_bytes, self._sent_to_each()))
+        weights = sum(map(arrays_bytes, self._sent_to_each().values()))
         self._note(
             evaluate_seconds=time.perf_counter() - self._started,
             evaluate_uplink_bytes=(report.traffic.uplink_bytes if report else 0)
@@ -221,11 +222,11 @@ class FederatedStrategy(Strategy):
         """Return the weights that a client is sent."""
         return self._asked.sent
 
-    def _sent_to_each(self) -> list[ArrayRecord]:
+    def _sent_to_each(self) -> dict[int, ArrayRecord]:
         """Return the records in the messages: none where clients have nothing to train."""
         if not self._asked.sent:
-            return []
-        return [self._weights_for(client) for client in self._asked.participants]
+            return {}
+        return {client: self._weights_for(client) for client in self._asked.participants}
 
     def _accept(self, server_round: int, replies: Iterable[Message]) -> Answered:
         """End the streams of a training round, and keep the replies that are whole."""
@@ -242,8 +243,14 @@ class FederatedStrategy(Strategy):
             failures=failures,
             weights={client: num_examples_of(reply) for client, reply in good.items()},
             report=report,
-            sync_uplink_bytes=sum(arrays_bytes(arrays) for arrays in returned if arrays),
-            sync_downlink_bytes=sum(map(arrays_bytes, self._sent_to_each())),
+            sync_uplink={
+                client: arrays_bytes(arrays)
+                for client, arrays in zip(good, returned, strict=True)
+                if arrays
+            },
+            sync_downlink={
+                client: arrays_bytes(arrays) for client, arrays in self._sent_to_each().items()
+            },
         )
 
     def _aggregate(
@@ -278,4 +285,5 @@ class FederatedStrategy(Strategy):
             failures = {k: why for answer in answers for k, why in answer.failures.items()}
             reason = failures[min(failures)]
             raise RunError(f"Every participant of round {server_round} failed. First: {reason}")
-        self._note(train_seconds=time.perf_counter() - self._started, **cost_of(answers))
+        seconds = time.perf_counter() - self._started
+        self._note(train_seconds=seconds, **cost_of(answers, link_of(self.config.network)))

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from fedsplit.arrays import to_record
 from fedsplit.errors import RunError
 from fedsplit.exchanged import exchanged
+from fedsplit.network import link_of
 from strategies.base import FederatedStrategy
 
 
@@ -47,6 +48,7 @@ class Centralized(FederatedStrategy):
             train_seconds=time.perf_counter() - started,
             sync_uplink_bytes=0,
             sync_downlink_bytes=0,
+            simulated_communication_seconds=None if link_of(self.config.network) is None else 0.0,
         )
         return []
 

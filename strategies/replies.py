@@ -16,6 +16,9 @@ from numpy.lib.format import read_array_header_1_0, read_magic
 from fedsplit.arrays import in_dtype, stored_dtype, to_tensor
 from fedsplit.errors import shorten
 
+METRICS = frozenset({"num-examples", "loss", "accuracy", "channel-seconds"})
+"""What every reply measures."""
+
 _CONTROL = re.compile(r"\x1b\[[\d;]*m|[\x00-\x1f\x7f]")
 
 
@@ -102,13 +105,16 @@ def fault_of_metrics(reply: Message, *, num_examples: int | None) -> str | None:
     if list(reply.content.metric_records) != ["metrics"]:
         return "its reply holds no 'metrics'"
     metrics = reply.content.metric_records["metrics"]
-    if set(metrics) != {"num-examples", "loss", "accuracy"}:
-        return f"its metrics are {sorted(metrics)}, not num-examples, loss and accuracy"
+    if set(metrics) != METRICS:
+        return f"its metrics are {sorted(metrics)}, not {sorted(METRICS)}"
     count = metrics["num-examples"]
     if not isinstance(count, int) or count < 0:
         return f"its reply has num-examples = {count!r}, not a whole number"
     if num_examples is not None and count != num_examples:
         return f"it claims {count} examples where the split server saw {num_examples}"
+    waited = metrics["channel-seconds"]
+    if not isinstance(waited, float) or not 0 <= waited < math.inf:
+        return f"its reply has channel-seconds = {waited!r}, not a finite number of at least 0"
     return _fault_of_scores(metrics["loss"], metrics["accuracy"])
 
 
@@ -144,6 +150,13 @@ def num_examples_of(reply: Message) -> int:
     count = reply.content.metric_records["metrics"]["num-examples"]
     assert isinstance(count, int)
     return count
+
+
+def channel_seconds_of(reply: Message) -> float:
+    """Return how long the client of a checked reply waited for the split server's answers."""
+    waited = reply.content.metric_records["metrics"]["channel-seconds"]
+    assert isinstance(waited, float)
+    return waited
 
 
 def _fault_of_scores(loss: object, accuracy: object) -> str | None:

@@ -7,6 +7,7 @@ MIUA 2021 (arXiv:2012.12591).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -44,7 +45,9 @@ class SFLV3(FederatedStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the server's copies only."""
         answered = self._accept(server_round, replies)
-        self._note_train(server_round, [answered])
+        self._scored_bytes = sum(answered.sync_uplink.values())
+        # Their bottoms are sent to be scored, for no other purpose.
+        self._note_train(server_round, [replace(answered, sync_uplink={})])
         for client in answered.failures:
             self._up_to_date.discard(client)
         for client, reply in answered.good.items():
@@ -53,10 +56,7 @@ class SFLV3(FederatedStrategy):
         assert self.server is not None
         self.server.close_round(answered.weights)
         metrics = mean_of_metrics(list(answered.good.values()))
-        self._note(
-            train_loss=metrics["loss"], train_accuracy=metrics["accuracy"], sync_uplink_bytes=0
-        )
-        self._scored_bytes = answered.sync_uplink_bytes
+        self._note(train_loss=metrics["loss"], train_accuracy=metrics["accuracy"])
         return None, metrics
 
     def to_score(self, arrays: ArrayRecord) -> Sequence[ArrayRecord]:

@@ -30,8 +30,8 @@ LAYERS: list[set[str]] = [
         "fedsplit.exchanged",
         "fedsplit.arrays",
     },
-    {"fedsplit.config_keys"},
-    {"fedsplit.config"},
+    {"fedsplit.config_keys", "fedsplit.config_network"},
+    {"fedsplit.config", "fedsplit.network"},
     {"fedsplit.data", "fedsplit.models"},
     {"fedsplit.initial"},
     {"fedsplit.channel"},
@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.results", "fedsplit.arithmetic"},
     {"strategies"},
     {"fedsplit.preparation"},
-    {"fedsplit.scoring"},
+    {"fedsplit.scoring", "fedsplit.costs"},
     {"fedsplit.experiment", "fedsplit.client_state", "fedsplit.client_model"},
     {"fedsplit.client_app", "fedsplit.server_app"},
     {"fedsplit.inprocess", "fedsplit.flower_run"},
@@ -79,7 +79,12 @@ HOMES = {
     "datasets": ("fedsplit.data.",),
     "grpc": ("fedsplit.channel.grpc",),
     "typer": ("fedsplit.cli",),
-    "pydantic": ("fedsplit.config", "fedsplit.config_errors", "fedsplit.config_model"),
+    "pydantic": (
+        "fedsplit.config",
+        "fedsplit.config_errors",
+        "fedsplit.config_model",
+        "fedsplit.config_network",
+    ),
     "pickle": (),
 }
 

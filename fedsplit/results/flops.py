@@ -37,7 +37,7 @@ def part_flops_per_sample(part: nn.Module, example: State) -> int:
         The part's input, with a batch of one: [1, ...]. The backward pass goes on to those of
         its tensors that require a gradient.
     """
-    flops, _ = _training_step(storage_free_copy(part), _example_on_meta(example))
+    flops, _ = _training_step(storage_free_copy(part), leaves_on_meta(example))
     return flops
 
 
@@ -54,12 +54,10 @@ def part_flops(parts: Sequence[nn.Module], input_shape: Sequence[int]) -> list[i
     input_shape : Sequence[int]
         Of one image, without a batch axis: [channels, height, width].
     """
-    floating = (p.dtype for p in parts[0].parameters() if p.is_floating_point())
-    dtype = next(floating, torch.get_default_dtype())
-    state: State = torch.empty((1, *input_shape), dtype=dtype, device="meta")
+    state: State = images_on_meta(parts[0], input_shape)
     counts = []
     for part in parts:
-        flops, state = _training_step(storage_free_copy(part), _example_on_meta(state))
+        flops, state = _training_step(storage_free_copy(part), leaves_on_meta(state))
         counts.append(flops)
     return counts
 
@@ -70,19 +68,27 @@ def _training_step(part: nn.Module, example: State) -> tuple[int, State]:
     # No fused attention: on the meta device it then is the two products that it consists of.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         output = part(example)
-        ends = [t for t in _tensors(output) if t.requires_grad]
+        ends = [t for t in tensors_of(output) if t.requires_grad]
         if ends:
             torch.autograd.backward(ends, [torch.empty_like(t) for t in ends])
     return counter.get_total_flops(), output
 
 
-def _example_on_meta(example: State) -> State:
-    if isinstance(example, Tensor):
-        return _leaf_on_meta(example)
+def images_on_meta(part: nn.Module, shape: Sequence[int], batch_size: int = 1) -> Tensor:
+    """Return images without storage, [B, *shape], in the dtype of the part that takes them."""
+    floating = (p.dtype for p in part.parameters() if p.is_floating_point())
+    dtype = next(floating, torch.get_default_dtype())
+    return torch.empty((batch_size, *shape), dtype=dtype, device="meta")
+
+
+def leaves_on_meta(state: State) -> State:
+    """Return a state without storage and without its graph; what wants a gradient still does."""
+    if isinstance(state, Tensor):
+        return _leaf_on_meta(state)
     return {
         # Whole numbers say how large images are: stages read them, on the CPU.
         name: _leaf_on_meta(tensor) if tensor.is_floating_point() else tensor
-        for name, tensor in example.items()
+        for name, tensor in state.items()
     }
 
 
@@ -91,11 +97,12 @@ def _leaf_on_meta(tensor: Tensor) -> Tensor:
     return leaf.requires_grad_(tensor.requires_grad)
 
 
-def _tensors(output: object) -> list[Tensor]:
+def tensors_of(output: object) -> list[Tensor]:
+    """Return all tensors in what a part gives, or a whole model of any library."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, Mapping):  # transformers' outputs are mappings too
-        return [tensor for value in output.values() for tensor in _tensors(value)]
+        return [tensor for value in output.values() for tensor in tensors_of(value)]
     if isinstance(output, list | tuple):
-        return [tensor for value in output for tensor in _tensors(value)]
+        return [tensor for value in output for tensor in tensors_of(value)]
     return []

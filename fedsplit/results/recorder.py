@@ -29,6 +29,8 @@ ROW_KEYS = (
     "evaluate_downlink_bytes",
     "sync_uplink_bytes",
     "sync_downlink_bytes",
+    "simulated_communication_seconds",
+    "communication_seconds",
     "train_seconds",
     "evaluate_seconds",
     "round_seconds",
@@ -90,6 +92,8 @@ class Recorder:
         server_trainable_parameters: int,
         client_flops_per_sample: int,
         server_flops_per_sample: int,
+        client_memory_bytes: int,
+        server_memory_bytes: int,
     ) -> None:
         """Take what is known before the first round, and start the clock.
 
@@ -107,6 +111,9 @@ class Recorder:
             What of it trains.
         client_flops_per_sample, server_flops_per_sample : int
             What one training step with one example costs each side.
+        client_memory_bytes, server_memory_bytes : int
+            What training keeps in memory at a client, and at the server for all participants
+            (see `fedsplit.results.memory`).
         """
         self._facts = {
             "num_clients": num_clients,
@@ -118,6 +125,8 @@ class Recorder:
             "server_trainable_parameters": server_trainable_parameters,
             "client_flops_per_sample": client_flops_per_sample,
             "server_flops_per_sample": server_flops_per_sample,
+            "client_memory_bytes": client_memory_bytes,
+            "server_memory_bytes": server_memory_bytes,
         }
         self._started = self._clock()
         self._begin_round()

@@ -19,6 +19,9 @@ BYTE_KEYS = (
 )
 """What crossed, by purpose and direction: exact serialized lengths."""
 
+COMMUNICATION_KEYS = ("simulated_communication_seconds", "communication_seconds")
+"""How long that would take on the profile's links, and took on the way (docs/network.md)."""
+
 
 def summarise(
     rows: Sequence[Mapping[str, Any]],
@@ -69,6 +72,8 @@ def summarise(
         "best_accuracy": best.get("test_accuracy"),
         "best_round": best.get("round"),
         **{key: _total(rows, key) for key in BYTE_KEYS},
+        "network_profile": None if config.network.profile == "none" else config.network.profile,
+        **{key: _total_if_any(rows, key) for key in COMMUNICATION_KEYS},
         "failed_clients": sum(len(row["failed_clients"]) for row in rows),
         "wall_seconds": wall_seconds,
         "train_samples_per_second": _samples_per_second(rows),
@@ -90,6 +95,11 @@ def how_split(summary: Mapping[str, Any]) -> str:
 
 def _total(rows: Sequence[Mapping[str, Any]], key: str) -> int:
     return sum(row[key] or 0 for row in rows)
+
+
+def _total_if_any(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    known = [row[key] for row in rows if row[key] is not None]
+    return sum(known) if known else None
 
 
 def _samples_per_second(rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -94,6 +94,8 @@ def _block(summary: Mapping[str, Any]) -> Table:
         if summary["cut_layer"] is not None or purpose == "sync":
             up, down = traffic[f"{purpose}_uplink_bytes"], traffic[f"{purpose}_downlink_bytes"]
             block.add_row("", label, f"{up} up, {down} down")
+    if summary["network_profile"] is not None:
+        block.add_row("", "Communication", _communication(summary))
     block.add_row("", "Client", _side(summary, "client"))
     block.add_row("", "Server", _side(summary, "server"))
     speed = summary["train_samples_per_second"]
@@ -128,11 +130,21 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
     return text
 
 
+def _communication(summary: Mapping[str, Any]) -> str:
+    simulated = _seconds(summary["simulated_communication_seconds"])
+    text = f"{simulated} simulated on {summary['network_profile']}"
+    if summary["communication_seconds"] is not None:
+        text += f", {_seconds(summary['communication_seconds'])} measured here without server time"
+    return text
+
+
 def _side(summary: Mapping[str, Any], side: str) -> str:
     parameters, flops = summary[f"{side}_parameters"], summary[f"{side}_flops_per_sample"]
+    memory = with_unit(summary[f"{side}_memory_bytes"], "B")
     if not parameters and not flops:
         return "holds no part of the model"
-    return f"{parameters:,} parameters, {with_unit(flops, 'FLOP')} per training sample"
+    work = f"{with_unit(flops, 'FLOP')} per training sample"
+    return f"{parameters:,} parameters, {work}, {memory} to train"
 
 
 def _bytes(row: Row, purpose_and_direction: str) -> str:

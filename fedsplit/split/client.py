@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -45,6 +46,11 @@ class SplitSession:
     With labels and top at the client (U-shaped), the loss is an ordinary one:
 
     >>> loss = cross_entropy(top(session.trunk(bottom(images))), labels)  # doctest: +SKIP
+
+    Attributes
+    ----------
+    waited_seconds : float
+        From handing each frame over to having its answer, over all frames so far.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class SplitSession:
     ) -> None:
         self._stream = stream
         self._step = 0
+        self.waited_seconds = 0.0
         self._cut_gradient = cut_gradient
         self._output_gradient = output_gradient
 
@@ -157,7 +164,9 @@ class SplitSession:
         return StepResult(answer.tensors[LOSS], answer.tensors[NUM_CORRECT])
 
     def _exchange(self, kind: Kind, tensors: Mapping[str, Tensor]) -> Frame:
+        sent = time.perf_counter()
         answer = self._stream.exchange(Frame(kind, self._step, tensors))
+        self.waited_seconds += time.perf_counter() - sent
         check_order(answer, step=self._step)
         return answer
 

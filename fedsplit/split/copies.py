@@ -29,6 +29,8 @@ class PerParticipantCopies(UpdateRule):
     accepts. So peak memory grows with the participants that train at the same time only.
     """
 
+    copies = True
+
     def __init__(self, server_part: nn.Module, config: Config) -> None:
         super().__init__(server_part, config)
         self._training: dict[int, tuple[nn.Module, Optimizer]] = {}

@@ -46,6 +46,12 @@ def forward(part: nn.Module, state: State, lengths: Sequence[int]) -> State:
     return concatenate([checkpoint(run, piece, use_reentrant=False) for piece in pieces])
 
 
+def batches_at_once(part: nn.Module, count: int, length: int) -> int:
+    """Return of how many of so many batches of one length `forward` keeps the activations."""
+    ends = _ends([length] * count)
+    return count if _keeps_statistics(part) else ends[1] // length
+
+
 def _ends(lengths: Sequence[int]) -> list[int]:
     """Return 0 and where each piece ends."""
     ends, end = [0], 0

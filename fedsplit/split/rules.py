@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -27,11 +28,29 @@ class UpdateRule(ABC):
         Whether `backward` returns a cut gradient, or nothing: clients may have no use for it.
     """
 
+    copies: ClassVar[bool] = False
+    """Whether each participant trains a copy of the server part, with an optimizer of its own."""
+
     def __init__(self, server_part: nn.Module, config: Config) -> None:
         self.server_part = server_part
         self.config = config
         self.on_late: GiveUp = lambda participant, reason: None
         self.cut_gradient = True
+
+    @classmethod
+    def batches_at_once(cls, server_part: nn.Module, participants: int, length: int) -> int:
+        """Return of how many batches one backward pass of the server part has the activations.
+
+        Parameters
+        ----------
+        server_part : nn.Module
+            What trains.
+        participants : int
+            In a round.
+        length : int
+            Of a batch (see `fedsplit.states.length`).
+        """
+        return 1
 
     @abstractmethod
     def open_round(self, server_round: int, participants: Collection[int]) -> None:

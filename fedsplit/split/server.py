@@ -33,6 +33,26 @@ Progress = Callable[[int, int, Purpose], object]
 
 
 @dataclass(frozen=True)
+class StreamReport:
+    """What the server saw of one participant's stream.
+
+    Attributes
+    ----------
+    traffic : Traffic
+        Exact bytes of its frames.
+    uplink_messages, downlink_messages : int
+        Frames that came, and answers to them.
+    answer_seconds : float
+        The server's time between the two: arithmetic, and waiting for other participants.
+    """
+
+    traffic: Traffic
+    uplink_messages: int
+    downlink_messages: int
+    answer_seconds: float
+
+
+@dataclass(frozen=True)
 class RoundReport:
     """What the server saw of a round.
 
@@ -44,11 +64,14 @@ class RoundReport:
         Participant -> examples in its steps, for those that finished.
     failures : Mapping[int, str]
         Participant -> why it did not finish.
+    streams : Mapping[int, StreamReport]
+        Participant -> what became of its own stream.
     """
 
     traffic: Traffic
     num_examples: Mapping[int, int]
     failures: Mapping[int, str]
+    streams: Mapping[int, StreamReport]
 
 
 class SplitServer:
@@ -144,6 +167,12 @@ class SplitServer:
             traffic=sum((session.traffic for session in sessions), Traffic()),
             num_examples={s.participant: s.num_examples for s in sessions if s.finished},
             failures={s.participant: s.failure for s in sessions if not s.finished},
+            streams={
+                s.participant: StreamReport(
+                    s.traffic, s.uplink_messages, s.downlink_messages, s.answer_seconds
+                )
+                for s in sessions
+            },
         )
 
     def close_round(self, num_examples: Mapping[int, int]) -> None:

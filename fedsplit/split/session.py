@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from torch import nn
@@ -22,6 +23,13 @@ class ServerSession:
     """One participant in one round.
 
     The parameters are those of its `Exchange`; `cut` says which of the two topologies it has.
+
+    Attributes
+    ----------
+    uplink_messages, downlink_messages : int
+        Frames that came, and answers to them.
+    answer_seconds : float
+        From a frame's arrival to its answer, over all frames: arithmetic, and waiting for others.
     """
 
     def __init__(
@@ -29,6 +37,8 @@ class ServerSession:
     ) -> None:
         self.participant = participant
         self.traffic = Traffic()
+        self.uplink_messages = self.downlink_messages = 0
+        self.answer_seconds = 0.0
         self.finished = False
         self.failure = "it never opened its stream"
         self.on_finish: Callable[[], object] = lambda: None
@@ -70,16 +80,21 @@ class ServerSession:
         ChannelError
             If the frame is not exactly the next legal one.
         """
+        arrived = time.perf_counter()
         with self._lock:
+            self.uplink_messages += 1
             if self._revoked and self._open:
                 self._drop(_REVOKED)
             if not self._open:
                 raise ChannelError(f"Refused: the session is closed ({self.failure}).")
             try:
-                return self._answer(frame)
+                answer = self._answer(frame)
             except ChannelError as error:
                 self._drop(str(error))
                 raise
+            self.downlink_messages += 1
+            self.answer_seconds += time.perf_counter() - arrived
+            return answer
 
     def close(self, reason: str) -> None:
         """End the session; unless it has finished, its contribution is dropped."""

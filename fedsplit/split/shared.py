@@ -172,6 +172,11 @@ class Concatenated(SharedServerPart):
         # of whoever comes last would leave its size behind with one participant after another.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fedsplit-server-part")
 
+    @classmethod
+    def batches_at_once(cls, server_part: nn.Module, participants: int, length: int) -> int:
+        """Return the batches of a piece, if the step is too large for one (see `pieces`)."""
+        return pieces.batches_at_once(server_part, participants, length)
+
     def forward(self, participant: int, smashed: State) -> State:
         """Wait for all batches of the step; they are computed as one."""
         return self._together(participant, smashed, self._forward_all)

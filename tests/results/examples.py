@@ -20,6 +20,8 @@ SPLIT_FACTS: dict[str, Any] = {
     "server_trainable_parameters": 778,
     "client_flops_per_sample": 200_704,
     "server_flops_per_sample": 19_876_543,
+    "client_memory_bytes": 170_000,
+    "server_memory_bytes": 135_000_000,
 }
 UNSPLIT_FACTS = SPLIT_FACTS | {
     "cut_layer": None,
@@ -27,6 +29,7 @@ UNSPLIT_FACTS = SPLIT_FACTS | {
     "client_trainable_parameters": 210_000,
     "server_trainable_parameters": 0,
     "server_flops_per_sample": 0,
+    "server_memory_bytes": 0,
 }
 
 

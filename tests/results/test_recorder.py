@@ -17,7 +17,8 @@ CONTRACT_KEYS = set(
     final_accuracy final_loss best_accuracy cut_uplink_bytes cut_downlink_bytes
     sync_uplink_bytes sync_downlink_bytes client_parameters server_parameters
     client_trainable_parameters server_trainable_parameters
-    client_flops_per_sample server_flops_per_sample wall_seconds train_samples_per_second
+    client_flops_per_sample server_flops_per_sample client_memory_bytes server_memory_bytes
+    wall_seconds train_samples_per_second
     """.split()  # noqa: SIM905 - as the contract lists them
 )
 

@@ -37,11 +37,22 @@ def test_block_below() -> None:
         "Cut traffic      5.00 MB up, 5.00 MB down",
         "Evaluation       5.00 MB up, 5.00 MB down",
         "Synchronisation  5.00 MB up, 5.00 MB down",
-        "Client           4,352 parameters, 201 kFLOP per training sample",
-        "Server           205,648 parameters, 19.9 MFLOP per training sample",
+        "Client           4,352 parameters, 201 kFLOP per training sample, 170 kB to train",
+        "Server           205,648 parameters, 19.9 MFLOP per training sample, 135 MB to train",
         "Time             12.0 s, 250 training samples/s, 200 ms per client-round",
         "Run directory    /runs/example",
     ]
+
+
+def test_communication_is_shown_with_a_profile_only() -> None:
+    times = {"simulated_communication_seconds": 40.0, "communication_seconds": 0.25}
+    rows = [a_row(1, **times), a_row(2, **times)]
+    shown = results_table(rows, a_summary(rows, **{"network.profile": "4g"}))
+    assert "  Communication    1:20 simulated on 4g, 0.5 s measured here without server" in shown
+    assert "Communication" not in results_table(rows, a_summary(rows))
+    rows = [row | {"communication_seconds": None} for row in rows]
+    shown = results_table(rows, a_summary(rows, UNSPLIT_FACTS, **{"network.profile": "4g"}))
+    assert "  Communication    1:20 simulated on 4g\n" in shown
 
 
 def test_unsplit_run_has_no_cut() -> None:

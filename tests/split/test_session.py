@@ -98,10 +98,24 @@ def test_a_whole_session(rule: NotingRule) -> None:
     done = session.handle(FINISH)
     assert (done.kind, done.step, dict(done.tensors)) == (Kind.FINISHED, 1, {})
     assert (session.num_examples, session.finished) == (4, True)
+    assert (session.uplink_messages, session.downlink_messages) == (2, 2)
     session.close("too late to matter")
     session.revoke()
     assert session.finished
     assert rule.calls == ["begin", "step", "finish"]
+
+
+def test_time_and_messages_of_a_session(rule: NotingRule) -> None:
+    """Break it: count the answer before there is one, or start the clock when the step is done."""
+    session = session_of(rule)
+    session.open()
+    rule.go_on.clear()
+    threading.Timer(0.2, rule.go_on.set).start()
+    session.handle(good_frame(0))
+    assert 0.15 < session.answer_seconds < 5
+    with pytest.raises(ChannelError):
+        session.handle(good_frame(7))
+    assert (session.uplink_messages, session.downlink_messages) == (2, 1)
 
 
 def test_an_evaluation_answers_scores_only() -> None:

@@ -100,7 +100,7 @@ class _Counted(_Tokens):
     """A split server that has counted 8 examples of every client."""
 
     def report(self) -> RoundReport:
-        return RoundReport(Traffic(), dict.fromkeys(NODES, 8), {})
+        return RoundReport(Traffic(), dict.fromkeys(NODES, 8), {}, {})
 
 
 def test_a_client_that_claims_more_than_it_scored_is_left_out_of_the_evaluation() -> None:
@@ -108,7 +108,16 @@ def test_a_client_that_claims_more_than_it_scored_is_left_out_of_the_evaluation(
     replies = [
         Message(
             RecordDict(
-                {"metrics": MetricRecord({"num-examples": n, "loss": loss, "accuracy": loss})}
+                {
+                    "metrics": MetricRecord(
+                        {
+                            "num-examples": n,
+                            "loss": loss,
+                            "accuracy": loss,
+                            "channel-seconds": 0.5,
+                        }
+                    )
+                }
             ),
             reply_to=message,
         )

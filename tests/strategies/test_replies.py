@@ -23,7 +23,7 @@ from strategies.replies import (
 from tests.strategies.grids import fails
 
 SENT: dict[str, Tensor] = {"a": torch.zeros(2, 3), "b": torch.zeros((), dtype=torch.int64)}
-GOOD = {"num-examples": 8, "loss": 0.5, "accuracy": 0.25}
+GOOD = {"num-examples": 8, "loss": 0.5, "accuracy": 0.25, "channel-seconds": 0.125}
 
 
 def _asked(node: int = 1) -> Message:
@@ -82,7 +82,11 @@ def test_wrong_weights(weights: dict[str, Tensor], fault: str) -> None:
         ({"loss": -0.5}, "a loss is at least 0"),
         ({"accuracy": 1e300}, "an accuracy from 0 to 1"),
         ({"accuracy": -0.1}, "an accuracy from 0 to 1"),
-        ({"loss": None}, r"metrics are \['accuracy', 'num-examples'\]"),
+        ({"loss": None}, r"metrics are \['accuracy', 'channel-seconds', 'num-examples'\]"),
+        ({"channel_seconds": None}, r"metrics are \['accuracy', 'loss', 'num-examples'\]"),
+        ({"channel_seconds": -0.5}, r"channel-seconds = -0\.5, not a finite number"),
+        ({"channel_seconds": float("nan")}, "channel-seconds = nan, not a finite number"),
+        ({"channel_seconds": 3}, "channel-seconds = 3, not a finite number"),
         ({"extra": 1.0}, "'extra'"),
     ],
 )

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Message, MetricRecord, RecordDict
+
+from fedsplit import inprocess, simulate
+from fedsplit.channel.ledger import Traffic
+from fedsplit.network import PROFILES, Link
+from fedsplit.server_app import Engine, open_grpc
+from fedsplit.split.server import RoundReport, StreamReport
+from strategies.answers import Answered, cost_of
+from tests.conftest import TINY, Run, weights
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+LINK = Link(uplink_mbps=8.0, downlink_mbps=80.0, latency_ms=100.0)
+# Equal shards: 36 training images of each client, which is 4 batches of 8 and one of 4.
+EQUAL = {"data_partitioner": "iid", "network_profile": "4g", "fraction_evaluate": 0.0}
+EXCHANGES = 2 * 5 + 1  # two epochs, and FINISH
+
+
+def _reply(waited: float) -> Message:
+    metrics = {"num-examples": 8, "loss": 0.5, "accuracy": 0.5, "channel-seconds": waited}
+    asked = Message(RecordDict(), 1, "train")
+    return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=asked)
+
+
+def _answered() -> Answered:
+    """Two that finish and one that fails half-way."""
+    streams = {
+        0: StreamReport(Traffic(1_000_000, 10_000_000), 3, 3, 0.5),
+        1: StreamReport(Traffic(2_000_000, 10_000_000), 2, 2, 1.75),
+        2: StreamReport(Traffic(500_000, 0), 1, 0, 0.0),
+    }
+    traffic = sum((stream.traffic for stream in streams.values()), Traffic())
+    return Answered(
+        good={0: _reply(2.0), 1: _reply(2.25)},
+        failures={2: "it stumbled"},
+        weights={0: 8, 1: 8},
+        report=RoundReport(traffic, {0: 8, 1: 8}, {2: "it stumbled"}, streams),
+        sync_uplink={0: 1_000_000, 1: 1_000_000},
+        sync_downlink=dict.fromkeys(range(3), 10_000_000),
+    )
+
+
+def test_the_longest_participant_counts() -> None:
+    """Break it: leave out the weights, or their two messages."""
+    # 3 MB up, 20 MB down; two frames and the reply up, the message and two frames down
+    assert _answered().simulated_seconds(LINK) == pytest.approx(3.0 + 2.0 + 6 * 0.1)
+    assert _answered().measured_seconds() == 1.5  # of client 0, though client 1 waited longer
+
+
+def test_what_came_one_after_another_adds_up() -> None:
+    cost = cost_of([_answered(), _answered()], LINK)
+    assert cost["simulated_communication_seconds"] == pytest.approx(2 * 5.6)
+    assert cost["communication_seconds"] == 3.0
+    assert (cost["sync_uplink_bytes"], cost["sync_downlink_bytes"]) == (4_000_000, 60_000_000)
+
+
+def test_nothing_is_simulated_without_a_link() -> None:
+    assert "simulated_communication_seconds" not in cost_of([_answered()], None)
+
+
+def _by_hand(row: dict[str, Any], participants: int, exchanges: int) -> float:
+    """Return the time of one of so many participants with equal shares of a round's bytes."""
+    messages = exchanges + 1
+    return PROFILES["4g"].seconds(
+        uplink_bytes=((row["cut_uplink_bytes"] or 0) + row["sync_uplink_bytes"]) // participants,
+        downlink_bytes=((row["cut_downlink_bytes"] or 0) + row["sync_downlink_bytes"])
+        // participants,
+        uplink_messages=messages,
+        downlink_messages=messages,
+    )
+
+
+@pytest.mark.parametrize(
+    ("strategy", "topology", "at_once", "exchanges"),
+    [
+        ("sflv1", "vanilla", 1, EXCHANGES),
+        ("sflv2", "vanilla", 1, EXCHANGES),
+        ("sflv3", "vanilla", 1, EXCHANGES),
+        ("sflv1", "u-shaped", 1, 2 * 10 + 1),
+        ("sequential", "vanilla", 4, EXCHANGES),
+        ("full", "vanilla", 1, 0),
+    ],
+)
+def test_simulated_time_of_a_run_by_hand(
+    run: Run, strategy: str, topology: str, at_once: int, exchanges: int
+) -> None:
+    result = run(strategy=strategy, split_topology=topology, **EQUAL)
+    times = [row["simulated_communication_seconds"] for row in result.rounds]
+    # SFLV3's weights go to clients in the first round only, and to be scored otherwise.
+    expected = [at_once * _by_hand(row, 4, exchanges) for row in result.rounds]
+    assert times == pytest.approx(expected, rel=1e-12)
+    assert result.summary["simulated_communication_seconds"] == sum(times)
+    assert result.summary["network_profile"] == "4g"
+
+
+def test_pooled_training_sends_nothing(run: Run) -> None:
+    summary = run(strategy="centralized", **EQUAL).summary
+    assert summary["simulated_communication_seconds"] == 0.0
+    assert summary["communication_seconds"] is None
+
+
+def test_a_profile_changes_neither_bytes_nor_bits(run: Run) -> None:
+    with_profile, without = run(network_profile="4g"), run()
+    assert without.summary["simulated_communication_seconds"] is None
+    for key in [key for key in without.rounds[0] if "bytes" in key]:
+        assert [r[key] for r in with_profile.rounds] == [r[key] for r in without.rounds]
+    assert all((weights(with_profile)[k] == w).all() for k, w in weights(without).items())
+
+
+@pytest.mark.parametrize("strategy", ["sflv1", "sequential"])
+def test_over_grpc_the_simulated_time_is_the_same_and_the_measured_one_is_there(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, strategy: str
+) -> None:
+    changes = {"strategy": strategy, "network_profile": "wifi", "num_server_rounds": 1}
+    direct = run(**changes)
+    monkeypatch.setattr(inprocess, "IN_PROCESS", Engine("inprocess", open_grpc))
+    wire = simulate({**TINY, "output-dir": str(tmp_path)}, **changes)
+    key = "simulated_communication_seconds"
+    assert [row[key] for row in wire.rounds] == [row[key] for row in direct.rounds]
+    measured, in_process = (r.summary["communication_seconds"] for r in (wire, direct))
+    # Each of the slowest client's frames is encoded, sent and decoded, and none is without a wire.
+    assert 0 <= in_process < measured < wire.summary["wall_seconds"]
