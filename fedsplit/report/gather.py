@@ -66,13 +66,12 @@ class Gathered:
         return list(self.comparison.settings) or [""]
 
     @property
-    def missing(self) -> dict[ComparedRun, str]:
-        """The runs without results, and why."""
-        failures = self.comparison.failures
+    def failed(self) -> dict[str, str]:
+        """The directories of the runs that failed, and why."""
         return {
-            run: failures.get(run.directory, "not run yet")
+            run.directory: self.comparison.failures[run.directory]
             for run in self.comparison.runs
-            if run not in self.finished
+            if run not in self.finished and run.directory in self.comparison.failures
         }
 
     def of(self, setting: str, label: str) -> list[RunRecord]:

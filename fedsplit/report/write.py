@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsplit.report.csv import write_results_csv
+from fedsplit.errors import RunError
 from fedsplit.report.gather import gather
+from fedsplit.report.html import comparison_html
+from fedsplit.report.markdown import comparison_markdown
+from fedsplit.report.results_csv import write_results_csv
 
 
 def write_report(directory: Path) -> list[Path]:
@@ -20,8 +23,19 @@ def write_report(directory: Path) -> list[Path]:
     ------
     ConfigError
         If the directory is neither a comparison's nor a finished run's.
+    RunError
+        If a file cannot be written.
     """
     gathered = gather(directory)
     table = gathered.directory / "results.csv"
-    write_results_csv(gathered, table)
-    return [table]
+    page, text = table.with_name("report.html"), table.with_name("report.md")
+    try:
+        write_results_csv(gathered, table)
+        text.write_text(comparison_markdown(gathered), encoding="utf-8")
+        page.write_text(comparison_html(gathered), encoding="utf-8")
+    except OSError as error:
+        raise RunError(
+            f"The report in '{gathered.directory}' cannot be written: {error.strerror or error}. "
+            "Free space on its disk, and try 'fedsplit report' again."
+        ) from None
+    return [table, text, page]
