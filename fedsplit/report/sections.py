@@ -117,13 +117,14 @@ def sections_of(gathered: Gathered, *, drawn: bool) -> list[Section]:
     """
     silent = _silent(gathered)
     apart = (
-        "Sent by all clients together, both ways: at the cut, and for synchronising the model. Bytes "
-        "are exact serialized lengths. Federated evaluation is counted apart, and not in the curves."
+        "Sent by all clients together, both ways: at the cut, and for synchronising the model. "
+        "Bytes are exact serialized lengths. Federated evaluation is counted apart, and is not in "
+        "the curves."
     )
     if silent:
         apart += (
-            f" {silent} trains where all images are: it moves the images instead, and sends nothing "
-            "but for evaluation. Its line is level, at its last accuracy."
+            f" {silent} trains where all images are: it moves the images instead, and sends "
+            "nothing but for evaluation. Its line is level, at its last accuracy."
         )
     return [
         Section(
@@ -147,8 +148,8 @@ def sections_of(gathered: Gathered, *, drawn: bool) -> list[Section]:
         ),
         Section(
             "Time",
-            f"Wall time on one machine, with {_counted(gathered.comparison.jobs, 'run')} at a time: "
-            "compare it within this report only.",
+            f"Wall time on one machine, with {_counted(gathered.comparison.jobs, 'run')} at a "
+            "time: compare it within this report only.",
             [],
             tables.time_tables(gathered),
         ),

@@ -195,24 +195,19 @@ def difference_tables(gathered: Gathered) -> Iterator[Table]:
     """Yield the keys in which variants differ, and those in which settings do."""
     comparison = gathered.comparison
     shared = {**Config().to_flat(), **comparison.base}
-    for what, tables in (("variant", comparison.variants), ("setting", comparison.settings)):
-        keys = dict.fromkeys(key for table in tables.values() for key in table)
+    for what, of_label in (("variant", comparison.variants), ("setting", comparison.settings)):
+        names = dict.fromkeys(key for table in of_label.values() for key in table)
         values = {
-            label: [{**shared, **table}[key] for key in keys] for label, table in tables.items()
+            key: [_plain({**shared, **table}[key]) for table in of_label.values()] for key in names
         }
-        differing = [
-            index
-            for index in range(len(keys))
-            if len({str(row[index]) for row in values.values()}) > 1
-        ]
-        names = list(keys)
+        differing = [key for key, column in values.items() if len(set(column)) > 1]
         if differing:
             yield Table(
                 f"What differs between {what}s",
-                [what, *(names[index] for index in differing)],
+                [what, *differing],
                 [
-                    [Cell(label), *(Cell(_plain(row[i])) for i in differing)]
-                    for label, row in values.items()
+                    [Cell(label), *(Cell(values[key][number]) for key in differing)]
+                    for number, label in enumerate(of_label)
                 ],
             )
 
