@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from fedsplit.report.curves import shortened
-from fedsplit.report.svg import FONT_SIZE, GRID, INK, MUTED, SERIES, new_axes, to_svg
+from fedsplit.report.svg import FONT_SIZE, GRID, INK, MUTED, SERIES, WIDTH_INCHES, new_axes, to_svg
 from fedsplit.results.text import NOTHING, with_unit
 
 _ROW_INCHES = 0.3
@@ -123,7 +123,7 @@ def draw_shards(
     else:
         axes = new_axes(0.9 + 0.24 * classes, left=_LABEL_INCHES, right=0.2)
         most = max(1, *(count for row in class_counts for count in row))
-        cell_points = min(0.24, (5.6 - _LABEL_INCHES - 0.2) / clients) * 72
+        cell_points = min(0.24, (WIDTH_INCHES - _LABEL_INCHES - 0.2) / clients) * 72
         dots = [
             (client, label, count)
             for client, row in enumerate(class_counts)
@@ -158,7 +158,7 @@ def _legend(axes: Axes, colours: Mapping[str, str]) -> None:
     axes.legend(
         handles=[Patch(color=colour, label=part) for part, colour in colours.items()],
         loc="lower left",
-        bbox_to_anchor=(-0.33, 1.0),
+        bbox_to_anchor=(-0.36, 1.0),
         ncols=len(colours),
         frameon=False,
         fontsize=FONT_SIZE - 1.5,

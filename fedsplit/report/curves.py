@@ -1,4 +1,4 @@
-"""Curves: accuracy against rounds, bytes or FLOPs, one for each variant."""
+"""Curves: accuracy against rounds, bytes or FLOPs, one for each variant; or a run's losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARKS = "os^DvPX<>ph*"
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))  # so that more variants than colours differ
 _LONGEST_LABEL = 16
 _LINE_INCHES = 0.19
-_LABEL_INCHES = 1.62
+_LABEL_INCHES = 1.72
 _LOG_FROM_RATIO = 12
 
 
@@ -32,9 +32,15 @@ def style(number: int) -> dict[str, object]:
 
 
 def draw_curves(
-    curves: Sequence[Curve], *, name: str, alt: str, along: str, unit: str | None
+    curves: Sequence[Curve],
+    *,
+    name: str,
+    alt: str,
+    along: str,
+    unit: str | None,
+    measure: str = "test accuracy",
 ) -> str:
-    """Draw accuracy curves with their labels beside them, best at the end on top.
+    """Draw curves with their labels beside them, highest at the end on top.
 
     A curve that does not grow along x (a variant that sends nothing) is a level line.
 
@@ -48,6 +54,8 @@ def draw_curves(
         What x is.
     unit : str | None
         Of x; None for rounds.
+    measure : str
+        What y is; an accuracy is at most 1.
     """
     axes = new_axes(max(2.9, 0.85 + _LINE_INCHES * len(curves)), left=0.42, right=_LABEL_INCHES)
     growing = [curve for curve in curves if curve.xs[-1] > 0]
@@ -64,9 +72,9 @@ def draw_curves(
     if unit is not None:
         axes.xaxis.set_major_formatter(EngFormatter(unit, sep="\N{NO-BREAK SPACE}"))
     top = max((y for curve in curves for y in curve.ys), default=1.0)
-    axes.set_ylim(0, min(1.0, top * 1.08) or 1.0)
+    axes.set_ylim(0, (min(1.0, top * 1.08) if "accuracy" in measure else top * 1.08) or 1.0)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_title("test accuracy", loc="left", fontsize=FONT_SIZE - 1, color=MUTED, pad=4, x=-0.1)
+    axes.set_title(measure, loc="left", fontsize=FONT_SIZE - 1, color=MUTED, pad=4, x=-0.1)
     axes.set_xlabel(along + (" (log scale)" if log else ""), color=MUTED, fontsize=FONT_SIZE - 1)
     _label(axes, sorted(curves, key=lambda curve: -curve.ys[-1]))
     return to_svg(axes, name, alt)

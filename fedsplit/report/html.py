@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedsplit.report.gather import Gathered
-from fedsplit.report.sections import facts_of, sections_of
+from fedsplit.report.sections import Facts, Section
 
 
-def comparison_html(gathered: Gathered) -> str:
-    """Return a comparison's report as a page."""
-    return _render(
-        "comparison.html.j2",
-        title=gathered.comparison.name,
-        facts=facts_of(gathered),
-        sections=[s for s in sections_of(gathered, drawn=True) if s.pictures or s.tables],
-    )
-
-
-def _render(template: str, **values: object) -> str:
+def to_html(title: str, facts: Facts, sections: Sequence[Section]) -> str:
+    """Return a report as a page."""
     environment = Environment(
         loader=PackageLoader("fedsplit.report"),
-        autoescape=True,  # labels are people's
+        autoescape=True,  # labels and names are people's
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(**values)
+    return environment.get_template("report.html.j2").render(
+        title=title, facts=facts, sections=[s for s in sections if s.pictures or s.tables]
+    )

@@ -1,30 +1,32 @@
-"""Reports as Markdown: what HTML has, but for the pictures."""
+"""Reports as Markdown: the tables of the page, and pictures that lie beside it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from fedsplit.report.gather import Gathered
-from fedsplit.report.sections import facts_of, sections_of
+from fedsplit.report.sections import Facts, Section
 from fedsplit.report.tables import Table
 
 
-def comparison_markdown(gathered: Gathered) -> str:
-    """Return a comparison's report as Markdown."""
-    facts = facts_of(gathered)
-    lines = [f"# {escaped(gathered.comparison.name)}", "", escaped(facts.lead), ""]
-    lines += [f"    {facts.command}", ""]
-    lines += [f"- {name}: {escaped(value)}" for name, value in facts.details.items()]
-    lines += ["", facts.how_to_read, ""]
+def to_markdown(title: str, facts: Facts, sections: Sequence[Section]) -> str:
+    """Return a report as Markdown."""
+    lines = [f"# {escaped(title)}", "", escaped(facts.lead), "", f"    {facts.command}", ""]
+    lines += [f"- {name}: {escaped(value)}" for name, value in facts.details.items()] + [""]
+    if facts.how_to_read:
+        lines += [facts.how_to_read, ""]
     if facts.failed:
         lines += ["Failed, and missing from what follows:", ""]
         for name, reason in facts.failed.items():
             lines.append(f"- `{name}`: {escaped(' '.join(reason.split()))}")
         lines.append("")
-    for section in sections_of(gathered, drawn=False):
-        if section.tables:
-            lines += [f"## {section.title}", "", section.text, ""]
+    for section in sections:
+        images = [image for image in section.images if image.is_file()]
+        if section.tables or images:
+            lines += [f"## {section.title}", ""]
+            lines += [section.text, ""] if section.text else []
+            for image in images:
+                lines += [f"![{section.title}]({image.name})", ""]
             for table in section.tables:
                 lines += [*table_lines(table), ""]
     return "\n".join(lines).rstrip() + "\n"

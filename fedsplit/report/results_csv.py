@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+import io
 
 from fedsplit.report.gather import Gathered, summary_keys
 
 
-def write_results_csv(gathered: Gathered, path: Path) -> None:
-    """Write ``results.csv``: setting, label, seed, then the summary's keys.
+def results_csv(gathered: Gathered) -> str:
+    """Return ``results.csv``: setting, label, seed, then the summary's keys.
 
     Parameters
     ----------
     gathered : Gathered
-        The comparison.
-    path : Path
-        The file to write. What a summary does not hold is an empty cell.
+        The comparison. What a summary does not hold is an empty cell.
     """
     keys = [key for key in summary_keys(list(gathered.finished.values())) if key != "seed"]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["setting", "label", "seed", *keys])
-        for run, record in gathered.finished.items():
-            values = [record.summary.get(key) for key in keys]
-            table.writerow([run.setting, run.label, run.seed, *values])
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(["setting", "label", "seed", *keys])
+    for run, record in gathered.finished.items():
+        values = [record.summary.get(key) for key in keys]
+        table.writerow([run.setting, run.label, run.seed, *values])
+    return file.getvalue()

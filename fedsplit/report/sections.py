@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedsplit.report import pictures, tables
 from fedsplit.report.gather import Gathered
 from fedsplit.report.pictures import Picture
 from fedsplit.report.tables import Table
-from fedsplit.results.text import minutes
+from fedsplit.results.text import duration
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Section:
         Its heading, and what to know before reading it.
     pictures : Sequence[Picture]
         Come first.
+    images : Sequence[Path]
+        Files beside the report that show the same, for Markdown.
     tables : Sequence[Table]
         Come after them.
     """
@@ -29,6 +32,7 @@ class Section:
     title: str
     text: str = ""
     pictures: Sequence[Picture] = field(default_factory=list)
+    images: Sequence[Path] = field(default_factory=list)
     tables: Sequence[Table] = field(default_factory=list)
 
     @property
@@ -65,12 +69,10 @@ class Facts:
 def facts_of(gathered: Gathered) -> Facts:
     """Say what was compared, how, on what, and how long it took."""
     comparison, records = gathered.comparison, list(gathered.finished.values())
-    lead = _counted(len(comparison.variants), "variant")
+    lead = counted(len(comparison.variants), "variant")
     if len(gathered.settings) > 1:
-        lead += (
-            f" in {_counted(len(gathered.settings), 'setting')} ({', '.join(gathered.settings)})"
-        )
-    lead += f", {_counted(len(comparison.seeds), 'seed')}: {_counted(len(comparison.runs), 'run')}"
+        lead += f" in {counted(len(gathered.settings), 'setting')} ({', '.join(gathered.settings)})"
+    lead += f", {counted(len(comparison.seeds), 'seed')}: {counted(len(comparison.runs), 'run')}"
     left = len(comparison.runs) - len(records) - len(gathered.failed)
     lead += f", of which {left} have not been made yet." if left else "."
     details = {}
@@ -91,7 +93,7 @@ def facts_of(gathered: Gathered) -> Facts:
         if (found := sorted({str(record.summary[f"{package}_version"]) for record in records}))
     )
     details["Time"] = (
-        f"{minutes(comparison.wall_seconds)} (h:)min:s in all, {_counted(comparison.jobs, 'run')} "
+        f"{duration(comparison.wall_seconds)} in all, {counted(comparison.jobs, 'run')} "
         f"at a time, engine {', '.join(sorted({str(r.summary['engine']) for r in records}))}"
     )
     n = len(comparison.seeds)
@@ -131,27 +133,26 @@ def sections_of(gathered: Gathered, *, drawn: bool) -> list[Section]:
             "Accuracy",
             "On the test images, of the model as it stands after each round.",
             pictures.by_round(gathered) if drawn else [],
-            [tables.accuracy_table(gathered)],
+            tables=[tables.accuracy_table(gathered)],
         ),
         Section(
             "Traffic",
             apart,
             [*pictures.by_bytes(gathered), *pictures.by_direction(gathered)] if drawn else [],
-            tables.traffic_tables(gathered),
+            tables=tables.traffic_tables(gathered),
         ),
         Section(
             "Client and server",
             "What each side holds and computes. FLOPs are of forward and backward pass, as the "
             "algorithm needs them; those of all clients are of training, over all rounds.",
             [*pictures.by_client_flops(gathered), *pictures.sides(gathered)] if drawn else [],
-            tables.side_tables(gathered),
+            tables=tables.side_tables(gathered),
         ),
         Section(
             "Time",
-            f"Wall time on one machine, with {_counted(gathered.comparison.jobs, 'run')} at a "
+            f"Wall time on one machine, with {counted(gathered.comparison.jobs, 'run')} at a "
             "time: compare it within this report only.",
-            [],
-            tables.time_tables(gathered),
+            tables=tables.time_tables(gathered),
         ),
         Section(
             "Shards",
@@ -161,8 +162,7 @@ def sections_of(gathered: Gathered, *, drawn: bool) -> list[Section]:
         Section(
             "What differs",
             "Keys that are not here are the same in all runs.",
-            [],
-            list(tables.difference_tables(gathered)),
+            tables=list(tables.difference_tables(gathered)),
         ),
     ]
 
@@ -177,5 +177,6 @@ def _silent(gathered: Gathered) -> str:
     return ", ".join(labels)
 
 
-def _counted(number: int, thing: str) -> str:
+def counted(number: int, thing: str) -> str:
+    """Return a number of things, with an s where it belongs."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -20,7 +20,7 @@ SERIES = tuple(f"#0202{number:02x}" for number in range(7))
 COLOURS = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
     colour: f"c{number}" for number, colour in enumerate(SERIES)
 }
-WIDTH_INCHES = 5.6  # 403 units: on a phone, letters of 10 are still 8 pixels high
+WIDTH_INCHES = 5.2  # 374 units, as wide as a phone: letters keep about their size there
 FONT_SIZE = 10
 
 
@@ -39,7 +39,7 @@ def new_axes(height_inches: float, *, left: float, right: float) -> Axes:
     )
     axes.patch.set_alpha(0.0)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, length=0, labelsize=FONT_SIZE - 1)
+    axes.tick_params(colors=MUTED, length=0, labelsize=FONT_SIZE - 1, pad=5)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(MUTED)

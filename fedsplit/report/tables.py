@@ -15,7 +15,7 @@ from fedsplit.report.measures import (
     evaluation_bytes,
     training_bytes,
 )
-from fedsplit.results.text import NOTHING, fixed, minutes, with_unit
+from fedsplit.results.text import NOTHING, duration, fixed, with_unit
 
 Show = Callable[[float], str]
 Source = str | Callable[[RunRecord], float | None]
@@ -57,7 +57,8 @@ class Table:
     rows: list[list[Cell]]
 
 
-def _exactly(value: float) -> str:
+def exactly(value: float) -> str:
+    """Return a number in full."""
     return f"{value:,.0f}" if value == int(value) else f"{value:,.6g}"
 
 
@@ -68,17 +69,13 @@ def cell(found: Estimate | None, show: Show) -> Cell:
     text = show(found.mean)
     if found.deviation:
         text += f" ± {show(found.deviation)}"
-    return Cell(text, "; ".join(_exactly(value) for value in found.values))
+    return Cell(text, "; ".join(exactly(value) for value in found.values))
 
 
 _accuracy: Show = partial(fixed, digits=3)
 _bytes: Show = partial(with_unit, unit="B")
 _flops: Show = partial(with_unit, unit="FLOP")
 _numbers: Show = partial(with_unit, unit="")
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if value < 60 else f"{minutes(value)} min"
 
 
 _TRAFFIC: tuple[Column, ...] = (
@@ -101,11 +98,11 @@ _SIDES: tuple[Column, ...] = (
 )
 _TIME: tuple[Column, ...] = (
     ("all clients' FLOPs", client_flops, _flops),
-    ("whole run", "wall_seconds", _seconds),
+    ("whole run", "wall_seconds", duration),
     ("training samples/s", "train_samples_per_second", partial(fixed, digits=0)),
     ("s per client-round", "seconds_per_client_round", partial(fixed, digits=2)),
-    ("communication, measured", "communication_seconds", _seconds),
-    ("communication, simulated", "simulated_communication_seconds", _seconds),
+    ("communication, measured", "communication_seconds", duration),
+    ("communication, simulated", "simulated_communication_seconds", duration),
     ("failed clients", "failed_clients", partial(fixed, digits=0)),
 )
 
