@@ -103,6 +103,8 @@ def facts_of(gathered: Gathered) -> Facts:
         if n > 1
         else "One seed: there is no deviation to show, and small differences mean nothing."
     )
+    if len(records) < len(comparison.runs):
+        how += " Where runs are missing, they are of those that there are."
     how += " The exact values of each seed stand in a cell's tooltip and in results.csv."
     return Facts(lead, comparison.command, details, how, gathered.failed)
 

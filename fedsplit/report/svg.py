@@ -40,6 +40,7 @@ def new_axes(height_inches: float, *, left: float, right: float) -> Axes:
     axes.patch.set_alpha(0.0)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, length=0, labelsize=FONT_SIZE - 1, pad=5)
+    axes.tick_params(which="minor", length=0)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(MUTED)
