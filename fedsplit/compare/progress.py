@@ -101,6 +101,7 @@ class CompareProgress:
         left = self.seconds_left()
         shown = f"{self._done}/{self._total}" + (f", {minutes(left)} left" if left else "")
         self._bars.update(self._all, completed=self._done, shown=shown)
+        self._bars.refresh()
 
     def seconds_left(self) -> float | None:
         """Return an estimate, or None before the first round.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -107,6 +108,8 @@ class _Workers:
         self._lock = lock
         self._all: list[WorkerProcess] = []
         self._free: queue.SimpleQueue[WorkerProcess | None] = queue.SimpleQueue()
+        self._stopped = False
+        self._starting = threading.Lock()
         for _ in range(count):
             self._free.put(None)
 
@@ -114,13 +117,21 @@ class _Workers:
         worker = self._free.get()
         try:
             if worker is None or not worker.alive:
-                worker = WorkerProcess(self._lock)
-                self._all.append(worker)
+                worker = self._start()
             worker.run(config, log)
         finally:
             self._free.put(worker)
 
+    def _start(self) -> WorkerProcess:
+        with self._starting:
+            if self._stopped:
+                raise RunError("The comparison was stopped before this run began.")
+            self._all.append(WorkerProcess(self._lock))
+            return self._all[-1]
+
     def stop(self) -> None:
+        with self._starting:
+            self._stopped = True
         for worker in self._all:
             worker.stop()
 

@@ -59,7 +59,7 @@ class WorkerProcess:
         try:
             print(json.dumps([str(config), str(log)]), file=self._process.stdin, flush=True)
             answer = self._process.stdout.readline()
-        except OSError:  # it has gone
+        except (OSError, ValueError):  # it has gone, or was stopped
             answer = ""
         if not answer:
             code = self._process.wait()

@@ -15,7 +15,7 @@ CLASS_NAMES = [f"class {number}" for number in range(10)]
 SHARDS = [[10 * (client + 1) + label for label in range(10)] for client in range(4)]
 
 
-def write_run(config: Config, *, rounds: int = 3, **facts: Any) -> RunDirectory:
+def write_run(config: Config, *, rounds: int = 3, **facts: object) -> RunDirectory:
     """Write the directory of a finished run; its last accuracy is 0.5 + seed / 100."""
     directory = RunDirectory.create(config)
     split = config.strategy not in ("full", "centralized")

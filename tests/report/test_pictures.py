@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -90,7 +91,7 @@ def test_what_sends_nothing_is_a_level_line(tmp_path: Path) -> None:
 )
 def test_labels_keep_their_order_and_distance(wanted: list[float]) -> None:
     places = spread(wanted, 0.2)
-    gaps = [upper - lower for upper, lower in zip(places, places[1:], strict=False)]
+    gaps = [upper - lower for upper, lower in itertools.pairwise(places)]
     assert all(gap >= 0.2 - 1e-9 for gap in gaps)
     assert all(-1e-9 <= place <= 1 for place in places)
 
