@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tomllib
 from enum import StrEnum
@@ -13,7 +14,7 @@ import click
 import typer
 
 from fedsplit.config import Config, read_toml, with_clients
-from fedsplit.errors import ConfigError, FedSplitError
+from fedsplit.errors import ConfigError, FedSplitError, RunError
 from fedsplit.names import local_directory
 
 app = typer.Typer(
@@ -30,11 +31,6 @@ class EngineName(StrEnum):
 
     FLOWER = "flower"
     INPROCESS = "inprocess"
-
-
-@app.callback()
-def _commands() -> None:
-    """Keep `run` a command of its own name."""
 
 
 @app.command()
@@ -61,15 +57,64 @@ def run(
         overrides["num-clients"] = num_clients
     if output_dir is not None:
         overrides["output-dir"] = output_dir
-    checked = with_clients(_resolve(_load(config, overrides)))
+    from fedsplit.places import with_absolute_paths  # loads torch: not for --help
+
+    checked = with_clients(with_absolute_paths(_load(config, overrides)))
     if engine is EngineName.INPROCESS:
-        from fedsplit.inprocess import simulate  # loads torch: not for --help
+        from fedsplit.inprocess import simulate
 
         simulate(checked)
     else:
         from fedsplit.flower_run import run_with_flower
 
         run_with_flower(checked, app_dir=_app_dir(config))
+
+
+@app.command()
+def compare(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A comparison's TOML file.")],
+    output_dir: Annotated[
+        str, typer.Option(help="Where the comparison's directory is made.")
+    ] = "runs",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+) -> None:
+    """Run every variant of a comparison with every seed, and report how they differ.
+
+    What is finished already is not run again: give the same command to go on.
+    """
+    from rich.console import Console
+
+    from fedsplit.compare.plan import make_plan  # loads torch: not for --help
+    from fedsplit.compare.runner import compare as run_all
+
+    command = shlex.join(["fedsplit", *sys.argv[1:]])
+    plan = make_plan(config, output_dir)
+    comparison = run_all(plan, jobs=jobs, command=command, console=Console(stderr=True))
+    _report(plan.directory)
+    if comparison.failures:
+        names = ", ".join(comparison.failures)
+        raise RunError(
+            f"{len(comparison.failures)} of {len(comparison.runs)} runs failed ({names}, in "
+            f"'{plan.directory}'); their logs are in '{plan.directory / 'logs'}'. Give the same "
+            "command again to try those again."
+        )
+
+
+@app.command()
+def report(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Of a comparison, or of a finished run.")
+    ],
+) -> None:
+    """Write the report of a comparison or of a run, again."""
+    _report(directory)
+
+
+def _report(directory: Path) -> None:
+    from fedsplit.report.write import write_report
+
+    for path in write_report(directory):
+        print(path)  # noqa: T201
 
 
 def main() -> None:
@@ -80,7 +125,9 @@ def main() -> None:
     except click.ClickException as error:
         if error.format_message():  # else it was no argument at all, and the help is shown
             said = error.format_message().rstrip(".")
-            print(f"fedsplit: {said}. See 'fedsplit run --help'.", file=sys.stderr)  # noqa: T201
+            context = error.ctx if isinstance(error, click.UsageError) else None
+            command = context.command_path if context else "fedsplit"
+            print(f"fedsplit: {said}. See '{command} --help'.", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except FedSplitError as error:
         print(f"fedsplit: {error}", file=sys.stderr)  # noqa: T201
@@ -109,22 +156,6 @@ def _load(config: str, overrides: dict[str, object]) -> Config:
             "the fedsplit app. Give that folder, or a TOML file of config keys."
         ) from None
     return Config.load(values, overrides)
-
-
-def _resolve(config: Config) -> Config:
-    """Make local paths absolute: Flower's processes work in folders of their own."""
-    from fedsplit.data.catalog import BUNDLED  # these load torch: not for --help
-    from fedsplit.models.builtin import BUILTIN_MODELS
-
-    changes: dict[str, object] = {"output-dir": str(Path(config.output_dir).expanduser().resolve())}
-    for key, name, ours in (
-        ("model.name", config.model.name, BUILTIN_MODELS),
-        ("data.name", config.data.name, BUNDLED),
-    ):
-        folder = None if name in ours else local_directory(name)
-        if folder is not None:
-            changes[key] = str(folder.resolve())
-    return Config.load(config, changes)
 
 
 def _parse_setting(setting: str) -> tuple[str, object]:

@@ -18,6 +18,9 @@ _TYPES = {
     "string_too_short": "must not be empty",
     "string_too_long": "must be shorter",
     "string_unicode": "must be text in UTF-8",
+    "list_type": "must be a list",
+    "dict_type": "must be a table of keys",
+    "missing": "must be set",
 }
 _LONGEST_VALUE = 300
 
@@ -50,7 +53,12 @@ def describe(
     else:
         head = f"{source} and what overrides it have"
     count = "1 error" if len(found) == 1 else f"{len(found)} errors"
-    return "\n  ".join([f"{head} {count}:", *(_line(details, valid_keys) for details in found)])
+    return "\n  ".join([f"{head} {count}:", *findings(error, valid_keys)])
+
+
+def findings(error: ValidationError, valid_keys: Sequence[str]) -> list[str]:
+    """Return one line for each thing that pydantic found, without saying where it found them."""
+    return [_line(details, valid_keys) for details in error.errors()]
 
 
 def _key(details: ErrorDetails) -> str:

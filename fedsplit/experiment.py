@@ -170,6 +170,7 @@ class Experiment:
         names = self._prepared.class_names
         for line in shard_table(counts, names).splitlines():
             self._log(line)
+        self._run_directory.write_shards(counts, names)
         shards = self._run_directory.path / "shards.png"
         _draw(shards, lambda path: plot_shards(counts, names, path))
 

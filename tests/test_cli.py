@@ -158,13 +158,16 @@ def test_config_files(call: Call, tmp_path: Path) -> None:
         ("run", ".", "--nonsense"),
         ("nonsense",),
         ("run", "a", "b"),
+        ("compare", "a", "--jobs", "0"),
+        ("report", "a", "b"),
     ],
 )
 def test_wrong_arguments(call: Call, arguments: tuple[str, ...]) -> None:
     code, err = call(*arguments)
     assert code == 2
     assert err.startswith("fedsplit: ")
-    assert err.endswith(". See 'fedsplit run --help'.\n")
+    command = "fedsplit" if arguments == ("nonsense",) else f"fedsplit {arguments[0]}"
+    assert err.endswith(f". See '{command} --help'.\n")
     assert err.count("\n") == 1
     assert arguments[-1] in err
 

@@ -16,7 +16,10 @@ from fedsplit.config import DEFAULT_NUM_CLIENTS, read_toml, with_clients
 from fedsplit.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+# Those of comparisons: tests/compare/test_plan.py.
+CONFIGS = [
+    path for path in sorted((ROOT / "configs").glob("*.toml")) if "variants" not in read_toml(path)
+]
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, object]:

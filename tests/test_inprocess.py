@@ -165,7 +165,8 @@ def test_result_and_run_directory_hold_the_contract(run: Run) -> None:
     assert unknown == {"simulated_communication_seconds"}  # no profile was given
     assert all(math.isfinite(row["validation_loss"]) for row in result.rounds)
     assert {path.name for path in result.run_dir.iterdir()} == {
-        *("config.toml", "rounds.jsonl", "summary.json", "model", "rounds.png", "shards.png")
+        *("config.toml", "rounds.jsonl", "summary.json", "model", "rounds.png", "shards.png"),
+        "shards.json",
     }
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +24,7 @@ class RunDirectory:
 
         config.toml     every key of the run, loadable again
         rounds.jsonl    one object per finished round
+        shards.json     who holds how many images of each class
         summary.json    written when the run ends
         model/          the final weights, and beside it the plots
 
@@ -50,6 +51,11 @@ class RunDirectory:
     def summary_path(self) -> Path:
         """Where the summary is."""
         return self.path / "summary.json"
+
+    @property
+    def shards_path(self) -> Path:
+        """Where it stands who holds what."""
+        return self.path / "shards.json"
 
     @property
     def model_dir(self) -> Path:
@@ -121,6 +127,22 @@ class RunDirectory:
                 file.write(line.encode())
         except OSError as error:
             raise _cannot_write(self.rounds_path, error) from None
+
+    def write_shards(
+        self, class_counts: Sequence[Sequence[int]], class_names: Sequence[str]
+    ) -> None:
+        """Write ``shards.json``: [K, classes] training images, and the classes' names.
+
+        Raises
+        ------
+        RunError
+            If it cannot be written.
+        """
+        text = dumps({"class_names": class_names, "class_counts": class_counts}) + "\n"
+        try:
+            self.shards_path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise _cannot_write(self.shards_path, error) from None
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, whole or not at all.

@@ -29,6 +29,15 @@ def with_unit(value: float | None, unit: str) -> str:
     return f"{value:.0f} {unit}".rstrip()
 
 
+def duration(seconds: float | None) -> str:
+    """Return a duration with its unit: ``12.3 s``, ``5:46 min``, ``1:05:46 h``."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{minutes(seconds)} {'min' if round(seconds) < 3600 else 'h'}"
+
+
 def minutes(seconds: float | None) -> str:
     """Return a duration as m:ss, or h:mm:ss from an hour on."""
     if seconds is None:

@@ -1,0 +1,151 @@
+"""The file of a comparison: a base, variants, settings in which each is run, and seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from fedsplit.config import Config, read_toml
+from fedsplit.config_errors import findings
+from fedsplit.config_keys import spelt
+from fedsplit.config_model import Section, Whole
+from fedsplit.errors import ConfigError
+from fedsplit.names import path_fault
+
+OWN_KEYS = {"seed": "seeds", "run-name": "label", "output-dir": "--output-dir"}
+"""What compare sets in every run, and what to set instead."""
+LONGEST_LABEL = 40
+
+_VALID_KEYS = tuple(Config().to_flat())
+
+
+class Variation(Section):
+    """One way in which runs differ from the base: a label, and the keys.
+
+    ``keys`` are dotted and kebab-case; the file has them beside the label.
+    """
+
+    label: str = Field(min_length=1, max_length=LONGEST_LABEL)
+    keys: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_the_label(cls, table: object) -> object:
+        if not isinstance(table, Mapping):
+            raise ValueError("must be a table with a label and the keys that differ")
+        keys = {key: value for key, value in table.items() if key != "label"}
+        label = {"label": table["label"]} if "label" in table else {}
+        return {**label, "keys": _keys(keys)}
+
+    @field_validator("label")
+    @classmethod
+    def _can_be_shown(cls, label: str) -> str:
+        if not label.isprintable() or label != label.strip():
+            raise ValueError("must be printable, without space at its ends")
+        return label
+
+
+class CompareConfig(Section):
+    """A comparison as its file has it. Immutable."""
+
+    name: str
+    seeds: list[Whole]
+    base: dict[str, Any] = Field(default_factory=dict)
+    settings: list[Variation] = Field(default_factory=list)
+    variants: list[Variation]
+
+    @field_validator("name")
+    @classmethod
+    def _a_directory_name(cls, name: str) -> str:
+        if not re.fullmatch(r"\w[\w.+-]*", name) or path_fault(name):
+            raise ValueError("must be a plain directory name, such as 'split-vs-full'")
+        return name
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if not seeds:
+            raise ValueError("must hold at least one seed, such as seeds = [1, 2, 3]")
+        if wrong := [seed for seed in seeds if seed < 0]:
+            raise ValueError(f"must not hold the negative {wrong[0]}")
+        if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
+            raise ValueError(f"must not hold {repeated[0]} twice")
+        return seeds
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _base_keys(cls, base: object) -> object:
+        return _keys(base) if isinstance(base, Mapping) else base
+
+    @field_validator("variants")
+    @classmethod
+    def _some(cls, variants: list[Variation]) -> list[Variation]:
+        if not variants:
+            raise ValueError("must hold at least one table [[variants]] with a label")
+        return variants
+
+
+_FIELDS = tuple(CompareConfig.model_fields)
+
+
+def read_compare(path: str | Path) -> tuple[CompareConfig, list[str]]:
+    """Read a comparison's file.
+
+    Returns
+    -------
+    tuple[CompareConfig, list[str]]
+        What of it can be understood, and everything that is wrong with its form; the config keys
+        in it are not checked yet.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or is no TOML.
+    """
+    values = read_toml(Path(path))
+    try:
+        return CompareConfig.model_validate(values), []
+    except ValidationError as error:
+        return _understood(values), [_readable(line) for line in findings(error, _FIELDS)]
+
+
+def _understood(values: Mapping[str, object]) -> CompareConfig:
+    """Return what is right of a wrong file, so that the rest can be checked as well."""
+    stand_in = {"name": "unnamed", "seeds": [0], "variants": [{"label": "unnamed"}]}
+    right = CompareConfig.model_validate(stand_in)
+    for key in ("name", "seeds", "base"):
+        with suppress(ValidationError, KeyError):
+            right = CompareConfig.model_validate({**right.model_dump(), key: values[key]})
+    return CompareConfig.model_construct(
+        name=right.name,
+        seeds=right.seeds,
+        base=right.base,
+        settings=_each(values.get("settings")),
+        variants=_each(values.get("variants")),
+    )
+
+
+def _each(tables: object) -> list[Variation]:
+    """Return those of a list's tables that are right."""
+    found = []
+    for table in tables if isinstance(tables, list) else []:
+        with suppress(ValidationError):
+            found.append(Variation.model_validate(table))
+    return found
+
+
+def _readable(line: str) -> str:
+    """Count tables from 1, as people do."""
+    return re.sub(r"^(variants|settings|seeds)\.(\d+)", lambda m: f"{m[1]}[{int(m[2]) + 1}]", line)
+
+
+def _keys(table: Mapping[str, object]) -> dict[str, object]:
+    try:
+        return spelt(table, _VALID_KEYS, "The table")
+    except ConfigError as error:
+        raise ValueError(str(error)) from None

@@ -1,0 +1,206 @@
+"""From a comparison's file to the runs that it asks for, all of them checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedsplit.compare.config import OWN_KEYS, CompareConfig, Variation, read_compare
+from fedsplit.config import Config, with_clients
+from fedsplit.errors import ConfigError, FedSplitError
+from fedsplit.places import with_absolute_paths
+from fedsplit.preparation import check, check_shards
+
+_ONE_SETTING = Variation(label="all")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison.
+
+    Attributes
+    ----------
+    setting : str
+        Its setting's label; empty if the comparison has no settings.
+    label : str
+        Its variant's.
+    seed : int
+        The run's seed.
+    config : Config
+        All of its keys, with its directory's place and name.
+    """
+
+    setting: str
+    label: str
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return self.config.run_name
+
+    @property
+    def directory(self) -> Path:
+        """Its run directory."""
+        return Path(self.config.output_dir) / self.config.run_name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked comparison.
+
+    Attributes
+    ----------
+    source : str
+        The path of its file, as it was given.
+    asked : CompareConfig
+        What stands in it.
+    directory : Path
+        Absolute; of the whole comparison.
+    runs : tuple[PlannedRun, ...]
+        In the order in which to run them: every variant with the first seed comes first.
+    """
+
+    source: str
+    asked: CompareConfig
+    directory: Path
+    runs: tuple[PlannedRun, ...]
+
+
+def make_plan(path: str | Path, output_dir: str | Path) -> Plan:
+    """Return the checked plan of a comparison's file.
+
+    Raises
+    ------
+    ConfigError
+        With everything that is wrong: with the file, with a variant's keys, or with a run.
+    """
+    asked, faults = read_compare(path)
+    directory = Path(output_dir).expanduser().absolute() / asked.name
+    clashing = list(_clashes(asked))
+    runs: list[PlannedRun] = []
+    found: dict[str, list[tuple[str, str]]] = {}
+    for setting in asked.settings or [_ONE_SETTING]:
+        for variant in asked.variants:
+            try:
+                of_pair = _runs(asked, setting, variant, directory)
+                runs += of_pair
+                _check(of_pair)
+            except FedSplitError as error:
+                for line in _lines(error):
+                    found.setdefault(line, []).append((setting.label, variant.label))
+    faults += clashing
+    faults += [f"{_where(pairs, asked)}: {line}" for line, pairs in found.items()]
+    faults += _same_names(runs)
+    if faults:
+        count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
+        raise ConfigError("\n  ".join([f"{path} has {count}:", *faults]))
+    order = {seed: number for number, seed in enumerate(asked.seeds)}
+    runs.sort(key=lambda run: order[run.seed])
+    return Plan(str(path), asked, directory, tuple(runs))
+
+
+def _runs(
+    asked: CompareConfig, setting: Variation, variant: Variation, directory: Path
+) -> list[PlannedRun]:
+    """Return the runs of a variant in a setting, one for each seed."""
+    values = {**asked.base, **setting.keys, **variant.keys}
+    first = Config.load({key: value for key, value in values.items() if key not in OWN_KEYS})
+    shared = with_clients(with_absolute_paths(first))
+    shown = setting.label if asked.settings else ""
+    return [
+        PlannedRun(
+            setting=shown,
+            label=variant.label,
+            seed=seed,
+            config=Config.load(
+                shared,
+                {
+                    "seed": seed,
+                    "output-dir": str(directory / "runs"),
+                    "run-name": _file_name(shown, variant.label, seed),
+                },
+            ),
+        )
+        for seed in asked.seeds
+    ]
+
+
+def _check(runs: list[PlannedRun]) -> None:
+    """Refuse what cannot run, but for a run directory that exists."""
+    unnamed = [replace(run, config=Config.load(run.config, {"run-name": ""})) for run in runs]
+    check(unnamed[0].config)
+    for run in unnamed:
+        check_shards(run.config)
+
+
+def _file_name(setting: str, label: str, seed: int) -> str:
+    parts = [re.sub(r"[^\w.()+=,@-]+", "-", part) for part in (setting, label) if part]
+    return "-".join([*parts, f"seed{seed}"]).lstrip(".-")
+
+
+def _clashes(asked: CompareConfig) -> Iterator[str]:
+    """Yield what is wrong with the keys of several tables taken together."""
+    tables = [("[base]", asked.base)]
+    tables += [(f"setting '{table.label}'", table.keys) for table in asked.settings]
+    tables += [(f"variant '{table.label}'", table.keys) for table in asked.variants]
+    for name, keys in tables:
+        for key in keys:
+            if key in OWN_KEYS:
+                yield f"{name}: {key} is set by compare for every run; use {OWN_KEYS[key]}"
+    for what, alike in (("settings", asked.settings), ("variants", asked.variants)):
+        labels = [table.label for table in alike]
+        for label in dict.fromkeys(labels):
+            if labels.count(label) > 1:
+                yield f"{what}: {labels.count(label)} have the label '{label}'; give each its own"
+    for setting in asked.settings:
+        for variant in asked.variants:
+            for key in setting.keys:
+                if key in variant.keys:
+                    yield (
+                        f"setting '{setting.label}' and variant '{variant.label}' both set {key}: "
+                        "set it in one of them"
+                    )
+
+
+def _lines(error: FedSplitError) -> list[str]:
+    """Return the errors in a message of `Config.load`, or the message."""
+    head, *lines = str(error).split("\n  ")
+    return lines or [head]
+
+
+def _where(pairs: list[tuple[str, str]], asked: CompareConfig) -> str:
+    """Say to which variants and settings an error belongs."""
+    settings = list(dict.fromkeys(setting for setting, _ in pairs))
+    variants = list(dict.fromkeys(variant for _, variant in pairs))
+    every_variant = set(variants) == {v.label for v in asked.variants} and len(variants) > 1
+    every_setting = set(settings) == {s.label for s in asked.settings or [_ONE_SETTING]}
+    words = ["every variant"] if every_variant else [_listed("variant", variants)]
+    if not every_setting:
+        words.append("in " + _listed("setting", settings))
+    return " ".join(words)
+
+
+def _listed(what: str, labels: list[str]) -> str:
+    return f"{what}{'s' * (len(labels) > 1)} " + ", ".join(f"'{label}'" for label in labels)
+
+
+def _same_names(runs: list[PlannedRun]) -> list[str]:
+    """Say which labels are one file name, here or where file names have no capitals."""
+    first: dict[str, PlannedRun] = {}
+    faults = []
+    for run in runs:
+        other = first.setdefault(run.name.casefold(), run)
+        if _shown(other) != _shown(run) and run.seed == runs[0].seed:
+            faults.append(
+                f"'{_shown(other)}' and '{_shown(run)}' would have the same directory, "
+                f"'{run.name}': choose labels that differ in letters and digits"
+            )
+    return faults
+
+
+def _shown(run: PlannedRun) -> str:
+    return f"{run.setting} {run.label}".strip()

@@ -1,0 +1,135 @@
+"""Read what finished runs have left in their directories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsplit.config import Config
+from fedsplit.errors import ConfigError
+from fedsplit.report.comparison import ComparedRun, Comparison
+from fedsplit.results.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's directory holds.
+
+    Attributes
+    ----------
+    directory : Path
+        Absolute.
+    config : Config
+        The run's.
+    rounds : list[dict[str, Any]]
+        The objects in rounds.jsonl.
+    summary : dict[str, Any]
+        The object in summary.json.
+    class_counts : list[list[int]]
+        [K, classes], training images of each client and class; empty if the run has not kept it.
+    class_names : list[str]
+        [classes].
+    """
+
+    directory: Path
+    config: Config
+    rounds: list[dict[str, Any]]
+    summary: dict[str, Any]
+    class_counts: list[list[int]]
+    class_names: list[str]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A comparison with the results of its finished runs.
+
+    Attributes
+    ----------
+    directory : Path
+        Absolute; of the whole comparison.
+    comparison : Comparison
+        What was compared.
+    finished : Mapping[ComparedRun, RunRecord]
+        In the comparison's order.
+    """
+
+    directory: Path
+    comparison: Comparison
+    finished: Mapping[ComparedRun, RunRecord]
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings' labels; one empty one if there are none."""
+        return list(self.comparison.settings) or [""]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The directories of the runs that failed, and why."""
+        return {
+            run.directory: self.comparison.failures[run.directory]
+            for run in self.comparison.runs
+            if run not in self.finished and run.directory in self.comparison.failures
+        }
+
+    def of(self, setting: str, label: str) -> list[RunRecord]:
+        """Return the finished runs of a variant in a setting, one for each seed."""
+        return [
+            record
+            for run, record in self.finished.items()
+            if (run.setting, run.label) == (setting, label)
+        ]
+
+
+def gather(directory: Path) -> Gathered:
+    """Read a comparison's directory.
+
+    Raises
+    ------
+    ConfigError
+        If it is none, or one of its files cannot be read.
+    """
+    directory = directory.absolute()
+    comparison = Comparison.read(directory)
+    finished = {
+        run: read_run(directory / run.directory)
+        for run in comparison.runs
+        if RunDirectory(directory / run.directory).summary_path.is_file()
+    }
+    return Gathered(directory, comparison, finished)
+
+
+def read_run(directory: Path) -> RunRecord:
+    """Read the directory of a finished run.
+
+    Raises
+    ------
+    ConfigError
+        If it is none, or one of its files cannot be read.
+    """
+    kept = RunDirectory(directory)
+    try:
+        lines = kept.rounds_path.read_text(encoding="utf-8").splitlines()
+        shards: dict[str, Any] = {}
+        if kept.shards_path.is_file():
+            shards = json.loads(kept.shards_path.read_text(encoding="utf-8"))
+        return RunRecord(
+            directory=kept.path,
+            config=Config.load(kept.config_path),
+            rounds=[json.loads(line) for line in lines],
+            summary=json.loads(kept.summary_path.read_text(encoding="utf-8")),
+            class_counts=shards.get("class_counts", []),
+            class_names=shards.get("class_names", []),
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"'{directory}' cannot be read as the directory of a finished run: {error}. Give a "
+            "directory that 'fedsplit run' or 'fedsplit compare' has made."
+        ) from None
+
+
+def summary_keys(records: Sequence[RunRecord]) -> list[str]:
+    """Return the keys of all summaries, in their order."""
+    return list(dict.fromkeys(key for record in records for key in record.summary))

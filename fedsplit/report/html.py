@@ -1,0 +1,23 @@
+"""Reports as one HTML file each, that fetches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedsplit.report.sections import Facts, Section
+
+
+def to_html(title: str, facts: Facts, sections: Sequence[Section]) -> str:
+    """Return a report as a page."""
+    environment = Environment(
+        loader=PackageLoader("fedsplit.report"),
+        autoescape=True,  # labels and names are people's
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title, facts=facts, sections=[s for s in sections if s.pictures or s.tables]
+    )

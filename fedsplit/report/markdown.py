@@ -1,0 +1,47 @@
+"""Reports as Markdown: the tables of the page, and pictures that lie beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from fedsplit.report.sections import Facts, Section
+from fedsplit.report.tables import Table
+
+
+def to_markdown(title: str, facts: Facts, sections: Sequence[Section]) -> str:
+    """Return a report as Markdown."""
+    lines = [f"# {escaped(title)}", "", escaped(facts.lead), "", f"    {facts.command}", ""]
+    lines += [f"- {name}: {escaped(value)}" for name, value in facts.details.items()] + [""]
+    if facts.how_to_read:
+        lines += [facts.how_to_read, ""]
+    if facts.failed:
+        lines += ["Failed, and missing from what follows:", ""]
+        for name, reason in facts.failed.items():
+            lines.append(f"- `{name}`: {escaped(' '.join(reason.split()))}")
+        lines.append("")
+    for section in sections:
+        images = [image for image in section.images if image.is_file()]
+        if section.tables or images:
+            lines += [f"## {section.title}", ""]
+            lines += [section.text, ""] if section.text else []
+            for image in images:
+                lines += [f"![{section.title}]({image.name})", ""]
+            for table in section.tables:
+                lines += [*table_lines(table), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def table_lines(table: Table) -> Iterator[str]:
+    """Yield a table's caption, and its rows."""
+    yield f"{escaped(table.caption)}:"
+    yield ""
+    yield f"| {' | '.join(map(escaped, table.header))} |"
+    yield "|---" + "|---:" * (len(table.header) - 1) + "|"
+    for row in table.rows:
+        yield f"| {' | '.join(escaped(cell.text) for cell in row)} |"
+
+
+def escaped(text: str) -> str:
+    """Return a text in which nothing is Markdown or HTML."""
+    return re.sub(r"([\\`*_<>|\[\]#&~$])", r"\\\1", text)

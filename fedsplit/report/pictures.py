@@ -1,0 +1,184 @@
+"""The pictures of a comparison's report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from fedsplit.report.bars import draw_pairs, draw_shards, draw_stacks
+from fedsplit.report.curves import draw_curves
+from fedsplit.report.gather import Gathered, RunRecord
+from fedsplit.report.measures import (
+    Row,
+    bytes_so_far,
+    client_flops_so_far,
+    curve,
+    estimate,
+    evaluation_bytes,
+    rounds_so_far,
+)
+
+Growth = Callable[[Row, RunRecord], float]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a page.
+
+    Attributes
+    ----------
+    caption : str
+        What stands below it.
+    svg : str
+        The picture.
+    """
+
+    caption: str
+    svg: str
+
+
+def accuracy_pictures(
+    gathered: Gathered, *, name: str, along: str, unit: str | None, growth: Growth
+) -> Iterator[Picture]:
+    """Yield a picture of all variants' accuracy for each setting."""
+    for number, setting in enumerate(gathered.settings):
+        found = [
+            curve(gathered.of(setting, label), label, index, growth)
+            for index, label in enumerate(gathered.comparison.variants)
+        ]
+        curves = [line for line in found if line is not None]
+        if curves:
+            ends = ", ".join(f"{line.label} {line.ys[-1]:.3f}" for line in curves)
+            caption = f"Test accuracy by {along}{_in(setting)}"
+            svg = draw_curves(
+                curves,
+                name=f"{name}{number}",
+                alt=f"{caption}. At the end: {ends}.",
+                along=along,
+                unit=unit,
+            )
+            yield Picture(caption, svg)
+
+
+def by_round(gathered: Gathered) -> list[Picture]:
+    """Return accuracy by round."""
+    return list(
+        accuracy_pictures(gathered, name="round", along="round", unit=None, growth=rounds_so_far)
+    )
+
+
+def by_bytes(gathered: Gathered) -> list[Picture]:
+    """Return accuracy by what crossed for training, both ways."""
+    return list(
+        accuracy_pictures(
+            gathered,
+            name="bytes",
+            along="bytes sent by and to all clients",
+            unit="B",
+            growth=bytes_so_far,
+        )
+    )
+
+
+def by_client_flops(gathered: Gathered) -> list[Picture]:
+    """Return accuracy by what clients compute."""
+    return list(
+        accuracy_pictures(
+            gathered,
+            name="flops",
+            along="FLOPs of all clients",
+            unit="FLOP",
+            growth=client_flops_so_far,
+        )
+    )
+
+
+def by_direction(gathered: Gathered) -> Iterator[Picture]:
+    """Yield the bytes of each variant by purpose and direction, for each setting."""
+    for number, setting in enumerate(gathered.settings):
+        stacks = {
+            label: traffic(gathered.of(setting, label))
+            for label in gathered.comparison.variants
+            if gathered.of(setting, label)
+        }
+        if stacks:
+            caption = f"Bytes of all clients in the whole run{_in(setting)}"
+            yield Picture(caption, draw_stacks(stacks, name=f"traffic{number}", alt=caption))
+
+
+def traffic(records: list[RunRecord]) -> dict[str, float]:
+    """Return mean bytes by direction, named as the bars are."""
+    keys = {
+        "cut up": "cut_uplink_bytes",
+        "cut down": "cut_downlink_bytes",
+        "sync up": "sync_uplink_bytes",
+        "sync down": "sync_downlink_bytes",
+    }
+    found = {name: estimate(records, key) for name, key in keys.items()}
+    found["evaluation"] = estimate(records, evaluation_bytes)
+    return {name: size.mean if size else 0.0 for name, size in found.items()}
+
+
+def sides(gathered: Gathered) -> Iterator[Picture]:
+    """Yield what client and server hold and compute, once if all settings agree."""
+    for key, caption, unit in (
+        ("parameters", "Parameters held", ""),
+        ("flops_per_sample", "FLOPs of one training step, per sample", "FLOP"),
+        ("memory_bytes", "Memory for training", "B"),
+    ):
+        of_settings = {
+            setting: {
+                label: (
+                    _mean(gathered.of(setting, label), f"client_{key}"),
+                    _mean(gathered.of(setting, label), f"server_{key}"),
+                )
+                for label in gathered.comparison.variants
+                if gathered.of(setting, label)
+            }
+            for setting in gathered.settings
+        }
+        found = [pairs for pairs in of_settings.values() if pairs]
+        together = {
+            label: next(pairs[label] for pairs in found if label in pairs)
+            for label in gathered.comparison.variants
+            if any(label in pairs for pairs in found)
+        }
+        if all(pair == together[label] for pairs in found for label, pair in pairs.items()):
+            of_settings = {"": together}
+        for number, (setting, pairs) in enumerate(of_settings.items()):
+            if any(size is not None for pair in pairs.values() for size in pair):
+                said = f"{caption}{_in(setting)}: a client and the server"
+                yield Picture(said, draw_pairs(pairs, name=f"{key}{number}", alt=said, unit=unit))
+
+
+def shards(gathered: Gathered) -> Iterator[Picture]:
+    """Yield who holds what, with the first seed, for each setting."""
+    for number, setting in enumerate(gathered.settings):
+        record = next(
+            (
+                record
+                for run, record in gathered.finished.items()
+                if run.setting == setting and record.class_counts
+            ),
+            None,
+        )
+        if record is not None:
+            caption = f"Training images of each client and class{_in(setting)}, seed "
+            caption += str(record.summary["seed"])
+            yield Picture(caption, shard_picture(record, name=f"shards{number}", alt=caption))
+
+
+def shard_picture(record: RunRecord, *, name: str, alt: str) -> str:
+    """Return who holds what in one run."""
+    sizes = [sum(row) for row in record.class_counts]
+    alt += f". Clients hold {min(sizes)} to {max(sizes)} images."
+    return draw_shards(record.class_counts, record.class_names, name=name, alt=alt)
+
+
+def _mean(records: list[RunRecord], key: str) -> float | None:
+    found = estimate(records, key)
+    return found.mean if found else None
+
+
+def _in(setting: str) -> str:
+    return f", {setting}" if setting else ""

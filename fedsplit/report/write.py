@@ -1,0 +1,76 @@
+"""Write a directory's report: of a comparison, or of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedsplit.errors import ConfigError, RunError
+from fedsplit.names import local_directory
+from fedsplit.report.comparison import FILE_NAME
+from fedsplit.report.gather import gather, read_run
+from fedsplit.report.html import to_html
+from fedsplit.report.markdown import to_markdown
+from fedsplit.report.results_csv import results_csv
+from fedsplit.report.run_sections import run_facts, run_sections
+from fedsplit.report.sections import facts_of, sections_of
+from fedsplit.results.run_directory import RunDirectory
+
+
+def write_report(directory: str | Path) -> list[Path]:
+    """Write the report into the directory that it is about.
+
+    Returns
+    -------
+    list[Path]
+        The files written: of a comparison ``results.csv``, ``report.md`` and ``report.html``, of a
+        run the last two.
+
+    Raises
+    ------
+    ConfigError
+        If the directory is neither a comparison's nor a finished run's.
+    RunError
+        If a file cannot be written.
+    """
+    folder = local_directory(directory)
+    if folder is not None and (folder / FILE_NAME).is_file():
+        return _write(folder.absolute(), _of_comparison(folder))
+    if folder is not None and RunDirectory(folder).summary_path.is_file():
+        return _write(folder.absolute(), _of_run(folder))
+    what = "holds no" if folder else "is no directory of a"
+    raise ConfigError(
+        f"'{directory}' {what} comparison ({FILE_NAME}) or finished run (summary.json). Give a "
+        "directory that 'fedsplit compare' or 'fedsplit run' has made."
+    )
+
+
+def _of_comparison(directory: Path) -> dict[str, str]:
+    gathered = gather(directory)
+    title, facts = gathered.comparison.name, facts_of(gathered)
+    return {
+        "results.csv": results_csv(gathered),
+        "report.md": to_markdown(title, facts, sections_of(gathered, drawn=False)),
+        "report.html": to_html(title, facts, sections_of(gathered, drawn=True)),
+    }
+
+
+def _of_run(directory: Path) -> dict[str, str]:
+    record = read_run(directory)
+    title, facts = record.directory.name, run_facts(record)
+    return {
+        "report.md": to_markdown(title, facts, run_sections(record, drawn=False)),
+        "report.html": to_html(title, facts, run_sections(record, drawn=True)),
+    }
+
+
+def _write(directory: Path, files: Mapping[str, str]) -> list[Path]:
+    try:
+        for name, text in files.items():
+            (directory / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunError(
+            f"The report in '{directory}' cannot be written: {error.strerror or error}. Free space "
+            "on its disk, and try 'fedsplit report' again."
+        ) from None
+    return [directory / name for name in files]

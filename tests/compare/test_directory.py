@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedsplit.compare.directory import finished_runs, locked
+from fedsplit.compare.plan import Plan, make_plan
+from fedsplit.config import Config
+from fedsplit.errors import ConfigError
+from tests.compare.test_plan import SMALL, VARIANTS, write
+from tests.report.examples import write_run
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return make_plan(write(tmp_path, SMALL + VARIANTS), tmp_path)
+
+
+def test_a_finished_run_is_found_wherever_it_was_and_however_many_clients_trained_at_once(
+    plan: Plan,
+) -> None:
+    write_run(Config.load(plan.runs[1].config, {"max-concurrent-clients": 3}))
+    assert finished_runs(plan) == {plan.runs[1]}
+
+
+def test_an_unfinished_run_is_removed(plan: Plan) -> None:
+    done, begun = write_run(plan.runs[0].config), write_run(plan.runs[1].config)
+    begun.summary_path.unlink()
+    assert finished_runs(plan) == {plan.runs[0]}
+    assert done.path.is_dir()
+    assert not begun.path.exists()
+
+
+def test_a_finished_run_of_another_config_is_neither_used_nor_removed(plan: Plan) -> None:
+    first, second = (
+        write_run(Config.load(run.config, {"learning-rate": 0.5, "split.cut-layer": 2}))
+        for run in plan.runs[:2]
+    )
+    begun = write_run(plan.runs[2].config)
+    begun.summary_path.unlink()
+    with pytest.raises(ConfigError) as caught:
+        finished_runs(plan)
+    for directory in (first, second):
+        assert (
+            f"'{directory.path}' differs in learning-rate = 0.5, now 0.001, "
+            "split.cut-layer = 2, now 1" in str(caught.value)
+        )
+    assert "Remove it, or choose another --output-dir or name" in str(caught.value)
+    assert first.summary_path.is_file()
+    assert begun.path.is_dir()  # nothing is removed
+
+
+def test_a_finished_run_whose_config_cannot_be_read(plan: Plan) -> None:
+    write_run(plan.runs[0].config).config_path.write_text("seed = ")
+    with pytest.raises(ConfigError, match=r"a config\.toml that cannot be read"):
+        finished_runs(plan)
+
+
+def test_what_is_no_run_is_left_alone(plan: Plan) -> None:
+    plan.runs[0].directory.mkdir(parents=True)
+    (plan.runs[0].directory / "thesis.tex").write_text("x")
+    with pytest.raises(ConfigError, match=r"is not a run's directory"):
+        finished_runs(plan)
+    assert (plan.runs[0].directory / "thesis.tex").is_file()
+
+
+def test_one_comparison_at_a_time_and_whoever_inherits_the_lock_has_it(tmp_path: Path) -> None:
+    with locked(tmp_path / "c") as lock:
+        refused = pytest.raises(ConfigError, match=r"Another 'fedsplit compare' is at work in")
+        with refused, locked(tmp_path / "c"):
+            raise AssertionError
+        heir = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock]
+        )
+    try:
+        with pytest.raises(ConfigError, match="at work"), locked(tmp_path / "c"):
+            raise AssertionError
+    finally:
+        heir.communicate(b"\n")
+    with locked(tmp_path / "c"):
+        pass
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = pytest.raises(ConfigError, match="Set --output-dir to a directory")
+    with refused, locked(tmp_path / "file" / "c"):
+        raise AssertionError
+    assert os.listdir(tmp_path) == ["file"]

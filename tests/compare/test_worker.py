@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedsplit import simulate
+from fedsplit.compare.worker import WorkerProcess
+from fedsplit.config import Config
+from fedsplit.errors import RunError
+
+ROOT = Path(__file__).parents[2]
+TEXT = """
+name = "killed"
+seeds = [7]
+[base]
+num-clients = 3
+num-server-rounds = 4
+batch-size = 8
+data.max-train-samples = 240
+data.max-test-samples = 50
+[[variants]]
+label = "v1"
+[[variants]]
+label = "v2"
+strategy = "sflv2"
+[[variants]]
+label = "full"
+strategy = "full"
+"""
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_worker_says_what_went_wrong_and_lives_until_it_is_stopped(tmp_path: Path) -> None:
+    lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
+    worker = WorkerProcess(lock)
+    try:
+        with pytest.raises(RunError, match=r"nowhere\.toml' cannot be read"):
+            worker.run(tmp_path / "nowhere.toml", tmp_path / "log")
+        assert "ConfigError" in (tmp_path / "log").read_text()
+        assert worker.alive
+    finally:
+        worker.stop()
+        os.close(lock)
+    assert not worker.alive
+    with pytest.raises(RunError, match=r"ended by signal 9.*lack of memory"):
+        worker.run(tmp_path / "nowhere.toml", tmp_path / "log")
+
+
+def start(config: Path, output_dir: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-c", "from fedsplit.cli import main; main()", "compare"),
+            *(str(config), "--output-dir", str(output_dir), *more),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_half_way_it_goes_on_where_it_was_and_gives_the_same_numbers(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "killed.toml"
+    config.write_text(TEXT)
+    directory = tmp_path / "killed"
+    first, second = (directory / "runs" / f"{label}-seed7" for label in ("v1", "v2"))
+    process = start(config, tmp_path)
+    wait_for((second / "rounds.jsonl").is_file)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (first / "summary.json").is_file()
+    assert not (second / "summary.json").exists()
+    finished = (first / "summary.json").stat().st_mtime_ns
+
+    # At once: if the worker were still at work, the lock would say so.
+    wait_for(lambda: _unlocked(directory), 10)
+    again = start(config, tmp_path, "--jobs", "2")
+    out, err = again.communicate()
+
+    assert again.returncode == 0, err
+    assert "3 runs, 1 of them finished already, 2 at a time" in err
+    assert (first / "summary.json").stat().st_mtime_ns == finished
+    assert out.splitlines()[-1] == str(directory / "report.html")
+    for path in sorted((directory / "runs").iterdir()):
+        kept = Config.load(path / "config.toml")
+        alone = simulate(kept, output_dir=str(tmp_path / "alone"), max_concurrent_clients=3)
+        saved = Path("model") / "model.safetensors"
+        assert (path / saved).read_bytes() == (alone.run_dir / saved).read_bytes(), path
+        summary = json.loads((path / "summary.json").read_text())
+        timed = ("second", "run_directory")
+        same = [key for key in summary if not any(word in key for word in timed)]
+        assert {key: summary[key] for key in same} == {key: alone.summary[key] for key in same}
+
+
+def _unlocked(directory: Path) -> bool:
+    import fcntl
+
+    with (directory / ".lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
