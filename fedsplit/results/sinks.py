@@ -142,7 +142,7 @@ class WeightsAndBiases:
                 name=run_dir.name,
                 dir=run_dir,
                 config=config.to_flat(),
-                mode=config.sinks.wandb,
+                mode="offline" if config.sinks.wandb == "offline" else "online",
                 reinit="create_new",
                 settings=wandb.Settings(silent=True, console="off"),
             )

@@ -160,7 +160,12 @@ def _seconds(seconds: float | None) -> str:
 def _text(part: RenderableType) -> str:
     file = StringIO()
     console = Console(
-        file=file, width=WIDTH_COLUMNS, color_system=None, force_terminal=False, markup=False
+        file=file,
+        width=WIDTH_COLUMNS,
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,  # where rich would show it at once, and write nothing into the file
+        markup=False,
     )
     console.print(part)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
