@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ class TorchvisionLibrary:
         named = source.config.get("architecture", _CLASS) != _CLASS
         if named and not processor:
             processor = _processor(_default_weights(source).transforms())
-        return input_spec_of(source.name, processor, 3, whole.image_size)
+        spec = input_spec_of(source.name, processor, 3, whole.image_size)
+        return replace(spec, crop_rounding="even")
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """Write all arguments, and weights that plain torchvision loads.

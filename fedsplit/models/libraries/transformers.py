@@ -18,6 +18,10 @@ from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import kept_buffers, weight_slots
 from fedsplit.models.weights import Checkpoint, Loaded, Stored
 
+_SETTINGS = (
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
+    *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+)
 _DONE = "_is_hf_initialized"  # transformers draws nothing that has this attribute
 
 
@@ -88,6 +92,7 @@ class TransformersLibrary:
     ) -> InputSpec:
         """Read the model's config and its processor's."""
         whole: Any = model
+        processor = _with_defaults(processor)
         image_shape = family_of(model).image_shape
         if image_shape is None:
             config = getattr(whole.config, "vision_config", whole.config)
@@ -140,6 +145,21 @@ def _converted(source: Source, model: nn.Module) -> Loaded:
     drawn = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     tensors = {name: t for name, t in loaded.state_dict().items() if name not in drawn}
     return Loaded(tensors | dict.fromkeys(found["unexpected_keys"], torch.empty(0)))
+
+
+def _with_defaults(processor: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add what the image processor that a preprocessor_config.json names does unless told."""
+    named = processor.get("image_processor_type") or processor.get("feature_extractor_type")
+    if not named:
+        return processor
+    # Published checkpoints still have the names of classes that are gone.
+    name = str(named).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    own = getattr(importlib.import_module("transformers"), name, None)
+    defaults = {key: getattr(own, key) for key in _SETTINGS if getattr(own, key, None) is not None}
+    found = {**defaults, **processor}
+    if isinstance(found.get("size"), int) and not getattr(own, "default_to_square", True):
+        found["size"] = {"shortest_edge": found["size"]}
+    return found
 
 
 def _configuration(source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
