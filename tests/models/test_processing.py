@@ -130,9 +130,9 @@ def test_images_come_as_from_the_models_own_processor(
 @pytest.mark.parametrize("name", ["vit_b_16", "vit_l_32", "vit_h_14"])
 def test_images_come_as_from_torchvisions_own_transforms(name: str, mode: str) -> None:
     """Break it: round the corner of a crop down."""
-    import torchvision
+    models: Any = pytest.importorskip("torchvision.models")
 
-    transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    transforms = models.get_model_weights(name).DEFAULT.transforms()
     spec = input_spec(f"torchvision:{name}")
     # 427 x 640 leaves a margin of 159, whose half lies nearer to the even 80.
     for shape in [(300, 257), (427, 640), (640, 427), (333, 500), (299, 301), (28, 28)]:
@@ -189,7 +189,7 @@ def test_what_timm_does_otherwise_is_refused(
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=rf"{said}.*preprocessor_config\.json"):
         input_spec(str(tmp_path))
-    (tmp_path / "preprocessor_config.json").write_text('{"do_resize": true}')  # straight to the model's size
+    (tmp_path / "preprocessor_config.json").write_text('{"do_resize": true}')
     assert (input_spec(str(tmp_path)).height, input_spec(str(tmp_path)).width) == size
 
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
-from fedsplit.models.hub import Source, fetch
+from fedsplit.models.hub import SINGLE, Source, fetch
 from fedsplit.models.libraries.timm_arguments import BASE, arguments_of
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.stages import InputSpec
-from fedsplit.models.weights import SINGLE, Checkpoint, Loaded, Stored, write_model
+from fedsplit.models.weights import Loaded, Stored, checkpoint_of, write_model
 
 _MODULE = "timm.models.vision_transformer"
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
@@ -61,7 +61,7 @@ class TimmLibrary:
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
         """Open the directory, or fetch the weights that timm has for the name from the hub."""
         if source.directory is not None:
-            return Checkpoint(source.directory)
+            return checkpoint_of(source, cache_dir)
         hub_id = _published(source).hf_hub_id
         way_out = "Set model.pretrained to false to draw them at random."
         if not hub_id:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from fedsplit.models.processing import input_spec_of
 from fedsplit.models.registry import family_of
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import kept_buffers, weight_slots
-from fedsplit.models.weights import Checkpoint, Loaded, Stored
+from fedsplit.models.weights import Loaded, Stored, checkpoint_of
 
 _SETTINGS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
@@ -54,12 +56,12 @@ class TransformersLibrary:
 
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
         """Open the directory: it is there, as every name stands for one."""
-        assert source.directory is not None
-        checkpoint = Checkpoint(source.directory)
+        checkpoint = checkpoint_of(source, cache_dir)
         rename = _renaming(model)
         if not any(converted for _, converted in map(rename, checkpoint)):
             return checkpoint
         with checkpoint:
+            checkpoint.fetch_all()
             return _converted(source, model)
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
@@ -112,8 +114,18 @@ class TransformersLibrary:
 LIBRARY = TransformersLibrary()
 
 
-def _renaming(model: nn.Module) -> Callable[[str], tuple[str, bool]]:
+_Renaming = Callable[[str], tuple[str, bool]]
+_renamings: WeakKeyDictionary[nn.Module, _Renaming] = WeakKeyDictionary()
+
+
+def _renaming(model: nn.Module) -> _Renaming:
     """Return what gives a stored key its name here, and whether its numbers are converted too."""
+    if model not in _renamings:  # asked for by `open` and by `names`
+        _renamings[model] = _new_renaming(model)
+    return _renamings[model]
+
+
+def _new_renaming(model: nn.Module) -> _Renaming:
     mapping = importlib.import_module("transformers.conversion_mapping")
     loading = importlib.import_module("transformers.core_model_loading")
     conversions = mapping.get_model_conversion_mapping(model)
@@ -121,6 +133,7 @@ def _renaming(model: nn.Module) -> Callable[[str], tuple[str, bool]]:
     converters = [entry for entry in conversions if isinstance(entry, loading.WeightConverter)]
     state, prefix = model.state_dict(), getattr(model, "base_model_prefix", None)
 
+    @cache
     def rename(key: str) -> tuple[str, bool]:
         if key in state:
             return key, False
