@@ -20,6 +20,7 @@ from fedsplit.errors import ConfigError
 from fedsplit.exchanged import trains
 from fedsplit.initial import initial_model
 from fedsplit.models.dropout import dropout_probabilities
+from fedsplit.models.hub import find_model
 from fedsplit.models.loading import input_spec
 from fedsplit.models.skeletons import empty_part
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
@@ -239,10 +240,18 @@ def _warn_of_dropout(config: Config) -> None:
     if found:
         _logger.warning(
             "The model '%s' has dropout (%s), which draws from torch's global generator: this run "
-            "will not repeat exactly. Set these to 0 in the model's config.json if it has to.",
+            "will not repeat exactly. Set these to 0 %s if it has to.",
             model_name,
             ", ".join(f"{key} = {value:g}" for key, value in found.items()),
+            _place_of_config(model_name),
         )
+
+
+def _place_of_config(model_name: str) -> str:
+    source = find_model(model_name)
+    if source.directory is None or "factory" in source.config:
+        return "where the model is made"
+    return "in the config.json of a local copy" if source.from_hub else "in its config.json"
 
 
 def _check_device(device: str) -> None:

@@ -11,6 +11,8 @@ from torch import nn
 from fedsplit import inprocess, simulate
 from fedsplit.inprocess import Result
 from fedsplit.models import InputSpec, load_model, save_model
+from fedsplit.models.registry import family_of
+from fedsplit.seeding import seeded_init
 from fedsplit.server_app import Engine, open_grpc
 from tests.models.families import library_zoo, qwen3_vl_toys, zoo
 
@@ -86,3 +88,40 @@ def test_lora_and_a_frozen_bottom_have_the_smaller_ledger(tmp_path: Path) -> Non
     # No cut gradient returns to a bottom that does not train.
     assert downlink["bottom-frozen"] < downlink["all"] / 10
     assert downlink["lora"] == downlink["all"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+@pytest.mark.parametrize("keys", [{"strategy": "full"}, {"split_topology": "u-shaped"}])
+def test_what_the_output_does_not_use_is_neither_sent_nor_changed(
+    tmp_path: Path, name: str, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: leave out `idle` of a family; averaging then changes last bits."""
+    directory = _saved(name, tmp_path / "saved")
+    shapes: dict[str, object] = {"num_clients": 3, "batch_size": 4, "num_server_rounds": 2}
+    result = _tuned(directory, tmp_path, **keys, **shapes)
+    before = load_model(directory, num_labels=10)
+    after = load_model(str(result.run_dir / "model")).state_dict()
+    idle = {n for n in after if n.startswith(family_of(before).idle)}
+    assert len(idle) == {"clip": 2, "siglip": 11}[name]
+    assert all(torch.equal(after[n], before.state_dict()[n]) for n in idle)
+    assert result.rounds[-1]["failed_clients"] == []
+    # Without them the messages are smaller by at least most of their bytes.
+    monkeypatch.setattr("fedsplit.models.trainable._freeze_idle", lambda part: None)
+    all_sent = _tuned(directory, tmp_path / "all", **keys, **shapes)
+    saved = all_sent.summary["sync_uplink_bytes"] - result.summary["sync_uplink_bytes"]
+    size = sum(before.state_dict()[n].nbytes for n in idle)
+    assert saved > 2 * 3 * size * 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["full", "centralized", "sequential", "sflv1", "parallel"])
+def test_what_a_model_holds_fixed_is_fixed_in_every_strategy(tmp_path: Path, strategy: str) -> None:
+    """Break it: give the optimizer every parameter."""
+    name = "tests.models.own:make_with_fixed_positions"
+    result = simulate({**KEYS, "model.name": name}, strategy=strategy, output_dir=str(tmp_path))
+    with seeded_init(3, "model"):
+        before = load_model(name).state_dict()
+    after = result.model.merge().state_dict()
+    fixed = {n for n in before if torch.equal(before[n], after[n])}
+    assert fixed == {"bottom.frontend.vit.embeddings.position_embeddings"}

@@ -6,7 +6,7 @@ B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import datasets
 import numpy as np
@@ -57,6 +57,11 @@ class ImageSpec(Protocol):
     @property
     def resize(self) -> int | tuple[int, int] | None:
         """Shortest edge, or height and width, before the centre is cropped; None = no crop."""
+        ...
+
+    @property
+    def crop_rounding(self) -> Literal["down", "even"]:
+        """What becomes of half a pixel at the crop's corner."""
         ...
 
 
@@ -159,7 +164,9 @@ def fitted(image: Image.Image, spec: ImageSpec) -> Image.Image:
         image = image.resize((width, height), Image.Resampling(spec.resample))
     if image.size == (spec.width, spec.height):
         return image
-    left, top = (width - spec.width) // 2, (height - spec.height) // 2
+    margins = (width - spec.width, height - spec.height)
+    # Python rounds halves to the even number, which is what torchvision relies on.
+    left, top = (m // 2 if spec.crop_rounding == "down" else round(m / 2) for m in margins)
     return image.crop((left, top, left + spec.width, top + spec.height))
 
 

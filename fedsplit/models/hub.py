@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from fedsplit.models.builtin import BUILTIN_MODELS
 from fedsplit.names import local_directory
 
 _CONFIG_FILES = ["config.json", "preprocessor_config.json"]
-_WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 """A name of a function that makes the model: ``package.module:function``."""
 PROBE_SECONDS = 5.0
@@ -28,6 +30,7 @@ class Source:
     name: str
     config: Mapping[str, Any]
     directory: Path | None
+    from_hub: bool = False
 
     @property
     def has_weights(self) -> bool:
@@ -55,8 +58,8 @@ def find_model(
     cache_dir : str | Path, optional
         Where hub files are kept; default as in huggingface_hub.
     weights : bool
-        Fetch the weights too, not only the configs. (Those of a library's own name are fetched
-        when they are opened.)
+        Fetch the weights too, not only the configs. (Those of a library's own name, and shards,
+        are fetched when they are opened.)
 
     Raises
     ------
@@ -71,9 +74,8 @@ def find_model(
         return Source(model_name, config, None)
     if FACTORY.fullmatch(model_name):
         return Source(model_name, {"model_type": "custom", "factory": model_name}, None)
-    directory = local_directory(model_name)
-    if directory is None:
-        directory = fetch(model_name, cache_dir, weights=weights)
+    local = local_directory(model_name)
+    directory = local or fetch(model_name, cache_dir, weights=weights)
     if not (directory / "config.json").is_file():
         raise ModelError(
             f"The model directory '{directory}' has no config.json. Give a directory written by "
@@ -82,7 +84,7 @@ def find_model(
     config = _read_json(directory / "config.json")
     if "model_type" not in config and "pretrained_cfg" in config:  # as timm writes it
         config = {"model_type": _LIBRARIES["timm"], **config}
-    return Source(model_name, config, directory)
+    return Source(model_name, config, directory, from_hub=local is None)
 
 
 def stamp(model_name: str) -> tuple[int, int]:
@@ -100,6 +102,8 @@ def stamp(model_name: str) -> tuple[int, int]:
 def fetch(model_name: str, cache_dir: str | Path | None, *, weights: bool) -> Path:
     """Fetch what is needed of a Hugging Face id, and return its directory.
 
+    Of weights in shards it is their index; `fetch_file` brings a shard.
+
     Raises
     ------
     ModelError
@@ -107,33 +111,73 @@ def fetch(model_name: str, cache_dir: str | Path | None, *, weights: bool) -> Pa
     """
     if model_name.startswith((".", "/", "~")) or model_name.count("/") > 1 or not model_name:
         raise ModelError(f"The model directory '{model_name}' does not exist. {_alternatives()}")
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
+
+    def snapshot(*files: str) -> Path:
+        with _told(f"model '{model_name}'", _NOWHERE) as reachable:
+            return Path(
+                snapshot_download(
+                    model_name,
+                    cache_dir=cache_dir,
+                    allow_patterns=[*_CONFIG_FILES, *files],
+                    local_files_only=not reachable,
+                )
+            )
+
+    if not weights:
+        return snapshot()
+    folder = snapshot(INDEX)
+    return folder if (folder / INDEX).is_file() else snapshot(SINGLE)
+
+
+def fetch_file(source: Source, file_name: str, *, cache_dir: str | Path | None) -> None:
+    """Fetch one more file of a model from the hub, into its directory.
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, or the hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+
+    assert source.directory is not None
+    with _told(f"file {file_name} of the model '{source.name}'", "not") as reachable:
+        hf_hub_download(
+            source.name,
+            file_name,
+            revision=source.directory.name,  # the commit that the index is of
+            cache_dir=cache_dir,
+            local_files_only=not reachable,
+        )
+
+
+_NOWHERE = "neither built in nor a local directory nor"
+
+
+@contextmanager
+def _told(what: str, where: str) -> Iterator[bool]:
+    """Give whether the hub can be reached; what then fails is one clear error."""
+    from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     reachable, reason = _hub_reachable()
     try:
-        folder = snapshot_download(
-            model_name,
-            cache_dir=cache_dir,
-            allow_patterns=[*_CONFIG_FILES, *(_WEIGHT_FILES if weights else [])],
-            local_files_only=not reachable,
-        )
+        yield reachable
     except HFValidationError:
         raise ModelError(
-            f"'{model_name}' is no directory and cannot be a Hugging Face id. {_alternatives()}"
+            f"The {what} is no directory and cannot be a Hugging Face id. {_alternatives()}"
         ) from None
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"The model '{model_name}' is neither built in nor a local directory nor in the local "
-            f"Hugging Face cache, and the hub at {constants.ENDPOINT} cannot be reached "
-            f"({reason or _first_line(error)}). {_alternatives()}"
+            f"The {what} is {where} in the local Hugging Face cache, and the hub at "
+            f"{constants.ENDPOINT} cannot be reached ({reason or _first_line(error)}). "
+            f"{_alternatives()}"
         ) from None
     except Exception as error:
         raise ModelError(
-            f"The model '{model_name}' cannot be had from the Hugging Face hub: "
+            f"The {what} cannot be had from the Hugging Face hub: "
             f"{_first_line(error)} {_alternatives()}"
         ) from None
-    return Path(folder)
 
 
 def _hub_reachable() -> tuple[bool, str]:

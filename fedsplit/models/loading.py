@@ -24,7 +24,7 @@ from fedsplit.models.registry import family_of_config
 from fedsplit.models.skeletons import PARTS, skeleton
 from fedsplit.models.split import SplitModel, check_split_points, split_model, stage_names
 from fedsplit.models.stages import InputSpec
-from fedsplit.models.storage import kept_buffers
+from fedsplit.models.storage import move_kept_buffers
 
 
 def load_split_model(
@@ -157,8 +157,7 @@ def _load(
             dtype=dtype,
             cache_dir=cache_dir,
         )
-        for buffer in kept_buffers(model).values():
-            buffer.data = buffer.data.to(device)
+        move_kept_buffers(model, device)
         return model
     return checkpoint.build(source, num_labels=num_labels).to(device=device, dtype=dtype)
 

@@ -48,13 +48,14 @@ def input_spec_of(
         crop = (crop, crop)
     height, width = crop or (resized if isinstance(resized, tuple) else own)
     mean, std = _statistics(model_name, processor, channels)
+    resample = processor.get("resample")  # 0, the nearest pixel, is a filter too
     return InputSpec(
         channels,
         height,
         width,
         mean,
         std,
-        resample=int(processor.get("resample") or BILINEAR),
+        resample=BILINEAR if resample is None else int(resample),
         resize=resized if crop else None,
     )
 

@@ -30,6 +30,7 @@ class Family:
     image_processor: str | None
     library: str = "transformers"
     image_shape: Callable[[Root], tuple[int, int, int]] | None = None
+    idle: tuple[str, ...] = ()
 
     @property
     def class_name(self) -> str:
@@ -77,6 +78,7 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
     image_processor: str | None = None,
     library: str = "transformers",
     image_shape: Callable[[Root], tuple[int, int, int]] | None = None,
+    idle: Sequence[str] = (),
 ) -> Family:
     """Add an architecture; one of the same name is replaced.
 
@@ -104,6 +106,9 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
     image_shape : Callable[[config], tuple[int, int, int]], optional
         Reads channels, height and width of its images from its config, where neither this nor
         the processor's says them in the usual way.
+    idle : Sequence[str]
+        How the keys of parameters start that the class holds and its output does not use: they
+        are frozen in every run, so that averaging cannot change their last bits.
 
     Examples
     --------
@@ -134,6 +139,7 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
         image_processor,
         library,
         image_shape,
+        tuple(idle),
     )
     _load_builtin_families()
     _families[name] = family

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ class InputSpec:
     resize : int | tuple[int, int] | None
         Resize to a shortest edge, or to height and width, before the centre is cropped; None =
         straight to height and width.
+    crop_rounding : {"down", "even"}
+        What a crop does with half a pixel at its corner: down, as in transformers, or to the even
+        pixel, as in torchvision.
     """
 
     channels: int
@@ -53,6 +56,7 @@ class InputSpec:
     std: tuple[float, ...]
     resample: int = 2
     resize: int | tuple[int, int] | None = None
+    crop_rounding: Literal["down", "even"] = "down"
 
 
 @dataclass(frozen=True)

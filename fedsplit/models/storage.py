@@ -33,6 +33,13 @@ def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.named_buffers() if name not in stored}
 
 
+def move_kept_buffers(model: nn.Module, device: str | torch.device) -> None:
+    """Put the buffers that are not part of the state dict on a device, the meta device too."""
+    for name, buffer in kept_buffers(model).items():
+        owner, _, last = name.rpartition(".")
+        model.get_submodule(owner)._buffers[last] = buffer.to(device)
+
+
 def replace_weights(model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     """Put another tensor in the place of each weight; what was tied stays tied."""
     changed: dict[int, Tensor] = {}

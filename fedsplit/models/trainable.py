@@ -50,7 +50,8 @@ def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: 
         Some or all parts of a model, or the whole of it as one part. Changed in place; what they
         share their modules with changes too, so this comes before parts are joined or held.
     mode : Mode
-        ``all``: nothing changes. ``bottom-frozen``: the stages before `cut_layer` are frozen.
+        ``all``: nothing changes but that what the family calls idle is frozen, as in every mode.
+        ``bottom-frozen``: the stages before `cut_layer` are frozen.
         ``head``: all but the last stage are. ``lora``: all are, but the classifier, and every
         linear layer of the blocks gets an adapter, drawn from torch's global generator.
     cut_layer : int
@@ -70,6 +71,7 @@ def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: 
         elif mode != "all":
             last = len(part.chain.stages) - 1
             _freeze(part, before=cut_layer if mode == "bottom-frozen" else last)
+        _freeze_idle(part)
 
 
 def merge_adapters(parts: Iterable[nn.Module]) -> None:
@@ -104,6 +106,13 @@ def _freeze(part: Part, *, before: int) -> None:
     for stage in part.stages[: max(0, before - part.start)]:
         for path in stage.paths:
             find(part, path).requires_grad_(False)
+
+
+def _freeze_idle(part: Part) -> None:
+    idle = family_of(part.chain.shell).idle
+    for name, parameter in part.named_parameters():
+        if name.startswith(idle):
+            parameter.requires_grad_(False)
 
 
 def _adapt(part: Part, lora: Lora) -> None:

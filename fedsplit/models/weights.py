@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -14,10 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
+from fedsplit.models.hub import INDEX, SINGLE, Source, fetch_file
 from fedsplit.models.storage import Slot, as_slot, put, weight_slots
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 
 class Stored(Protocol):
@@ -78,6 +77,8 @@ class Checkpoint:
     ----------
     directory : Path
         Where they are.
+    fetch : Callable[[str], object] | None
+        Brings a shard that is not there, by its name.
 
     Raises
     ------
@@ -85,8 +86,9 @@ class Checkpoint:
         If there are none, or the index cannot be read.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, fetch: Callable[[str], object] | None = None) -> None:
         self.directory = directory
+        self._fetch = fetch
         self._stack = ExitStack()
         self._opened: dict[str, Any] = {}
         self._files = self._find()
@@ -114,9 +116,20 @@ class Checkpoint:
         """Open the file that holds a key, and keep it open."""
         file = self._files[key]
         if file not in self._opened:
-            path = self.directory / file
+            path = self._there(file)
             self._opened[file] = self._stack.enter_context(safe_open(path, framework="pt"))
         return self._opened[file]
+
+    def fetch_all(self) -> None:
+        """Bring all shards."""
+        for file in set(self._files.values()):
+            self._there(file)
+
+    def _there(self, file: str) -> Path:
+        path = self.directory / file
+        if self._fetch is not None and not path.is_file():
+            self._fetch(file)
+        return path
 
     def _find(self) -> dict[str, str]:
         if (self.directory / INDEX).is_file():
@@ -131,6 +144,13 @@ class Checkpoint:
         file = self._stack.enter_context(safe_open(self.directory / SINGLE, framework="pt"))
         self._opened[SINGLE] = file
         return dict.fromkeys(file.keys(), SINGLE)
+
+
+def checkpoint_of(source: Source, cache_dir: str | Path | None) -> Checkpoint:
+    """Open the weights in a model's directory; those of a hub model come shard by shard."""
+    assert source.directory is not None
+    fetch = partial(fetch_file, source, cache_dir=cache_dir) if source.from_hub else None
+    return Checkpoint(source.directory, fetch)
 
 
 def write(state: Mapping[str, Tensor], file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import datasets
 import numpy as np
@@ -21,6 +22,7 @@ class Spec:
     std: tuple[float, ...] = (0.25,)
     resample: int = 2
     resize: int | tuple[int, int] | None = None
+    crop_rounding: Literal["down", "even"] = "down"
 
 
 def picture(seed: int, mode: str = "L", size: int = 8) -> Image.Image:

@@ -53,5 +53,11 @@ def make(num_labels: int = 10) -> SplitModel:
     return SplitModel(Bottom(load_split_model("vit-nano", [1]).bottom), Trunk(), Top(num_labels))
 
 
+def make_with_fixed_positions(num_labels: int = 10) -> SplitModel:
+    parts = make(num_labels)
+    parts.bottom.get_parameter("frontend.vit.embeddings.position_embeddings").requires_grad_(False)
+    return parts
+
+
 def make_nonsense() -> int:
     return 3

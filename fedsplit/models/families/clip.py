@@ -52,4 +52,5 @@ register_family(
         "vision_model.embeddings.position_ids",  # older checkpoints: 0, 1, 2, ...
     ),
     image_processor="ViTImageProcessor",
+    idle=("vision_model.post_layernorm.",),
 )

@@ -16,7 +16,7 @@ from fedsplit.models.custom import JoinedModel
 from fedsplit.models.hub import Source
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import without_storage
-from fedsplit.models.weights import Checkpoint, write_model
+from fedsplit.models.weights import Checkpoint, checkpoint_of, write_model
 
 _EXAMPLE = "make it return SplitModel(bottom, trunk, top), or a model of a registered family"
 
@@ -50,8 +50,7 @@ class CustomLibrary:
 
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Checkpoint:
         """Open the directory: a function has no other weights."""
-        assert source.directory is not None
-        return Checkpoint(source.directory)
+        return checkpoint_of(source, cache_dir)
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
         """Use the names that were saved."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
-from fedsplit.models.hub import Source, fetch
+from fedsplit.models.hub import SINGLE, Source, fetch
 from fedsplit.models.libraries.timm_arguments import BASE, arguments_of
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.stages import InputSpec
-from fedsplit.models.weights import SINGLE, Checkpoint, Loaded, Stored, write_model
+from fedsplit.models.weights import Loaded, Stored, checkpoint_of, write_model
 
 _MODULE = "timm.models.vision_transformer"
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
@@ -60,7 +61,7 @@ class TimmLibrary:
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
         """Open the directory, or fetch the weights that timm has for the name from the hub."""
         if source.directory is not None:
-            return Checkpoint(source.directory)
+            return checkpoint_of(source, cache_dir)
         hub_id = _published(source).hf_hub_id
         way_out = "Set model.pretrained to false to draw them at random."
         if not hub_id:
@@ -106,7 +107,8 @@ class TimmLibrary:
         size = whole.patch_embed.img_size
         if not processor:
             processor = _processor(source, whole.pretrained_cfg, size)
-        return input_spec_of(source.name, processor, whole.in_chans, size)
+        spec = input_spec_of(source.name, processor, whole.in_chans, size)
+        return replace(spec, crop_rounding="even")  # timm crops by torchvision
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """Write what `timm.create_model("local-dir:...", pretrained=True)` loads.
@@ -171,19 +173,27 @@ def _config(model: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def _processor(source: Source, known: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Return what preprocessor_config.json would say of timm's own transforms."""
-    mode = known.get("crop_mode", "center")
-    if mode not in ("center", "squash"):
-        raise ModelError(
-            f"The model '{source.name}' wants its images cropped by '{mode}', which is not done "
-            "here. Save it with a preprocessor_config.json that says another way."
-        )
+    mode, filter_name = known.get("crop_mode", "center"), known["interpolation"]
     height, width = (math.floor(edge / known["crop_pct"]) for edge in size)
-    shortest = mode == "center" and height == width
+    # timm resizes to the longer of two edges for the centre of images that are not square.
+    if mode not in ("center", "squash") or (mode == "center" and height != width):
+        raise ModelError(
+            f"The model '{source.name}' wants images of {size[0]}x{size[1]} cropped by '{mode}', "
+            "which is not done here. Give its directory a preprocessor_config.json that says "
+            "another way."
+        )
+    if filter_name not in _RESAMPLE:
+        raise ModelError(
+            f"The model '{source.name}' wants its images resized by '{filter_name}', which is "
+            f"none of {', '.join(_RESAMPLE)}. Give its directory a preprocessor_config.json that "
+            "says one of these."
+        )
+    centre = mode == "center"
     return {
-        "size": {"shortest_edge": height} if shortest else {"height": height, "width": width},
+        "size": {"shortest_edge": height} if centre else {"height": height, "width": width},
         "do_center_crop": True,
         "crop_size": {"height": size[0], "width": size[1]},
-        "resample": _RESAMPLE[known["interpolation"]],
+        "resample": _RESAMPLE[filter_name],
         "image_mean": list(known["mean"]),
         "image_std": list(known["std"]),
     }

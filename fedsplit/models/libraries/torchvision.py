@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fedsplit.errors import ModelError
 from fedsplit.models.hub import PROBE_SECONDS, Source
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.stages import InputSpec
-from fedsplit.models.weights import Checkpoint, Loaded, Stored, write_model
+from fedsplit.models.weights import Loaded, Stored, checkpoint_of, write_model
 
 _CLASS = "VisionTransformer"  # the architecture of a config that has all of its arguments
 _LABELS = 1000  # of a model whose config does not say
@@ -53,7 +54,7 @@ class TorchvisionLibrary:
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
         """Open the directory, or load the default weights, which torch.hub keeps."""
         if source.directory is not None:
-            return Checkpoint(source.directory)
+            return checkpoint_of(source, cache_dir)
         return Loaded(_download(source, _default_weights(source).url))
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
@@ -97,7 +98,8 @@ class TorchvisionLibrary:
         named = source.config.get("architecture", _CLASS) != _CLASS
         if named and not processor:
             processor = _processor(_default_weights(source).transforms())
-        return input_spec_of(source.name, processor, 3, whole.image_size)
+        spec = input_spec_of(source.name, processor, 3, whole.image_size)
+        return replace(spec, crop_rounding="even")
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """Write all arguments, and weights that plain torchvision loads.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,12 @@ from fedsplit.models.processing import input_spec_of
 from fedsplit.models.registry import family_of
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import kept_buffers, weight_slots
-from fedsplit.models.weights import Checkpoint, Loaded, Stored
+from fedsplit.models.weights import Loaded, Stored, checkpoint_of
 
+_SETTINGS = (
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
+    *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+)
 _DONE = "_is_hf_initialized"  # transformers draws nothing that has this attribute
 
 
@@ -50,12 +56,12 @@ class TransformersLibrary:
 
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
         """Open the directory: it is there, as every name stands for one."""
-        assert source.directory is not None
-        checkpoint = Checkpoint(source.directory)
+        checkpoint = checkpoint_of(source, cache_dir)
         rename = _renaming(model)
         if not any(converted for _, converted in map(rename, checkpoint)):
             return checkpoint
         with checkpoint:
+            checkpoint.fetch_all()
             return _converted(source, model)
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
@@ -88,6 +94,7 @@ class TransformersLibrary:
     ) -> InputSpec:
         """Read the model's config and its processor's."""
         whole: Any = model
+        processor = _with_defaults(processor)
         image_shape = family_of(model).image_shape
         if image_shape is None:
             config = getattr(whole.config, "vision_config", whole.config)
@@ -107,8 +114,18 @@ class TransformersLibrary:
 LIBRARY = TransformersLibrary()
 
 
-def _renaming(model: nn.Module) -> Callable[[str], tuple[str, bool]]:
+_Renaming = Callable[[str], tuple[str, bool]]
+_renamings: WeakKeyDictionary[nn.Module, _Renaming] = WeakKeyDictionary()
+
+
+def _renaming(model: nn.Module) -> _Renaming:
     """Return what gives a stored key its name here, and whether its numbers are converted too."""
+    if model not in _renamings:  # asked for by `open` and by `names`
+        _renamings[model] = _new_renaming(model)
+    return _renamings[model]
+
+
+def _new_renaming(model: nn.Module) -> _Renaming:
     mapping = importlib.import_module("transformers.conversion_mapping")
     loading = importlib.import_module("transformers.core_model_loading")
     conversions = mapping.get_model_conversion_mapping(model)
@@ -116,6 +133,7 @@ def _renaming(model: nn.Module) -> Callable[[str], tuple[str, bool]]:
     converters = [entry for entry in conversions if isinstance(entry, loading.WeightConverter)]
     state, prefix = model.state_dict(), getattr(model, "base_model_prefix", None)
 
+    @cache
     def rename(key: str) -> tuple[str, bool]:
         if key in state:
             return key, False
@@ -140,6 +158,21 @@ def _converted(source: Source, model: nn.Module) -> Loaded:
     drawn = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     tensors = {name: t for name, t in loaded.state_dict().items() if name not in drawn}
     return Loaded(tensors | dict.fromkeys(found["unexpected_keys"], torch.empty(0)))
+
+
+def _with_defaults(processor: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add what the image processor that a preprocessor_config.json names does unless told."""
+    named = processor.get("image_processor_type") or processor.get("feature_extractor_type")
+    if not named:
+        return processor
+    # Published checkpoints still have the names of classes that are gone.
+    name = str(named).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    own = getattr(importlib.import_module("transformers"), name, None)
+    defaults = {key: getattr(own, key) for key in _SETTINGS if getattr(own, key, None) is not None}
+    found = {**defaults, **processor}
+    if isinstance(found.get("size"), int) and not getattr(own, "default_to_square", True):
+        found["size"] = {"shortest_edge": found["size"]}
+    return found
 
 
 def _configuration(source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401

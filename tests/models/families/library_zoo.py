@@ -14,7 +14,9 @@ from fedsplit.models import InputSpec
 from fedsplit.seeding import generator, seeded_init
 from tests.models.families.zoo import Step, gradients_of
 
-SPEC = InputSpec(3, 16, 16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), resample=3, resize=20)
+SPEC = InputSpec(
+    *(3, 16, 16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), resample=3, resize=20, crop_rounding="even"
+)
 LABELS = 3
 
 _TORCHVISION: dict[str, Any] = {

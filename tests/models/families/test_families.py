@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fedsplit.models import (
     load_model,
+    load_split_model,
     num_stages,
     save_model,
     smashed_spec,
@@ -24,18 +25,18 @@ from fedsplit.models import (
 )
 from fedsplit.models.registry import family_of
 from fedsplit.results.flops import count_parameters, part_flops
-from fedsplit.states import State, each
 from tests.models.families.zoo import (
+    STEPS,
     ZOO,
     assert_close,
     batch,
     gradients_of,
     images_of,
     make,
+    named,
+    split_step,
     whole_step,
 )
-
-STEPS = 20
 
 
 @pytest.fixture(params=ZOO)
@@ -45,10 +46,6 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 def cuts(model: nn.Module) -> range:
     return range(1, num_stages(model))
-
-
-def named(state: State) -> dict[str, Tensor]:
-    return {"hidden": state} if isinstance(state, Tensor) else state
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -100,21 +97,10 @@ def test_a_merged_model_has_the_same_bits(model: nn.Module) -> None:
         assert torch.equal(merged(images).logits, model(images).logits)
 
 
-def split_step(bottom: nn.Module, server: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """One exchange as over the wire: the graph ends at the cut."""
-    smashed = bottom(images)
-    received = each(smashed, lambda tensor: tensor.detach().clone().requires_grad_())
-    loss = cross_entropy(server(received), labels)
-    torch.autograd.backward(loss)
-    torch.autograd.backward(
-        list(named(smashed).values()), [tensor.grad for tensor in named(received).values()]
-    )
-    return loss.detach()
-
-
 def test_weights_after_twenty_steps_across_a_detached_cut(model: nn.Module) -> None:
     """Break it: detach one tensor of a state in a stage."""
-    splits = [copy.deepcopy(split_model(model, [cut])) for cut in (1, cuts(model)[-2])]
+    places = {1, len(cuts(model)) // 2 + 1, cuts(model)[-1]}  # first, middle, last
+    splits = [copy.deepcopy(split_model(model, [cut])) for cut in sorted(places)]
     sides = [(parts.bottom, parts.server_part()) for parts in splits]
     modules = [model, *(part for side in sides for part in side)]
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for m in modules]
@@ -230,6 +216,27 @@ def test_a_bfloat16_model_takes_float32_images(model: nn.Module) -> None:
     assert {tensor.dtype for tensor in named(smashed).values()} == {torch.bfloat16}
     expected = model(images.to(torch.bfloat16)).logits
     assert (top(trunk(smashed)) - expected).abs().max() <= 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_dtype_and_device_asked_for_are_what_comes(
+    model: nn.Module, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Break it: read the tensors of a checkpoint as they are."""
+    save_model(model, images_of(model), tmp_path)
+    for device in ("cpu", "meta"):
+        for pretrained in (True, False):
+            parts = load_split_model(
+                str(tmp_path), [1, 2], dtype=dtype, device=device, pretrained=pretrained
+            )
+            weights = [tensor for part in parts for tensor in part.state_dict().values()]
+            assert {t.dtype for t in weights if t.is_floating_point()} == {dtype}
+            assert {tensor.device.type for tensor in weights} == {device}
+    parts = load_split_model(str(tmp_path), [1, 2], dtype=dtype)
+    stored = {**model.state_dict()}
+    for part in parts:
+        for name, tensor in part.state_dict().items():
+            assert torch.equal(tensor, stored[name].to(tensor.dtype)), name
 
 
 def test_eager_attention_equals_the_whole(model: nn.Module) -> None:

@@ -13,6 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from fedsplit.models import InputSpec
 from fedsplit.seeding import generator, seeded_init
+from fedsplit.states import State, each
+
+STEPS = 20
 
 _TWO_BLOCKS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 _WIDE_IMAGES = {"image_size": [16, 24], "patch_size": 8, "num_labels": 3}
@@ -175,3 +178,19 @@ def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None
         error = (tensor - other[name]).abs().max().item()
         assert math.isfinite(error), name
         assert error <= 1e-5, f"{name}: {error}"
+
+
+def named(state: State) -> dict[str, Tensor]:
+    return {"hidden": state} if isinstance(state, Tensor) else state
+
+
+def split_step(bottom: nn.Module, server: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """One exchange as over the wire: the graph ends at the cut."""
+    smashed = bottom(images)
+    received = each(smashed, lambda tensor: tensor.detach().clone().requires_grad_())
+    loss = cross_entropy(server(received), labels)
+    torch.autograd.backward(loss)
+    torch.autograd.backward(
+        list(named(smashed).values()), [tensor.grad for tensor in named(received).values()]
+    )
+    return loss.detach()

@@ -1,0 +1,169 @@
+"""A hub of our own on this machine: which files are fetched, and which are not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from fedsplit.models import load_model
+
+NAME = "someone/some-vit"
+COMMIT = "a" * 40
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's protocol as fetching files takes."""
+
+    fetched: list[str]
+
+    def __init__(self, *args: object, files: Path, fetched: list[str]) -> None:
+        self.files, self.fetched = files, fetched
+        super().__init__(*args)  # type: ignore[arg-type]
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, *, with_body: bool) -> None:
+        path = self.path.partition("?")[0]
+        file = self.files / path.rpartition("/")[2]
+        names = sorted(found.name for found in self.files.iterdir())
+        if path.startswith(f"/api/models/{NAME}/revision/"):
+            siblings = [{"rfilename": name} for name in names]
+            self._send(json.dumps({"id": NAME, "sha": COMMIT, "siblings": siblings}).encode())
+        elif path.startswith(f"/api/models/{NAME}/tree/"):
+            tree = [{"type": "file", "path": name, "size": 1, "oid": name} for name in names]
+            self._send(json.dumps(tree).encode())
+        elif path.startswith(f"/{NAME}/resolve/") and file.is_file():
+            if with_body:
+                self.fetched.append(file.name)
+            self._send(file.read_bytes(), with_body=with_body)
+        else:
+            self._send(b"", status=200 if path == "/" else 404)
+
+    def _send(self, body: bytes, *, status: int = 200, with_body: bool = True) -> None:
+        self.send_response(status)
+        if status == 404:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def files(vit_directory: Path, tmp_path: Path) -> Path:
+    """The tiny ViT in shards of some kilobytes."""
+    load_model(str(vit_directory)).save_pretrained(tmp_path / "files", max_shard_size="16KB")  # type: ignore[operator]
+    return tmp_path / "files"
+
+
+@pytest.fixture
+def fetched() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def address(files: Path, fetched: list[str]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, files=files, fetched=fetched))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+# huggingface_hub reads its environment when it is imported, hence a process of its own.
+LOAD = """
+import json, sys
+import torch
+from fedsplit.errors import ModelError
+from fedsplit.models import load_split_model, load_model
+name, directory, parts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+try:
+    split = load_split_model(name, [1], parts=parts, num_labels=4 if "top" in parts else None)
+except ModelError as error:
+    sys.exit(f"told: {error}")
+stored = load_model(directory).state_dict()
+state = split.bottom.state_dict()
+assert state and all(torch.equal(stored[key], tensor) for key, tensor in state.items())
+"""
+
+
+def load(address: str, home: Path, files: Path, parts: list[str]) -> str:
+    """Load in another process, and return what it says if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, NAME, str(files), json.dumps(parts)],
+        env={"PATH": "", "HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
+        | {"PYTHONPATH": ":".join(sys.path), "NO_PROXY": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # Before it, while files come, a bar of the library's.
+    return "" if done.returncode == 0 else done.stderr.splitlines()[-1]
+
+
+def shards(files: Path, *starts: str) -> set[str]:
+    index = json.loads((files / "model.safetensors.index.json").read_text())["weight_map"]
+    return {file for key, file in index.items() if key.startswith(starts)}
+
+
+@pytest.mark.slow
+def test_only_the_shards_of_the_parts_are_fetched(
+    files: Path, address: str, fetched: list[str], tmp_path: Path
+) -> None:
+    """Break it: fetch all that is safetensors."""
+    every, bottom = shards(files, ""), shards(files, "vit.embeddings.")
+    assert len(every) >= 2 * len(bottom) > 0
+    assert load(address, tmp_path / "home", files, ["bottom"]) == ""
+    index, config = "model.safetensors.index.json", "config.json"
+    assert sorted(fetched) == sorted([config, index, *bottom])
+    # The rest comes when it is wanted, and nothing comes twice.
+    assert load(address, tmp_path / "home", files, ["bottom", "trunk", "top"]) == ""
+    assert sorted(fetched) == sorted([config, index, *every])
+
+
+@pytest.mark.slow
+def test_a_model_in_one_file_is_fetched_as_one(
+    files: Path, vit_directory: Path, address: str, fetched: list[str], tmp_path: Path
+) -> None:
+    """Break it: look for an index only."""
+    shutil.rmtree(files)
+    shutil.copytree(vit_directory, files)
+    assert load(address, tmp_path / "home", files, ["bottom"]) == ""
+    assert sorted(fetched) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.slow
+def test_a_shard_that_cannot_be_had_is_one_clear_error(
+    files: Path, address: str, fetched: list[str], tmp_path: Path
+) -> None:
+    """Break it: let the file's absence speak."""
+    home = tmp_path / "home"
+    (missing,) = shards(files, "vit.embeddings.cls_token")
+    (files / missing).unlink()
+    said = load(address, home, files, ["bottom"])
+    assert said.startswith(f"told: The file {missing} of the model '{NAME}' cannot be had")
+    assert missing not in fetched
+    # The configs are in the cache now; a hub that refuses the connection has no more.
+    said = load("http://127.0.0.1:9", home, files, ["bottom"])
+    assert said.startswith(f"told: The file {missing} of the model '{NAME}' is not in the local")
+    assert "the hub at http://127.0.0.1:9 cannot be reached" in said
+    assert "local directory" in said
