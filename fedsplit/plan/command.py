@@ -36,12 +36,18 @@ class TopologyName(StrEnum):
     U_SHAPED = "u-shaped"
 
 
-_Speed = typer.Option(min=0.001, help="10^9 FLOP a second that a side really does.")
+def _speed(gflops: float) -> float:
+    if not 0.001 <= gflops <= 1e12:  # not a number is not in it either
+        raise typer.BadParameter(f"{gflops:g} is not from 0.001 to 1e12")
+    return gflops
+
+
+_Speed = typer.Option(callback=_speed, help="10^9 FLOP a second that a side really does.")
 
 
 def plan(  # noqa: PLR0913, PLR0917 - an option each
     model: Annotated[str, typer.Argument(help="A model's name, as model.name.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a step.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=10**7, help="Images in a step.")] = 32,
     dtype: Annotated[DtypeName, typer.Option(help="As model.dtype.")] = DtypeName.FLOAT32,
     num_labels: Annotated[
         int | None, typer.Option(min=1, help="Classes. [default: the model's own]")

@@ -125,7 +125,7 @@ def plan_model(setting: Setting) -> ModelPlan:
     except FedSplitError:
         raise
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"The model '{setting.model}' does not compute on images of {spec.channels}x"
             f"{spec.height}x{spec.width} alone ({reason}). If it is not a classifier of images, "

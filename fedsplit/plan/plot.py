@@ -88,7 +88,7 @@ def _shares(axes: Axes, cuts: Sequence[CutPlan]) -> None:
     measures = {"parameters": "parameters", "FLOPs": "flops_per_sample", "memory": "memory_bytes"}
     # From wide to narrow, as they often lie on one another.
     for (name, measure), colour, width in zip(
-        measures.items(), _COLOURS, (6.5, 3.5, 1.5), strict=False
+        measures.items(), _COLOURS, (4.5, 2.75, 1.25), strict=False
     ):
         pairs = [(getattr(c, f"client_{measure}"), getattr(c, f"server_{measure}")) for c in cuts]
         shares = [100 * client / (client + server) for client, server in pairs]
