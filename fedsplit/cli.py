@@ -16,6 +16,7 @@ import typer
 from fedsplit.config import Config, read_toml, with_clients
 from fedsplit.errors import ConfigError, FedSplitError, RunError
 from fedsplit.names import local_directory
+from fedsplit.plan.command import plan
 
 app = typer.Typer(
     name="fedsplit",
@@ -68,6 +69,9 @@ def run(
         from fedsplit.flower_run import run_with_flower
 
         run_with_flower(checked, app_dir=_app_dir(config))
+
+
+app.command()(plan)
 
 
 @app.command()

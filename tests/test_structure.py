@@ -38,7 +38,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.split"},
     {"fedsplit.results", "fedsplit.arithmetic"},
     {"strategies", "fedsplit.report"},
-    {"fedsplit.preparation", "fedsplit.places"},
+    {"fedsplit.preparation", "fedsplit.places", "fedsplit.plan"},
     {"fedsplit.scoring", "fedsplit.costs"},
     {"fedsplit.experiment", "fedsplit.client_state", "fedsplit.client_model"},
     {"fedsplit.client_app", "fedsplit.server_app"},
@@ -80,7 +80,7 @@ HOMES = {
     "peft": ("fedsplit.models.trainable",),
     "datasets": ("fedsplit.data.",),
     "grpc": ("fedsplit.channel.grpc",),
-    "typer": ("fedsplit.cli",),
+    "typer": ("fedsplit.cli", "fedsplit.plan.command"),
     "pydantic": (
         "fedsplit.config",
         "fedsplit.config_errors",

@@ -60,19 +60,19 @@ def put(slot: Slot, tensor: Tensor) -> None:
         module._buffers[name] = tensor
 
 
-def without_storage(model: nn.Module) -> None:
-    """Move all weights to the meta device, in place."""
-    replace_weights(model, lambda tensor: torch.empty_like(tensor, device="meta"))
+def without_storage(model: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Move all weights to the meta device, in place; floating ones get a dtype, if one is given."""
+    replace_weights(model, lambda tensor: _empty(tensor, "meta", dtype))
 
 
 def with_storage(model: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Give all weights uninitialised storage on the CPU, in place; floating ones of a dtype."""
+    replace_weights(model, lambda tensor: _empty(tensor, "cpu", dtype))
 
-    def empty(tensor: Tensor) -> Tensor:
-        floating = tensor.is_floating_point()
-        return torch.empty_like(tensor, device="cpu", dtype=dtype if floating else None)
 
-    replace_weights(model, empty)
+def _empty(tensor: Tensor, device: str, dtype: torch.dtype | None) -> Tensor:
+    floating = tensor.is_floating_point()
+    return torch.empty_like(tensor, device=device, dtype=dtype if floating else None)
 
 
 def as_slot(old: Tensor, new: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 _DATA_COLOURS = {"train": "#D55E00", "test": "#0072B2", "validation": "#009E73"}
 # Directions differ in lightness, so that no colour means two things in one picture.
 _DIRECTIONS = (("uplink", "#3B4A54", -0.05), ("downlink", "#9FB0BA", 0.25))
-_INK, _MUTED, _GRID = "#222222", "#666666", "#E4E4E4"
+INK, MUTED, GRID = "#222222", "#666666", "#E4E4E4"
 _FONT_SIZE = 9.5
 _MARKERS_UP_TO_ROUNDS = 30
 _LABEL_GAP = 0.07
@@ -47,9 +47,9 @@ def plot_run(rows: Sequence[Row], summary: Mapping[str, Any], path: Path) -> Non
         1, 3, width_ratios=(1, 1, 0.9), gridspec_kw={"wspace": 0.52}
     )
     figure.subplots_adjust(left=0.04, right=0.98, top=0.76, bottom=0.13)
-    figure.text(0.04, 0.93, _title(summary), fontsize=14, color=_INK, weight="bold")
+    figure.text(0.04, 0.93, _title(summary), fontsize=14, color=INK, weight="bold")
     about = _subtitle(summary)  # with names that people chose: a $ in them is a $
-    figure.text(0.04, 0.868, about, fontsize=10, color=_MUTED, parse_math=False)
+    figure.text(0.04, 0.868, about, fontsize=10, color=MUTED, parse_math=False)
     _curves(accuracy, rows, "accuracy", initial=summary["initial_accuracy"])
     _curves(loss, rows, "loss", initial=summary["initial_loss"])
     _traffic(traffic, summary)
@@ -78,7 +78,7 @@ def _curves(axes: Axes, rows: Sequence[Row], measure: str, *, initial: float | N
     """Draw one line for each data set that was measured, with its name at its end."""
     from matplotlib.ticker import MaxNLocator
 
-    _style(axes, f"{measure.capitalize()} by round")
+    style(axes, f"{measure.capitalize()} by round")
     ends: list[tuple[float, str, str]] = []
     top = 1.0 if measure == "accuracy" else 0.0
     for data, colour in _DATA_COLOURS.items():
@@ -106,7 +106,7 @@ def _curves(axes: Axes, rows: Sequence[Row], measure: str, *, initial: float | N
     axes.set_xlim(0, rows[-1]["round"])
     axes.set_ylim(0, top if measure == "accuracy" else top * 1.04 or 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("round", color=_MUTED)
+    axes.set_xlabel("round", color=MUTED)
     _label_ends(axes, ends)
 
 
@@ -133,7 +133,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
 
 def _traffic(axes: Axes, summary: Mapping[str, Any]) -> None:
     """Draw the run's bytes as a pair of bars for each purpose."""
-    _style(axes, "Traffic of all clients in the whole run")
+    style(axes, "Traffic of all clients in the whole run")
     purposes = {"sync": "synchronising the model"}
     if summary["cut_layer"] is not None:
         purposes = {
@@ -144,7 +144,7 @@ def _traffic(axes: Axes, summary: Mapping[str, Any]) -> None:
     sizes = {(p, d): float(summary[f"{p}_{d}_bytes"]) for p in purposes for d, _, _ in _DIRECTIONS}
     most = max(sizes.values()) or 1
     for row, (purpose, name) in enumerate(purposes.items()):
-        axes.text(0, row - 0.32, name, va="center", color=_MUTED, fontsize=_FONT_SIZE)
+        axes.text(0, row - 0.32, name, va="center", color=MUTED, fontsize=_FONT_SIZE)
         for direction, colour, offset in _DIRECTIONS:
             size = sizes[purpose, direction]
             axes.barh(row + offset, size, height=0.26, color=colour)
@@ -153,7 +153,7 @@ def _traffic(axes: Axes, summary: Mapping[str, Any]) -> None:
                 row + offset,
                 f"{with_unit(size, 'B')} {direction}",
                 va="center",
-                color=_INK,
+                color=INK,
                 fontsize=_FONT_SIZE,
             )
     axes.set_yticks([])
@@ -164,17 +164,18 @@ def _traffic(axes: Axes, summary: Mapping[str, Any]) -> None:
     axes.spines["bottom"].set_visible(False)
 
 
-def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=_INK, pad=10)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+def style(axes: Axes, title: str) -> None:
+    """Give axes a title and the looks of all pictures of this project."""
+    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_MUTED, length=0, labelsize=9.5)
+    axes.tick_params(colors=MUTED, length=0, labelsize=9.5)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(_MUTED)
+        spine.set_color(MUTED)
 
 
 def _say(axes: Axes, text: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=_MUTED)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=MUTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,13 @@ from fedsplit.channel.frame import (
 )
 from fedsplit.errors import ChannelError, shorten
 from fedsplit.states import TensorSpec
+
+
+class StepFrames(NamedTuple):
+    """What crosses the channel for one batch, in order."""
+
+    uplink: list[Frame]
+    downlink: list[Frame]
 
 
 @dataclass(frozen=True)
@@ -54,22 +62,30 @@ class CutSpec:
     @property
     def max_frame_bytes(self) -> int:
         """Length of the longest legal frame, in either direction."""
-        cut = self._largest(self.tensors, CUT_PREFIX)
-        gradients = {
-            name: t for name, t in cut.items() if t.is_floating_point() and self.cut_gradient
-        }
+        # For a batch of a few examples the answer is the longer one.
+        step = self.step(self.max_batch_size)
+        return max(encoded_length(frame) for frame in (*step.uplink, *step.downlink))
+
+    def step(self, batch_size: int) -> StepFrames:
+        """Return the frames of a training step with so many examples; no tensor has storage."""
+        cut = _on_meta(self.tensors, CUT_PREFIX, batch_size)
+        gradients = _floating(cut) if self.cut_gradient else {}
         if self.output is None:
-            labels = torch.empty(self.max_batch_size, dtype=torch.int64)
-            scores = {LOSS: torch.empty(()), NUM_CORRECT: torch.empty((), dtype=torch.int64)}
-            # For a batch of a few examples the answer is the longer one.
-            frames = [
-                Frame(Kind.SMASHED_DATA, 0, {**cut, LABELS: labels}),
-                Frame(Kind.CUT_GRADIENT, 0, {**gradients, **scores}),
-            ]
-        else:
-            output = self._largest(self.output, OUTPUT_PREFIX)
-            frames = [Frame(Kind.SMASHED_DATA, 0, cut), Frame(Kind.TRUNK_OUTPUT, 0, output)]
-        return max(encoded_length(frame) for frame in frames)
+            labels = torch.empty(batch_size, dtype=torch.int64, device="meta")
+            loss = torch.empty((), device="meta")
+            scores = {LOSS: loss, NUM_CORRECT: torch.empty_like(loss, dtype=torch.int64)}
+            return StepFrames(
+                [Frame(Kind.SMASHED_DATA, 0, {**cut, LABELS: labels})],
+                [Frame(Kind.CUT_GRADIENT, 0, {**gradients, **scores})],
+            )
+        output = _on_meta(self.output, OUTPUT_PREFIX, batch_size)
+        frames = StepFrames(
+            [Frame(Kind.SMASHED_DATA, 0, cut)], [Frame(Kind.TRUNK_OUTPUT, 0, output)]
+        )
+        if self.output_gradient:
+            frames.uplink.append(Frame(Kind.OUTPUT_GRADIENT, 0, _floating(output)))
+            frames.downlink.append(Frame(Kind.CUT_GRADIENT, 0, gradients))
+        return frames
 
     def check(self, frame: Frame) -> int:
         """Refuse smashed data that is not exactly what this cut sends; return B.
@@ -105,12 +121,6 @@ class CutSpec:
         check_names(frame, {OUTPUT_PREFIX + name for name in floating})
         self._check_tensors(frame, floating, OUTPUT_PREFIX, batch_size)
 
-    def _largest(self, tensors: Mapping[str, TensorSpec], prefix: str) -> dict[str, Tensor]:
-        return {
-            prefix + name: torch.empty(spec.shape_for(self.max_batch_size), dtype=spec.dtype)
-            for name, spec in tensors.items()
-        }
-
     def _check_tensors(
         self, frame: Frame, tensors: Mapping[str, TensorSpec], prefix: str, batch_size: int
     ) -> None:
@@ -141,6 +151,17 @@ class CutSpec:
                 frame, f"has labels from {lowest} to {highest}, not 0 to {self.num_labels - 1}"
             )
         return batch_size
+
+
+def _on_meta(tensors: Mapping[str, TensorSpec], prefix: str, batch_size: int) -> dict[str, Tensor]:
+    return {
+        prefix + name: torch.empty(spec.shape_for(batch_size), dtype=spec.dtype, device="meta")
+        for name, spec in tensors.items()
+    }
+
+
+def _floating(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
 def check_names(frame: Frame, expected: set[str]) -> None:

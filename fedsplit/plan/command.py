@@ -1,0 +1,118 @@
+"""The command line of ``fedsplit plan``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fedsplit.config import Config
+from fedsplit.network import Link, link_of
+
+
+class DtypeName(StrEnum):
+    """Of the weights, and of what crosses the cut."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class NetworkName(StrEnum):
+    """Links by name (`fedsplit.network.PROFILES`), and one of your own."""
+
+    LAN = "lan"
+    WIFI = "wifi"
+    FOUR_G = "4g"
+    CUSTOM = "custom"
+
+
+class TopologyName(StrEnum):
+    """Where labels and head are."""
+
+    VANILLA = "vanilla"
+    U_SHAPED = "u-shaped"
+
+
+def _speed(gflops: float) -> float:
+    if not 0.001 <= gflops <= 1e12:  # not a number is not in it either
+        raise typer.BadParameter(f"{gflops:g} is not from 0.001 to 1e12")
+    return gflops
+
+
+_Speed = typer.Option(callback=_speed, help="10^9 FLOP a second that a side really does.")
+
+
+def plan(  # noqa: PLR0913, PLR0917 - an option each
+    model: Annotated[str, typer.Argument(help="A model's name, as model.name.")],
+    batch_size: Annotated[int, typer.Option(min=1, max=10**7, help="Images in a step.")] = 32,
+    dtype: Annotated[DtypeName, typer.Option(help="As model.dtype.")] = DtypeName.FLOAT32,
+    num_labels: Annotated[
+        int | None, typer.Option(min=1, help="Classes. [default: the model's own]")
+    ] = None,
+    topology: Annotated[TopologyName, typer.Option(help="As split.topology.")] = (
+        TopologyName.VANILLA
+    ),
+    network: Annotated[
+        list[NetworkName] | None, typer.Option(help="As network.profile. [default: lan wifi 4g]")
+    ] = None,
+    uplink_mbps: Annotated[float, typer.Option(help="Of --network custom.")] = 0.0,
+    downlink_mbps: Annotated[float, typer.Option(help="Of --network custom.")] = 0.0,
+    latency_ms: Annotated[float, typer.Option(help="Of --network custom, one way.")] = 0.0,
+    samples_per_client: Annotated[
+        int, typer.Option(min=1, max=10**7, help="Images a client trains on in a round.")
+    ] = 500,
+    client_gflops: Annotated[float, _Speed] = 50.0,
+    server_gflops: Annotated[float, _Speed] = 1000.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw it too, to this file.")] = None,
+) -> None:
+    """Show what each cut of a model would cost, without loading its weights."""
+    from fedsplit.plan.cuts import Setting, plan_model  # loads torch: not for --help
+    from fedsplit.plan.plot import check_picture, plot_plan
+    from fedsplit.plan.show import plan_tables, to_json
+
+    names = network or [NetworkName.LAN, NetworkName.WIFI, NetworkName.FOUR_G]
+    custom = {
+        "network.uplink-mbps": uplink_mbps,
+        "network.downlink-mbps": downlink_mbps,
+        "network.latency-ms": latency_ms,
+    }
+    shape: Literal["vanilla", "u-shaped"] = "vanilla"
+    if topology is TopologyName.U_SHAPED:
+        shape = "u-shaped"
+    setting = Setting(
+        model=model,
+        batch_size=batch_size,
+        dtype=dtype.value,
+        num_labels=num_labels,
+        topology=shape,
+        links=_links([name.value for name in names], custom),
+        samples_per_client=samples_per_client,
+        client_gflops=client_gflops,
+        server_gflops=server_gflops,
+    )
+    if plot is not None:
+        check_picture(plot)
+    found = plan_model(setting)
+    if plot is not None:
+        plot_plan(found, plot)
+    typer.echo(to_json(found) if as_json else plan_tables(found))
+
+
+def _links(names: list[str], custom: dict[str, float]) -> dict[str, Link]:
+    """Return the links by name, checked as a config's are."""
+    if "custom" not in names and any(custom.values()):
+        names = [*names, "none"]  # which refuses rates
+    links = {}
+    for name in names:
+        given = custom if name in ("custom", "none") else {}
+        config = Config.from_flat(
+            {"network.profile": name, **given}, source="The network asked for"
+        )
+        link = link_of(config.network)
+        assert link is not None
+        links[name] = link
+    return links

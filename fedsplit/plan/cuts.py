@@ -1,0 +1,236 @@
+"""What each cut of a model costs either side and the channel, without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fedsplit.channel.frame import CUT_PREFIX
+from fedsplit.config import Config
+from fedsplit.errors import ConfigError, FedSplitError, ModelError
+from fedsplit.exchanged import exchanged, trains
+from fedsplit.models.loading import input_spec
+from fedsplit.models.skeletons import skeleton
+from fedsplit.models.split import SplitModel, hold_parts, join_parts, split_model, stage_names
+from fedsplit.models.stages import InputSpec, smashed_spec, storage_free_copy
+from fedsplit.models.storage import without_storage
+from fedsplit.network import Link
+from fedsplit.results.flops import count_parameters, part_flops
+from fedsplit.results.memory import TrainingMemory, part_memory, together
+from fedsplit.split.checks import CutSpec
+from fedsplit.split.steps import make_optimizer
+from fedsplit.split.traffic import step_traffic, stream_traffic
+
+MAX_FRAME_BYTES = 2**31 - 1
+"""A protobuf message cannot be longer."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a plan is asked for.
+
+    Attributes
+    ----------
+    model : str
+        As for `load_split_model`.
+    batch_size : int
+        Images in a step.
+    dtype : str
+        Of the weights and of what crosses the cut: ``float32``, ``bfloat16`` or ``float16``.
+    num_labels : int | None
+        Classes; None = the model's own.
+    topology : {"vanilla", "u-shaped"}
+        Labels and head at the server, or at the client.
+    links : Mapping[str, Link]
+        Name -> the client's link to the server.
+    samples_per_client : int
+        Images that a client trains on in a round, once each.
+    client_gflops, server_gflops : float
+        10^9 floating-point operations a second that each side really does.
+    """
+
+    model: str
+    batch_size: int = 32
+    dtype: str = "float32"
+    num_labels: int | None = None
+    topology: Literal["vanilla", "u-shaped"] = "vanilla"
+    links: Mapping[str, Link] = field(default_factory=dict)
+    samples_per_client: int = 500
+    client_gflops: float = 50.0
+    server_gflops: float = 1000.0
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The steps of a round: full batches, and what is left over."""
+        full, rest = divmod(self.samples_per_client, self.batch_size)
+        return [self.batch_size] * full + [rest] * (rest > 0)
+
+
+@dataclass(frozen=True)
+class CutPlan:
+    """One cut; the keys of a plan's JSON, explained in docs/plan.md."""
+
+    cut_layer: int
+    last_client_stage: str
+    client_parameters: int
+    server_parameters: int
+    client_flops_per_sample: int
+    server_flops_per_sample: int
+    client_activation_bytes: int
+    server_activation_bytes: int
+    client_memory_bytes: int
+    server_memory_bytes: int
+    smashed_bytes_per_step: int
+    cut_gradient_bytes_per_step: int
+    uplink_bytes_per_step: int
+    downlink_bytes_per_step: int
+    uplink_bytes_per_sample: float
+    downlink_bytes_per_sample: float
+    sync_bytes: int
+    communication_seconds: dict[str, float]
+    round_seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """All cuts of a model, in order, and the images that it takes."""
+
+    setting: Setting
+    spec: InputSpec
+    cuts: list[CutPlan]
+
+
+def plan_model(setting: Setting) -> ModelPlan:
+    """Return what each cut of a model costs; no weights are loaded or allocated.
+
+    Raises
+    ------
+    FedSplitError
+        If the model's config cannot be had, the model takes no images, or a frame would be longer
+        than a protobuf message can be.
+    """
+    model = storage_free_copy(skeleton(setting.model, num_labels=setting.num_labels))
+    without_storage(model, getattr(torch, setting.dtype))
+    spec = input_spec(setting.model)
+    names = stage_names(model)
+    # In the U-shaped topology a trunk of one stage at least stays at the server.
+    last = len(names) - (2 if setting.topology == "u-shaped" else 1)
+    try:
+        cuts = [_cut(setting, model, spec, names, cut) for cut in range(1, last + 1)]
+    except FedSplitError:
+        raise
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"The model '{setting.model}' does not compute on images of {spec.channels}x"
+            f"{spec.height}x{spec.width} alone ({reason}). If it is not a classifier of images, "
+            "give --num-labels to make it one."
+        ) from None
+    return ModelPlan(setting, spec, cuts)
+
+
+def cut_spec(model: SplitModel, spec: InputSpec, setting: Setting) -> CutSpec:
+    """Return what crosses the channel at a cut; labels have no bound here."""
+    u_shaped = setting.topology == "u-shaped"
+    return CutSpec(
+        tensors=smashed_spec(model.bottom, spec),
+        num_labels=setting.num_labels or 0,
+        max_batch_size=setting.batch_size,
+        output=smashed_spec(join_parts(model.bottom, model.trunk), spec) if u_shaped else None,
+        cut_gradient=trains(model.bottom),
+    )
+
+
+def _cut(
+    setting: Setting, whole: nn.Module, spec: InputSpec, names: tuple[str, ...], cut_layer: int
+) -> CutPlan:
+    model = split_model(whole, [cut_layer])
+    u_shaped = setting.topology == "u-shaped"
+    at_client = [True, False, u_shaped]
+    shape = (spec.channels, spec.height, spec.width)
+    parameters = [count_parameters(part) for part in model]
+    flops = part_flops(model, shape)
+    memory = part_memory(model, shape, setting.batch_size, _default_optimizer)
+    client_memory, server_memory = _by_side(memory, at_client)
+    held = hold_parts(model.bottom, model.top) if u_shaped else model.bottom
+    sync_bytes = _num_bytes(exchanged(held).values())
+    client_flops, server_flops = _sums(flops, at_client)
+    client_parameters, server_parameters = _sums(parameters, at_client)
+    cut = cut_spec(model, spec, setting)
+    frames = cut.step(setting.batch_size)
+    smashed = [t for n, t in frames.uplink[0].tensors.items() if n.startswith(CUT_PREFIX)]
+    gradient = [t for n, t in frames.downlink[-1].tensors.items() if n.startswith(CUT_PREFIX)]
+    _check_length(max(_num_bytes(f.tensors.values()) for f in (*frames.uplink, *frames.downlink)))
+    step = step_traffic(cut, setting.batch_size).traffic
+    seconds = _communication_seconds(setting, cut, sync_bytes)
+    computing = setting.samples_per_client * (
+        client_flops / (1e9 * setting.client_gflops) + server_flops / (1e9 * setting.server_gflops)
+    )
+    return CutPlan(
+        cut_layer=cut_layer,
+        last_client_stage=names[cut_layer - 1],
+        client_parameters=client_parameters,
+        server_parameters=server_parameters,
+        client_flops_per_sample=client_flops,
+        server_flops_per_sample=server_flops,
+        client_activation_bytes=client_memory.activation_bytes,
+        server_activation_bytes=server_memory.activation_bytes,
+        client_memory_bytes=client_memory.total_bytes,
+        server_memory_bytes=server_memory.total_bytes,
+        smashed_bytes_per_step=_num_bytes(smashed),
+        cut_gradient_bytes_per_step=_num_bytes(gradient),
+        uplink_bytes_per_step=step.uplink_bytes,
+        downlink_bytes_per_step=step.downlink_bytes,
+        uplink_bytes_per_sample=step.uplink_bytes / setting.batch_size,
+        downlink_bytes_per_sample=step.downlink_bytes / setting.batch_size,
+        sync_bytes=sync_bytes,
+        communication_seconds=seconds,
+        round_seconds={name: computing + time for name, time in seconds.items()},
+    )
+
+
+def _communication_seconds(setting: Setting, cut: CutSpec, sync_bytes: int) -> dict[str, float]:
+    """Return a round's time on each link, as a run's `simulated_communication_seconds`."""
+    traffic, messages = stream_traffic(cut, setting.batch_sizes)
+    return {
+        name: link.seconds(
+            uplink_bytes=traffic.uplink_bytes + sync_bytes,
+            downlink_bytes=traffic.downlink_bytes + sync_bytes,
+            uplink_messages=messages + 1,
+            downlink_messages=messages + 1,
+        )
+        for name, link in setting.links.items()
+    }
+
+
+def _check_length(num_bytes: int) -> None:
+    if num_bytes > MAX_FRAME_BYTES:
+        raise ConfigError(
+            f"A frame would hold {num_bytes:,} bytes of tensors, and the channel's messages can "
+            f"be at most {MAX_FRAME_BYTES:,} bytes long. Use a smaller batch size."
+        )
+
+
+def _by_side(
+    memory: list[TrainingMemory], at_client: list[bool]
+) -> tuple[TrainingMemory, TrainingMemory]:
+    pairs = list(zip(memory, at_client, strict=True))
+    return together(m for m, held in pairs if held), together(m for m, held in pairs if not held)
+
+
+def _sums(numbers: list[int], at_client: list[bool]) -> tuple[int, int]:
+    client = sum(n for n, held in zip(numbers, at_client, strict=True) if held)
+    return client, sum(numbers) - client
+
+
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return make_optimizer(parameters, Config())

@@ -1,0 +1,156 @@
+"""The picture of a plan: how a model's costs move from the server to the client with the cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsplit.errors import ConfigError
+from fedsplit.names import printable
+from fedsplit.plan.cuts import CutPlan, ModelPlan
+from fedsplit.results.plots import INK, MUTED, style
+from fedsplit.results.text import with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # of Okabe and Ito's palette
+_UP, _DOWN = "#3B4A54", "#9FB0BA"
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a file that cannot be drawn to, before anything is computed.
+
+    Raises
+    ------
+    ConfigError
+        If its ending is not a format of pictures, or its folder does not exist.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if path.suffix.lstrip(".").lower() not in kinds:
+        raise ConfigError(
+            f"--plot '{path}' must end with the format of the picture: .{', .'.join(kinds)}."
+        )
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(
+            f"--plot '{path}' cannot be written: its folder must exist, and it must be no folder."
+        )
+
+
+def plot_plan(plan: ModelPlan, path: Path) -> None:
+    """Draw a plan.
+
+    Parameters
+    ----------
+    plan : ModelPlan
+        Of a model.
+    path : Path
+        The file to write; its suffix decides the format.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13.5, 4.4), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    share, traffic, time = figure.subplots(1, 3, gridspec_kw={"wspace": 0.27})
+    figure.subplots_adjust(left=0.045, right=0.98, top=0.76, bottom=0.13)
+    setting, spec = plan.setting, plan.spec
+    title = f"{printable(setting.model)} by cut, {setting.topology}"
+    figure.text(0.045, 0.93, title, fontsize=14, color=INK, weight="bold", parse_math=False)
+    figure.text(
+        0.045,
+        0.868,
+        f"images {spec.channels}x{spec.height}x{spec.width}, batch {setting.batch_size}, "
+        f"{setting.dtype}; a round is {setting.samples_per_client} samples of one client, "
+        f"{setting.client_gflops:g} GFLOP/s there and {setting.server_gflops:g} at the server",
+        fontsize=10,
+        color=MUTED,
+    )
+    _shares(share, plan.cuts)
+    _traffic(traffic, plan.cuts)
+    _times(time, plan)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise ConfigError(f"--plot '{path}' cannot be written: {error}.") from None
+
+
+def _shares(axes: Axes, cuts: Sequence[CutPlan]) -> None:
+    style(axes, "Client's share, %")
+    measures = {"parameters": "parameters", "FLOPs": "flops_per_sample", "memory": "memory_bytes"}
+    # From wide to narrow, as they often lie on one another.
+    for (name, measure), colour, width in zip(
+        measures.items(), _COLOURS, (4.5, 2.75, 1.25), strict=False
+    ):
+        pairs = [(getattr(c, f"client_{measure}"), getattr(c, f"server_{measure}")) for c in cuts]
+        shares = [100 * client / (client + server) for client, server in pairs]
+        _line(axes, cuts, shares, name, colour, width)
+    axes.set_ylim(0, 100)
+    _legend(axes)
+
+
+def _traffic(axes: Axes, cuts: Sequence[CutPlan]) -> None:
+    style(axes, "Bytes over the cut for each training sample")
+    from matplotlib.ticker import FuncFormatter
+
+    for shift, colour, name in ((-0.2, _UP, "uplink"), (0.2, _DOWN, "downlink")):
+        sizes = [getattr(cut, f"{name}_bytes_per_sample") for cut in cuts]
+        axes.bar(
+            [cut.cut_layer + shift for cut in cuts], sizes, width=0.38, color=colour, label=name
+        )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: with_unit(size, "B")))
+    most = max(max(cut.uplink_bytes_per_sample, cut.downlink_bytes_per_sample) for cut in cuts)
+    axes.set_ylim(0, 1.18 * most)
+    axes.legend(loc="upper left", frameon=False, fontsize=9.5, labelcolor=INK, ncols=2)
+    _cut_axis(axes, cuts)
+
+
+def _times(axes: Axes, plan: ModelPlan) -> None:
+    style(axes, "Estimated round, seconds")
+    for name, colour in zip(plan.setting.links, _COLOURS, strict=False):
+        _line(axes, plan.cuts, [cut.round_seconds[name] for cut in plan.cuts], name, colour)
+    # Room for the legend above the lines.
+    axes.set_ylim(0, 1.3 * max(s for cut in plan.cuts for s in cut.round_seconds.values()))
+    _legend(axes)
+
+
+def _line(
+    axes: Axes,
+    cuts: Sequence[CutPlan],
+    values: Sequence[float],
+    name: str,
+    colour: str,
+    width: float = 2.0,
+) -> None:
+    layers = [cut.cut_layer for cut in cuts]
+    axes.plot(
+        layers,
+        values,
+        color=colour,
+        label=name,
+        linewidth=width,
+        marker="o",
+        markersize=1.5 + width,
+        clip_on=False,
+    )
+    _cut_axis(axes, cuts)
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="upper left", frameon=False, fontsize=9.5, labelcolor=INK)
+
+
+def _cut_axis(axes: Axes, cuts: Sequence[CutPlan]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlim(cuts[0].cut_layer - 0.6, cuts[-1].cut_layer + 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("cut: stages on the client", color=MUTED)
