@@ -169,7 +169,7 @@ def _for_settings(gathered: Gathered, caption: str, columns: Sequence[Column]) -
 
 def _merged(bodies: Sequence[list[list[Cell]]]) -> list[list[Cell]]:
     """Return one body for several that say the same where they say anything, or nothing."""
-    merged = []
+    merged: list[list[Cell]] = []
     for rows in zip(*bodies, strict=True):
         merged.append([])
         for cells in zip(*rows, strict=True):
