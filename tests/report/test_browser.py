@@ -124,7 +124,7 @@ def test_a_comparisons_page(
     *_, page = write_report(write_comparison(directory, variants=variants, failed=[failed]))
     seen = look(browser, page, tmp_path)
     # Where a run is missing, bytes differ between settings, and have a table for each.
-    check(seen, pictures=12, tables=7 if variants is MANY else 6)
+    check(seen, pictures=13, tables=7 if variants is MANY else 6)
     assert seen["phone"]["headings"] == [
         *("example", "Accuracy", "Traffic", "Client and server", "Time", "Shards", "What differs")
     ]
