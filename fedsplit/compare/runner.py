@@ -116,7 +116,7 @@ class _Workers:
     def run(self, config: Path, log: Path) -> None:
         worker = self._free.get()
         try:
-            if worker is None or not worker.alive:
+            if worker is None or not worker.is_alive():
                 worker = self._start()
             worker.run(config, log)
         finally:

@@ -76,9 +76,8 @@ class WorkerProcess:
         self._process.kill()
         self._process.communicate()
 
-    @property
-    def alive(self) -> bool:
-        """Whether it can be asked."""
+    def is_alive(self) -> bool:
+        """Return whether it can be asked."""
         return self._process.poll() is None
 
 

@@ -62,12 +62,15 @@ def exactly(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.6g}"
 
 
-def cell(found: Estimate | None, show: Show) -> Cell:
-    """Return a mean with its deviation, if there is one, and the values of all seeds."""
+def cell(found: Estimate | None, show: Show, *, zero: bool = False) -> Cell:
+    """Return a mean with its deviation, if there is one, and the values of all seeds.
+
+    A deviation of `zero` is shown on request: what does not depend on seeds reads better without.
+    """
     if found is None:
         return Cell(NOTHING)
     text = show(found.mean)
-    if found.deviation:
+    if found.deviation or (zero and found.deviation is not None):
         text += f" ± {show(found.deviation)}"
     return Cell(text, "; ".join(exactly(value) for value in found.values))
 
@@ -116,7 +119,7 @@ def accuracy_table(gathered: Gathered) -> Table:
         [
             Cell(label),
             *(
-                cell(estimate(gathered.of(setting, label), key), _accuracy)
+                cell(estimate(gathered.of(setting, label), key), _accuracy, zero=True)
                 for setting in gathered.settings
                 for _, key in columns
             ),
@@ -166,7 +169,7 @@ def _for_settings(gathered: Gathered, caption: str, columns: Sequence[Column]) -
 
 def _merged(bodies: Sequence[list[list[Cell]]]) -> list[list[Cell]]:
     """Return one body for several that say the same where they say anything, or nothing."""
-    merged = []
+    merged: list[list[Cell]] = []
     for rows in zip(*bodies, strict=True):
         merged.append([])
         for cells in zip(*rows, strict=True):

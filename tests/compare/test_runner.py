@@ -35,6 +35,9 @@ class Worker:
             raise self.error
         write_run(wanted)
 
+    def is_alive(self) -> bool:
+        return self.alive
+
     def stop(self) -> None:
         self.alive = False
 

@@ -52,11 +52,11 @@ def test_a_worker_says_what_went_wrong_and_lives_until_it_is_stopped(tmp_path: P
         with pytest.raises(RunError, match=r"nowhere\.toml' cannot be read"):
             worker.run(tmp_path / "nowhere.toml", tmp_path / "log")
         assert "ConfigError" in (tmp_path / "log").read_text()
-        assert worker.alive
+        assert worker.is_alive()
     finally:
         worker.stop()
         os.close(lock)
-    assert not worker.alive
+    assert not worker.is_alive()
     with pytest.raises(RunError, match=r"ended by signal 9.*lack of memory"):
         worker.run(tmp_path / "nowhere.toml", tmp_path / "log")
 

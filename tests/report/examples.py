@@ -53,7 +53,9 @@ def write_comparison(
                     own = {"seed": seed, "output-dir": str(directory / "runs"), "run-name": name}
                     config = Config.load({**keys, **own, "num-server-rounds": 3})
                     write_run(config)
-    partitioners = {"dirichlet(0.1)": {"data.partitioner": "dirichlet", "data.alpha": 0.1}}
+    partitioners: dict[str, dict[str, Any]] = {
+        "dirichlet(0.1)": {"data.partitioner": "dirichlet", "data.alpha": 0.1}
+    }
     Comparison(
         name="example",
         command="fedsplit compare example.toml",

@@ -31,7 +31,7 @@ def test_pictures_are_whole_and_follow_the_page(
 ) -> None:
     page = page_of(write_comparison(tmp_path, variants=variants))
     found = svgs(page)
-    assert len(found) == 12  # 3 kinds of curves, bytes, shards in 2 settings; 2 of the sides
+    assert len(found) == 13  # 3 kinds of curves, bytes, shards in 2 settings; 3 of the sides
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     for svg in found:
