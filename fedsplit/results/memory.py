@@ -126,7 +126,7 @@ def _saved_bytes(part: nn.Module, state: State) -> tuple[int, State]:
 
 def _identity(tensor: Tensor) -> int:
     # On the meta device every storage begins at address 0; the object behind it is its own.
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _optimizer_bytes(parameters: Sequence[nn.Parameter], make_optimizer: MakeOptimizer) -> int:

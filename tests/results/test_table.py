@@ -47,11 +47,11 @@ def test_block_below() -> None:
 def test_communication_is_shown_with_a_profile_only() -> None:
     times = {"simulated_communication_seconds": 40.0, "communication_seconds": 0.25}
     rows = [a_row(1, **times), a_row(2, **times)]
-    shown = results_table(rows, a_summary(rows, **{"network.profile": "4g"}))
+    shown = results_table(rows, a_summary(rows, network_profile="4g"))
     assert "  Communication    1:20 simulated on 4g, 0.5 s measured here without server" in shown
     assert "Communication" not in results_table(rows, a_summary(rows))
     rows = [row | {"communication_seconds": None} for row in rows]
-    shown = results_table(rows, a_summary(rows, UNSPLIT_FACTS, **{"network.profile": "4g"}))
+    shown = results_table(rows, a_summary(rows, UNSPLIT_FACTS, network_profile="4g"))
     assert "  Communication    1:20 simulated on 4g\n" in shown
 
 

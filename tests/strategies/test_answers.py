@@ -23,7 +23,12 @@ EXCHANGES = 2 * 5 + 1  # two epochs, and FINISH
 
 
 def _reply(waited: float) -> Message:
-    metrics = {"num-examples": 8, "loss": 0.5, "accuracy": 0.5, "channel-seconds": waited}
+    metrics: dict[str, int | float | list[int] | list[float]] = {
+        "num-examples": 8,
+        "loss": 0.5,
+        "accuracy": 0.5,
+        "channel-seconds": waited,
+    }
     asked = Message(RecordDict(), 1, "train")
     return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=asked)
 
