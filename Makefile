@@ -18,7 +18,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo $(TOOLS)/bin
 endif
 UV_RUN := $(UV) run --no-sync
 
-.PHONY: help setup run test lint format typecheck bench hooks clean
+.PHONY: help setup run test lint format typecheck bench browser notebooks hooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,14 @@ format: setup ## apply ruff's fixes and formatting
 
 bench: setup ## measure training throughput against a plain loop (BENCH=overhead: that of a whole run)
 	$(UV_RUN) python -m benchmarks.$(BENCH) $(ARGS)
+
+browser: ## install Chromium, which the tests of reports use (Debian or Ubuntu, as root)
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	    apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -yqq chromium fonts-dejavu-core >/dev/null; }
+
+notebooks: setup ## execute the notebooks, and keep their outputs
+	$(UV_RUN) python -m notebooks.execute $(ARGS)
 
 hooks: setup ## run the pre-commit hooks at every commit
 	$(UV_RUN) pre-commit install
