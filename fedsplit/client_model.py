@@ -79,10 +79,11 @@ def _make_frozen(config: Config, *, split: bool, num_labels: int, frozen: str) -
     model = initial_model(config, num_labels=num_labels, parts=names if split else PARTS)
     parts = tuple(getattr(model, name) for name in names) if split else (join_parts(*model),)
     if frozen_digest(_hold(*parts).held) != frozen:
+        all_sent = "; or set split.trainable = 'all', with which weights are sent"
         raise ModelError(
             f"The frozen weights of '{config.model.name}' at this client differ from the server's. "
-            "Give both the same checkpoint, and the same versions of torch and transformers; or "
-            "set split.trainable = 'all', with which weights are sent."
+            "Give both the same checkpoint, and the same versions of torch and transformers"
+            f"{all_sent if config.split.trainable != 'all' else ''}."
         )
     return parts
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from fedsplit import Result
 
 Run = Callable[..., "Result"]
+Call = Callable[..., tuple[int, str]]
 
 # Unequal shards, several epochs, an optimizer with a state of its own.
 TINY: Mapping[str, object] = {
@@ -92,3 +95,32 @@ def distance(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
     """Return the largest difference of any two weights of one name."""
     assert set(first) == set(second)
     return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Call:
+    """Run the command line in this process; returns the exit code and stderr."""
+    from fedsplit import cli
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fedsplit", *arguments])
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code or 0
+        assert isinstance(code, int)
+        return code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Write the tiny config to a file."""
+    path = tmp_path / "tiny.toml"
+    values = {**TINY, "output-dir": str(tmp_path / "runs")}
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+    return path

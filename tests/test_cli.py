@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,38 +13,9 @@ from fedsplit.config import Config
 from fedsplit.errors import ChannelError, RunError
 from fedsplit.server_app import open_grpc
 from fedsplit.split.server import SplitServer
-from tests.conftest import TINY
+from tests.conftest import Call
 
-Call = Callable[..., tuple[int, str]]
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """Run the command line in this process; returns the exit code and stderr."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["fedsplit", *arguments])
-        monkeypatch.chdir(tmp_path)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code or 0
-        assert isinstance(code, int)
-        return code, capsys.readouterr().err
-
-    return run
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """Write the tiny config to a file."""
-    path = tmp_path / "tiny.toml"
-    values = {**TINY, "output-dir": str(tmp_path / "runs")}
-    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
-    return path
 
 
 @pytest.mark.parametrize("engine", ["inprocess", "flower"])

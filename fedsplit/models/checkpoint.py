@@ -30,7 +30,7 @@ def build(source: Source, *, num_labels: int | None = None) -> nn.Module:
 
     Weights are drawn from torch's global generator.
     """
-    family = family_of_config(source.config, num_labels)
+    family = family_of_config(source.config, num_labels, name=source.name)
     with quietly(source.name):
         model = family.load_library().build(source, family.load_class(), _checked(num_labels))
     return _prepared(model)
@@ -41,7 +41,7 @@ def build_empty(source: Source, *, num_labels: int | None = None) -> nn.Module:
 
     Nothing is drawn.
     """
-    family = family_of_config(source.config, num_labels)
+    family = family_of_config(source.config, num_labels, name=source.name)
     with quietly(source.name):
         model = family.load_library().build_empty(source, family.load_class(), _checked(num_labels))
     return _prepared(model)
@@ -80,7 +80,7 @@ def load(
         If a key is missing, unexpected, or of another shape. Only the classifier may be drawn
         afresh: where `num_labels` differs from the checkpoint's, or it has no classifier.
     """
-    family = family_of_config(source.config, num_labels)
+    family = family_of_config(source.config, num_labels, name=source.name)
     library = family.load_library()
     names = {name for name, _ in weight_slots(empty)} if wanted is None else wanted
     with quietly(source.name), library.open(source, empty, cache_dir) as checkpoint:

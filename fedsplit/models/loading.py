@@ -198,7 +198,8 @@ def input_spec(
         If the configs cannot be had, or do not say it, or images are neither grey nor RGB.
     """
     source = find_model(model_name, cache_dir=cache_dir)
-    library = family_of_config(source.config, num_labels=1).load_library()  # it is to classify
+    family = family_of_config(source.config, num_labels=1, name=source.name)  # it is to classify
+    library = family.load_library()
     whole = skeleton(model_name, num_labels=1, cache_dir=cache_dir)
     spec = library.input_spec(source, whole, source.read_json("preprocessor_config.json"))
     if spec is not None:

@@ -163,7 +163,7 @@ def family_of(model: nn.Module) -> Family:
     raise ModelError(f"A model of class {type(model).__name__} {_UNKNOWN.format(_known())}")
 
 
-def family_of_config(config: object, num_labels: int | None = None) -> Family:
+def family_of_config(config: object, num_labels: int | None = None, *, name: str = "") -> Family:
     """Return the family of a Hugging Face config: the object, or config.json as a mapping.
 
     Of several with its ``model_type``, that whose class is in ``architectures``; else the first.
@@ -175,6 +175,8 @@ def family_of_config(config: object, num_labels: int | None = None) -> Family:
         The config.
     num_labels : int | None
         Classes that are asked for, if it is to classify images.
+    name : str
+        What the user calls the model, for the message.
 
     Raises
     ------
@@ -193,7 +195,8 @@ def family_of_config(config: object, num_labels: int | None = None) -> Family:
     named = [family for family in alike if family.class_name in (architectures or [])]
     for family in named or alike:
         return family
-    raise ModelError(f"A config with model_type {model_type!r} {_UNKNOWN.format(_known())}")
+    what = f"The model '{name}'" if name else "A config"
+    raise ModelError(f"{what} with model_type {model_type!r} {_UNKNOWN.format(_known())}")
 
 
 _UNKNOWN = (
