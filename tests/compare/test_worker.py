@@ -37,7 +37,7 @@ strategy = "full"
 """
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 400) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -84,9 +84,12 @@ def test_killed_half_way_it_goes_on_where_it_was_and_gives_the_same_numbers(
     directory = tmp_path / "killed"
     first, second = (directory / "runs" / f"{label}-seed7" for label in ("v1", "v2"))
     process = start(config, tmp_path)
-    wait_for((second / "rounds.jsonl").is_file)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    try:
+        wait_for(lambda: (second / "rounds.jsonl").is_file() or process.poll() is not None)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert (first / "summary.json").is_file()
     assert not (second / "summary.json").exists()
     finished = (first / "summary.json").stat().st_mtime_ns
