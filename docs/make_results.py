@@ -1,0 +1,63 @@
+"""Keep a comparison's tables and pictures in docs/results.
+
+uv run --no-sync python docs/make_results.py runs/split-vs-full
+
+writes docs/results/NAME-*.svg, and in docs/results/NAME.md all that follows the line `MARK`; what
+stands above it is written by hand, and stays.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+from fedsplit.report.gather import Gathered, gather
+from fedsplit.report.markdown import to_markdown
+from fedsplit.report.pictures import by_bytes, by_round
+from fedsplit.report.sections import facts_of, sections_of
+
+RESULTS = Path(__file__).with_name("results")
+MARK = "<!-- from here on written by docs/make_results.py -->\n"
+
+
+def main() -> None:
+    """Write the tables and pictures of the comparison that is named."""
+    directory = Path(sys.argv[1])
+    gathered = gather(directory)
+    name = gathered.comparison.name
+    pages = {"by-round": by_round(gathered), "by-bytes": by_bytes(gathered)}
+    for kind, pictures in pages.items():
+        for setting, picture in zip(gathered.settings, pictures, strict=True):
+            path = RESULTS / f"{name}-{kind}-{_word(setting)}.svg"
+            path.write_text(_alone(picture.svg), encoding="utf-8")
+    page = RESULTS / f"{name}.md"
+    above = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else ""
+    page.write_text(above + MARK + "\n" + _tables(gathered), encoding="utf-8")
+
+
+def _tables(gathered: Gathered) -> str:
+    facts = facts_of(gathered)
+    # Where it was run is nobody's business.
+    command = re.sub(r" --output-dir \S+", "", facts.command)
+    text = to_markdown("", replace(facts, command=command), sections_of(gathered, drawn=False))
+    return text.partition("\n")[2].lstrip()
+
+
+def _word(label: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-") or "all"
+
+
+def _alone(svg: str) -> str:
+    """Return a page's picture as a file of its own, with the page's colours, light and dark."""
+    page = files("fedsplit.report").joinpath("templates/page.html.j2").read_text(encoding="utf-8")
+    light, dark = re.findall(r":root \{(.*?)\}", page, re.DOTALL)[:2]
+    style = f"<style>:root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"
+    paper = "svg{background:var(--paper)}</style>"
+    return re.sub(r"(<svg [^>]*>)", lambda found: found[1] + style + paper, svg, count=1)
+
+
+if __name__ == "__main__":
+    main()
