@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,8 @@ from tests.conftest import Call
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     with seeded_init(1, "model"):
-        load_model("vit-nano", num_labels=10).save_pretrained(tmp_path / "vit")
+        model: Any = load_model("vit-nano", num_labels=10)
+    model.save_pretrained(tmp_path / "vit")
     return tmp_path / "vit"
 
 

@@ -7,11 +7,14 @@ it is ``__main__:function``.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from fedsplit.models.registry import register_family
 from fedsplit.models.stages import InputSpec, Root, Stage
-from fedsplit.states import State
+
+# Of the three `forward`s: so that a subclass may say whether a tensor or a dict of them comes.
 
 
 class BaseBottomModel(nn.Module):
@@ -25,24 +28,24 @@ class BaseBottomModel(nn.Module):
 
     input_spec: InputSpec | None = None
 
-    def forward(self, images: Tensor) -> State:
-        """Compute the smashed data; the first axis of each tensor is the batch."""
+    def forward(self, *images: Any, **_: Any) -> Any:  # noqa: ANN401
+        """Compute the smashed data, a tensor or dict[str, Tensor]; the first axis is the batch."""
         raise NotImplementedError(f"{type(self).__name__} needs a forward method.")
 
 
 class BaseTrunkModel(nn.Module):
     """What the server trains: smashed data to what the top takes."""
 
-    def forward(self, smashed: State) -> State:
-        """Compute what the top takes."""
+    def forward(self, *smashed: Any, **_: Any) -> Any:  # noqa: ANN401
+        """Compute what the top takes, a tensor or dict[str, Tensor], from what the bottom gave."""
         raise NotImplementedError(f"{type(self).__name__} needs a forward method.")
 
 
 class BaseTopModel(nn.Module):
     """What computes the logits [B, classes], at the server or, U-shaped, at the client."""
 
-    def forward(self, hidden: State) -> Tensor:
-        """Compute the logits."""
+    def forward(self, *hidden: Any, **_: Any) -> Any:  # noqa: ANN401
+        """Compute the logits from what the trunk gave."""
         raise NotImplementedError(f"{type(self).__name__} needs a forward method.")
 
 

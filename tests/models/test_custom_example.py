@@ -18,9 +18,9 @@ CONFIG = ViTConfig(
     num_hidden_layers=2,
     num_attention_heads=2,
     intermediate_size=64,
-    num_labels=10,
     hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0,
+    id2label={label: str(label) for label in range(10)},
 )
 
 
@@ -81,7 +81,7 @@ def test_the_quickstart() -> None:
 
 
 def test_parts_of_your_own_are_the_model_that_they_were_taken_from() -> None:
-    vit = ViTForImageClassification(CONFIG).eval()
+    vit = ViTForImageClassification(CONFIG)
     parts = ViTBottom(vit), ViTTrunk(vit), ViTTop(vit)
     images = torch.randn(3, 1, 28, 28)
     bottom, trunk, top = parts
