@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -68,7 +69,9 @@ def test_any_class_names_can_be_drawn(
         warnings.simplefilter("error")
         _experiment(tiny, lines, split=True, class_names=names)
     assert caplog.records == []
-    assert (Path(str(tiny["output-dir"])) / "one" / "shards.png").stat().st_size > 5000
+    directory = Path(str(tiny["output-dir"])) / "one"
+    assert (directory / "shards.png").stat().st_size > 5000
+    assert json.loads((directory / "shards.json").read_bytes())["class_names"] == names
     assert "line\ufffd" in lines[2]
     assert len(lines) == 1 + 1 + 1 + 2 + 1  # directory, summary, names, clients, all
 

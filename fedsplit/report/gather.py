@@ -10,6 +10,7 @@ from typing import Any
 
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
+from fedsplit.names import printable
 from fedsplit.report.comparison import ComparedRun, Comparison
 from fedsplit.results.run_directory import RunDirectory
 
@@ -121,7 +122,7 @@ def read_run(directory: Path) -> RunRecord:
             rounds=[json.loads(line) for line in lines],
             summary=json.loads(kept.summary_path.read_text(encoding="utf-8")),
             class_counts=shards.get("class_counts", []),
-            class_names=shards.get("class_names", []),
+            class_names=[printable(name) for name in shards.get("class_names", [])],
         )
     except (OSError, ValueError) as error:
         raise ConfigError(

@@ -140,7 +140,8 @@ class RunDirectory:
         """
         text = dumps({"class_names": class_names, "class_counts": class_counts}) + "\n"
         try:
-            self.shards_path.write_text(text, encoding="utf-8")
+            # A folder's name need not be Unicode: half a character is written as JSON's escape.
+            self.shards_path.write_bytes(text.encode(errors="backslashreplace"))
         except OSError as error:
             raise _cannot_write(self.shards_path, error) from None
 
