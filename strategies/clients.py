@@ -164,7 +164,7 @@ def _check_meeting(report: RoundReport, config: Config) -> None:
             f"channel.join-timeout = {config.channel.join_timeout:g} seconds. In a simulation, let "
             f'as many clients run at once: --federation-config "num-supernodes={expected} '
             f'client-resources-num-cpus=1 init-args-num-cpus={expected}" for flwr run, or use '
-            f"'fedsplit run', which does so. Or raise channel.join-timeout, or lower "
+            "'fedsplit run', which does so. Or raise channel.join-timeout, or lower "
             "fraction-train."
         )
 

@@ -18,7 +18,7 @@ from fedsplit.compare.progress import CompareProgress
 from fedsplit.compare.worker import WorkerProcess
 from fedsplit.config import Config, Scalar
 from fedsplit.errors import RunError
-from fedsplit.report.comparison import ComparedRun, Comparison
+from fedsplit.report.comparison import FILE_NAME, ComparedRun, Comparison
 from fedsplit.results.run_directory import config_toml
 from fedsplit.threads import available_cores
 
@@ -70,7 +70,7 @@ def _begin(plan: Plan, *, jobs: int, command: str) -> Comparison:
     """Return the plan as the directory keeps it; time spent before counts on."""
     defaults = Config().to_flat()
     spent = 0.0
-    if (plan.directory / "comparison.json").is_file():
+    if (plan.directory / FILE_NAME).is_file():
         spent = Comparison.read(plan.directory).wall_seconds
     asked = plan.asked
     shared: dict[str, Scalar] = {

@@ -58,7 +58,7 @@ class Sinks:
     Parameters
     ----------
     config : Config
-        The run's configuration; says which there are.
+        The run's configuration, past `check_sinks`; says which there are.
     run_dir : Path
         The run directory. What a sink keeps on this machine is inside it.
 
@@ -69,7 +69,6 @@ class Sinks:
     """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
-        check_sinks(config)
         self._sinks = dict(_opened(config, run_dir))
 
     def send_round(self, row: Row) -> None:
