@@ -88,18 +88,18 @@ def compare(
     """
     from rich.console import Console
 
-    from fedsplit.compare.plan import make_plan  # loads torch: not for --help
     from fedsplit.compare.runner import compare as run_all
+    from fedsplit.compare.runs import make_plan  # loads torch: not for --help
 
     command = shlex.join(["fedsplit", *sys.argv[1:]])
-    plan = make_plan(config, output_dir)
-    comparison = run_all(plan, jobs=jobs, command=command, console=Console(stderr=True))
-    _report(plan.directory)
+    asked = make_plan(config, output_dir)
+    comparison = run_all(asked, jobs=jobs, command=command, console=Console(stderr=True))
+    _report(asked.directory)
     if comparison.failures:
         names = ", ".join(comparison.failures)
         raise RunError(
             f"{len(comparison.failures)} of {len(comparison.runs)} runs failed ({names}, in "
-            f"'{plan.directory}'); their logs are in '{plan.directory / 'logs'}'. Give the same "
+            f"'{asked.directory}'); their logs are in '{asked.directory / 'logs'}'. Give the same "
             "command again to try those again."
         )
 

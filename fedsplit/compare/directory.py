@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedsplit.compare.plan import Plan, PlannedRun
+from fedsplit.compare.runs import Plan, PlannedRun
 from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError, FedSplitError
 from fedsplit.results.run_directory import RunDirectory

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from fedsplit.compare.plan import PlannedRun
+from fedsplit.compare.runs import PlannedRun
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.text import minutes
 

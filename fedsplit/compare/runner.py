@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from fedsplit.compare.directory import finished_runs, locked
-from fedsplit.compare.plan import Plan, PlannedRun
 from fedsplit.compare.progress import CompareProgress
+from fedsplit.compare.runs import Plan, PlannedRun
 from fedsplit.compare.worker import WorkerProcess
 from fedsplit.config import Config, Scalar
 from fedsplit.errors import RunError

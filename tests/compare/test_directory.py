@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fedsplit.compare.directory import finished_runs, locked
-from fedsplit.compare.plan import Plan, make_plan
+from fedsplit.compare.runs import Plan, make_plan
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
-from tests.compare.test_plan import SMALL, VARIANTS, write
+from tests.compare.test_runs import SMALL, VARIANTS, write
 from tests.report.examples import write_run
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedsplit.compare.plan import PlannedRun
 from fedsplit.compare.progress import CompareProgress
+from fedsplit.compare.runs import PlannedRun
 from fedsplit.config import Config
 
 

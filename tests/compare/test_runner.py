@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 
 from fedsplit.compare import runner
-from fedsplit.compare.plan import make_plan
 from fedsplit.compare.runner import compare
+from fedsplit.compare.runs import make_plan
 from fedsplit.config import Config
 from fedsplit.errors import RunError
 from fedsplit.report.comparison import Comparison
-from tests.compare.test_plan import SETTINGS, SMALL, VARIANTS, write
+from tests.compare.test_runs import SETTINGS, SMALL, VARIANTS, write
 from tests.report.examples import write_run
 
 

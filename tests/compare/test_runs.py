@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsplit.compare.plan import make_plan
+from fedsplit.compare.runs import make_plan
 from fedsplit.config import Config, read_toml
 from fedsplit.errors import ConfigError
 
