@@ -26,8 +26,13 @@ help: ## list the targets
 run: setup ## the main job: ten clients train a split ViT through `flwr run` (ARGS="..." adds options)
 	$(UV_RUN) fedsplit run . --num-clients 10 $(ARGS)
 
-test: lint typecheck ## everything that must pass: lint, types, all tests (ARGS="..." goes to pytest)
+test: lint typecheck ## everything that must pass: lint, types, all tests (ARGS="...": only pytest with these)
+ifeq ($(ARGS),)
+	$(UV_RUN) pytest -m "not e2e" -n 2 --dist loadgroup --no-loadscope-reorder
+	$(UV_RUN) pytest -m e2e
+else
 	$(UV_RUN) pytest $(ARGS)
+endif
 
 lint: setup ## ruff's checks and formatting, without changing a file
 	$(UV_RUN) ruff check .

@@ -37,6 +37,26 @@ TINY: Mapping[str, object] = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say what ``pytest -n 2 --dist loadgroup`` keeps in one process, and what it gives out first.
+
+    Tests that share the runs of `run` stay together, so that no run is made twice. They and the
+    slow ones go first, so that no process is left with a long one at the end.
+    """
+    if not getattr(config.option, "loadgroup", False):  # set in xdist's processes only
+        return
+    for item in items:
+        if "run" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("runs"))
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("xdist_group") is None,
+            item.get_closest_marker("slow") is None,
+        )
+    )
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run TINY with overrides; the same overrides give the same finished run.
