@@ -108,7 +108,8 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
         the processor's says them in the usual way.
     idle : Sequence[str]
         How the keys of parameters start that the class holds and its output does not use: they
-        are frozen in every run, so that averaging cannot change their last bits.
+        are frozen in every run, so that averaging cannot change their last bits, and no client
+        needs their values.
 
     Examples
     --------

@@ -13,6 +13,8 @@ block (fine-tuned checkpoints), or one table that all blocks read (pretrained on
 
 A row for each example keeps batches of several clients right, each with a table of its own, and
 brings each table's gradient back in full. The last block takes it off.
+
+The mask token, if there is one, only pretraining uses: it is stage 0's, and no gradient reaches it.
 """
 
 from __future__ import annotations
@@ -106,4 +108,5 @@ register_family(
     head=("classifier.", "beit.pooler."),
     unused=("lm_head.", "layernorm."),
     image_processor="ViTImageProcessor",
+    idle=("beit.embeddings.mask_token",),
 )
