@@ -41,9 +41,10 @@ class InputSpec:
         Per channel, of pixels from 0 to 1.
     resample : int
         How images are resized, in Pillow's numbers: 2 bilinear, 3 bicubic.
-    resize : int | tuple[int, int] | None
-        Resize to a shortest edge, or to height and width, before the centre is cropped; None =
-        straight to height and width.
+    resize : int | tuple[int, int] | {"never"} | None
+        Resize to a shortest edge, or to height and width, before the centre is cropped; "never" =
+        crop images as they are, with black around smaller ones; None = straight to height and
+        width.
     crop_rounding : {"down", "even"}
         What a crop does with half a pixel at its corner: down, as in transformers, or to the even
         pixel, as in torchvision.
@@ -55,7 +56,7 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resample: int = 2
-    resize: int | tuple[int, int] | None = None
+    resize: int | tuple[int, int] | Literal["never"] | None = None
     crop_rounding: Literal["down", "even"] = "down"
 
 
