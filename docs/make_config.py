@@ -1,4 +1,4 @@
-"""Write docs/config.md from fedsplit/config.py, or check that it is up to date.
+"""Write docs/config.md from fedsplit/config/, or check that it is up to date.
 
 uv run --no-sync python docs/make_config.py            writes it
 uv run --no-sync python docs/make_config.py --check    exits 1 when it is stale
@@ -20,7 +20,7 @@ from fedsplit.config import Config
 PAGE = Path(__file__).with_name("config.md")
 HEAD = """# Config keys
 
-Generated from [fedsplit/config.py](../fedsplit/config.py). Do not edit it; write it again with
+Generated from [fedsplit/config/](../fedsplit/config). Do not edit it; write it again with
 
     uv run --no-sync python docs/make_config.py
 
@@ -34,7 +34,7 @@ numbers are at most 2^63 - 1, as in TOML.
 
 """
 TYPES = {str: "text", bool: "true or false", int: "whole number", float: "number"}
-# What the validators of config.py refuse, in words: a function has no bounds to read.
+# What the validators there refuse, in words: a function has no bounds to read.
 VALIDATED = {
     "run_name": "a plain directory name",
     "output_dir": "a path",

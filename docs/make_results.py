@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedsplit.report.gather import Gathered, gather
 from fedsplit.report.markdown import to_markdown
-from fedsplit.report.pictures import by_bytes, by_round
+from fedsplit.report.pictures import BY_BYTES, BY_ROUND, accuracy
 from fedsplit.report.sections import facts_of, sections_of
 
 RESULTS = Path(__file__).with_name("results")
@@ -28,9 +28,8 @@ def main() -> None:
     directory = Path(sys.argv[1])
     gathered = gather(directory)
     name = gathered.comparison.name
-    pages = {"by-round": by_round(gathered), "by-bytes": by_bytes(gathered)}
-    for kind, pictures in pages.items():
-        for setting, picture in zip(gathered.settings, pictures, strict=True):
+    for kind, axis in {"by-round": BY_ROUND, "by-bytes": BY_BYTES}.items():
+        for setting, picture in zip(gathered.settings, accuracy(gathered, axis), strict=True):
             path = RESULTS / f"{name}-{kind}-{_word(setting)}.svg"
             path.write_text(_alone(picture.svg), encoding="utf-8")
     page = RESULTS / f"{name}.md"

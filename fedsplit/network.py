@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedsplit.config_network import NetworkConfig
+from fedsplit.config import NetworkConfig
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from typing import get_args
 
 import pytest
 
-from fedsplit.config import Config
-from fedsplit.config_network import NetworkConfig, Profile
+from fedsplit.config import Config, NetworkConfig, Profile
 from fedsplit.errors import ConfigError
 from fedsplit.network import PROFILES, Link, link_of
 

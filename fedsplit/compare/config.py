@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from fedsplit.config import Config, read_toml
-from fedsplit.config_errors import findings
-from fedsplit.config_keys import spelt
-from fedsplit.config_model import Section, Whole
+from fedsplit.config.errors import findings
+from fedsplit.config.keys import spelt
+from fedsplit.config.section import Section, Whole
 from fedsplit.errors import ConfigError
 from fedsplit.names import path_fault
 

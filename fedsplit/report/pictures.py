@@ -37,60 +37,52 @@ class Picture:
     svg: str
 
 
-def accuracy_pictures(
-    gathered: Gathered, *, name: str, along: str, unit: str | None, growth: Growth
-) -> Iterator[Picture]:
+@dataclass(frozen=True)
+class Axis:
+    """What accuracy is drawn along.
+
+    Attributes
+    ----------
+    name : str
+        Begins the pictures' ids.
+    along : str
+        In words.
+    unit : str | None
+        None for rounds.
+    growth : Growth
+        What a round adds.
+    """
+
+    name: str
+    along: str
+    unit: str | None
+    growth: Growth
+
+
+BY_ROUND = Axis("round", "round", None, rounds_so_far)
+BY_BYTES = Axis("bytes", "bytes sent by and to all clients", "B", bytes_so_far)
+BY_CLIENT_FLOPS = Axis("flops", "FLOPs of all clients", "FLOP", client_flops_so_far)
+
+
+def accuracy(gathered: Gathered, axis: Axis) -> Iterator[Picture]:
     """Yield a picture of all variants' accuracy for each setting."""
     for number, setting in enumerate(gathered.settings):
         found = [
-            curve(gathered.of(setting, label), label, index, growth)
+            curve(gathered.of(setting, label), label, index, axis.growth)
             for index, label in enumerate(gathered.comparison.variants)
         ]
         curves = [line for line in found if line is not None]
         if curves:
             ends = ", ".join(f"{line.label} {line.ys[-1]:.3f}" for line in curves)
-            caption = f"Test accuracy by {along}{_in(setting)}"
+            caption = f"Test accuracy by {axis.along}{_in(setting)}"
             svg = draw_curves(
                 curves,
-                name=f"{name}{number}",
+                name=f"{axis.name}{number}",
                 alt=f"{caption}. At the end: {ends}.",
-                along=along,
-                unit=unit,
+                along=axis.along,
+                unit=axis.unit,
             )
             yield Picture(caption, svg)
-
-
-def by_round(gathered: Gathered) -> list[Picture]:
-    """Return accuracy by round."""
-    return list(
-        accuracy_pictures(gathered, name="round", along="round", unit=None, growth=rounds_so_far)
-    )
-
-
-def by_bytes(gathered: Gathered) -> list[Picture]:
-    """Return accuracy by what crossed for training, both ways."""
-    return list(
-        accuracy_pictures(
-            gathered,
-            name="bytes",
-            along="bytes sent by and to all clients",
-            unit="B",
-            growth=bytes_so_far,
-        )
-    )
-
-
-def by_client_flops(gathered: Gathered) -> list[Picture]:
-    """Return accuracy by what clients compute."""
-    return list(
-        accuracy_pictures(
-            gathered,
-            name="flops",
-            along="FLOPs of all clients",
-            unit="FLOP",
-            growth=client_flops_so_far,
-        )
-    )
 
 
 def by_direction(gathered: Gathered) -> Iterator[Picture]:

@@ -134,20 +134,24 @@ def sections_of(gathered: Gathered, *, drawn: bool) -> list[Section]:
         Section(
             "Accuracy",
             "On the test images, of the model as it stands after each round.",
-            pictures.by_round(gathered) if drawn else [],
+            list(pictures.accuracy(gathered, pictures.BY_ROUND)) if drawn else [],
             tables=[tables.accuracy_table(gathered)],
         ),
         Section(
             "Traffic",
             apart,
-            [*pictures.by_bytes(gathered), *pictures.by_direction(gathered)] if drawn else [],
+            [*pictures.accuracy(gathered, pictures.BY_BYTES), *pictures.by_direction(gathered)]
+            if drawn
+            else [],
             tables=tables.traffic_tables(gathered),
         ),
         Section(
             "Client and server",
             "What each side holds and computes. FLOPs are of forward and backward pass, as the "
             "algorithm needs them; those of all clients are of training, over all rounds.",
-            [*pictures.by_client_flops(gathered), *pictures.sides(gathered)] if drawn else [],
+            [*pictures.accuracy(gathered, pictures.BY_CLIENT_FLOPS), *pictures.sides(gathered)]
+            if drawn
+            else [],
             tables=tables.side_tables(gathered),
         ),
         Section(

@@ -106,16 +106,29 @@ assert state and all(torch.equal(stored[key], tensor) for key, tensor in state.i
 """
 
 
-def load(address: str, home: Path, files: Path, parts: list[str]) -> str:
-    """Load in another process, and return what it says if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, NAME, str(files), json.dumps(parts)],
+PLAN = """
+import sys
+from fedsplit.cli import main
+sys.argv = ["fedsplit", "plan", sys.argv[1], "--json"]
+main()
+"""
+
+
+def python(address: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with this hub as the only one there is."""
+    return subprocess.run(
+        [sys.executable, *arguments],
         env={"PATH": "", "HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
         | {"PYTHONPATH": ":".join(sys.path), "NO_PROXY": "127.0.0.1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def load(address: str, home: Path, files: Path, parts: list[str]) -> str:
+    """Load in another process, and return what it says if it fails."""
+    done = python(address, home, "-c", LOAD, NAME, str(files), json.dumps(parts))
     # Before it, while files come, a bar of the library's.
     return "" if done.returncode == 0 else done.stderr.splitlines()[-1]
 
@@ -167,3 +180,17 @@ def test_a_shard_that_cannot_be_had_is_one_clear_error(
     assert said.startswith(f"told: The file {missing} of the model '{NAME}' is not in the local")
     assert "the hub at http://127.0.0.1:9 cannot be reached" in said
     assert "local directory" in said
+
+
+@pytest.mark.slow
+def test_a_plan_needs_the_config_alone(
+    files: Path, address: str, fetched: list[str], tmp_path: Path
+) -> None:
+    """Break it: load the model whose cuts are planned."""
+    plan = partial(python, address, tmp_path / "home", "-c", PLAN)
+    done, local = plan(NAME), plan(str(files))
+    assert done.returncode == 0, done.stderr
+    assert fetched == ["config.json"]
+    cuts = json.loads(done.stdout)["cuts"]
+    assert len(cuts) == 3
+    assert cuts == json.loads(local.stdout)["cuts"]

@@ -1,14 +1,37 @@
-"""The configuration keys of the network that a run is told to imagine."""
+"""The configuration keys of the channel, and of the network that a run is told to imagine."""
 
 from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from fedsplit.config_model import Section
+from fedsplit.config.section import Section
 
 Profile = Literal["none", "lan", "wifi", "4g", "custom"]
+
+
+class ChannelConfig(Section):
+    """How clients reach the split server."""
+
+    address: str = Field("127.0.0.1:0", description="host:port to listen on; port 0 = a free one")
+    join_timeout: float = Field(
+        60.0, gt=0.0, description="seconds to wait for all participants of a step-by-step round"
+    )
+    step_timeout: float = Field(60.0, gt=0.0, description="seconds to wait for one step's answer")
+
+    @field_validator("address")
+    @classmethod
+    def _loopback_only(cls, address: str) -> str:
+        host, colon, port = address.rpartition(":")
+        if not colon or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("must be host:port with a port from 0 to 65535")
+        if host not in ("127.0.0.1", "localhost", "[::1]"):
+            raise ValueError(
+                "must be a loopback address (127.0.0.1, localhost or [::1]): "
+                "the channel is not encrypted yet"
+            )
+        return address
 
 
 class NetworkConfig(Section):

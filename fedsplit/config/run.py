@@ -1,4 +1,4 @@
-"""Every configuration key: its type, default, bounds and meaning.
+"""All configuration keys of a run, and how they are read.
 
 Keys are kebab-case and sections flatten to dotted keys (``split.cut-layer``), because Flower's
 run config takes scalars only. The same defaults stand in ``[tool.flwr.app.config]`` of
@@ -15,10 +15,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 
-from fedsplit.config_errors import describe
-from fedsplit.config_keys import nest, pairs, spelt
-from fedsplit.config_model import LoraConfig, ModelConfig, Section, SplitConfig, Whole
-from fedsplit.config_network import NetworkConfig
+from fedsplit.config.data import DataConfig
+from fedsplit.config.errors import describe
+from fedsplit.config.keys import nest, pairs, spelt
+from fedsplit.config.model import LoraConfig, ModelConfig, SplitConfig
+from fedsplit.config.network import ChannelConfig, NetworkConfig
+from fedsplit.config.results import SinksConfig
+from fedsplit.config.section import Section, Whole
+from fedsplit.config.server import AggregationConfig, ServerConfig
 from fedsplit.errors import ConfigError
 from fedsplit.names import path_fault
 
@@ -26,7 +30,6 @@ DEFAULT_NUM_CLIENTS = 10
 Scalar = str | int | float | bool
 
 Strategy = Literal["sequential", "sflv1", "sflv2", "sflv3", "parallel", "full", "centralized"]
-Partitioner = Literal["iid", "dirichlet", "pathological", "shard"]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
@@ -34,82 +37,6 @@ def _as_path(text: str) -> str:
     if fault := path_fault(text):
         raise ValueError(fault)
     return text
-
-
-class DataConfig(Section):
-    """Which images, and who holds them."""
-
-    name: str = Field("fashion-mini", min_length=1, description="bundled name, Hub id or folder")
-    partitioner: Partitioner = Field("iid", description="how the training images are shared out")
-    alpha: float = Field(0.5, gt=0.0, description="dirichlet: small means more uneven")
-    classes_per_client: Whole = Field(
-        2, ge=1, description="pathological: classes each client holds"
-    )
-    shards_per_client: Whole = Field(2, ge=1, description="shard: label-sorted shards per client")
-    min_partition_size: Whole = Field(10, ge=0, description="dirichlet: draw again below this")
-    validation_fraction: float = Field(
-        0.1, ge=0.0, lt=1.0, description="part of each shard kept for federated evaluation"
-    )
-    max_train_samples: Whole = Field(
-        0, ge=0, description="use only so many training images; 0 = all"
-    )
-    max_test_samples: Whole = Field(0, ge=0, description="use only so many test images; 0 = all")
-    image_column: str = Field("", description="column of the images; empty = find it")
-    label_column: str = Field("", description="column of the labels; empty = find it")
-
-
-class ServerConfig(Section):
-    """In what the server part is trained otherwise than the clients' parts."""
-
-    learning_rate: float = Field(
-        0.0, ge=0.0, le=1e6, description="of the server part; 0 = as learning-rate"
-    )
-    learning_rate_schedule: Literal["same", "constant", "step", "cosine"] = Field(
-        "same", description="of the server part; same = as learning-rate-schedule"
-    )
-    clip_norm: float = Field(
-        -1.0, ge=-1.0, description="of the server part; 0 = any, below 0 = as clip-norm"
-    )
-
-
-class AggregationConfig(Section):
-    """Which Flower strategy aggregates the clients' parts."""
-
-    name: str = Field("FedAvg", description="class name in flwr.serverapp.strategy")
-    options: str = Field("", description='its arguments, such as "eta = 0.1, tau = 1e-3"')
-
-
-class ChannelConfig(Section):
-    """How clients reach the split server."""
-
-    address: str = Field("127.0.0.1:0", description="host:port to listen on; port 0 = a free one")
-    join_timeout: float = Field(
-        60.0, gt=0.0, description="seconds to wait for all participants of a step-by-step round"
-    )
-    step_timeout: float = Field(60.0, gt=0.0, description="seconds to wait for one step's answer")
-
-    @field_validator("address")
-    @classmethod
-    def _loopback_only(cls, address: str) -> str:
-        host, colon, port = address.rpartition(":")
-        if not colon or not port.isdecimal() or int(port) > 65535:
-            raise ValueError("must be host:port with a port from 0 to 65535")
-        if host not in ("127.0.0.1", "localhost", "[::1]"):
-            raise ValueError(
-                "must be a loopback address (127.0.0.1, localhost or [::1]): "
-                "the channel is not encrypted yet"
-            )
-        return address
-
-
-class SinksConfig(Section):
-    """Where else rounds and summary are sent."""
-
-    tensorboard: bool = Field(False, description="write tensorboard/ into the run directory")
-    wandb: Literal["off", "offline", "online"] = Field(
-        "off", description="Weights & Biases; offline keeps wandb/ in the run directory"
-    )
-    wandb_project: str = Field("fedsplit", min_length=1, description="the project there")
 
 
 class Config(Section):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedsplit.config_keys import nest, pairs, spelt
+from fedsplit.config.keys import nest, pairs, spelt
 from fedsplit.errors import ConfigError
 
 VALID = ("seed", "batch-size", "split.cut-layer")

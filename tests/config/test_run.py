@@ -15,7 +15,7 @@ from fedsplit import Config
 from fedsplit.config import DEFAULT_NUM_CLIENTS, read_toml, with_clients
 from fedsplit.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Those of comparisons: tests/compare/test_runs.py.
 CONFIGS = [
     path for path in sorted((ROOT / "configs").glob("*.toml")) if "variants" not in read_toml(path)

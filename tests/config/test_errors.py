@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedsplit.config_errors import describe
+from fedsplit.config.errors import describe
 
 
 class _Model(BaseModel):

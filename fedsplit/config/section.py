@@ -1,0 +1,28 @@
+"""What every table of keys is: kebab-case, strict, immutable."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Whole = Annotated[int, Field(le=2**63 - 1)]  # what TOML and Flower's run config hold
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class Section(BaseModel):
+    """A table of keys: kebab-case, strict, immutable."""
+
+    model_config = ConfigDict(
+        alias_generator=_kebab,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        str_max_length=10_000,
+    )
