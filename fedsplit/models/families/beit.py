@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages, run_block
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 from fedsplit.states import State
 
@@ -99,7 +99,7 @@ def _head(root: Root, hidden: Tensor) -> Tensor:
     return logits
 
 
-register_family(
+FAMILY = Family(
     "beit",
     model_class="transformers.models.beit.modeling_beit:BeitForImageClassification",
     stages=stages,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
 
@@ -56,7 +56,7 @@ def _head(base: str, first_patch: int, root: Root, hidden: Tensor) -> Tensor:
     return logits
 
 
-register_family(
+FAMILY = Family(
     "dinov2",
     model_class="transformers.models.dinov2.modeling_dinov2:Dinov2ForImageClassification",
     stages=stages,
@@ -64,7 +64,7 @@ register_family(
     image_processor="ViTImageProcessor",
     idle=("dinov2.embeddings.mask_token",),
 )
-register_family(
+WITH_REGISTERS = Family(
     "dinov2 with registers",
     model_class=(
         "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers:"
