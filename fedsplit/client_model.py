@@ -3,7 +3,7 @@
 What trains comes with the round's message. What is frozen is never sent: a client makes it for
 itself, from the checkpoint or the seed, as the server does, and shows that it is the same. So
 there is nothing to keep, to lose or to send again. A process makes it once, and the clients that
-it serves share it.
+it serves share it. What the model's output does not use no client needs: it is whatever it is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fedsplit.models.hub import stamp
 from fedsplit.models.skeletons import PARTS, empty_model, empty_part
 from fedsplit.models.split import hold_parts, join_parts, split_model
 from fedsplit.models.stages import Part
+from fedsplit.models.trainable import freeze_idle, idle_of
 
 _with_frozen: OnceCache[tuple[Part, ...]] = OnceCache(2)
 
@@ -71,14 +72,17 @@ def held_model(config: Config, *, split: bool, num_labels: int, frozen: str) -> 
             lambda: _make_frozen(config, split=split, num_labels=num_labels, frozen=frozen),
         )
         return _hold(*map(copy_to_train, parts))
-    return _hold(*(part.to(config.device) for part in _empty(config, split, num_labels)))
+    parts = _empty(config, split, num_labels)
+    for part in parts:
+        freeze_idle(part.to(config.device))
+    return _hold(*parts)
 
 
 def _make_frozen(config: Config, *, split: bool, num_labels: int, frozen: str) -> tuple[Part, ...]:
     names = ["bottom", "top"] if config.split.u_shaped else ["bottom"]
     model = initial_model(config, num_labels=num_labels, parts=names if split else PARTS)
     parts = tuple(getattr(model, name) for name in names) if split else (join_parts(*model),)
-    if frozen_digest(_hold(*parts).held) != frozen:
+    if frozen_digest(_hold(*parts).held, idle_of(parts[0])) != frozen:
         all_sent = "; or set split.trainable = 'all', with which weights are sent"
         raise ModelError(
             f"The frozen weights of '{config.model.name}' at this client differ from the server's. "

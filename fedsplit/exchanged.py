@@ -50,13 +50,14 @@ def copy_to_train(module: M) -> M:
     return copy.deepcopy(module, {id(tensor): tensor for _, tensor in _fixed(module)})
 
 
-def frozen_digest(module: nn.Module) -> str:
+def frozen_digest(module: nn.Module, idle: tuple[str, ...] = ()) -> str:
     """Return the SHA-256 of the names, dtypes, shapes and bytes of what is frozen; "" if nothing.
 
-    Two machines that make the same frozen weights for themselves can tell so by it.
+    Two machines that make the same frozen weights for themselves can tell so by it. Names that
+    start as one of `idle` are left out: nothing is computed with them.
     """
     moving, state = exchanged(module), module.state_dict()
-    frozen = sorted(state.keys() - moving.keys())
+    frozen = sorted(name for name in state.keys() - moving.keys() if not name.startswith(idle))
     digest = hashlib.sha256()
     for name in frozen:
         tensor = state[name].detach().cpu().contiguous()

@@ -25,7 +25,7 @@ from fedsplit.models.loading import input_spec
 from fedsplit.models.skeletons import empty_part
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import InputSpec, Part, smashed_spec
-from fedsplit.models.trainable import load_peft
+from fedsplit.models.trainable import idle_of, load_peft
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks
 from fedsplit.split.checks import CutSpec
@@ -87,6 +87,11 @@ class Preparation:
     def held_by_clients(self, *, split: bool) -> nn.Module:
         """Return what clients hold: their part, or the whole model if it is not split."""
         return self.client_part if split else join_parts(*self.model)
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """How the names of weights start that the model's output does not use."""
+        return idle_of(join_parts(self.model.bottom))
 
     @property
     def whole(self) -> Callable[[Tensor], Tensor]:

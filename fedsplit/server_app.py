@@ -98,7 +98,9 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
         facts: dict[str, str | int] = {
             "num-labels": len(prepared.class_names),
             "synchronous": int(kind.synchronous),
-            "frozen-sha256": frozen_digest(prepared.held_by_clients(split=kind.rule is not None)),
+            "frozen-sha256": frozen_digest(
+                prepared.held_by_clients(split=kind.rule is not None), prepared.idle
+            ),
         }
         with _served(config, prepared, engine, facts) as server:
             clients = Clients.discover(

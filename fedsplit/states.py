@@ -46,6 +46,12 @@ def each(state: State, change: Callable[[Tensor], Tensor]) -> State:
     return {name: change(tensor) for name, tensor in state.items()}
 
 
+def has_numbers(state: State) -> bool:
+    """Return whether any floating tensor is more than a shape on the meta device."""
+    tensors = [state] if isinstance(state, Tensor) else state.values()
+    return any(tensor.is_floating_point() and not tensor.is_meta for tensor in tensors)
+
+
 def length(state: State) -> int:
     """Return the length of the first tensor, which grows as B does."""
     return len(state) if isinstance(state, Tensor) else len(next(iter(state.values())))

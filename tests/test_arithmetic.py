@@ -19,16 +19,20 @@ def test_float16_with_adam_is_refused_before_the_run(tiny: dict[str, object]) ->
         prepare(config)
 
 
+@pytest.mark.parametrize(("key", "otherwise"), [("dtype", "float32"), ("autocast", "none")])
 def test_a_missing_operation_is_one_clear_error(
-    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, object], key: str, otherwise: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Break it: look at one of the two keys."""
+
     def missing(*_: object) -> None:
         raise RuntimeError("\"addmm_impl_cpu_\" not implemented for\n'Half'")
 
-    config = Config.load(tiny, {"model.dtype": "float16"})
+    config = Config.load(tiny, {f"model.{key}": "float16"})
     monkeypatch.setattr(nn.Linear, "forward", missing)
     with pytest.raises(
-        ConfigError, match=r"not implemented for 'Half'\). Use 'bfloat16', or 'float32'"
+        ConfigError,
+        match=rf"model\.{key} = 'float16' .*for 'Half'\)\. Use 'bfloat16', or '{otherwise}'",
     ):
         prepare(config)
 

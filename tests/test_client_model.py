@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,8 +10,11 @@ from fedsplit.config import Config
 from fedsplit.errors import ModelError
 from fedsplit.exchanged import exchanged, frozen_digest
 from fedsplit.initial import initial_model
+from fedsplit.models import save_model
 from fedsplit.models.split import hold_parts, join_parts
+from fedsplit.models.trainable import idle_of
 from tests.conftest import TINY
+from tests.models.families import zoo
 
 pytestmark = pytest.mark.usefixtures("plain_threads")
 
@@ -59,3 +64,18 @@ def test_without_anything_frozen_no_weights_are_made(split: bool) -> None:
     held = _held(_config(model_dtype="bfloat16"), split=split).held
     assert list(exchanged(held)) == list(held.state_dict())
     assert {p.dtype for p in held.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_what_the_output_does_not_use_needs_no_checkpoint(split: bool, tmp_path: Path) -> None:
+    """Break it: have the digest cover the mask token, which is frozen."""
+    model = zoo.make("dinov2")
+    save_model(model, zoo.images_of(model), tmp_path)
+    config = _config(model_name=str(tmp_path))
+    start = initial_model(config, num_labels=10)
+    own = start.bottom if split else join_parts(*start)
+    digest = frozen_digest(own, idle_of(join_parts(start.bottom)))
+    (tmp_path / "model.safetensors").unlink()
+    held = held_model(config, split=split, num_labels=10, frozen=digest).held
+    assert set(held.state_dict()) - set(exchanged(held)) == {"dinov2.embeddings.mask_token"}
+    assert list(exchanged(held)) == list(exchanged(own))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from fedsplit.exchanged import exchanged
 from fedsplit.initial import initial_model
 from fedsplit.models.loading import input_spec
 from fedsplit.models.split import hold_parts, join_parts
+from fedsplit.models.stages import Part
+from fedsplit.states import State
 from strategies.replies import arrays_bytes
 from tests.conftest import TINY, Run, distance, weights
 
@@ -178,10 +181,29 @@ def test_bfloat16_weights_are_synchronised_exactly(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_autocast_changes_the_server_only_and_keeps_float32(run: Run) -> None:
-    """Break it: leave the output of the server part in bfloat16; the client refuses it."""
-    keys = {**SMALL, "num_server_rounds": 1}
-    plain, cast = run(**keys), run(**keys, model_autocast="bfloat16")
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_the_server_only_and_keeps_float32(
+    run: Run, dtype: torch.dtype, topology: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: let clients compute so too, or no server part but the vanilla one."""
+    keys = {**SMALL, "num_server_rounds": 1, "split_topology": topology}
+    plain = run(**keys)
+    computed: defaultdict[tuple[int, int], set[torch.dtype | None]] = defaultdict(set)
+    run_stages = Part._run
+
+    def recorded(part: Part, state: State) -> State:
+        if torch.is_grad_enabled() and next(part.parameters()).device.type != "meta":
+            cast = torch.is_autocast_enabled("cpu")
+            stages = part.start, part.end
+            computed[stages].add(torch.get_autocast_dtype("cpu") if cast else None)
+        return run_stages(part, state)
+
+    monkeypatch.setattr(Part, "_run", recorded)
+    cast = run(again=True, **keys, model_autocast=str(dtype).removeprefix("torch."))
+    server = {(1, 6): {dtype}} if topology == "vanilla" else {(1, 5): {dtype}, (5, 6): {None}}
+    assert computed == {(0, 1): {None}, **server}
+    assert cast.rounds[0]["failed_clients"] == []
     difference = distance(weights(plain), weights(cast))
     assert 1e-7 < difference < 1e-2
     assert {tensor.dtype for tensor in weights(cast).values()} == {torch.float32}

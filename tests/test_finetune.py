@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from fedsplit import inprocess, simulate
 from fedsplit.inprocess import Result
-from fedsplit.models import InputSpec, load_model, save_model
+from fedsplit.models import load_model, save_model
 from fedsplit.models.registry import family_of
 from fedsplit.seeding import seeded_init
 from fedsplit.server_app import Engine, open_grpc
-from tests.models.families import library_zoo, qwen3_vl_toys, zoo
+from tests.models.families import qwen3_vl_toys, zoo
 
 KEYS: dict[str, object] = {
     "strategy": "sflv1",
@@ -35,18 +34,11 @@ def _real_channel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _saved(name: str, directory: Path) -> str:
-    model: nn.Module
     if name == "qwen3-vl":  # the whole, of which the vision tower is taken
         qwen3_vl_toys.whole_of().save_pretrained(directory)
         return str(directory)
-    if name == "qwen3-vl vision":
-        model, spec = qwen3_vl_toys.classifier_of(), InputSpec(3, 16, 16, (0.5,) * 3, (0.5,) * 3)
-    elif name == "torchvision":
-        model, spec = library_zoo.make(name), library_zoo.SPEC
-    else:
-        model = zoo.make(name)
-        spec = zoo.images_of(model)
-    save_model(model, spec, directory)
+    model = zoo.make(name)
+    save_model(model, zoo.images_of(model), directory)
     return str(directory)
 
 
@@ -91,7 +83,7 @@ def test_lora_and_a_frozen_bottom_have_the_smaller_ledger(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["clip", "siglip"])
+@pytest.mark.parametrize("name", ["clip", "siglip", "dinov2", "beit-both"])
 @pytest.mark.parametrize("keys", [{"strategy": "full"}, {"split_topology": "u-shaped"}])
 def test_what_the_output_does_not_use_is_neither_sent_nor_changed(
     tmp_path: Path, name: str, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -103,11 +95,11 @@ def test_what_the_output_does_not_use_is_neither_sent_nor_changed(
     before = load_model(directory, num_labels=10)
     after = load_model(str(result.run_dir / "model")).state_dict()
     idle = {n for n in after if n.startswith(family_of(before).idle)}
-    assert len(idle) == {"clip": 2, "siglip": 11}[name]
+    assert len(idle) == {"clip": 2, "siglip": 11, "dinov2": 1, "beit-both": 1}[name]
     assert all(torch.equal(after[n], before.state_dict()[n]) for n in idle)
     assert result.rounds[-1]["failed_clients"] == []
     # Without them the messages are smaller by at least most of their bytes.
-    monkeypatch.setattr("fedsplit.models.trainable._freeze_idle", lambda part: None)
+    monkeypatch.setattr("fedsplit.models.trainable.idle_of", lambda part: ())
     all_sent = _tuned(directory, tmp_path / "all", **keys, **shapes)
     saved = all_sent.summary["sync_uplink_bytes"] - result.summary["sync_uplink_bytes"]
     size = sum(before.state_dict()[n].nbytes for n in idle)

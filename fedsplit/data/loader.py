@@ -55,7 +55,7 @@ class ImageSpec(Protocol):
         ...
 
     @property
-    def resize(self) -> int | tuple[int, int] | None:
+    def resize(self) -> int | tuple[int, int] | Literal["never"] | None:
         """Shortest edge, or height and width, before the centre is cropped; None = no crop."""
         ...
 
@@ -157,6 +157,8 @@ def fitted(image: Image.Image, spec: ImageSpec) -> Image.Image:
     if isinstance(spec.resize, int):
         shortest = min(image.size)
         width, height = (int(spec.resize * edge / shortest) for edge in image.size)
+    elif spec.resize == "never":
+        width, height = image.size
     elif spec.resize is not None:
         height, width = spec.resize
     if image.size != (width, height):

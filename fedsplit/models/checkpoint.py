@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
+from fedsplit.models.family import Family
 from fedsplit.models.hub import Source
 from fedsplit.models.processing import processor_of
-from fedsplit.models.registry import Family, family_of, family_of_config
+from fedsplit.models.registry import family_of, family_of_config
 from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import weight_slots
 from fedsplit.models.weights import Filling, write

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import InputSpec, Root, Stage
 
 # Of the three `forward`s: so that a subclass may say whether a tensor or a dict of them comes.
@@ -84,7 +84,7 @@ def stages(model: Root) -> list[Stage]:
     ]
 
 
-register_family(
+FAMILY = Family(
     "custom",
     model_class="fedsplit.models.custom:JoinedModel",
     stages=stages,

@@ -199,13 +199,20 @@ def _alternatives() -> str:
     )
 
 
+_WRITE_IT_AGAIN = "Repair it, or copy or save the model again."
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"The file '{path}' cannot be read as JSON: {error}.") from None
+        raise ModelError(
+            f"The file '{path}' cannot be read as JSON: {error}. {_WRITE_IT_AGAIN}"
+        ) from None
     if not isinstance(content, dict):
-        raise ModelError(f"The file '{path}' must hold a JSON object, not {content!r:.40}.")
+        raise ModelError(
+            f"The file '{path}' must hold a JSON object, not {content!r:.40}. {_WRITE_IT_AGAIN}"
+        )
     return content
 
 

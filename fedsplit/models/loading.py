@@ -28,7 +28,7 @@ from fedsplit.models.storage import move_kept_buffers
 
 
 def load_split_model(
-    model_name: str,
+    model_name: str | Path,
     split_points: Sequence[int],
     *,
     cache_dir: str | Path | None = None,
@@ -42,7 +42,7 @@ def load_split_model(
 
     Parameters
     ----------
-    model_name : str
+    model_name : str | Path
         A built-in name (``vit-nano``), a name of torchvision or timm (``torchvision:vit_b_16``,
         ``timm:vit_small_patch16_224``), a function that makes the model
         (``package.module:function``), a local directory, or a Hugging Face id.
@@ -80,6 +80,7 @@ def load_split_model(
     >>> bottom(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 17, 64])
     """
+    model_name = str(model_name)
     unknown = set(parts) - set(PARTS)
     if unknown or isinstance(parts, str):
         raise ModelError(f"parts is {parts!r}; give some of {PARTS}.")
@@ -103,7 +104,7 @@ def load_split_model(
 
 
 def load_model(
-    model_name: str,
+    model_name: str | Path,
     *,
     pretrained: bool = True,
     num_labels: int | None = None,
@@ -124,7 +125,7 @@ def load_model(
         If the model cannot be had or its weights do not fit.
     """
     return _load(
-        model_name,
+        str(model_name),
         pretrained=pretrained,
         num_labels=num_labels,
         cache_dir=cache_dir,
@@ -168,13 +169,13 @@ def _check_place(model_name: str, device: str | torch.device, dtype: torch.dtype
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(
             f"The model '{model_name}' cannot be put on device '{device}' as "
-            f"{dtype or torch.float32}: {' '.join(str(error).split())} Use a device this "
-            "machine has, such as 'cpu', and a floating-point dtype."
+            f"{dtype or torch.float32}: {' '.join(str(error).split()).rstrip('.')}. Use a device "
+            "this machine has, such as 'cpu', and a floating-point dtype, such as torch.bfloat16."
         ) from None
 
 
 def input_spec(
-    model_name: str,
+    model_name: str | Path,
     cache_dir: str | Path | None = None,
     *,
     images: Callable[[], tuple[int, int, int]] | None = None,
@@ -186,7 +187,7 @@ def input_spec(
 
     Parameters
     ----------
-    model_name, cache_dir : str, str | Path | None
+    model_name, cache_dir : str | Path, str | Path | None
         As for `load_split_model`.
     images : Callable[[], tuple[int, int, int]], optional
         Gives channels, height and width of the images there are, for a model of your own that
@@ -197,6 +198,7 @@ def input_spec(
     ModelError
         If the configs cannot be had, or do not say it, or images are neither grey nor RGB.
     """
+    model_name = str(model_name)
     source = find_model(model_name, cache_dir=cache_dir)
     family = family_of_config(source.config, num_labels=1, name=source.name)  # it is to classify
     library = family.load_library()

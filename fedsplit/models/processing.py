@@ -41,7 +41,8 @@ def input_spec_of(
             f"The model '{model_name}' takes images of {channels} channels (num_channels in its "
             "config.json), but images are read as grey or RGB. Choose a model for 1 channel or 3."
         )
-    resized = _size(processor.get("size")) if processor.get("do_resize", True) else None
+    resizes = processor.get("do_resize", True)
+    resized = _size(processor.get("size")) if resizes else None
     crop = _size(processor.get("crop_size")) if processor.get("do_center_crop") else None
     own = (size, size) if isinstance(size, int) else (size[0], size[1])
     if isinstance(crop, int):
@@ -56,7 +57,7 @@ def input_spec_of(
         mean,
         std,
         resample=BILINEAR if resample is None else int(resample),
-        resize=resized if crop else None,
+        resize=(resized if resizes else "never") if crop else None,
     )
 
 
@@ -68,10 +69,10 @@ def processor_of(spec: InputSpec) -> dict[str, Any]:
         crop = {"do_center_crop": True, "crop_size": size}
         if isinstance(spec.resize, int):
             size = {"shortest_edge": spec.resize}
-        else:
+        elif spec.resize != "never":
             size = {"height": spec.resize[0], "width": spec.resize[1]}
     return {
-        "do_resize": True,
+        "do_resize": spec.resize != "never",
         "size": size,
         "resample": spec.resample,
         **crop,

@@ -1,70 +1,17 @@
-"""Families: how to find the stages of one architecture.
-
-A family names its model class by text, so that knowing a family never imports the library
-it comes from.
-"""
+"""All families that there are: those of `families/`, and those that `register_family` adds."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from torch import nn
 
 from fedsplit.errors import ModelError
-from fedsplit.models.libraries.base import Library
+from fedsplit.models.families import BUILTIN
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
-
-@dataclass(frozen=True)
-class Family:
-    """One architecture; `register_family` makes it and explains the fields."""
-
-    name: str
-    model_class: str
-    stages: Callable[[Root], Sequence[Stage]]
-    model_type: str | None
-    head: tuple[str, ...]
-    unused: tuple[str, ...]
-    image_processor: str | None
-    library: str = "transformers"
-    image_shape: Callable[[Root], tuple[int, int, int]] | None = None
-    idle: tuple[str, ...] = ()
-
-    @property
-    def class_name(self) -> str:
-        """The model class without its module."""
-        return self.model_class.partition(":")[2]
-
-    def load_library(self) -> Library:
-        """Return what knows how the model's library makes, draws and saves its models."""
-        module = importlib.import_module(f"fedsplit.models.libraries.{self.library}")
-        library: Library = module.LIBRARY
-        return library
-
-    def load_class(self) -> type[Root]:
-        """Import and return the model class.
-
-        Raises
-        ------
-        ModelError
-            If the library it comes from is not installed, or has no such class.
-        """
-        module, _, name = self.model_class.partition(":")
-        try:
-            found: type[Root] = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            library = module.partition(".")[0]
-            raise ModelError(
-                f"Models of the family '{self.name}' need {name} of the library '{library}', "
-                f"which cannot be imported: {error}. Install or upgrade it: "
-                f"pip install -U {library}."
-            ) from None
-        return found
-
-
-_families: dict[str, Family] = {}
+_families = {family.name: family for family in BUILTIN}
 
 
 def register_family(  # noqa: PLR0913 - all but the name by keyword
@@ -108,7 +55,8 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
         the processor's says them in the usual way.
     idle : Sequence[str]
         How the keys of parameters start that the class holds and its output does not use: they
-        are frozen in every run, so that averaging cannot change their last bits.
+        are frozen in every run, so that averaging cannot change their last bits, and no client
+        needs their values.
 
     Examples
     --------
@@ -141,7 +89,6 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
         image_shape,
         tuple(idle),
     )
-    _load_builtin_families()
     _families[name] = family
     return family
 
@@ -154,7 +101,6 @@ def family_of(model: nn.Module) -> Family:
     ModelError
         If no registered family knows its class.
     """
-    _load_builtin_families()
     ancestry = [_qualified_name(ancestor) for ancestor in type(model).__mro__]
     for ancestor in ancestry:
         for family in _families.values():
@@ -183,7 +129,6 @@ def family_of_config(config: object, num_labels: int | None = None, *, name: str
     ModelError
         If no registered family has its ``model_type``.
     """
-    _load_builtin_families()
     if isinstance(config, Mapping):
         model_type, architectures = config.get("model_type"), config.get("architectures")
     else:
@@ -211,7 +156,3 @@ def _known() -> str:
 
 def _qualified_name(model_class: type) -> str:
     return f"{model_class.__module__}:{model_class.__qualname__}"
-
-
-def _load_builtin_families() -> None:
-    importlib.import_module("fedsplit.models.families")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
 from fedsplit.exchanged import rest_frozen
-from fedsplit.states import State, TensorSpec, each
+from fedsplit.states import State, TensorSpec, each, has_numbers
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,9 +41,9 @@ class InputSpec:
         Per channel, of pixels from 0 to 1.
     resample : int
         How images are resized, in Pillow's numbers: 2 bilinear, 3 bicubic.
-    resize : int | tuple[int, int] | None
-        Resize to a shortest edge, or to height and width, before the centre is cropped; None =
-        straight to height and width.
+    resize : int | tuple[int, int] | {"never"} | None
+        Resize to a shortest edge, or to height and width, before the centre is cropped; "never" =
+        crop as it is, black around what is smaller; None = straight to height and width.
     crop_rounding : {"down", "even"}
         What a crop does with half a pixel at its corner: down, as in transformers, or to the even
         pixel, as in torchvision.
@@ -55,7 +55,7 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resample: int = 2
-    resize: int | tuple[int, int] | None = None
+    resize: int | tuple[int, int] | Literal["never"] | None = None
     crop_rounding: Literal["down", "even"] = "down"
 
 
@@ -171,8 +171,16 @@ class Part(nn.Module):
         return self
 
     def _run(self, state: State) -> State:
-        for stage in self._stages:
-            state = stage.run(self, state)
+        try:
+            for stage in self._stages:
+                state = stage.run(self, state)
+        except RuntimeError as error:
+            if any(weight.is_meta for weight in self.parameters()) and has_numbers(state):
+                raise ModelError(
+                    f"The part with stages [{self.start}, {self.end}) holds no weights, so it "
+                    'cannot compute. Load it too: parts=("bottom", "trunk", "top").'
+                ) from error
+            raise
         return state
 
     def extra_repr(self) -> str:
@@ -241,8 +249,7 @@ def _share_configurations(module: nn.Module, memo: dict[int, Any]) -> None:
     # transformers' blocks point to the model's one configuration. Copying it would part them
     # from the merged model's, which set_attn_implementation and its like then miss.
     for child in module.modules():
-        configuration = child.__dict__.get("config")
-        if configuration is not None:
+        if (configuration := child.__dict__.get("config")) is not None:
             memo[id(configuration)] = configuration
 
 

@@ -71,7 +71,19 @@ def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: 
         elif mode != "all":
             last = len(part.chain.stages) - 1
             _freeze(part, before=cut_layer if mode == "bottom-frozen" else last)
-        _freeze_idle(part)
+        freeze_idle(part)
+
+
+def idle_of(part: Part) -> tuple[str, ...]:
+    """Return how the names of weights start that the model's output does not use."""
+    return family_of(part.chain.shell).idle
+
+
+def freeze_idle(part: Part) -> None:
+    """Freeze what the model's output does not use."""
+    for name, parameter in part.named_parameters():
+        if name.startswith(idle_of(part)):
+            parameter.requires_grad_(False)
 
 
 def merge_adapters(parts: Iterable[nn.Module]) -> None:
@@ -106,13 +118,6 @@ def _freeze(part: Part, *, before: int) -> None:
     for stage in part.stages[: max(0, before - part.start)]:
         for path in stage.paths:
             find(part, path).requires_grad_(False)
-
-
-def _freeze_idle(part: Part) -> None:
-    idle = family_of(part.chain.shell).idle
-    for name, parameter in part.named_parameters():
-        if name.startswith(idle):
-            parameter.requires_grad_(False)
 
 
 def _adapt(part: Part, lora: Lora) -> None:

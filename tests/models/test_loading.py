@@ -206,7 +206,7 @@ def test_broken_files_are_refused(vit_directory: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"holds neither model\.safetensors nor .*index\.json"):
         load_model(name)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"config\.json' cannot be read as JSON"):
+    with pytest.raises(ModelError, match=r"config\.json' cannot be read as JSON.*Repair it"):
         load_model(name)
     (tmp_path / "config.json").write_text('{"model_type": "vit", "hidden_size": "wide"}')
     with pytest.raises(ModelError, match="hidden_size"):
@@ -299,6 +299,18 @@ def test_parts_not_asked_for_have_no_storage() -> None:
         assert {p.device.type for p in part.parameters()} == {"meta"}
     with pytest.raises(ModelError, match="hold no weights"):
         split.merge()
+    with pytest.raises(ModelError, match=r"stages \[1, 5\) holds no weights.*parts=\("):
+        split.trunk(split.bottom(torch.zeros(1, 1, 28, 28)))
+
+
+def test_a_directory_may_be_a_path(vit_directory: Path) -> None:
+    """Break it: treat the name as text before it is."""
+    by_path, by_text = (
+        load_model(name).state_dict() for name in (vit_directory, f"{vit_directory}")
+    )
+    assert all(torch.equal(by_path[name], tensor) for name, tensor in by_text.items())
+    assert load_split_model(vit_directory, [1]).bottom.state_dict().keys() <= by_text.keys()
+    assert input_spec(vit_directory) == input_spec(str(vit_directory))
 
 
 def test_wrong_arguments_are_refused() -> None:
@@ -308,7 +320,7 @@ def test_wrong_arguments_are_refused() -> None:
         load_split_model("vit-nano", [1], parts="bottom")
     with pytest.raises(ModelError, match="device 'nowhere'"):
         load_model("vit-nano", device="nowhere")
-    with pytest.raises(ModelError, match=r"torch\.int32"):
+    with pytest.raises(ModelError, match=r"torch\.int32: .*gradients\. Use .* torch\.bfloat16"):
         load_model("vit-nano", dtype=torch.int32)
     with pytest.raises(ModelError, match="num_labels is 0"):
         load_model("vit-nano", num_labels=0)

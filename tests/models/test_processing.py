@@ -69,6 +69,13 @@ PROCESSORS: dict[str, dict[str, Any]] = {
         "size": {"shortest_edge": 32},
         "crop_size": _CROP,
     },
+    # Cropped as they are; smaller ones get a black margin.
+    "as they are": {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": False,
+        "do_center_crop": True,
+        "crop_size": _CROP,
+    },
     "nearest": {"image_processor_type": "ViTImageProcessor", "size": 28, "resample": 0},
 }
 # Height and width: wide, high, small, as it is, and margins whose half is between two pixels.
@@ -106,7 +113,7 @@ def of_directory(vit_directory: Path, directory: Path, processor: dict[str, Any]
 def test_images_come_as_from_the_models_own_processor(
     name: str, mode: str, vit_directory: Path, tmp_path: Path
 ) -> None:
-    """Break it: resize straight to the crop's size, or take CLIP's `size` for a square."""
+    """Break it: resize straight to the crop's size, or though told not to."""
     import transformers
 
     spec = of_directory(vit_directory, tmp_path, {**PROCESSORS[name], **_STATISTICS})
@@ -204,6 +211,13 @@ def test_without_a_processor_it_is_the_models_size() -> None:
     # An older one wrote a number; one without a crop may leave the size open.
     assert input_spec_of("x", {"size": 7}, 1, 5).height == 7
     assert input_spec_of("x", {"size": {"shortest_edge": 7}}, 1, 5).height == 5
+
+
+def test_sizes_that_a_processor_leaves_become_the_models() -> None:
+    """All images of a run have one size. Break it: leave it open."""
+    spec = input_spec_of("x", {"do_resize": False, "size": {"shortest_edge": 7}}, 1, (6, 8))
+    assert (spec.height, spec.width, spec.resize) == (6, 8, None)
+    assert ours(picture((40, 56), "L"), spec).shape == (1, 6, 8)
 
 
 def test_another_rescale_factor_goes_into_mean_and_deviation() -> None:

@@ -32,7 +32,6 @@ def own_stages(_: nn.Module) -> list[Stage]:
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry._load_builtin_families()
     monkeypatch.setattr(registry, "_families", dict(registry._families))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedsplit.errors import ModelError
 from fedsplit.models import (
@@ -35,81 +34,6 @@ def batch(model: nn.Module, step: int = 0, size: int = 4) -> tuple[Tensor, Tenso
     shape = (size, config.num_channels, config.image_size, config.image_size)
     images = torch.randn(shape, generator=draw)
     return images, torch.randint(0, config.num_labels, (size,), generator=draw)
-
-
-def pairs(model: nn.Module) -> list[tuple[int, int]]:
-    last = num_stages(model) - 1
-    return [(a, b) for a in range(1, last + 1) for b in range(a, last + 1)]
-
-
-def gradients(*modules: nn.Module) -> dict[str, Tensor]:
-    found = {
-        name: parameter.grad
-        for module in modules
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None
-    }
-    assert len(found) == sum(len(list(module.parameters())) for module in modules)
-    return found
-
-
-def assert_close(left: dict[str, Tensor], right: dict[str, Tensor], tolerance: float) -> None:
-    assert left.keys() == right.keys()
-    for name, tensor in left.items():
-        error = (tensor - right[name]).abs().max().item()
-        assert error <= tolerance, f"{name}: {error}"
-
-
-def split_step(bottom: nn.Module, server: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """One exchange as over the wire: the graph ends at the cut."""
-    smashed = bottom(images)
-    received = smashed.detach().requires_grad_()
-    loss = cross_entropy(server(received), labels)
-    torch.autograd.backward(loss)
-    torch.autograd.backward(smashed, received.grad)
-    return loss.detach()
-
-
-@pytest.mark.parametrize("train", [False, True])
-def test_outputs_loss_and_gradients_at_every_pair_of_cuts(model: nn.Module, train: bool) -> None:
-    model.train(train)
-    images, labels = batch(model)
-    whole = copy.deepcopy(model)
-    output = whole(pixel_values=images, labels=labels)
-    torch.autograd.backward(output.loss)
-    expected = gradients(whole)
-    for points in pairs(model):
-        parts = split_model(model, points)
-        assert all(part.training is train for part in parts)
-        model.zero_grad()
-        logits = parts.top(parts.trunk(parts.bottom(images)))
-        loss = cross_entropy(logits, labels)
-        torch.autograd.backward(loss)
-        assert (logits - output.logits).abs().max() <= 1e-6, points
-        assert (loss - output.loss).abs() <= 1e-6, points
-        assert_close(gradients(*parts), expected, 1e-5)
-
-
-def test_weights_after_twenty_steps_across_a_detached_cut(model: nn.Module) -> None:
-    splits = [copy.deepcopy(split_model(model, [cut])) for cut in range(1, num_stages(model))]
-    sides = [(parts.bottom, parts.server_part()) for parts in splits]
-    modules = [model, *(part for side in sides for part in side)]
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in modules]
-    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for step in range(STEPS):
-        images, labels = batch(model, step)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss = cross_entropy(model(images).logits, labels)
-        torch.autograd.backward(loss)
-        for bottom, server in sides:
-            assert (split_step(bottom, server, images, labels) - loss).abs() <= 1e-5
-        for optimizer in optimizers:
-            optimizer.step()
-    for bottom, server in sides:
-        assert_close({**bottom.state_dict(), **server.state_dict()}, model.state_dict(), 1e-5)
-    moved = [(model.state_dict()[name] - tensor).abs().max() for name, tensor in initial.items()]
-    assert max(moved) > 0.01
 
 
 def test_the_parts_share_the_models_parameters(model: nn.Module) -> None:

@@ -115,6 +115,25 @@ def test_dtype_and_mode_reach_the_modules() -> None:
     assert part.to(torch.bfloat16)(IMAGES).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_computes_in_its_dtype_and_passes_the_weights_own(dtype: torch.dtype) -> None:
+    """Break it: return what was computed as it is, or forget it in a copy."""
+    split = load_split_model("vit-nano", [2])
+    hidden, part = split.bottom(IMAGES).detach(), split.server_part()
+    plain = part(hidden)
+    with torch.autocast("cpu", dtype):
+        expected = part(hidden)
+    assert expected.dtype == dtype
+    part.autocast = dtype
+    for cast in (part, copy.deepcopy(part)):
+        logits = cast(hidden)
+        assert logits.dtype == torch.float32
+        assert torch.equal(logits, expected.float())
+        assert 0 < (logits - plain).abs().max() < 0.1
+        torch.autograd.backward(logits.sum())
+        assert {p.grad.dtype for p in cast.parameters() if p.grad is not None} == {torch.float32}
+
+
 def test_an_empty_part_is_the_identity() -> None:
     part = load_split_model("vit-nano", [5]).trunk
     hidden = torch.ones(2, 17, 64)

@@ -7,10 +7,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTConfig, ViTForImageClassification
 
-from fedsplit.models.loading import load_model
 from fedsplit.models.split import split_model
 from fedsplit.results.flops import count_parameters, part_flops, part_flops_per_sample
-from tests.models.families import library_zoo, zoo
+from tests.models.families import zoo
+from tests.models.families.steps import logits_of
 
 BOTTOM_FLOPS = 2 * (2 * 3 * 5)  # forward, weight gradient
 SERVER_FLOPS = 3 * (2 * 5 * 7)  # forward, weight gradient, cut gradient
@@ -95,19 +95,12 @@ def test_whole_vit_by_hand() -> None:
 @pytest.mark.parametrize("name", ["vit-nano", "torchvision", "timm", "swin", "dinov2"])
 def test_parts_agree_with_torch_s_counter_on_a_real_step_of_the_whole(name: str) -> None:
     """Break it: leave the backward pass of one part out."""
-    if name == "vit-nano":
-        whole, shape = load_model(name), (1, 28, 28)
-    elif name in library_zoo.ZOO:
-        whole, shape = library_zoo.make(name), (3, 16, 16)
-    else:
-        whole = zoo.make(name)
-        spec = zoo.images_of(whole)
-        shape = (3, spec.height, spec.width)
+    whole = zoo.make(name)
+    spec = zoo.images_of(whole)
+    shape = (spec.channels, spec.height, spec.width)
     # The counter does not know the CPU's fused attention.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        output = whole(torch.zeros(1, *shape))
-        logits = output if isinstance(output, Tensor) else output.logits
-        torch.autograd.backward(logits.sum())
+        torch.autograd.backward(logits_of(whole(torch.zeros(1, *shape))).sum())
     for cut in (1, 2, 3):
         split = split_model(whole, [cut])
         found = part_flops([split.bottom, split.trunk, split.top], shape)

@@ -51,6 +51,17 @@ def test_score_by_hand() -> None:
     assert (num_correct.item(), num_correct.dtype) == (1, torch.int64)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_is_float32_whatever_the_logits_are(dtype: torch.dtype) -> None:
+    """Break it: compute it in the dtype of the logits; 1e-4 and 1e-5 are then much the same."""
+    logits = torch.tensor([[9.5, 0.0], [11.5, 0.0]], dtype=dtype)
+    losses = [score(row[None], torch.tensor([0])).loss for row in logits]
+    assert {loss.dtype for loss in losses} == {torch.float32}
+    assert [loss.item() for loss in losses] == [
+        pytest.approx(math.log1p(math.exp(-margin)), rel=1e-2) for margin in (9.5, 11.5)
+    ]
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_server_step_is_one_sgd_step_and_the_gradient(enabled: bool) -> None:
     server_part, reference = server_part_of(), server_part_of()

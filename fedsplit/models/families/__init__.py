@@ -15,17 +15,20 @@ from fedsplit.models.families import (
     vit,
 )
 
-__all__ = [
-    "beit",
-    "clip",
-    "custom",
-    "deit",
-    "dinov2",
-    "qwen3_vl",
-    "qwen3_vl_classifier",
-    "siglip",
-    "swin",
-    "timm",
-    "torchvision",
-    "vit",
-]
+BUILTIN = (
+    custom.FAMILY,
+    beit.FAMILY,
+    clip.FAMILY,
+    deit.FAMILY,
+    deit.WITH_TEACHER,
+    dinov2.FAMILY,
+    dinov2.WITH_REGISTERS,
+    qwen3_vl.FAMILY,
+    qwen3_vl_classifier.FAMILY,
+    siglip.FAMILY,
+    swin.FAMILY,
+    timm.FAMILY,
+    torchvision.FAMILY,
+    vit.FAMILY,
+)
+"""Where several share a `model_type`, the first is meant unless a config says otherwise."""

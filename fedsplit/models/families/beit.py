@@ -13,6 +13,8 @@ block (fine-tuned checkpoints), or one table that all blocks read (pretrained on
 
 A row for each example keeps batches of several clients right, each with a table of its own, and
 brings each table's gradient back in full. The last block takes it off.
+
+The mask token, if there is one, only pretraining uses: it is stage 0's, and no gradient reaches it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages, run_block
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 from fedsplit.states import State
 
@@ -97,7 +99,7 @@ def _head(root: Root, hidden: Tensor) -> Tensor:
     return logits
 
 
-register_family(
+FAMILY = Family(
     "beit",
     model_class="transformers.models.beit.modeling_beit:BeitForImageClassification",
     stages=stages,
@@ -106,4 +108,5 @@ register_family(
     head=("classifier.", "beit.pooler."),
     unused=("lm_head.", "layernorm."),
     image_processor="ViTImageProcessor",
+    idle=("beit.embeddings.mask_token",),
 )

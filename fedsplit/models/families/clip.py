@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
 
@@ -39,7 +39,7 @@ def _head(root: Root, hidden: Tensor) -> Tensor:
     return logits
 
 
-register_family(
+FAMILY = Family(
     "clip",
     model_class="transformers.models.clip.modeling_clip:CLIPForImageClassification",
     stages=stages,

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
 _MODULE = "transformers.models.deit.modeling_deit"
@@ -60,7 +60,7 @@ def _head_with_teacher(root: Root, hidden: Tensor) -> Tensor:
     return both / 2
 
 
-register_family(
+FAMILY = Family(
     "deit",
     model_class=f"{_MODULE}:DeiTForImageClassification",
     stages=stages,
@@ -68,7 +68,7 @@ register_family(
     unused=(*_UNUSED, "deit.embeddings.mask_token"),
     image_processor="ViTImageProcessor",
 )
-register_family(
+WITH_TEACHER = Family(
     "deit with teacher",
     model_class=f"{_MODULE}:DeiTForImageClassificationWithTeacher",
     stages=stages_with_teacher,

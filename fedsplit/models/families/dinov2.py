@@ -7,6 +7,8 @@ Stage 0 embeddings: images [B, C, H, W] -> [B, 1+R+N, D], class token at index 0
 Stages 1..L blocks: [B, 1+R+N, D] -> [B, 1+R+N, D].
 Stage L+1 head: layer norm, class token beside the mean of the patches [B, 2 D], classifier ->
 logits [B, classes].
+
+The mask token, which only pretraining uses, is stage 0's: no gradient reaches it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
 
@@ -54,14 +56,15 @@ def _head(base: str, first_patch: int, root: Root, hidden: Tensor) -> Tensor:
     return logits
 
 
-register_family(
+FAMILY = Family(
     "dinov2",
     model_class="transformers.models.dinov2.modeling_dinov2:Dinov2ForImageClassification",
     stages=stages,
     model_type="dinov2",
     image_processor="ViTImageProcessor",
+    idle=("dinov2.embeddings.mask_token",),
 )
-register_family(
+WITH_REGISTERS = Family(
     "dinov2 with registers",
     model_class=(
         "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers:"
@@ -70,4 +73,5 @@ register_family(
     stages=stages_with_registers,
     model_type="dinov2_with_registers",
     image_processor="ViTImageProcessor",
+    idle=("dinov2_with_registers.embeddings.mask_token",),
 )

@@ -22,8 +22,8 @@ from torch import Tensor
 from fedsplit.errors import ModelError
 from fedsplit.models.families import qwen3_vl_language as language
 from fedsplit.models.families import qwen3_vl_vision as vision
+from fedsplit.models.family import Family
 from fedsplit.models.qwen3_vl_grid import Resampling, resampling_of
-from fedsplit.models.registry import register_family
 from fedsplit.models.stages import Root, Stage
 
 _NEEDED = ("input_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw")
@@ -99,7 +99,7 @@ def _merge(root: Root, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"merged": root.model.visual.merger(state["hidden"]), **rest}
 
 
-register_family(
+FAMILY = Family(
     "qwen3-vl",
     model_class="transformers.models.qwen3_vl.modeling_qwen3_vl:Qwen3VLForConditionalGeneration",
     stages=stages,

@@ -15,8 +15,8 @@ from operator import attrgetter
 from torch import Tensor
 
 from fedsplit.models.families import qwen3_vl_vision as vision
+from fedsplit.models.family import Family
 from fedsplit.models.qwen3_vl_grid import Resampling, image_means, pack_images, resampling_of
-from fedsplit.models.registry import register_family
 from fedsplit.models.stages import Root, Stage
 from fedsplit.states import State
 
@@ -46,7 +46,7 @@ def _head(merge: int, root: Root, state: dict[str, Tensor]) -> Tensor:
     return logits
 
 
-register_family(
+FAMILY = Family(
     "qwen3-vl vision",
     model_class="fedsplit.models.qwen3_vl_classifier:Qwen3VLForImageClassification",
     stages=stages,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
 
@@ -37,7 +37,7 @@ def _head(root: Root, hidden: Tensor) -> Tensor:
     return logits
 
 
-register_family(
+FAMILY = Family(
     "siglip",
     model_class="transformers.models.siglip.modeling_siglip:SiglipForImageClassification",
     stages=stages,

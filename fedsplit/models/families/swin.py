@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from fedsplit.models.families.blocks import run_block
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
 
@@ -66,7 +66,7 @@ def _head(root: Root, state: Tensor) -> Tensor:
     return logits
 
 
-register_family(
+FAMILY = Family(
     "swin",
     model_class="transformers.models.swin.modeling_swin:SwinForImageClassification",
     stages=stages,

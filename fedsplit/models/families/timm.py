@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
 _MODULE = "timm.models.vision_transformer"
@@ -124,7 +124,7 @@ def _head(
     return logits
 
 
-register_family(
+FAMILY = Family(
     "timm vit",
     model_class=f"{_MODULE}:VisionTransformer",
     stages=stages,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
-from fedsplit.models.registry import register_family
+from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
 # Two are lone parameters of the model and of its encoder.
@@ -71,7 +71,7 @@ def _head(root: Root, hidden: Tensor) -> Tensor:
     return logits
 
 
-register_family(
+FAMILY = Family(
     "torchvision vit",
     model_class="torchvision.models.vision_transformer:VisionTransformer",
     stages=stages,

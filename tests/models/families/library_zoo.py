@@ -1,4 +1,4 @@
-"""Small random ViTs of torchvision and timm, and what a whole computes."""
+"""Small random ViTs of torchvision and timm."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
 from fedsplit.models import InputSpec
 from fedsplit.seeding import generator, seeded_init
-from tests.models.families.zoo import Step, gradients_of
 
 SPEC = InputSpec(
     *(3, 16, 16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), resample=3, resize=20, crop_rounding="even"
@@ -38,7 +36,7 @@ _TIMM: dict[str, Any] = {
     "num_classes": LABELS,
 }
 # name -> (library, arguments, P tokens before the N = 4 patches)
-ZOO: Mapping[str, tuple[str, dict[str, Any], int]] = {
+LIBRARIES: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "torchvision": ("torchvision", _TORCHVISION, 1),
     "torchvision-representation": ("torchvision", {**_TORCHVISION, "representation_size": 12}, 1),
     "timm": ("timm", _TIMM, 1),
@@ -55,30 +53,18 @@ ZOO: Mapping[str, tuple[str, dict[str, Any], int]] = {
 
 def make(name: str, **changes: object) -> nn.Module:
     """Make the model in eval mode, the same weights each time."""
-    library, arguments, _ = ZOO[name]
+    library, arguments, _ = LIBRARIES[name]
     place = {"torchvision": "torchvision.models.vision_transformer"}
     module = pytest.importorskip(place.get(library, "timm.models.vision_transformer"))
     with seeded_init(3, name):
         model: nn.Module = module.VisionTransformer(**{**arguments, **changes})
+    return disturbed(model, name).eval()
+
+
+def disturbed(model: nn.Module, name: str) -> nn.Module:
     # Heads and biases start at 0 and norms at 1, where an exchange of two would not show.
     draw = generator(3, "noise", name)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))
-    return model.eval()
-
-
-def batch(step: int = 0, size: int = 2) -> tuple[Tensor, Tensor]:
-    draw = generator(5, "batch", step)
-    images = torch.randn(size, SPEC.channels, SPEC.height, SPEC.width, generator=draw)
-    return images, torch.randint(0, LABELS, (size,), generator=draw)
-
-
-def whole_step(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
-    model.zero_grad()
-    images = images.clone().requires_grad_()
-    logits = model(images)
-    loss = cross_entropy(logits, labels)
-    torch.autograd.backward(loss)
-    assert images.grad is not None
-    return Step(logits.detach(), loss.detach(), gradients_of(model), images.grad)
+    return model

@@ -18,14 +18,8 @@ from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, SplitServer
 from fedsplit.split.shared import Concatenated
-from tests.models.families.zoo import (
-    assert_close,
-    batch,
-    gradients_of,
-    images_of,
-    make,
-    whole_step,
-)
+from tests.models.families.steps import assert_close, gradients_of, whole_step
+from tests.models.families.zoo import batch, images_of, make
 from tests.split.toys import Client, config_of, copies_in
 
 TABLE = "beit.shared_position_bias.relative_position_bias_table"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedsplit.errors import ModelError
 from fedsplit.models import (
@@ -30,6 +31,7 @@ from tests.models.families.qwen3_vl_toys import (
     texts_of,
     whole_of,
 )
+from tests.models.families.steps import assert_same_training, assert_trains_in
 
 VISION = ["hidden", "grid_thw", "input_ids", "attention_mask", "mm_token_type_ids"]
 TEXT = ["hidden", "position_ids", "attention_mask"]
@@ -124,30 +126,20 @@ def test_the_rows_of_a_batch_do_not_see_each_other() -> None:
 
 
 def test_weights_after_twenty_steps_across_a_detached_cut() -> None:
+    """Break it: send back no gradient for a feature of DeepStack."""
     model = whole_of()
-    # With the embedding and the output layer on one side and on two: it is one parameter anyway.
-    splits = [copy.deepcopy(split_model(model, [cut])) for cut in (4, 7, 8)]
-    modules: list[nn.Module] = [model, *(nn.ModuleList(parts) for parts in splits)]
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.02, momentum=0.9) for m in modules]
-    initial = copy.deepcopy(model.state_dict())
-    for step in range(20):
-        inputs, labels = texts_of(step)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss = model(**inputs, labels=labels).loss
-        torch.autograd.backward(loss)
-        for parts in splits:
-            state: Any = parts.bottom(inputs)
-            received = across(state)
-            there = loss_of(model, parts.server_part()(received), labels)
-            torch.autograd.backward(there)
-            send_back(state, received)
-            assert (there - loss).abs() <= 1e-5
-        for optimizer in optimizers:
-            optimizer.step()
-    for parts in splits:
-        assert_close(parts.merge().state_dict(), model.state_dict(), 1e-5)
-    assert max((model.state_dict()[n] - t).abs().max() for n, t in initial.items()) > 0.01
+    # From 7 on the embedding and the output layer are on two sides: one parameter anyway.
+    splits = [copy.deepcopy(split_model(model, [cut])) for cut in CROSSES]
+    assert_same_training(model, splits, texts_of, partial(loss_of, model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_dtype_asked_for_is_what_computes(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Break it: leave the merged features in the dtype of the vision tower's arithmetic."""
+    model = whole_of()
+    model.save_pretrained(tmp_path)
+    inputs, labels = texts_of()
+    assert_trains_in(dtype, str(tmp_path), inputs, labels, partial(loss_of, model))
 
 
 @pytest.mark.parametrize("tied", [False, True])

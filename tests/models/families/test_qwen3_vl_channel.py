@@ -18,6 +18,7 @@ from fedsplit.errors import ChannelError
 from fedsplit.models import InputSpec, SplitModel, join_parts, smashed_spec, split_model
 from fedsplit.split.checks import CutSpec
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.exchange import VanillaExchange
 from fedsplit.split.server import Purpose, SplitServer
 from fedsplit.split.steps import make_optimizer
 from tests.models.families.qwen3_vl_toys import NUM_LABELS, classifier_of, images_of
@@ -116,6 +117,19 @@ def test_labels_may_stay_with_the_client(serve: Any) -> None:  # noqa: ANN401
     for found, weights in zip((bottom, rule.server_part, top), expected, strict=True):
         assert_close(weights_of(found), weights, atol=1e-5)
     rule.close()
+
+
+def test_the_grid_stays_on_the_cpu_wherever_the_server_computes() -> None:
+    """Break it: move every tensor to the server part's device; each step then waits for it."""
+    parts = split_model(classifier_of(), [1])
+    images, labels = BATCHES[0]
+    elsewhere = parts.server_part().to("meta")
+    exchange = VanillaExchange(0, server_part=elsewhere, rule=None, cut=cut_of(parts))
+    with torch.no_grad():
+        smashed: Any = exchange._smashed(smashed_frame(0, parts.bottom(images), labels))
+    assert smashed["hidden"].is_meta
+    assert smashed["grid_thw"].tolist() == [[1, 2, 4]] * 3
+    assert list(smashed) == ["hidden", "grid_thw"]
 
 
 @pytest.mark.parametrize("grid", [[1, 4, 2], [1, 1, 8], [1, 2, 4000000], [-1, -2, 4], [2, 2, 2]])

@@ -1,21 +1,17 @@
-"""A small random model of every family and variant, and what its whole computes."""
+"""A small random model of every family and variant, and images for it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from fedsplit.models import InputSpec
+from fedsplit.models import InputSpec, load_model
 from fedsplit.seeding import generator, seeded_init
-from fedsplit.states import State, each
-
-STEPS = 20
+from tests.models.families import library_zoo, qwen3_vl_toys
 
 _TWO_BLOCKS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 _WIDE_IMAGES = {"image_size": [16, 24], "patch_size": 8, "num_labels": 3}
@@ -42,8 +38,8 @@ _SWIN = {
     "num_labels": 3,
 }
 
-# name -> (class, class of its config, the config)
-ZOO: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+# name -> (class, class of its config, the config), of transformers
+TRANSFORMERS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "vit": ("ViTForImageClassification", "ViTConfig", _DEIT),
     "deit": ("DeiTForImageClassification", "DeiTConfig", _DEIT),
     "deit-teacher": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", _DEIT),
@@ -114,34 +110,35 @@ ZOO: Mapping[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-class Step(NamedTuple):
-    """What one batch gives in a whole model, by autograd alone."""
-
-    logits: Tensor
-    loss: Tensor
-    gradients: dict[str, Tensor]
-    image_gradient: Tensor
+NAMES = (*TRANSFORMERS, *library_zoo.LIBRARIES, "qwen3-vl vision", "vit-nano")
 
 
 def make(name: str) -> nn.Module:
     """Make the model in eval mode, the same weights each time."""
-    class_name, config_name, values = ZOO[name]
+    if name in library_zoo.LIBRARIES:
+        return library_zoo.make(name)
+    if name == "qwen3-vl vision":
+        classifier: nn.Module = qwen3_vl_toys.classifier_of()
+        return classifier
+    if name == "vit-nano":
+        with seeded_init(3, name):
+            return library_zoo.disturbed(load_model(name), name)
+    class_name, config_name, values = TRANSFORMERS[name]
     config = getattr(transformers, config_name)(**values)
     with seeded_init(3, name):
         model: nn.Module = getattr(transformers, class_name)(config)
-    # Biases and tables start at 0 and norms at 1, where an exchange of two would not show.
-    draw = generator(3, "noise", name)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))
-    return model.eval()
+    return library_zoo.disturbed(model, name).eval()
 
 
 def images_of(model: nn.Module) -> InputSpec:
-    config: Any = model.config
-    size = getattr(config, "vision_config", config).image_size
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return library_zoo.SPEC
+    vision = getattr(config, "vision_config", config)
+    size = getattr(vision, "image_size", None) or config.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    return InputSpec(3, height, width, (0.5,) * 3, (0.5,) * 3)
+    channels = getattr(vision, "num_channels", 3)
+    return InputSpec(channels, height, width, (0.5,) * channels, (0.5,) * channels)
 
 
 def batch(model: nn.Module, step: int = 0, size: int = 2) -> tuple[Tensor, Tensor]:
@@ -149,48 +146,3 @@ def batch(model: nn.Module, step: int = 0, size: int = 2) -> tuple[Tensor, Tenso
     draw = generator(5, "batch", step)
     images = torch.randn(size, spec.channels, spec.height, spec.width, generator=draw)
     return images, torch.randint(0, 3, (size,), generator=draw)
-
-
-def whole_step(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
-    """Compute with the whole model, and with its own loss where it has one."""
-    model.zero_grad()
-    images = images.clone().requires_grad_()
-    teacher = type(model).__name__.endswith("WithTeacher")  # which takes no labels
-    output = model(images) if teacher else model(images, labels=labels)
-    loss = cross_entropy(output.logits, labels) if teacher else output.loss
-    torch.autograd.backward(loss)
-    assert images.grad is not None
-    return Step(output.logits.detach(), loss.detach(), gradients_of(model), images.grad)
-
-
-def gradients_of(*modules: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: parameter.grad.clone()
-        for module in modules
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None
-    }
-
-
-def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        error = (tensor - other[name]).abs().max().item()
-        assert math.isfinite(error), name
-        assert error <= 1e-5, f"{name}: {error}"
-
-
-def named(state: State) -> dict[str, Tensor]:
-    return {"hidden": state} if isinstance(state, Tensor) else state
-
-
-def split_step(bottom: nn.Module, server: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """One exchange as over the wire: the graph ends at the cut."""
-    smashed = bottom(images)
-    received = each(smashed, lambda tensor: tensor.detach().clone().requires_grad_())
-    loss = cross_entropy(server(received), labels)
-    torch.autograd.backward(loss)
-    torch.autograd.backward(
-        list(named(smashed).values()), [tensor.grad for tensor in named(received).values()]
-    )
-    return loss.detach()

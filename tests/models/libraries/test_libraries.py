@@ -28,7 +28,9 @@ from fedsplit.models.hub import Source
 from fedsplit.models.weights import Checkpoint
 from fedsplit.seeding import seeded_init
 from tests.conftest import TINY
-from tests.models.families.library_zoo import SPEC, ZOO, batch, make
+from tests.models.families import library_zoo
+from tests.models.families.library_zoo import SPEC, make
+from tests.models.families.zoo import batch
 
 LIBRARIES = ("torchvision", "timm")
 
@@ -39,7 +41,7 @@ def saved(name: str, directory: Path, **changes: object) -> tuple[nn.Module, str
     return model, str(directory)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", library_zoo.LIBRARIES)
 def test_what_is_saved_loads_again_with_the_same_bits(name: str, tmp_path: Path) -> None:
     """Break it: leave an argument out of the config."""
     model, directory = saved(name, tmp_path)
@@ -50,7 +52,7 @@ def test_what_is_saved_loads_again_with_the_same_bits(name: str, tmp_path: Path)
     expected = model.state_dict()
     assert list(merged.state_dict()) == list(expected)
     assert all(torch.equal(t, expected[key]) for key, t in merged.state_dict().items())
-    images, _ = batch()
+    images, _ = batch(model)
     assert torch.equal(merged(images), model(images))
     assert input_spec(directory) == SPEC
     assert dropout_probabilities(directory) == {}
@@ -74,7 +76,7 @@ def test_the_bottom_alone_is_read_alone(
     split = load_split_model(directory, [1], parts=["bottom"])
     assert keys == set(split.bottom.state_dict())
     assert keys & {"class_token", "cls_token"}
-    images, _ = batch()
+    images, _ = batch(model)
     assert torch.equal(split.bottom(images), split_model(model, [1]).bottom(images))
     assert {tensor.device.type for tensor in split.top.state_dict().values()} == {"meta"}
 
@@ -239,7 +241,7 @@ def test_timm_itself_loads_what_is_saved(name: str, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     model, directory = saved(name, tmp_path)
     again = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
-    images, _ = batch()
+    images, _ = batch(model)
     assert torch.equal(again(images), model(images))
     # A directory that timm wrote has no model_type.
     config = json.loads((tmp_path / "config.json").read_text())
