@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Self, cast
 
 import grpc
@@ -172,14 +171,9 @@ class GrpcStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         self._watchdog.stop()
         self._frames.put(None)  # half-close: lets the call end in good order
-        if error is not None:
+        if kind is not None:
             self._call.cancel()
         self._channel.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -174,13 +173,8 @@ class SplitSession:
         self._stream.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stream.__exit__(kind, error, traceback)
+    def __exit__(self, *error: object) -> None:
+        self._stream.__exit__(*error)
 
 
 class _ServerLoss(torch.autograd.Function):

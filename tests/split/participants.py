@@ -6,7 +6,6 @@ import multiprocessing
 from collections.abc import Sequence
 from functools import partial
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -80,12 +79,7 @@ class Participant:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
         self._pipe.close()
 
