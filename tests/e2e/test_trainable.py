@@ -1,4 +1,4 @@
-"""Adapters in bfloat16 on both sides of the cut: the same under Flower as in this process."""
+"""Adapters in bfloat16 around a saved checkpoint: the same under Flower as in this process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from fedsplit import simulate
+from fedsplit.models import save_model
 from tests.e2e.flower import Flower
 from tests.e2e.runs import APP_DIR, RunFiles, assert_same_weights
+from tests.models.families import zoo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -29,10 +31,13 @@ def test_adapters_end_with_the_same_bits_and_bytes_in_both_engines(
     flower: Flower, tmp_path: Path
 ) -> None:
     """Break it: let clients make their frozen weights with another seed."""
-    named = {"output-dir": str(tmp_path), "run-name": "there"}
-    run = flower.run(APP_DIR, federation="num-supernodes=2", run_config=KEYS | named)
+    model = zoo.make("dinov2")
+    save_model(model, zoo.images_of(model), tmp_path / "saved")
+    keys = KEYS | {"model.name": str(tmp_path / "saved"), "output-dir": str(tmp_path)}
+    named = {"run-name": "there"}
+    run = flower.run(APP_DIR, federation="num-supernodes=2", run_config=keys | named)
     assert run.completed, run.output
-    here = simulate(KEYS, num_clients=2, output_dir=str(tmp_path), run_name="here")
+    here = simulate(keys, num_clients=2, run_name="here")
     one, other = RunFiles.read(here.run_dir), RunFiles.read(tmp_path / "there")
     assert_same_weights(one.weights, other.weights)
     assert one.num_bytes == other.num_bytes
