@@ -60,7 +60,7 @@ def test_shipped_comparisons_can_be_run_and_say_how(path: Path, tmp_path: Path) 
     assert shlex.split(first)[:4] == ["#", "fedsplit", "compare", f"configs/{path.name}"]
     plan = make_plan(path, tmp_path)
     assert plan.asked.name == path.stem
-    expected = {"split-vs-full": 54, "split-vs-full-small": 16, "cut-sweep": 66}
+    expected = {"split-vs-full": 60, "split-vs-full-small": 16, "cut-sweep": 66}
     assert len(plan.runs) == expected[path.stem]
     redundant = [key for key, value in plan.asked.base.items() if Config().to_flat()[key] == value]
     assert redundant == []  # only the keys that differ

@@ -18,8 +18,6 @@ from tests.split.toys import (
 )
 
 GOOD = {0: batches_of(0, 8, 8, 3), 1: batches_of(1, 8, 1)}
-
-
 BAD = 2
 
 

@@ -1,0 +1,206 @@
+"""Whole runs in which clients fail: each costs its own contribution, nothing more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, Context, Message
+from torch import Tensor
+
+from fedsplit import Config, Result, simulate
+from fedsplit.client_app import app as client_app
+from fedsplit.data.loader import Images
+from fedsplit.data.shards import load_shard
+from fedsplit.errors import ConfigError, RunError
+from fedsplit.models.loading import input_spec
+from fedsplit.split.client import SplitSession
+from tests.conftest import TINY, Run, distance, weights
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+class _Sabotage:
+    """Make one client fail, at one of its steps, in one round."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, size: int, step: int) -> None:
+        original, self.steps = Images.batch, 0
+
+        def batch(images: Images, indices: Tensor) -> tuple[Tensor, Tensor]:
+            if len(images) == size:
+                self.steps += 1
+                if self.steps > step:
+                    raise ValueError("the disk of this client has gone")
+            return original(images, indices)
+
+        monkeypatch.setattr(Images, "batch", batch)
+
+
+def _sizes(**overrides: object) -> list[int]:
+    config = Config.load(TINY, overrides)
+    spec = input_spec("vit-nano")
+    return [len(load_shard(config, client, 4, spec).train) for client in range(4)]
+
+
+def _without(client: int, monkeypatch: pytest.MonkeyPatch, tiny: dict[str, object]) -> Result:
+    """Run one round in which a client was never asked."""
+    from strategies.clients import Clients
+
+    def sample(self: Clients, fraction: float, seed: int, *names: str | int) -> list[int]:
+        return [other for other in self.node_ids if other != client]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Clients, "sample", sample)
+        return simulate(tiny, num_server_rounds=1)
+
+
+@pytest.mark.parametrize("strategy", ["sflv2", "parallel"])
+def test_clients_that_cannot_all_be_connected_end_the_run_with_the_setting(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """As under a bare ``flwr run``. Break it: leave out the meeting, and the first round hangs."""
+    monkeypatch.setattr("fedsplit.inprocess.clients_at_once", lambda config: 2)
+    with pytest.raises(ConfigError) as caught:
+        simulate(tiny, strategy=strategy, channel_join_timeout=0.5)
+    for part in (
+        f"strategy = '{strategy}' trains all 4 participants",
+        "only 2 could be connected",
+        "channel.join-timeout = 0.5 seconds",
+        "num-supernodes=4 client-resources-num-cpus=1 init-args-num-cpus=4",
+    ):
+        assert part in str(caught.value)
+    assert not list(Path(str(tiny["output-dir"])).glob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_client_that_raises_leaves_the_others_whole(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    sizes = _sizes()
+    assert len(set(sizes)) == 4
+    expected = _without(2, monkeypatch, tiny)
+    _Sabotage(monkeypatch, size=sizes[2], step=step)
+
+    result = simulate(tiny, num_server_rounds=1, max_concurrent_clients=4)
+
+    assert result.rounds[0]["failed_clients"] == [2]
+    assert result.summary["failed_clients"] == 1
+    assert result.rounds[0]["num_examples"] == 2 * (sum(sizes) - sizes[2])
+    one, other = weights(expected), weights(result)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.mark.slow
+def test_a_client_whose_stream_dies_is_left_out(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _without(0, monkeypatch, tiny)
+    original = SplitSession.finish
+    first: list[object] = []
+
+    def finish(session: SplitSession) -> None:
+        if not first:  # one at a time: client 0 comes first
+            first.append(session)
+            raise ConnectionError("the line has gone")
+        original(session)
+
+    monkeypatch.setattr(SplitSession, "finish", finish)
+    result = simulate(tiny, num_server_rounds=1, max_concurrent_clients=1)
+
+    assert result.rounds[0]["failed_clients"] == [0]
+    one, other = weights(expected), weights(result)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def _spoil(reply: Message, fault: str) -> None:
+    content = reply.content
+    arrays = content.array_records["arrays"].to_torch_state_dict()
+    name = "vit.embeddings.position_embeddings"
+    if fault == "nan":
+        arrays[name][0, 0, 0] = float("nan")
+    elif fault == "missing":
+        del arrays[name]
+    elif fault == "count":
+        content.metric_records["metrics"]["num-examples"] = 1
+    content["arrays"] = ArrayRecord(arrays)
+
+
+@pytest.mark.slow
+def test_replies_that_are_not_what_was_asked_for_are_left_out(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _without(1, monkeypatch, tiny)
+    faults = ["nan", "missing", "count"]  # the others: tests/strategies/test_replies.py
+    for fault in faults:
+
+        def spoiled(message: Message, context: Context, fault: str = fault) -> Message:
+            reply = client_app(message, context)
+            is_train = message.metadata.message_type == "train"
+            if is_train and context.node_config["partition-id"] == 1:
+                _spoil(reply, fault)
+            return reply
+
+        monkeypatch.setattr("fedsplit.inprocess.client_app", spoiled)
+        result = simulate(tiny, num_server_rounds=1)
+
+        assert result.rounds[0]["failed_clients"] == [1], fault
+        assert distance(weights(expected), weights(result)) == 0.0, fault
+
+
+def test_no_client_left_is_a_failed_run(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_step(*_: object) -> None:
+        raise ValueError("no client can train")
+
+    monkeypatch.setattr(SplitSession, "train_step", train_step)
+    with pytest.raises(RunError, match=r"Every participant of round 1 failed.*no client can train"):
+        simulate(tiny)
+
+
+@pytest.mark.slow
+def test_a_client_that_cannot_evaluate_leaves_only_its_share_out(
+    tiny: dict[str, object], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [
+        len(load_shard(Config.load(TINY), c, 4, input_spec("vit-nano")).validation)
+        for c in range(4)
+    ]
+    original = SplitSession.evaluate_step
+    broken: list[SplitSession] = []
+
+    def evaluate_step(session: SplitSession, *batch: Tensor) -> object:
+        if not broken or session in broken:  # one at a time: client 0 comes first
+            broken.append(session)
+            raise ValueError("this client cannot evaluate")
+        return original(session, batch[0], batch[1])
+
+    monkeypatch.setattr(SplitSession, "evaluate_step", evaluate_step)
+    result = simulate(tiny, max_concurrent_clients=1, num_server_rounds=1)
+    whole = run()
+
+    assert min(sizes) > 0
+    assert result.rounds[0]["failed_clients"] == []
+    assert result.rounds[0]["train_loss"] == whole.rounds[0]["train_loss"]
+    assert result.rounds[0]["test_loss"] == whole.rounds[0]["test_loss"]
+    assert result.rounds[0]["validation_loss"] not in (None, whole.rounds[0]["validation_loss"])
+
+
+@pytest.mark.slow
+def test_evaluation_may_fail_altogether_or_be_left_out(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = simulate(tiny, fraction_evaluate=0.0, num_server_rounds=1)
+
+    def evaluate_step(*_: object) -> None:
+        raise ValueError("nobody can evaluate")
+
+    monkeypatch.setattr(SplitSession, "evaluate_step", evaluate_step)
+    failed = simulate(tiny, num_server_rounds=1)
+
+    for result in (without, failed):
+        assert result.rounds[0]["validation_accuracy"] is None
+        assert result.rounds[0]["test_accuracy"] is not None
+    assert distance(weights(without), weights(failed)) == 0.0
