@@ -91,7 +91,7 @@ class Preparation:
     @property
     def idle(self) -> tuple[str, ...]:
         """How the names of weights start that the model's output does not use."""
-        return idle_of(join_parts(self.model.bottom))
+        return idle_of(self.model.bottom)
 
     @property
     def whole(self) -> Callable[[Tensor], Tensor]:

@@ -74,7 +74,7 @@ def test_what_the_output_does_not_use_needs_no_checkpoint(split: bool, tmp_path:
     config = _config(model_name=str(tmp_path))
     start = initial_model(config, num_labels=10)
     own = start.bottom if split else join_parts(*start)
-    digest = frozen_digest(own, idle_of(join_parts(start.bottom)))
+    digest = frozen_digest(own, idle_of(start.bottom))
     (tmp_path / "model.safetensors").unlink()
     held = held_model(config, split=split, num_labels=10, frozen=digest).held
     assert set(held.state_dict()) - set(exchanged(held)) == {"dinov2.embeddings.mask_token"}

@@ -74,15 +74,17 @@ def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: 
         freeze_idle(part)
 
 
-def idle_of(part: Part) -> tuple[str, ...]:
-    """Return how the names of weights start that the model's output does not use."""
+def idle_of(part: nn.Module) -> tuple[str, ...]:
+    """Return how the names of weights start that the output of a part's model does not use."""
+    assert isinstance(part, Part)
     return family_of(part.chain.shell).idle
 
 
 def freeze_idle(part: Part) -> None:
     """Freeze what the model's output does not use."""
+    idle = idle_of(part)
     for name, parameter in part.named_parameters():
-        if name.startswith(idle_of(part)):
+        if name.startswith(idle):
             parameter.requires_grad_(False)
 
 

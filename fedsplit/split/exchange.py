@@ -80,14 +80,15 @@ class Exchange(ABC):
 
     def _smashed(self, frame: Frame) -> State:
         # In the bottom's order: the bytes of a frame come in the order of their names.
-        tensors = {CUT_PREFIX + name: spec for name, spec in self._cut.tensors.items()}
-        smashed = {name: frame.tensors[name] for name in tensors}
-        # What the images' shape alone says is made on the CPU and read there: moving it to a GPU
-        # would have every step wait for its way back.
-        moved = {
-            name: self._here(smashed[name]) for name, of in tensors.items() if of.value is None
-        }
-        return unpack_cut(smashed | moved)
+        specs = {CUT_PREFIX + name: spec for name, spec in self._cut.tensors.items()}
+        # What the images' shape alone says is read on the CPU, where it is: from a GPU every step
+        # would wait for it to come back.
+        return unpack_cut(
+            {
+                name: self._here(frame.tensors[name]) if spec.value is None else frame.tensors[name]
+                for name, spec in specs.items()
+            }
+        )
 
     def _here(self, tensor: Tensor) -> Tensor:
         parameters = self._server_part.parameters()
