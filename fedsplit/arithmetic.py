@@ -10,7 +10,7 @@ from torch import nn
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
 from fedsplit.exchanged import copy_to_train
-from fedsplit.models.stages import InputSpec
+from fedsplit.input_spec import InputSpec
 from fedsplit.split.steps import make_optimizer, score
 from fedsplit.states import State
 

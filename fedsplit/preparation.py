@@ -19,12 +19,13 @@ from fedsplit.data.shards import load_test, validation_size
 from fedsplit.errors import ConfigError
 from fedsplit.exchanged import trains
 from fedsplit.initial import initial_model
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.dropout import dropout_probabilities
 from fedsplit.models.hub import find_model
 from fedsplit.models.loading import input_spec
 from fedsplit.models.skeletons import empty_part
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
-from fedsplit.models.stages import InputSpec, Part, smashed_spec
+from fedsplit.models.stages import Part, smashed_spec
 from fedsplit.models.trainable import idle_of, load_peft
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks

@@ -26,6 +26,8 @@ LAYERS: list[set[str]] = [
         "fedsplit.threads",
         "fedsplit.simulation",
         "fedsplit.exchanged",
+        "fedsplit.input_spec",
+        "fedsplit.references",
         "fedsplit.arrays",
     },
     {"fedsplit.config"},

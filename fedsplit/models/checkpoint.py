@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.family import Family
 from fedsplit.models.hub import Source
 from fedsplit.models.processing import processor_of
 from fedsplit.models.registry import family_of, family_of_config
-from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import weight_slots
 from fedsplit.models.weights import Filling, write
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.family import Family
-from fedsplit.models.stages import InputSpec, Root, Stage
+from fedsplit.models.stages import Root, Stage
 
 # Of the three `forward`s: so that a subclass may say whether a tensor or a dict of them comes.
 

@@ -18,12 +18,12 @@ import torch
 from torch import nn
 
 from fedsplit.errors import ModelError
+from fedsplit.input_spec import InputSpec
 from fedsplit.models import checkpoint
 from fedsplit.models.hub import find_model
 from fedsplit.models.registry import family_of_config
 from fedsplit.models.skeletons import PARTS, skeleton
 from fedsplit.models.split import SplitModel, check_split_points, split_model, stage_names
-from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import move_kept_buffers
 
 

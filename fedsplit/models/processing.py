@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fedsplit.errors import ModelError
-from fedsplit.models.stages import InputSpec
+from fedsplit.input_spec import InputSpec
 
 BILINEAR = 2
 _RESCALE = 1 / 255

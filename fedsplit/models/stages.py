@@ -14,49 +14,20 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
 from fedsplit.exchanged import rest_frozen
+from fedsplit.input_spec import InputSpec
 from fedsplit.states import State, TensorSpec, each, has_numbers
 
 M = TypeVar("M", bound=nn.Module)
 
 Root = Any
 """A module seen through a family's eyes: its attributes are what the family knows them to be."""
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """The images a model takes: [B, channels, height, width], (pixel / 255 - mean) / std.
-
-    Attributes
-    ----------
-    channels, height, width : int
-        Of an image; 1 channel is grey, 3 are RGB.
-    mean, std : tuple[float, ...]
-        Per channel, of pixels from 0 to 1.
-    resample : int
-        How images are resized, in Pillow's numbers: 2 bilinear, 3 bicubic.
-    resize : int | tuple[int, int] | {"never"} | None
-        Resize to a shortest edge, or to height and width, before the centre is cropped; "never" =
-        crop as it is, black around what is smaller; None = straight to height and width.
-    crop_rounding : {"down", "even"}
-        What a crop does with half a pixel at its corner: down, as in transformers, or to the even
-        pixel, as in torchvision.
-    """
-
-    channels: int
-    height: int
-    width: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    resample: int = 2
-    resize: int | tuple[int, int] | Literal["never"] | None = None
-    crop_rounding: Literal["down", "even"] = "down"
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from fedsplit.channel.frame import CUT_PREFIX
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, FedSplitError, ModelError
 from fedsplit.exchanged import exchanged, trains
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.loading import input_spec
 from fedsplit.models.skeletons import skeleton
 from fedsplit.models.split import SplitModel, hold_parts, join_parts, split_model, stage_names
-from fedsplit.models.stages import InputSpec, smashed_spec, storage_free_copy
+from fedsplit.models.stages import smashed_spec, storage_free_copy
 from fedsplit.models.storage import without_storage
 from fedsplit.network import Link
 from fedsplit.results.flops import count_parameters, part_flops

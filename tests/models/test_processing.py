@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fedsplit.data.loader import Images
 from fedsplit.errors import ModelError
+from fedsplit.input_spec import InputSpec
 from fedsplit.models import input_spec, skeleton
 from fedsplit.models.processing import input_spec_of, processor_of
-from fedsplit.models.stages import InputSpec
 
 _STATISTICS = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
 _CROP = {"height": 28, "width": 28}

@@ -56,7 +56,7 @@ def test_bytes_are_those_of_a_u_shaped_run(run: Run, cut: int) -> None:
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Two models whose states are several tensors, in directories of their own."""
-    from fedsplit.models.stages import InputSpec
+    from fedsplit.input_spec import InputSpec
 
     folder = tmp_path_factory.mktemp("models")
     swin = zoo.make("swin")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from fedsplit.config import Config
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.split import SplitModel, join_parts, split_model
-from fedsplit.models.stages import InputSpec, smashed_spec
+from fedsplit.models.stages import smashed_spec
 from fedsplit.split.checks import CutSpec
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer

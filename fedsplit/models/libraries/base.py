@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.hub import Source
-from fedsplit.models.stages import InputSpec
 from fedsplit.models.weights import Stored
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.custom import JoinedModel
 from fedsplit.models.hub import Source
-from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import without_storage
 from fedsplit.models.weights import Checkpoint, checkpoint_of, write_model
 

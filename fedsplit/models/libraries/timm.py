@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.hub import SINGLE, Source, fetch
 from fedsplit.models.libraries.timm_arguments import BASE, arguments_of
 from fedsplit.models.processing import input_spec_of
-from fedsplit.models.stages import InputSpec
 from fedsplit.models.weights import Loaded, Stored, checkpoint_of, write_model
 
 _MODULE = "timm.models.vision_transformer"

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.hub import PROBE_SECONDS, Source
 from fedsplit.models.processing import input_spec_of
-from fedsplit.models.stages import InputSpec
 from fedsplit.models.weights import Loaded, Stored, checkpoint_of, write_model
 
 _CLASS = "VisionTransformer"  # the architecture of a config that has all of its arguments

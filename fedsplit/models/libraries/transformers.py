@@ -13,10 +13,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.hub import Source
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.registry import family_of
-from fedsplit.models.stages import InputSpec
 from fedsplit.models.storage import kept_buffers, weight_slots
 from fedsplit.models.weights import Loaded, Stored, checkpoint_of
 

@@ -1,0 +1,36 @@
+"""The images a model takes: what is decoded, how it is resized, cropped and normalised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The images a model takes: [B, channels, height, width], (pixel / 255 - mean) / std.
+
+    Attributes
+    ----------
+    channels, height, width : int
+        Of an image; 1 channel is grey, 3 are RGB.
+    mean, std : tuple[float, ...]
+        Per channel, of pixels from 0 to 1.
+    resample : int
+        How images are resized, in Pillow's numbers: 2 bilinear, 3 bicubic.
+    resize : int | tuple[int, int] | {"never"} | None
+        Resize to a shortest edge, or to height and width, before the centre is cropped; "never" =
+        crop as it is, black around what is smaller; None = straight to height and width.
+    crop_rounding : {"down", "even"}
+        What a crop does with half a pixel at its corner: down, as in transformers, or to the even
+        pixel, as in torchvision.
+    """
+
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resample: int = 2
+    resize: int | tuple[int, int] | Literal["never"] | None = None
+    crop_rounding: Literal["down", "even"] = "down"

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedsplit.errors import ConfigError
+from fedsplit.references import is_reference, load_reference
+
+
+@pytest.mark.parametrize("name", ["mine:Thing", "a.b_c.d1:_name"])
+def test_a_module_and_a_name_are_a_reference(name: str) -> None:
+    assert is_reference(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "vit-nano", "a/b", "a:b:c", ":b", "a:", "a b:c", "timm:vit-x", "a..b:c", "a:b\n"]
+)
+def test_other_names_are_no_reference(name: str) -> None:
+    assert not is_reference(name)
+    with pytest.raises(ConfigError, match="package.module:name"):
+        load_reference(name, key="strategy")
+
+
+def test_the_object_is_returned_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break it: keep objects in a cache by their names."""
+    monkeypatch.setattr(sys.modules[__name__], "thing", 1, raising=False)
+    assert load_reference(f"{__name__}:thing", key="data.name") == 1
+    monkeypatch.setattr(sys.modules[__name__], "thing", 2)
+    assert load_reference(f"{__name__}:thing", key="data.name") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("1 +", "SyntaxError"),
+        ("raise OSError('no disk')", "OSError: no disk"),
+        ("", "AttributeError"),
+    ],
+)
+def test_what_cannot_be_imported_names_key_value_reason_and_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    (tmp_path / "broken_reference.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "broken_reference", raising=False)
+    with pytest.raises(ConfigError) as told:
+        load_reference("broken_reference:Thing", key="model.name")
+    assert "model.name = 'broken_reference:Thing'" in str(told.value)
+    assert reason in str(told.value)
+    assert "PYTHONPATH" in str(told.value)
+
+
+def test_a_module_that_is_missing_is_told() -> None:
+    with pytest.raises(ConfigError, match="No module named 'no_such_module'"):
+        load_reference("no_such_module:Thing", key="strategy")
