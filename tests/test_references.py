@@ -19,7 +19,7 @@ def test_a_module_and_a_name_are_a_reference(name: str) -> None:
 )
 def test_other_names_are_no_reference(name: str) -> None:
     assert not is_reference(name)
-    with pytest.raises(ConfigError, match="package.module:name"):
+    with pytest.raises(ConfigError, match=r"package\.module:name"):
         load_reference(name, key="strategy")
 
 

@@ -18,8 +18,8 @@ FILES = [
 
 # A group may import from the lines before its own, and not from its neighbours in one line.
 LAYERS: list[set[str]] = [
+    {"fedsplit.errors"},
     {
-        "fedsplit.errors",
         "fedsplit.states",
         "fedsplit.names",
         "fedsplit.seeding",
