@@ -11,12 +11,13 @@ from fedsplit.config import Config
 from fedsplit.errors import ConfigError
 from fedsplit.exchanged import copy_to_train
 from fedsplit.input_spec import InputSpec
-from fedsplit.split.steps import make_optimizer, score
+from fedsplit.split.steps import score
+from fedsplit.split.training import Training
 from fedsplit.states import State
 
 
 def check_arithmetic(chain: Sequence[nn.Module], spec: InputSpec, config: Config) -> None:
-    """Take a step on copies of the parts with two black images, and refuse what goes wrong.
+    """Take a step on copies of the parts with two black images; refuse the config if it fails.
 
     Parameters
     ----------
@@ -32,9 +33,10 @@ def check_arithmetic(chain: Sequence[nn.Module], spec: InputSpec, config: Config
     ConfigError
         If an operation is missing for this dtype, or a weight does not survive one step in it.
     """
-    # In eval mode, so that nothing is drawn.
+    # Eval mode, so that nothing is drawn.
     parts = [copy_to_train(part).eval() for part in chain]
-    optimizer = make_optimizer((w for part in parts for w in part.parameters()), config)
+    weights = (w for part in parts for w in part.parameters())
+    optimizer = Training.of_clients(config).make_optimizer(weights)
     images = torch.zeros(2, spec.channels, spec.height, spec.width, device=config.device)
     try:
         state: State = images

@@ -1,7 +1,7 @@
 """The Flower ClientApp: a message in, a session or a local loop, a reply out.
 
-Nothing survives in the process between two messages, because any process may serve any client;
-what is costly to load is cached by what it depends on, never by who asked.
+Nothing survives in the process between two messages, because any process may serve any client.
+What is costly to load is cached by what it depends on, never by who asked.
 """
 
 from __future__ import annotations
@@ -12,54 +12,49 @@ from functools import partial
 from logging import ERROR
 
 import torch
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Error,
-    Message,
-    MetricRecord,
-    MetricRecordValues,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import ClientAppCallable
 from flwr.common import log
-from flwr.common.constant import ErrorCode
 
 from fedsplit.arrays import to_record, to_state
-from fedsplit.client_model import HeldModel, held_model
+from fedsplit.channel.connect import connect
+from fedsplit.channel.endpoint import Stream
+from fedsplit.client_side import ClientModel, client_model
 from fedsplit.client_state import (
     keep_optimizer,
+    keep_rule,
     keep_weights,
     kept_weights,
     restore_optimizer,
+    restore_rule,
 )
 from fedsplit.config import Config
 from fedsplit.data.catalog import image_size
 from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, ConfigError, FedSplitError
-from fedsplit.exchanged import exchanged, load_exchanged, trains
+from fedsplit.exchanged import exchanged, load_exchanged
+from fedsplit.flower_internals import ClientAppCallable, error_reply
+from fedsplit.input_spec import InputSpec
+from fedsplit.messages import ARRAYS, CONFIG, METRICS, Description, Instructions, Measurements
 from fedsplit.models.loading import input_spec
+from fedsplit.references import load_class
 from fedsplit.seeding import generator
-from fedsplit.simulation import widen
-from fedsplit.split.client import SplitSession
-from fedsplit.split.local import (
-    Batch,
-    LocalResult,
-    Objective,
-    evaluate_batches,
-    proximal_term,
-    train_batches,
-)
-from fedsplit.split.steps import make_optimizer, score
+from fedsplit.split.client import SplitSession, attend_rendezvous
+from fedsplit.split.client_rules import ClientRule, ClientSide, SplitClient
+from fedsplit.split.defences import load_defence
+from fedsplit.split.local import Batch, LocalResult, evaluate_batches, proximal_term
+from fedsplit.split.phases import Purpose
+from fedsplit.split.training import Training
+
+_RENDEZVOUS_FRAME_BYTES = 4096
+"""Bound on a frame of the rendezvous, which carries no tensors."""
 
 
 def explain_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Answer with one readable line; what we did not foresee is also logged, with its traceback.
+    """Reply with one readable line; an unforeseen error is also logged, with its traceback.
 
-    Left to Flower, the line would be another one in each engine: in a simulation, Ray's traceback.
+    Left to Flower, the line would differ between engines: in a simulation it is Ray's traceback.
     """
     try:
         return call_next(message, context)
@@ -68,11 +63,9 @@ def explain_errors(message: Message, context: Context, call_next: ClientAppCalla
     except Exception as error:
         log(ERROR, "The ClientApp failed", exc_info=error)
         reason = f"{type(error).__name__}: {error}"
-    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+    return error_reply(message, reason)
 
 
-# Loading the ClientApp is all that Flower's engine does with an app before it makes its workers.
-widen()
 app = ClientApp(mods=[explain_errors])
 
 
@@ -80,42 +73,47 @@ app = ClientApp(mods=[explain_errors])
 def describe(message: Message, context: Context) -> Message:
     """Say who this client is and how many training images of each class it holds.
 
-    With a token, it also meets the other clients at the split server.
+    With a token, it also takes part in the rendezvous at the split server.
     """
     client = _Client(message, context)
-    if client.token is not None:
-        # Before the images are loaded, which takes its time with many clients in one process. Who
-        # has not come is for the server to say: it has seen the meeting as a whole.
-        with suppress(ChannelError), client.session(client.token) as session:
-            session.finish()
-    counts = [0] * client.num_labels
-    if client.partition_id < client.num_clients:
+    if client.told.channel_token:
+        # Before the images are loaded, which is slow with many clients in one process. A failure
+        # here is not reported: the server has seen the whole rendezvous.
+        with (
+            suppress(ChannelError),
+            client.stream(_RENDEZVOUS_FRAME_BYTES) as stream,
+        ):
+            attend_rendezvous(stream)
+    counts = [0] * client.told.num_labels
+    if client.partition_id < client.told.num_clients:
         labels = client.shard().train.labels
-        counts = torch.bincount(labels, minlength=client.num_labels).tolist()
-    answer = ConfigRecord({"partition-id": client.partition_id, "class-counts": counts})
-    return Message(RecordDict({"config": answer}), reply_to=message)
+        counts = torch.bincount(labels, minlength=client.told.num_labels).tolist()
+    answer = Description(partition_id=client.partition_id, class_counts=counts)
+    return Message(RecordDict({CONFIG: answer.to_record()}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train this client's part for one round, and return it."""
     client = _Client(message, context)
-    config = client.config
     model = client.model()
-    optimizer = make_optimizer(model.held.train().parameters(), config, client.server_round)
-    if config.client_optimizer == "kept":
+    held = model.held.train()
+    optimizer = client.training.make_optimizer(held.parameters(), client.told.server_round)
+    kept = client.config.client_optimizer == "kept"
+    if kept:
         restore_optimizer(context.state, optimizer)
-    held = proximal_term(model.held, client.proximal_mu)
-    data = client.train_batches()
-    with client.objective(model, training=True) as objective:
-        result = train_batches(data, objective, optimizer, held, clip_norm=config.clip_norm)
-    # Not before the server has kept its half.
-    if config.client_optimizer == "kept":
+    before_step = proximal_term(held, client.told.proximal_mu)
+    with client.rule(model, Purpose.TRAIN) as rule:
+        restore_rule(context.state, rule)
+        result = rule.train(client.train_batches(), optimizer, before_step)
+    # Kept only after the server has kept its half.
+    if kept:
         keep_optimizer(context.state, optimizer)
-    trained = to_record(exchanged(model.held))
-    if client.keeps_weights:
+    keep_rule(context.state, rule)
+    trained = to_record(exchanged(held))
+    if rule.keeps_weights:
         keep_weights(context.state, trained)
-    return client.reply(result, trained)
+    return client.reply(result, rule, trained)
 
 
 @app.evaluate()
@@ -124,8 +122,9 @@ def evaluate(message: Message, context: Context) -> Message:
     client = _Client(message, context)
     model = client.model()
     model.held.eval()
-    with client.objective(model, training=False) as objective:
-        result = evaluate_batches(client.validation_batches(), objective)
+    with client.rule(model, Purpose.EVALUATE) as rule:
+        restore_rule(context.state, rule)
+        result = evaluate_batches(client.validation_batches(), rule.evaluate_step)
     return client.reply(result)
 
 
@@ -134,22 +133,13 @@ class _Client:
 
     def __init__(self, message: Message, context: Context) -> None:
         self._message = message
+        self._state = context.state
         self.config = Config.from_flat(context.run_config)
         if self.config.torch_threads != torch.get_num_threads():
             torch.set_num_threads(self.config.torch_threads)
-        orders = message.content.config_records["config"]
-        self.num_clients = int(str(orders["num-clients"]))
-        self.num_labels = int(str(orders["num-labels"]))
-        self.proximal_mu = float(str(orders.get("proximal-mu", 0.0)))
-        self.server_round = int(str(orders.get("server-round", 0)))
-        self._address = str(orders.get("channel-address", ""))
-        self._frozen = str(orders.get("frozen-sha256", ""))
-        self._max_frame_bytes = int(str(orders.get("max-frame-bytes", 0)))
-        self.keeps_weights = bool(orders.get("keeps-weights", False))
-        self._waits_for_others = bool(orders.get("synchronous", False))
-        self.token = str(orders["channel-token"]) if "channel-token" in orders else None
+        self.told = Instructions.from_record(message.content.config_records[CONFIG])
         self.partition_id = _partition_id(context)
-        self._state = context.state
+        self.training = Training.of_clients(self.config)
         self._data_path = context.node_config.get("data-path")
         self._device = torch.device(self.config.device)
         self._channel_seconds = 0.0
@@ -157,56 +147,59 @@ class _Client:
     def shard(self) -> Shard:
         """Return this client's images."""
         path = None if self._data_path is None else str(self._data_path)
-        config = self.config
-        spec = input_spec(config.model.name, images=partial(image_size, config.data))
-        return load_shard(self.config, self.partition_id, self.num_clients, spec, path)
+        num_clients = self.told.num_clients
+        return load_shard(self.config, self.partition_id, num_clients, self._spec, path)
 
-    def model(self) -> HeldModel:
+    @property
+    def _spec(self) -> InputSpec:
+        return input_spec(self.config.model.name, images=partial(image_size, self.config.data))
+
+    def model(self) -> ClientModel:
         """Return what this client holds, with the weights of the message or those it has kept."""
-        model = held_model(
+        model = client_model(
             self.config,
-            split=self.token is not None,
-            num_labels=self.num_labels,
-            frozen=self._frozen,
+            rule=load_class(self.told.client_rule, key="strategy", kind=ClientRule),
+            spec=self._spec,
+            num_labels=self.told.num_labels,
+            frozen=self.told.frozen_sha256,
+            run=self.told.run,
         )
         if exchanged(model.held):
-            arrays = self._message.content.array_records["arrays"]
+            arrays = self._message.content.array_records[ARRAYS]
             if not arrays:  # it has kept its own
                 arrays = kept_weights(self._state)
             load_exchanged(model.held, to_state(arrays))
         return model
 
     @contextmanager
-    def objective(self, model: HeldModel, *, training: bool) -> Iterator[Objective]:
-        """Give what maps a batch to its loss: here, or with the split server for a whole round."""
-        if self.token is None:
-            yield lambda x, y: score(model.bottom(x), y)
+    def rule(self, model: ClientModel, purpose: Purpose) -> Iterator[ClientRule]:
+        """Give the client rule of this message; with a session, if it works with the server."""
+        names = (purpose, self.told.server_round, self.partition_id)
+        side = ClientSide(
+            bottom=model.bottom,
+            top=model.top,
+            added=model.added,
+            training=self.training,
+            draw=partial(generator, self.config.seed, *names),
+            defence=load_defence(self.config.defence.name),
+        )
+        if not issubclass(model.rule, SplitClient):
+            yield model.rule(side)
             return
-        with self.session(self.token, cut_gradient=trains(model.bottom)) as session:
-            bottom, top = model.bottom, model.top
-            if top is not None:
-                trunk = session.trunk if training else session.evaluate_trunk
-                yield lambda x, y: score(top(trunk(bottom(x))), y)
-            else:
-                step = session.train_step if training else session.evaluate_step
-                yield lambda x, y: step(bottom(x), y)
+        assert model.wire is not None
+        stream = self.stream(model.wire.max_frame_bytes)
+        with SplitSession(stream, model.wire, names) as session:
+            yield model.rule(side, session)
             session.finish()
             self._channel_seconds = session.waited_seconds
 
-    def session(self, token: str, *, cut_gradient: bool = True) -> SplitSession:
+    def stream(self, max_frame_bytes: int) -> Stream:
         """Open the stream to the split server."""
-        channel = self.config.channel
-        wait = channel.step_timeout
-        if self._waits_for_others:
-            # Until all have joined, and then in a step for one after another.
-            wait = channel.join_timeout + (self.num_clients + 1) * channel.step_timeout
-        return SplitSession.connect(
-            self._address,
-            token,
-            step_timeout=wait,
-            max_frame_bytes=self._max_frame_bytes,
-            cut_gradient=cut_gradient,
-            output_gradient=self.config.split.server_trains,
+        return connect(
+            self.told.channel_address,
+            self.told.channel_token,
+            step_timeout=self.told.answer_seconds,
+            max_frame_bytes=max_frame_bytes,
         )
 
     def train_batches(self) -> Iterator[Batch]:
@@ -214,7 +207,9 @@ class _Client:
         config = self.config
         images = self.shard().train
         for epoch in range(config.local_epochs):
-            order = generator(config.seed, "batches", self.server_round, self.partition_id, epoch)
+            order = generator(
+                config.seed, "batches", self.told.server_round, self.partition_id, epoch
+            )
             yield from self._batches(images, order)
 
     def validation_batches(self) -> Iterator[Batch]:
@@ -226,18 +221,33 @@ class _Client:
             pixels, labels = images.batch(indices)
             yield pixels.to(self._device), labels.to(self._device)
 
-    def reply(self, result: LocalResult, arrays: ArrayRecord | None = None) -> Message:
+    def reply(
+        self, result: LocalResult, rule: ClientRule | None = None, arrays: ArrayRecord | None = None
+    ) -> Message:
         """Return the reply that Flower's strategies expect."""
-        metrics: dict[str, MetricRecordValues] = {
-            "num-examples": result.num_examples,
-            "loss": result.loss,
-            "accuracy": result.accuracy,
-            "channel-seconds": self._channel_seconds,
-        }
-        content = RecordDict({"metrics": MetricRecord(metrics)})
-        if arrays:  # what has nothing to train returns no weights
-            content["arrays"] = arrays
+        measured = Measurements(
+            num_examples=result.num_examples,
+            loss=result.loss,
+            accuracy=result.accuracy,
+            channel_seconds=self._channel_seconds,
+            metrics={} if rule is None else _declared(rule),
+        )
+        content = RecordDict({METRICS: measured.to_record()})
+        if arrays:  # a client without anything to train returns no weights
+            content[ARRAYS] = arrays
         return Message(content, reply_to=self._message)
+
+
+def _declared(rule: ClientRule) -> dict[str, float]:
+    """Return a rule's metrics, which must be those that it declares."""
+    measured = dict(rule.measured())
+    declared = {field.key for field in rule.metrics}
+    if set(measured) != declared:
+        raise ConfigError(
+            f"The client rule {type(rule).__name__} measures {sorted(measured)}, but its metrics "
+            f"declare {sorted(declared)}. Return exactly the declared keys from measured()."
+        )
+    return {key: float(value) for key, value in measured.items()}
 
 
 def _partition_id(context: Context) -> int:

@@ -1,23 +1,30 @@
-"""What a client keeps from round to round: tensors in the state that Flower keeps for its node.
+"""What a client keeps from round to round, in the state that Flower keeps for its node.
 
-Flower carries the state to whichever process serves the client next, so it is kept small: a bottom
-of its own (sflv3) and its optimizer's state (`client-optimizer = "kept"`), and nothing else.
+Flower carries the state to whichever process serves the client next, so it is kept small: the
+weights of a rule that keeps its own (sflv3), the optimizer's state (`client-optimizer = "kept"`),
+and what the client rule keeps besides.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from flwr.app import ArrayRecord, RecordDict
-from torch import Tensor
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
 from torch.optim import Optimizer
 
 from fedsplit.arrays import to_record, to_state
 from fedsplit.errors import RunError
+from fedsplit.snapshot import (
+    Snapshot,
+    from_bytes,
+    load_optimizer_state,
+    optimizer_state,
+    to_bytes,
+)
+from fedsplit.split.client_rules import ClientRule
 
 _WEIGHTS = "fedsplit.weights"
 _OPTIMIZER = "fedsplit.optimizer"
+_RULE = "fedsplit.rule"
 
 
 def keep_weights(state: RecordDict, weights: ArrayRecord) -> None:
@@ -36,31 +43,53 @@ def kept_weights(state: RecordDict) -> ArrayRecord:
     if _WEIGHTS not in state.array_records:
         raise RunError(
             "This client has lost the weights that it keeps from round to round, and was sent "
-            "none. It gets them again in the next round it takes part in; let a SuperNode run for "
-            "as long as the run lasts."
+            "none. It gets them again in the next round it takes part in. Keep a SuperNode running "
+            "for as long as the run lasts."
         )
     return state.array_records[_WEIGHTS]
 
 
 def keep_optimizer(state: RecordDict, optimizer: Optimizer) -> None:
-    """Keep an optimizer's tensors: momentum, moments, step counts."""
-    tensors = {
-        f"{index}/{name}": torch.as_tensor(value)
-        for index, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-        if value is not None
-    }
-    state[_OPTIMIZER] = to_record(tensors)
+    """Keep an optimizer's momentum, moments and step counts."""
+    _keep(state, _OPTIMIZER, optimizer_state(optimizer))
 
 
 def restore_optimizer(state: RecordDict, optimizer: Optimizer) -> None:
-    """Give an optimizer the tensors that were kept, if any; its learning rate stays its own."""
-    record = state.array_records.get(_OPTIMIZER)
-    if record is None:
-        return
-    values: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in to_state(record).items():
-        index, _, name = key.partition("/")
-        values.setdefault(int(index), {})[name] = tensor
-    whole: dict[str, Any] = optimizer.state_dict()
-    optimizer.load_state_dict({**whole, "state": values})
+    """Give an optimizer the tensors that were kept, if any; its learning rate stays as it is."""
+    kept = _kept(state, _OPTIMIZER)
+    if kept is not None:
+        load_optimizer_state(optimizer, kept)
+
+
+def keep_rule(state: RecordDict, rule: ClientRule) -> None:
+    """Keep what a client rule keeps, if anything."""
+    if kept := rule.state_dict():
+        _keep(state, _RULE, kept)
+
+
+def restore_rule(state: RecordDict, rule: ClientRule) -> None:
+    """Give a client rule what was kept, if anything."""
+    kept = _kept(state, _RULE)
+    if kept is not None:
+        rule.load_state_dict(kept)
+
+
+def state_dict(state: RecordDict) -> Snapshot:
+    """Return all that a client keeps, as a snapshot."""
+    return {name: dict(to_state(record)) for name, record in state.array_records.items()}
+
+
+def load_state_dict(state: RecordDict, snapshot: Snapshot) -> None:
+    """Continue from what `state_dict` returned."""
+    for name, tensors in snapshot.items():
+        state[name] = to_record(tensors)
+
+
+def _keep(state: RecordDict, name: str, kept: Snapshot) -> None:
+    data = np.frombuffer(to_bytes(kept), dtype=np.uint8)
+    state[name] = ArrayRecord({"state": Array(data)})
+
+
+def _kept(state: RecordDict, name: str) -> Snapshot | None:
+    record = state.array_records.get(name)
+    return None if record is None else from_bytes(record["state"].numpy().tobytes())

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from itertools import compress
 
-from torch import nn
-from torch.optim import Optimizer
-
+from fedsplit.algorithms import strategy_class
 from fedsplit.config import Config
 from fedsplit.preparation import Preparation
 from fedsplit.results.flops import count_parameters, part_flops
-from fedsplit.results.memory import part_memory, together
-from fedsplit.split.steps import make_optimizer
-from strategies import STRATEGIES
+from fedsplit.results.memory import TrainingMemory, part_memory, together
+from fedsplit.split.training import Training
 from strategies.clients import sample_size
 
 
@@ -28,7 +24,7 @@ def costs(
     config : Config
         The run's configuration.
     prepared : Preparation
-        Its model.
+        Its model, and the modules that its client rule adds.
     split : bool
         Whether the model is split between clients and server.
     pooled : bool
@@ -37,18 +33,39 @@ def costs(
         Clients that can be sampled.
     """
     spec = prepared.spec
+    shape = (spec.channels, spec.height, spec.width)
     # Which of bottom, trunk and top a client holds.
     at_client = [True, False, prepared.u_shaped] if split else [not pooled] * 3
     client_memory, server_memory = _memory(config, prepared, at_client, num_clients)
     found = {"client_memory_bytes": client_memory, "server_memory_bytes": server_memory}
-    for name, of_parts in {
-        "parameters": [count_parameters(part) for part in prepared.model],
-        "trainable_parameters": [count_parameters(p, trainable=True) for p in prepared.model],
-        "flops_per_sample": part_flops(prepared.model, (spec.channels, spec.height, spec.width)),
-    }.items():
-        found[f"client_{name}"] = sum(compress(of_parts, at_client))
-        found[f"server_{name}"] = sum(of_parts) - found[f"client_{name}"]
+    added = list(prepared.added.values())
+    flops = part_flops(prepared.model, shape, ends=_graph_ends(prepared, split=split))
+    for name, of_parts, of_added in (
+        (
+            "parameters",
+            [count_parameters(part) for part in prepared.model],
+            sum(map(count_parameters, added)),
+        ),
+        (
+            "trainable_parameters",
+            [count_parameters(part, trainable=True) for part in prepared.model],
+            sum(count_parameters(module, trainable=True) for module in added),
+        ),
+        (
+            "flops_per_sample",
+            flops,
+            sum(part_flops([prepared.model.bottom, m], shape)[1] for m in added),
+        ),
+    ):
+        at_clients = sum(compress(of_parts, at_client))
+        found[f"client_{name}"] = at_clients + of_added
+        found[f"server_{name}"] = sum(of_parts) - at_clients
     return found
+
+
+def _graph_ends(prepared: Preparation, *, split: bool) -> list[bool]:
+    """Return, for each part, whether no gradient is computed for its input."""
+    return [False, split and not prepared.wire.cut_gradient, False]
 
 
 def _memory(
@@ -56,29 +73,27 @@ def _memory(
 ) -> tuple[int, int]:
     """Return the bytes of a client, and of the server with all participants at work."""
     spec = prepared.spec
-
-    def optimizer_of(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        return make_optimizer(parameters, config)
-
     measure = partial(
         part_memory,
-        prepared.model,
-        (spec.channels, spec.height, spec.width),
-        make_optimizer=optimizer_of,
+        input_shape=(spec.channels, spec.height, spec.width),
+        make_optimizer=Training.of_clients(config).make_optimizer,
     )
-    memory = measure(batch_size=config.batch_size)
-    client = together(compress(memory, at_client)).total_bytes
+    memory = measure(prepared.model, batch_size=config.batch_size)
+    added: list[TrainingMemory] = []
+    for module in prepared.added.values():
+        added += measure([prepared.model.bottom, module], batch_size=config.batch_size)[1:]
+    client = together([*compress(memory, at_client), *added]).total_bytes
     at_server = [not held for held in at_client]
     server = together(compress(memory, at_server))
-    rule = STRATEGIES[config.strategy].rule
+    rule = strategy_class(config.strategy).update_rule
     if rule is None or not any(at_server) or all(at_server):
         return client, server.total_bytes
     participants = sample_size(config.fraction_train, num_clients)
     if rule.copies:
         return client, server.total_with_copies(participants)
-    rows = next(iter(prepared.cut.tensors.values())).shape[0]
+    rows = next(iter(prepared.wire.smashed.tensors.values())).shape[0]
     batches = rule.batches_at_once(prepared.server_part, participants, rows * config.batch_size)
     if batches > 1:
-        memory = measure(batch_size=batches * config.batch_size)
+        memory = measure(prepared.model, batch_size=batches * config.batch_size)
         server = together(compress(memory, at_server))
     return client, server.total_bytes

@@ -26,7 +26,7 @@ from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import Sinks
 from fedsplit.results.table import results_table
 from fedsplit.scoring import score_clients, score_model
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 
 _logger = logging.getLogger(__name__)
 
@@ -101,6 +101,11 @@ class Experiment:
             cut_layer=config.split.cut_layer if split else None,
             **known,
         )
+
+    def client_buffers(self) -> frozenset[str]:
+        """Return the names of those exchanged tensors that are no parameters."""
+        parameters = dict(self._client_part.named_parameters(remove_duplicate=False))
+        return frozenset(exchanged(self._client_part).keys() - parameters.keys())
 
     def initial_state(self) -> dict[str, Tensor]:
         """Return the weights that clients train and start from: of the bottom, or of the whole."""

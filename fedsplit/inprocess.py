@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedsplit.channel.direct import DirectChannel
 from fedsplit.client_app import app as client_app
+from fedsplit.client_state import load_state_dict, state_dict
 from fedsplit.config import Config, with_clients
+from fedsplit.flower_internals import Run, error_reply, task_identity
 from fedsplit.models.split import SplitModel
 from fedsplit.preparation import check_shards, clients_at_once
-from fedsplit.server_app import Engine, run_server
+from fedsplit.server_app import Continuation, Engine, run_server
+from fedsplit.snapshot import Snapshot
 
 IN_PROCESS = Engine("inprocess", lambda host, config: DirectChannel(host))
 _log = logging.getLogger(__name__)
@@ -78,22 +79,65 @@ def simulate(config: Config | Mapping[str, object] | str | Path, **overrides: ob
     >>> result = simulate({"strategy": "sflv1"}, num_server_rounds=5)  # doctest: +SKIP
     >>> result.summary["final_accuracy"]  # doctest: +SKIP
     """
-    checked = with_clients(Config.load(config, overrides))
-    check_shards(checked)
-    with _task_identity(), InProcessGrid(checked) as grid:
-        outcome = run_server(grid, checked, IN_PROCESS)
+    return run_in_process(Config.load(config, overrides))
+
+
+def run_in_process(
+    config: Config,
+    *,
+    state: Snapshot | None = None,
+    keep: Callable[[int, Callable[[], Snapshot]], object] = lambda server_round, state: None,
+) -> Result:
+    """Run a config in this process, from its beginning or from the state after some round.
+
+    Runs in several threads of a process take turns: torch's number of threads and its global
+    generator, which models are drawn from, exist once in a process.
+
+    Parameters
+    ----------
+    config : Config
+        What to run.
+    state : Snapshot | None
+        What `keep` was given after some round of the same config; None = begin the run.
+    keep : Callable[[int, Callable[[], Snapshot]], object]
+        Called after every round with its number and a function that returns the state (see
+        `fedsplit.server_app.Continuation`).
+
+    Raises
+    ------
+    FedSplitError
+        If the config is wrong, or the run cannot be finished.
+    """
+    checked = with_clients(config)
+    with _one_run_at_a_time(), task_identity(), InProcessGrid(checked) as grid:
+        check_shards(checked)
+        if state is not None:
+            grid.load_state_dict(state["clients"])
+
+        def keep_all(server_round: int, of_server: Callable[[], Snapshot]) -> None:
+            keep(server_round, lambda: {**of_server(), "clients": grid.state_dict()})
+
+        outcome = run_server(grid, checked, IN_PROCESS, Continuation(state, keep_all))
     return Result(outcome.rounds, outcome.summary, outcome.model, outcome.run_directory.path)
 
 
+_running = threading.RLock()
+
+
 @contextmanager
-def _task_identity() -> Iterator[None]:
-    """Say who this process is: Flower refuses to make a message in one that has no task."""
-    before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, SUPERLINK_NODE_ID
+def _one_run_at_a_time() -> Iterator[None]:
+    """Wait until no other thread of this process runs a config."""
+    if not _running.acquire(blocking=False):
+        _log.warning(
+            "Another thread of this process runs a config; this run begins when that one ends. To "
+            "run several at the same time, use a process for each, as 'fedsplit compare --jobs 2' "
+            "does."
+        )
+        _running.acquire()
     try:
         yield
     finally:
-        TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+        _running.release()
 
 
 class InProcessGrid(Grid):
@@ -130,6 +174,15 @@ class InProcessGrid(Grid):
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
+
+    def state_dict(self) -> Snapshot:
+        """Return what every client keeps."""
+        return {str(node): state_dict(context.state) for node, context in self._contexts.items()}
+
+    def load_state_dict(self, state: Snapshot) -> None:
+        """Continue from what `state_dict` returned."""
+        for node, kept in state.items():
+            load_state_dict(self._contexts[int(node)].state, kept)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return 1 to K."""
@@ -182,7 +235,4 @@ class InProcessGrid(Grid):
             return client_app(message, context)
         except Exception as error:
             _log.warning("A client failed:\n%s", traceback.format_exc())
-            reason = Error(
-                ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error).__name__}: {error}"
-            )
-            return Message(reason, reply_to=message)
+            return error_reply(message, f"{type(error).__name__}: {error}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from fedsplit.algorithms import strategy_class
 from fedsplit.arithmetic import check_arithmetic
 from fedsplit.config import Config
 from fedsplit.data.catalog import image_size, load_images
@@ -17,7 +18,7 @@ from fedsplit.data.loader import Images
 from fedsplit.data.partition import class_counts
 from fedsplit.data.shards import load_test, validation_size
 from fedsplit.errors import ConfigError
-from fedsplit.exchanged import trains
+from fedsplit.exchanged import frozen_digest, trains
 from fedsplit.initial import initial_model
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.dropout import dropout_probabilities
@@ -25,13 +26,16 @@ from fedsplit.models.hub import find_model
 from fedsplit.models.loading import input_spec
 from fedsplit.models.skeletons import empty_part
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
-from fedsplit.models.stages import Part, smashed_spec
+from fedsplit.models.stages import Part
 from fedsplit.models.trainable import idle_of, load_peft
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks
-from fedsplit.split.checks import CutSpec
+from fedsplit.split.client_rules import ClientRule
+from fedsplit.split.codecs import load_codec
+from fedsplit.split.defences import load_defence
+from fedsplit.split.wire import Wire
 from fedsplit.threads import available_cores
-from strategies import STRATEGIES
+from fedsplit.wiring import added_modules, make_wire
 from strategies.aggregation import make_aggregator
 from strategies.clients import sample_size
 
@@ -48,33 +52,39 @@ class Preparation:
         With its initial weights, on the run's device.
     spec : InputSpec
         What images the model takes.
-    cut : CutSpec
-        What legal smashed data is.
+    wire : Wire
+        What crosses the channel, if the model is split.
     test : Images
         The held-out images.
     class_names : tuple[str, ...]
         Of the data set.
     u_shaped : bool
         Whether labels and top stay with the clients.
+    added : Mapping[str, nn.Module]
+        What the client rule adds to every client's part.
     autocast : torch.dtype | None
         In which dtype the split server computes what allows it; None = that of the weights.
     """
 
     model: SplitModel
     spec: InputSpec
-    cut: CutSpec
+    wire: Wire
     test: Images
     class_names: tuple[str, ...]
 
     u_shaped: bool
+
+    added: Mapping[str, nn.Module] = field(default_factory=dict)
 
     autocast: torch.dtype | None = None
 
     @property
     def client_part(self) -> nn.Module:
         """What clients hold if the model is split: the bottom, if U-shaped also the top."""
-        model = self.model
-        return hold_parts(model.bottom, model.top) if self.u_shaped else model.bottom
+        parts = [self.model.bottom, *([self.model.top] if self.u_shaped else [])]
+        if len(parts) == 1 and not self.added:
+            return self.model.bottom
+        return hold_parts(*parts, added=self.added)
 
     @property
     def server_part(self) -> nn.Module:
@@ -88,6 +98,11 @@ class Preparation:
     def held_by_clients(self, *, split: bool) -> nn.Module:
         """Return what clients hold: their part, or the whole model if it is not split."""
         return self.client_part if split else join_parts(*self.model)
+
+    def frozen_digest(self, *, split: bool) -> str:
+        """Return the digest of what is frozen at a client (see `fedsplit.exchanged`)."""
+        whole = self.held_by_clients(split=split)
+        return frozen_digest(whole, (*self.idle, *(f"{name}." for name in self.added)))
 
     @property
     def idle(self) -> tuple[str, ...]:
@@ -107,8 +122,13 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
     Raises
     ------
     FedSplitError
-        The first thing that is wrong: aggregator, device, run directory, model, cut or data.
+        The first thing that is wrong: strategy, aggregator, device, run directory, model, cut or
+        data.
     """
+    strategy_class(config.strategy)
+    load_codec(config.codec.uplink, key="codec.uplink")
+    load_codec(config.codec.downlink, key="codec.downlink")
+    load_defence(config.defence.name)
     make_aggregator(config.aggregation)
     _check_device(config.device)
     check_sinks(config)
@@ -147,10 +167,10 @@ def check_shards(config: Config) -> None:
 def clients_at_once(config: Config) -> int:
     """Return how many clients an engine must have at work at the same time.
 
-    As many as a round has participants, if these wait for each other in every step; else
+    This is the number of participants of a round, if they wait for each other in every step; else
     `max-concurrent-clients`, or one for each core.
     """
-    if STRATEGIES[config.strategy].synchronous:
+    if strategy_class(config.strategy).synchronous:
         return sample_size(config.fraction_train, config.num_clients)
     return min(config.num_clients, config.max_concurrent_clients or available_cores())
 
@@ -191,47 +211,63 @@ def prepare(config: Config) -> Preparation:
     """
     spec, class_names = check(config)
     model = initial_model(config, num_labels=len(class_names))
-    u_shaped = config.split.u_shaped
+    rule = strategy_class(config.strategy).client_rule
+    wire = make_wire(
+        config,
+        num_labels=len(class_names),
+        spec=spec,
+        cut_gradient=rule.uses_cut_gradient and trains(model.bottom),
+    )
     prepared = Preparation(
         model=model,
         spec=spec,
-        cut=CutSpec(
-            tensors=smashed_spec(model.bottom, spec),
-            num_labels=len(class_names),
-            max_batch_size=config.batch_size,
-            output=smashed_spec(join_parts(model.bottom, model.trunk), spec) if u_shaped else None,
-            cut_gradient=trains(model.bottom),
-            output_gradient=config.split.server_trains,
-        ),
+        wire=wire,
         test=load_test(config, spec),
         class_names=class_names,
-        u_shaped=u_shaped,
+        u_shaped=config.split.u_shaped,
+        added=_added(rule, config, wire),
         autocast=None if config.model.autocast == "none" else getattr(torch, config.model.autocast),
     )
     if (config.model.dtype, config.model.autocast) != ("float32", "none"):
-        client_top = [model.top] if u_shaped else []
+        client_top = [model.top] if prepared.u_shaped else []
         check_arithmetic([model.bottom, prepared.server_part, *client_top], spec, config)
     return prepared
 
 
+def _added(rule: type[ClientRule], config: Config, wire: Wire) -> dict[str, nn.Module]:
+    if not rule.splits:
+        return {}
+    return added_modules(rule, config, smashed=wire.smashed, num_labels=wire.num_labels)
+
+
 def _check_strategy(config: Config) -> None:
     """Refuse keys that the strategy would have to ignore."""
-    strategy = STRATEGIES[config.strategy]
+    strategy = strategy_class(config.strategy)
     if not strategy.aggregates and config.aggregation.name != "FedAvg":
         raise ConfigError(
             f"aggregation.name = '{config.aggregation.name}' has nothing to aggregate with "
             f"strategy = '{config.strategy}'. Leave it at 'FedAvg', or choose another strategy."
         )
-    if strategy.rule is None and config.split.u_shaped:
+    if strategy.update_rule is None and config.split.u_shaped:
         raise ConfigError(
             f"split.topology = 'u-shaped' says nothing with strategy = '{config.strategy}', which "
             "does not split. Leave it at 'vanilla', or choose a strategy that splits."
         )
-    if strategy.rule is None and config.model.autocast != "none":
+    if strategy.update_rule is None and config.model.autocast != "none":
         raise ConfigError(
             f"model.autocast = '{config.model.autocast}' is for the split server, and strategy = "
             f"'{config.strategy}' has none. Leave it at 'none', or set model.dtype."
         )
+    for key, value in (
+        ("codec.uplink", config.codec.uplink),
+        ("codec.downlink", config.codec.downlink),
+        ("defence.name", config.defence.name),
+    ):
+        if strategy.update_rule is None and value != "none":
+            raise ConfigError(
+                f"{key} = '{value}' has no effect with strategy = '{config.strategy}', which does "
+                "not split. Leave it at 'none', or choose a strategy that splits."
+            )
 
 
 def _warn_of_dropout(config: Config) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
+from typing import TypeVar
 
 from fedsplit.errors import ConfigError
+
+Made = TypeVar("Made")
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -46,3 +49,59 @@ def load_reference(name: str, *, key: str) -> object:
             f"{key} = '{name}' cannot be imported ({type(error).__name__}: {error}). Install its "
             "package where the server and every client run, or add its folder to PYTHONPATH."
         ) from error
+
+
+def load_instance(name: str, *, key: str, kind: type[Made]) -> Made:
+    """Return the object of a class that a config key names.
+
+    Parameters
+    ----------
+    name : str
+        ``package.module:name`` of such an object, or of a class or function that makes one without
+        arguments.
+    key : str
+        The config key, for the message.
+    kind : type[Made]
+        What it must be.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be imported or made, or is something else.
+    """
+    found = load_reference(name, key=key)
+    if callable(found) and not isinstance(found, kind):
+        try:
+            found = found()
+        except Exception as error:  # the user's code may raise anything
+            raise ConfigError(
+                f"{key} = '{name}' cannot be made without arguments "
+                f"({type(error).__name__}: {error}). Name a class or function that takes none."
+            ) from error
+    if not isinstance(found, kind):
+        raise ConfigError(
+            f"{key} = '{name}' is a {type(found).__name__}. Name a class derived from "
+            f"{kind.__module__}.{kind.__qualname__}."
+        )
+    return found
+
+
+def load_class(name: str, *, key: str, kind: type[Made]) -> type[Made]:
+    """Return the class that a name refers to, which must derive from `kind`.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be imported, or is something else.
+    """
+    found = load_reference(name, key=key)
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise ConfigError(
+            f"{key} = '{name}' is not a class derived from {kind.__module__}.{kind.__qualname__}."
+        )
+    return found
+
+
+def reference_to(item: type) -> str:
+    """Return the name by which `load_class` finds a class of a module."""
+    return f"{item.__module__}:{item.__qualname__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
+from fedsplit.algorithms import strategy_class
 from fedsplit.arrays import to_record, to_state
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
@@ -20,17 +22,22 @@ from fedsplit.config import Config
 from fedsplit.data.loader import batches
 from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
-from fedsplit.exchanged import frozen_digest
 from fedsplit.experiment import Experiment, Outcome
+from fedsplit.flower_internals import widen_simulation
+from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
 from fedsplit.preparation import Preparation, check_batch_size, prepare
+from fedsplit.references import reference_to
 from fedsplit.seeding import generator
+from fedsplit.snapshot import Snapshot
 from fedsplit.split.local import Batch, PooledTraining
+from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
+from fedsplit.split.training import Training
 from fedsplit.threads import torch_threads
-from strategies import STRATEGIES
-from strategies.base import FederatedStrategy
+from strategies.base import FederatedStrategy, RunContext
 from strategies.clients import Clients
+from strategies.continued import Continued
 
 app = ServerApp()
 
@@ -45,18 +52,38 @@ class Engine:
         What summary.json calls it.
     open_channel : Callable[[SessionHost, Config], Channel]
         Makes the channel by which clients reach the split server.
+    make_room : Callable[[], object]
+        Lets all participants of a round be at work at once, before they first have to be.
     """
 
     name: str
     open_channel: Callable[[SessionHost, Config], Channel]
+    make_room: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """How a run's state is kept, and what to continue from.
+
+    Attributes
+    ----------
+    state : Snapshot | None
+        What `keep` was given after some round of the same config; None = begin the run.
+    keep : Callable[[int, Callable[[], Snapshot]], object]
+        Called after every round with its number and a function that returns the state. The state
+        shares tensors with the run: copy or write it before the run goes on.
+    """
+
+    state: Snapshot | None = None
+    keep: Callable[[int, Callable[[], Snapshot]], object] = lambda server_round, state: None
 
 
 def open_grpc(host: SessionHost, config: Config) -> Channel:
-    """Listen where the config says; a stream holds a thread while its client trains."""
+    """Listen where the config says; each open stream holds a thread."""
     return GrpcChannel(host, address=config.channel.address, max_streams=1024)
 
 
-FLOWER = Engine("flower", open_grpc)
+FLOWER = Engine("flower", open_grpc, widen_simulation)
 
 
 @app.main()
@@ -68,14 +95,16 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Let Flower log an error that is meant for a person as its message, not as a traceback."""
+    """Let Flower log an error that is meant for people as its message, not as a traceback."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, FedSplitError):
         record.msg, record.args, record.exc_info = str(error), (), None
     return True
 
 
-def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
+def run_server(
+    grid: Grid, config: Config, engine: Engine, continuation: Continuation = Continuation()
+) -> Outcome:
     """Run every round of a config over the nodes of a grid.
 
     Parameters
@@ -86,6 +115,8 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
         The checked config.
     engine : Engine
         The engine behind the grid.
+    continuation : Continuation
+        What to continue from, and where the state goes.
 
     Raises
     ------
@@ -94,20 +125,16 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
     """
     with torch_threads(config.torch_threads):
         prepared = prepare(config)
-        kind = STRATEGIES[config.strategy]
-        facts: dict[str, str | int] = {
-            "num-labels": len(prepared.class_names),
-            "synchronous": int(kind.synchronous),
-            "frozen-sha256": frozen_digest(
-                prepared.held_by_clients(split=kind.rule is not None), prepared.idle
-            ),
-        }
-        with _served(config, prepared, engine, facts) as server:
+        kind = strategy_class(config.strategy)
+        with _served(config, prepared, engine) as (server, address):
+            told = _instructions(config, prepared, address)
+            if kind.synchronous:
+                engine.make_room()
             clients = Clients.discover(
-                grid, config, facts=facts, meet=server if kind.synchronous else None
+                grid, config, instructions=told, rendezvous=server if kind.synchronous else None
             )
+            num_clients = len(clients.node_ids)
             check_batch_size(config.batch_size, [sum(c) for c in clients.class_counts.values()])
-            facts["num-clients"] = len(clients.node_ids)
             experiment = Experiment(
                 config=config,
                 prepared=prepared,
@@ -118,32 +145,85 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 log=lambda line: log(INFO, line),
             )
             with closing(experiment):
-                if server is not None:
-                    server.progress = experiment.show_progress
                 strategy = kind(
-                    config=config,
-                    clients=clients,
-                    facts=facts,
-                    note=experiment.recorder.note,
-                    server=server,
-                    pool=_pool(config, prepared, len(clients.node_ids)),
+                    RunContext(
+                        config=config,
+                        clients=clients,
+                        instructions=told.model_copy(
+                            update={
+                                "num_clients": num_clients,
+                                "answer_seconds": _answer_seconds(config, num_clients),
+                            }
+                        ),
+                        note=experiment.recorder.note,
+                        server=server,
+                        pool=_pool(config, prepared, num_clients),
+                        buffers=experiment.client_buffers(),
+                        progress=experiment.show_progress,
+                    )
                 )
-                return _run_rounds(grid, config, strategy, experiment)
+                return _run_rounds(grid, config, strategy, experiment, continuation)
+
+
+def _instructions(config: Config, prepared: Preparation, address: str) -> Instructions:
+    """Return what every message of the run tells its client."""
+    rule = strategy_class(config.strategy).client_rule
+    return Instructions(
+        run=secrets.token_hex(8),
+        num_clients=max(1, config.num_clients),
+        num_labels=len(prepared.class_names),
+        client_rule=reference_to(rule),
+        frozen_sha256=prepared.frozen_digest(split=rule.splits),
+        channel_address=address,
+        answer_seconds=_answer_seconds(config, max(1, config.num_clients)),
+    )
+
+
+def _answer_seconds(config: Config, num_clients: int) -> float:
+    """Return how long a client waits for an answer of the split server."""
+    channel = config.channel
+    if not strategy_class(config.strategy).synchronous:
+        return channel.step_timeout
+    # Until all have joined, and then in a step for one client after another.
+    return channel.join_timeout + (num_clients + 1) * channel.step_timeout
 
 
 def _run_rounds(
-    grid: Grid, config: Config, strategy: FederatedStrategy, experiment: Experiment
+    grid: Grid,
+    config: Config,
+    strategy: FederatedStrategy,
+    experiment: Experiment,
+    continuation: Continuation,
 ) -> Outcome:
     """Let Flower run the rounds, and score the model before the first and after each."""
+    state, done = continuation.state, 0
+    arrays = to_record(experiment.initial_state())
+    if state is not None:
+        done, arrays = state["round"], to_record(state["arrays"])
+        strategy.load_state_dict(state["strategy"])
+        experiment.recorder.load_state_dict(state["recorder"])
 
-    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        states = _states_of(strategy.to_score(arrays))
-        return MetricRecord({**experiment.evaluate(server_round, states)})
+    def evaluate(rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if rounds == 0 and state is not None:
+            return None  # it was scored before the run was interrupted
+        server_round = done + rounds
+        scores = experiment.evaluate(server_round, _states_of(strategy.to_score(arrays)))
+        if rounds:
+            continuation.keep(server_round, lambda: snapshot(server_round, arrays))
+        return MetricRecord({**scores})
 
-    strategy.start(
+    def snapshot(server_round: int, arrays: ArrayRecord) -> Snapshot:
+        return {
+            "round": server_round,
+            "arrays": dict(to_state(arrays)),
+            "strategy": strategy.state_dict(),
+            "recorder": experiment.recorder.state_dict(),
+        }
+
+    Continued(strategy, done).start(
         grid=grid,
-        initial_arrays=to_record(experiment.initial_state()),
-        num_rounds=config.num_server_rounds,
+        initial_arrays=arrays,
+        num_rounds=config.num_server_rounds - done,
         timeout=config.round_timeout,
         evaluate_fn=evaluate,
     )
@@ -151,14 +231,14 @@ def _run_rounds(
 
 
 def _states_of(records: Sequence[ArrayRecord]) -> list[dict[str, Tensor]]:
-    """Return the weights of each; those of one record are one object, and are scored once."""
+    """Return each record's weights; the same record gives the same object, which is scored once."""
     states = {id(record): to_state(record) for record in records}
     return [states[id(record)] for record in records]
 
 
 def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTraining | None:
     """Return training on the images of all clients together, if the strategy asks for it."""
-    if not STRATEGIES[config.strategy].pooled:
+    if not strategy_class(config.strategy).pooled:
         return None
     images = load_pool(config, num_clients, prepared.spec)
 
@@ -169,26 +249,29 @@ def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTrai
                 pixels, labels = images.batch(indices)
                 yield pixels.to(config.device), labels.to(config.device)
 
-    return PooledTraining(join_parts(*prepared.model), batches_of, config)
+    return PooledTraining(join_parts(*prepared.model), batches_of, Training.of_clients(config))
 
 
 @contextmanager
 def _served(
-    config: Config, prepared: Preparation, engine: Engine, facts: dict[str, str | int]
-) -> Iterator[SplitServer | None]:
-    """Serve the server part, if the strategy splits, and tell clients where."""
-    rule_class = STRATEGIES[config.strategy].rule
+    config: Config, prepared: Preparation, engine: Engine
+) -> Iterator[tuple[SplitServer | None, str]]:
+    """Serve the server part, if the strategy splits; give the server and its address."""
+    rule_class = strategy_class(config.strategy).update_rule
     if rule_class is None:
-        yield None
+        yield None, ""
         return
-    rule = rule_class(prepared.server_part, config.for_server_part())
-    server = SplitServer(rule=rule, cut=prepared.cut)
+    settings = RuleSettings(
+        training=Training.of_server(config),
+        join_seconds=config.channel.join_timeout,
+        step_seconds=config.channel.step_timeout,
+        cut_gradient=prepared.wire.cut_gradient,
+    )
+    server = SplitServer(rule=rule_class(prepared.server_part, settings), wire=prepared.wire)
     try:
         channel = engine.open_channel(server, config)
         try:
-            facts["channel-address"] = channel.address
-            facts["max-frame-bytes"] = server.max_frame_bytes
-            yield server
+            yield server, channel.address
         finally:
             channel.close()
     finally:

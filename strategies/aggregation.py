@@ -9,13 +9,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import flwr.serverapp.strategy as flower_strategies
 from flwr.app import Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
-from flwr.supercore.run import Run
 
 from fedsplit.config import AggregationConfig
 from fedsplit.errors import ConfigError
+from fedsplit.flower_internals import NodeInfo, Run
 
 # What fedsplit decides itself: it samples by partition id, and aggregates whoever has replied.
 _OURS = {

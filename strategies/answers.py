@@ -1,4 +1,4 @@
-"""What came of a round's messages: whose reply counts, and what it all cost."""
+"""The outcome of a round's messages: whose reply counts, and what it cost."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message
 
+from fedsplit.messages import Measurements
 from fedsplit.network import Link
 from fedsplit.split.server import RoundReport
-from strategies.replies import channel_seconds_of
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Messages in flight: who was asked, and the weights at this point."""
+    """Messages in flight: who was asked, and with which weights."""
 
     participants: Mapping[int, int]
     sent: ArrayRecord
@@ -22,7 +22,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answered:
-    """What came of the messages: whose reply counts, whose does not and why, and bytes.
+    """The outcome of the messages: whose reply counts, whose does not and why, and bytes.
 
     Attributes
     ----------
@@ -30,8 +30,8 @@ class Answered:
         Sorted by partition id.
     failures : Mapping[int, str]
         Partition id -> why its contribution is left out.
-    weights : Mapping[int, int]
-        Partition id -> examples it has trained or scored, of the good replies.
+    measured : Mapping[int, Measurements]
+        Partition id -> what it has measured, for the good replies.
     report : RoundReport | None
         What the split server saw, if there is one.
     sync_uplink, sync_downlink : Mapping[int, int]
@@ -40,10 +40,15 @@ class Answered:
 
     good: Mapping[int, Message]
     failures: Mapping[int, str]
-    weights: Mapping[int, int]
+    measured: Mapping[int, Measurements]
     report: RoundReport | None
     sync_uplink: Mapping[int, int]
     sync_downlink: Mapping[int, int]
+
+    @property
+    def weights(self) -> dict[int, int]:
+        """Partition id -> n_k, the examples it trained on."""
+        return {client: found.num_examples for client, found in self.measured.items()}
 
     @property
     def participants(self) -> list[int]:
@@ -51,10 +56,10 @@ class Answered:
         return sorted([*self.good, *self.failures])
 
     def simulated_seconds(self, link: Link) -> float:
-        """Return what the longest participant's frames and weights would take on such a link.
+        """Return how long the slowest participant's frames and weights would take on such a link.
 
-        Each has a link of its own, and all go at the same time. The message with which a
-        participant is asked counts as one, whatever weights it has, and so does its reply.
+        Each has a link of its own, and all send at the same time. The message that asks a
+        participant counts as one message, whatever weights it carries, and so does its reply.
         """
         streams = self.report.streams if self.report else {}
         return max(
@@ -71,17 +76,17 @@ class Answered:
         )
 
     def measured_seconds(self) -> float | None:
-        """Return how long the frames of the participant that waited longest were on their way.
+        """Return the longest time that a participant's frames were on their way.
 
-        That is its time from handing frames over to having their answers, less the server's from
-        a frame's arrival to its answer; None if nobody who counts has a stream.
+        That is its time from handing over frames to having their answers, less the server's time
+        from a frame's arrival to its answer. None without accepted streams.
         """
         if self.report is None or not self.good:
             return None
-        # Two clocks: where there is no wire, their difference may come out below 0.
+        # Two clocks: without a wire their difference may be slightly below 0.
         return max(
-            max(0.0, channel_seconds_of(reply) - self.report.streams[client].answer_seconds)
-            for client, reply in self.good.items()
+            max(0.0, found.channel_seconds - self.report.streams[client].answer_seconds)
+            for client, found in self.measured.items()
         )
 
 
@@ -91,7 +96,7 @@ def reject(
     report: RoundReport | None,
     fault_of: Callable[..., str | None],
 ) -> None:
-    """Move every reply that does not count from the good ones to the failures."""
+    """Move every faulty reply from the good ones to the failures."""
     for client, reply in list(good.items()):
         seen = report.num_examples.get(client, 0) if report else None
         fault = fault_of(reply, num_examples=seen)
@@ -106,9 +111,9 @@ def cost_of(answers: Sequence[Answered], link: Link | None) -> dict[str, object]
     Parameters
     ----------
     answers : Sequence[Answered]
-        What came at the same time; one of these after the other.
+        One for each group of participants that were asked together.
     link : Link | None
-        What every participant is imagined to have.
+        The simulated link of every participant, if any.
     """
     failed = sorted(client for answer in answers for client in answer.failures)
     cost: dict[str, object] = {

@@ -1,6 +1,6 @@
 """What all strategies share: a Flower strategy around any aggregator and, if split, a split server.
 
-A strategy samples by partition id, hands each participant what it needs for the round, decides
+A strategy samples by partition id, gives each participant what it needs for the round, decides
 whose contributions count, and lets the aggregator combine them in the order of partition ids.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from logging import INFO, WARNING
 from typing import ClassVar
@@ -21,82 +22,111 @@ from flwr.serverapp.strategy import Strategy
 from fedsplit.arrays import to_compute, to_state
 from fedsplit.config import Config
 from fedsplit.errors import RunError
+from fedsplit.fields import Field, combine
+from fedsplit.flower_internals import arrays_bytes
+from fedsplit.messages import ACCURACY, ARRAYS, CONFIG, LOSS, PROXIMAL_MU, Instructions
 from fedsplit.network import link_of
+from fedsplit.snapshot import Snapshot
+from fedsplit.split.client_rules import ClientRule, SplitClient
 from fedsplit.split.local import PooledTraining
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import Progress, Purpose, SplitServer, silent
 from strategies.aggregation import SampledGrid, make_aggregator
+from strategies.aggregator_state import aggregator_state, load_aggregator_state
 from strategies.answers import Answered, Asked, cost_of, reject
+from strategies.buffers import average_buffers
 from strategies.clients import Clients
 from strategies.replies import (
-    arrays_bytes,
     fault_of_metrics,
     fault_of_train_reply,
     in_order_of,
+    keep_for_aggregator,
     mean_of_metrics,
-    num_examples_of,
+    measurements_of,
     sort_replies,
     weights_of,
     with_dtypes_of,
+    without,
 )
 
 Note = Callable[..., None]
 
 
-class FederatedStrategy(Strategy):
-    """A strategy over known clients.
+@dataclass(frozen=True)
+class RunContext:
+    """What a strategy works with.
 
-    Parameters
+    Attributes
     ----------
     config : Config
         The run's configuration.
     clients : Clients
         Everyone who can be sampled.
-    facts : Mapping[str, str | int]
-        What every message tells its client.
+    instructions : Instructions
+        What every message tells its client; a round adds its number and each client's token.
     note : Note
         Takes what a round gave, as keyword arguments (see `fedsplit.results.recorder`).
     server : SplitServer | None
         The other half of the model, if it is split.
     pool : PooledTraining | None
-        Training on everyone's images, for the strategy that asks for it.
+        Training on everyone's images, for a strategy that asks for it.
+    buffers : frozenset[str]
+        Names of the client part's buffers, such as running statistics.
+    progress : Progress
+        Shows how many participants have finished.
     """
 
-    rule: ClassVar[type[UpdateRule] | None] = None
-    """How the server part learns; None trains the whole model at the clients."""
+    config: Config
+    clients: Clients
+    instructions: Instructions
+    note: Note
+    server: SplitServer | None = None
+    pool: PooledTraining | None = None
+    buffers: frozenset[str] = frozenset()
+    progress: Progress = silent
+
+
+class FederatedStrategy(Strategy):
+    """A strategy over known clients: an algorithm names both its halves here.
+
+    Parameters
+    ----------
+    run : RunContext
+        What it works with.
+    """
+
+    client_rule: ClassVar[type[ClientRule]] = SplitClient
+    """What a client does with its batches."""
+    update_rule: ClassVar[type[UpdateRule] | None] = None
+    """How the server part learns; None if the model is not split."""
     synchronous: ClassVar[bool] = False
     """Whether participants wait for each other in every step, so that all must be connected."""
     pooled: ClassVar[bool] = False
-    """Whether everyone's images are trained on together, at the server."""
+    """Whether the server trains on everyone's images together."""
     aggregates: ClassVar[bool] = True
     """Whether the aggregator combines what clients train."""
-    keeps_weights: ClassVar[bool] = False
-    """Whether each client keeps what it has trained for its next round."""
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        clients: Clients,
-        facts: Mapping[str, str | int],
-        note: Note,
-        server: SplitServer | None,
-        pool: PooledTraining | None = None,
-    ) -> None:
-        self.config = config
-        self.clients = clients
-        self.server = server
-        self.pool = pool
-        self.aggregator = make_aggregator(config.aggregation)
-        self._facts = {**facts, "keeps-weights": self.keeps_weights}
-        self._note = note
+    def __init__(self, run: RunContext) -> None:
+        self.config = run.config
+        self.clients = run.clients
+        self.server = run.server
+        self.pool = run.pool
+        self.aggregator = make_aggregator(run.config.aggregation)
+        self._run = run
+        self._note = run.note
         self._asked = Asked({}, ArrayRecord())
         self._tokens: Mapping[int, str] = {}
         self._started = 0.0
-        self._scored_bytes = 0  # weights that clients send for no other purpose
+        self._scored_bytes = 0  # weights that clients send only to be scored
+
+    @classmethod
+    def metrics(cls) -> tuple[Field, ...]:
+        """Return the fields that both halves add to a round's row."""
+        own = () if cls.update_rule is None else cls.update_rule.metrics
+        return (*cls.client_rule.metrics, *own)
 
     def summary(self) -> None:
-        """Log what the strategy is."""
+        """Log the strategy, its aggregator and the number of clients."""
         split = self.config.split
         how = f"cut {split.cut_layer}, {split.topology}" if self.server else "unsplit"
         log(INFO, "\t├── Strategy: %s (%s)", self.config.strategy, how)
@@ -114,19 +144,18 @@ class FederatedStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Close the round, and aggregate the contributions that are whole.
+        """Close the round, and aggregate the complete contributions.
 
         Raises
         ------
         RunError
-            If no participant's contribution is, or the aggregator makes nothing of them.
+            If there is none, or the aggregator returns no weights.
         """
         answered = self._accept(server_round, replies)
         self._note_train(server_round, [answered])  # first: some aggregators empty the replies
-        arrays, metrics = self._aggregate(server_round, list(answered.good.values()))
-        if self.server is not None:
-            self.server.close_round(answered.weights)
-        self._note(train_loss=metrics["loss"], train_accuracy=metrics["accuracy"])
+        arrays, metrics = self._aggregate(server_round, answered)
+        self._close_round(answered)
+        self._note(train_loss=metrics[LOSS], train_accuracy=metrics[ACCURACY])
         return arrays, metrics
 
     def configure_evaluate(
@@ -143,18 +172,18 @@ class FederatedStrategy(Strategy):
         messages = self.aggregator.configure_evaluate(
             server_round, arrays, config, SampledGrid(grid, node_ids)
         )
-        return self._address(messages)
+        return self._address(server_round, messages)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Average what the clients measured; one that failed only leaves its own share out."""
+        """Average what the clients measured; a failed client leaves out only its own share."""
         good, failures = sort_replies(replies, self._asked.participants)
         report = self.server.report() if self.server is not None else None
         reject(good, failures, report, fault_of_metrics)
         for client, reason in sorted(failures.items()):
             log(WARNING, "Client %d did not evaluate round %d: %s", client, server_round, reason)
-        with_examples = [reply for reply in good.values() if num_examples_of(reply) > 0]
+        with_examples = [r for r in good.values() if measurements_of(r).num_examples > 0]
         metrics = self.aggregator.aggregate_evaluate(server_round, with_examples)
         weights = sum(map(arrays_bytes, self._sent_to_each().values()))
         self._note(
@@ -164,12 +193,32 @@ class FederatedStrategy(Strategy):
             evaluate_downlink_bytes=(report.traffic.downlink_bytes if report else 0) + weights,
         )
         if metrics is not None:
-            self._note(validation_loss=metrics["loss"], validation_accuracy=metrics["accuracy"])
+            self._note(validation_loss=metrics[LOSS], validation_accuracy=metrics[ACCURACY])
         return metrics
 
     def to_score(self, arrays: ArrayRecord) -> Sequence[ArrayRecord]:
         """Return what central evaluation scores: the aggregated weights, or every client's own."""
         return [arrays]
+
+    def state_dict(self) -> Snapshot:
+        """Return what outlives a round, but for the weights that Flower's loop hands on.
+
+        Call it between rounds.
+        """
+        state: Snapshot = {"aggregator": aggregator_state(self.aggregator)}
+        if self.server is not None:
+            state["server"] = self.server.state_dict()
+        if self.pool is not None:
+            state["pool"] = self.pool.state_dict()
+        return state
+
+    def load_state_dict(self, state: Snapshot) -> None:
+        """Continue from what `state_dict` returned."""
+        load_aggregator_state(self.aggregator, state["aggregator"])
+        if self.server is not None:
+            self.server.load_state_dict(state["server"])
+        if self.pool is not None:
+            self.pool.load_state_dict(state["pool"])
 
     def _sample(self, server_round: int) -> list[int]:
         config = self.config
@@ -185,10 +234,11 @@ class FederatedStrategy(Strategy):
     ) -> list[Message]:
         """Open a round for these clients, and return a message for each."""
         node_ids = self._open_round(Purpose.TRAIN, server_round, sampled, arrays)
+        parameters = to_compute(without(arrays, self._run.buffers))
         messages = self.aggregator.configure_train(
-            server_round, to_compute(arrays), config, SampledGrid(grid, node_ids)
+            server_round, parameters, config, SampledGrid(grid, node_ids)
         )
-        return self._address(messages)
+        return self._address(server_round, messages)
 
     def _open_round(
         self, purpose: Purpose, server_round: int, sampled: Sequence[int], arrays: ArrayRecord
@@ -196,21 +246,28 @@ class FederatedStrategy(Strategy):
         participants = {client: self.clients.node_ids[client] for client in sampled}
         self._asked, self._tokens = Asked(participants, arrays), {}
         if self.server is not None:
-            self._tokens = self.server.open_round(purpose, sampled, server_round)
+            self._tokens = self.server.open_round(
+                purpose, sampled, server_round, progress=self._run.progress
+            )
         return list(participants.values())
 
-    def _address(self, messages: Iterable[Message]) -> list[Message]:
-        """Give every message a config of its own, in the order of partition ids."""
+    def _address(self, server_round: int, messages: Iterable[Message]) -> list[Message]:
+        """Give every message the instructions of its client, in the order of partition ids."""
         client_of = {node: client for client, node in self._asked.participants.items()}
         addressed: dict[int, Message] = {}
         for message in messages:
             client = client_of[message.metadata.dst_node_id]
-            config = ConfigRecord({**message.content.config_records["config"], **self._facts})
-            if client in self._tokens:
-                config["channel-token"] = self._tokens[client]
-            content = RecordDict({"config": config})
+            mu = message.content.config_records[CONFIG].get(PROXIMAL_MU, 0.0)
+            told = self._run.instructions.model_copy(
+                update={
+                    "server_round": server_round,
+                    "channel_token": self._tokens.get(client, ""),
+                    "proximal_mu": float(str(mu)),
+                }
+            )
+            content = RecordDict({CONFIG: told.to_record()})
             if self._asked.sent:
-                content["arrays"] = self._weights_for(client)
+                content[ARRAYS] = self._weights_for(client)
             addressed[client] = Message(
                 content=content,
                 message_type=message.metadata.message_type,
@@ -223,25 +280,35 @@ class FederatedStrategy(Strategy):
         return self._asked.sent
 
     def _sent_to_each(self) -> dict[int, ArrayRecord]:
-        """Return the records in the messages: none where clients have nothing to train."""
+        """Return the weights in the messages: none where clients have nothing to train."""
         if not self._asked.sent:
             return {}
         return {client: self._weights_for(client) for client in self._asked.participants}
 
     def _accept(self, server_round: int, replies: Iterable[Message]) -> Answered:
-        """End the streams of a training round, and keep the replies that are whole."""
+        """End the streams of a training round, and keep the replies that are complete."""
         good, failures = sort_replies(replies, self._asked.participants)
         report = self.server.report() if self.server is not None else None
-        reject(good, failures, report, partial(fault_of_train_reply, sent=self._asked.sent))
+        fault_of = partial(
+            fault_of_train_reply,
+            sent=self._asked.sent,
+            metrics=[field.key for field in self.client_rule.metrics],
+            exact=self.client_rule.sends_every_batch,
+        )
+        reject(good, failures, report, fault_of)
         for client, reason in sorted(failures.items()):
             log(WARNING, "Client %d is left out of round %d: %s", client, server_round, reason)
         returned = [in_order_of(weights_of(reply), self._asked.sent) for reply in good.values()]
         for reply, arrays in zip(good.values(), returned, strict=True):
-            reply.content["arrays"] = arrays
+            reply.content[ARRAYS] = arrays
+        measured = {
+            client: measurements_of(reply, [f.key for f in self.client_rule.metrics])
+            for client, reply in good.items()
+        }
         return Answered(
             good=good,
             failures=failures,
-            weights={client: num_examples_of(reply) for client, reply in good.items()},
+            measured=measured,
             report=report,
             sync_uplink={
                 client: arrays_bytes(arrays)
@@ -253,31 +320,44 @@ class FederatedStrategy(Strategy):
             },
         )
 
-    def _aggregate(
-        self, server_round: int, replies: list[Message]
-    ) -> tuple[ArrayRecord, MetricRecord]:
-        """Combine checked replies, all of whose weights are in one order."""
-        if not self._asked.sent:  # clients have nothing to train
-            return ArrayRecord(), mean_of_metrics(replies)
+    def _close_round(self, answered: Answered) -> None:
+        """Update the server part from the accepted participants."""
+        if self.server is None:
+            return
+        self.server.close_round(answered.weights)
+        self._note(**self.server.rule.measured())
+
+    def _aggregate(self, server_round: int, answered: Answered) -> tuple[ArrayRecord, MetricRecord]:
+        """Combine checked replies, all of whose weights are in one order.
+
+        Only parameters go through the aggregator. Buffers, such as running statistics, are
+        averaged by n_k over all accepted participants.
+        """
+        replies = list(answered.good.values())
+        averaged = average_buffers(answered, self._run.buffers)
+        parameters = without(self._asked.sent, self._run.buffers)
+        if not parameters:  # clients have nothing to train
+            return averaged, mean_of_metrics(replies)
         count, name = len(replies), type(self.aggregator).__name__
-        for reply in replies:
-            reply.content["arrays"] = to_compute(weights_of(reply))
+        for client, reply in answered.good.items():
+            keep_for_aggregator(reply, answered.measured[client], self._run.buffers)
         arrays, metrics = self.aggregator.aggregate_train(server_round, replies)
         # Half a model must not move without the other.
         if arrays is None or metrics is None:
             raise RunError(
-                f"The aggregator {name} makes nothing of the {count} contributions of round "
+                f"The aggregator {name} returns no weights for the {count} contributions of round "
                 f"{server_round}. Use more clients, another aggregation.name, or other "
                 f"aggregation.options than '{self.config.aggregation.options}'."
             )
         arrays = with_dtypes_of(arrays, self._asked.sent)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in to_state(arrays).values()):
             raise RunError(
-                f"The weights that {name} makes in round {server_round} have NaN or infinity in "
-                f"them. Change aggregation.options = '{self.config.aggregation.options}', or "
-                "lower learning-rate."
+                f"The weights that {name} computes in round {server_round} hold NaN or infinity. "
+                f"Change aggregation.options = '{self.config.aggregation.options}', or lower "
+                "learning-rate."
             )
-        return arrays, metrics
+        both = {**arrays, **averaged}
+        return ArrayRecord({name: both[name] for name in self._asked.sent}), metrics
 
     def _note_train(self, server_round: int, answers: Sequence[Answered]) -> None:
         """Note what a round's answers cost; a round without any good one ends the run."""
@@ -287,3 +367,8 @@ class FederatedStrategy(Strategy):
             raise RunError(f"Every participant of round {server_round} failed. First: {reason}")
         seconds = time.perf_counter() - self._started
         self._note(train_seconds=seconds, **cost_of(answers, link_of(self.config.network)))
+        measured = {k: m for answer in answers for k, m in answer.measured.items()}
+        weights = {client: found.num_examples for client, found in measured.items()}
+        for field in self.client_rule.metrics:
+            values = {client: found.metrics[field.key] for client, found in measured.items()}
+            self._note(**{field.key: combine(field, values, weights)})

@@ -12,7 +12,9 @@ from flwr.serverapp import Grid
 from fedsplit.arrays import to_record
 from fedsplit.errors import RunError
 from fedsplit.exchanged import exchanged
+from fedsplit.messages import ACCURACY, LOSS
 from fedsplit.network import link_of
+from fedsplit.split.client_rules import WholeModel
 from strategies.base import FederatedStrategy
 
 
@@ -24,6 +26,8 @@ class Centralized(FederatedStrategy):
     is synchronised, and what sending the images would cost is not counted.
     """
 
+    client_rule = WholeModel
+    update_rule = None
     pooled = True
     aggregates = False
 
@@ -39,7 +43,7 @@ class Centralized(FederatedStrategy):
                 f"Training diverged: the loss of round {server_round} is {result.loss}. Lower "
                 "learning-rate."
             )
-        self._metrics = MetricRecord({"loss": result.loss, "accuracy": result.accuracy})
+        self._metrics = MetricRecord({LOSS: result.loss, ACCURACY: result.accuracy})
         self._note(
             train_loss=result.loss,
             train_accuracy=result.accuracy,

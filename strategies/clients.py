@@ -13,22 +13,21 @@ from logging import INFO
 from typing import Self
 
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, RunError
+from fedsplit.messages import CONFIG, DESCRIBE, Description, Instructions
 from fedsplit.seeding import generator
 from fedsplit.split.server import Purpose, RoundReport, SplitServer
 from strategies.replies import reason_of
 
-DESCRIBE = "query.describe"
-
 
 @dataclass(frozen=True)
 class Clients:
-    """Who takes part.
+    """The clients of a run.
 
     Attributes
     ----------
@@ -47,8 +46,8 @@ class Clients:
         grid: Grid,
         config: Config,
         *,
-        facts: Mapping[str, str | int],
-        meet: SplitServer | None = None,
+        instructions: Instructions,
+        rendezvous: SplitServer | None = None,
     ) -> Self:
         """Ask every connected node who it is and what it holds.
 
@@ -59,11 +58,11 @@ class Clients:
         config : Config
             Says how many clients to wait for, and how long. An answer may take as long as a
             round: the first message waits until the engine has started its processes.
-        facts : Mapping[str, str | int]
-            What a client needs to know to answer.
-        meet : SplitServer | None
-            Where as many clients as a round has meet before the first one, which shows that so
-            many can be connected at once; None if that does not matter.
+        instructions : Instructions
+            What a client needs to know to answer; the number of clients is filled in here.
+        rendezvous : SplitServer | None
+            Where as many clients as a round has connect at the same time before the first round;
+            None if they need not be connected at once.
 
         Raises
         ------
@@ -76,21 +75,19 @@ class Clients:
         nodes = _wait_for_nodes(grid, config.num_clients or 1, config.connect_timeout)
         count = config.num_clients or len(nodes)
         tokens: Mapping[int, str] = {}
-        if meet is not None:
+        if rendezvous is not None:
             at_once = sample_size(config.fraction_train, count)
-            tokens = meet.open_round(Purpose.MEET, nodes[:at_once])
-        queries = [
-            Message(
-                content=RecordDict({"config": _query(facts, count, tokens.get(node))}),
-                message_type=DESCRIBE,
-                dst_node_id=node,
+            tokens = rendezvous.open_round(Purpose.RENDEZVOUS, nodes[:at_once])
+        queries = []
+        for node in nodes:
+            told = instructions.model_copy(
+                update={"num_clients": count, "channel_token": tokens.get(node, "")}
             )
-            for node in nodes
-        ]
+            queries.append(Message(RecordDict({CONFIG: told.to_record()}), node, DESCRIBE))
         replies = list(grid.send_and_receive(queries, timeout=config.round_timeout))
         clients = cls._from_replies(replies, count)
-        if meet is not None:
-            _check_meeting(meet.report(), config)
+        if rendezvous is not None:
+            _check_rendezvous(rendezvous.report(), config)
         return clients
 
     @classmethod
@@ -101,8 +98,8 @@ class Clients:
             node = reply.metadata.src_node_id
             if reply.has_error():
                 raise RunError(f"A client cannot take part: {reason_of(reply.error)}")
-            answer = reply.content.config_records["config"]
-            partition_id = int(str(answer["partition-id"]))
+            answer = Description.from_record(reply.content.config_records[CONFIG])
+            partition_id = answer.partition_id
             if partition_id in node_ids:
                 raise ConfigError(
                     f"Two SuperNodes have partition-id={partition_id}. Give each its own number "
@@ -110,8 +107,7 @@ class Clients:
                 )
             if partition_id < count:
                 node_ids[partition_id] = node
-                counts = answer["class-counts"]
-                class_counts[partition_id] = [int(n) for n in counts]  # type: ignore[union-attr]
+                class_counts[partition_id] = list(answer.class_counts)
         missing = sorted(set(range(count)) - set(node_ids))
         if missing:
             raise ConfigError(
@@ -148,14 +144,7 @@ def sample_size(fraction: float, total: int) -> int:
     return max(1, round(fraction * total))
 
 
-def _query(facts: Mapping[str, str | int], count: int, token: str | None) -> ConfigRecord:
-    query = ConfigRecord({**facts, "num-clients": count})
-    if token is not None:
-        query["channel-token"] = token
-    return query
-
-
-def _check_meeting(report: RoundReport, config: Config) -> None:
+def _check_rendezvous(report: RoundReport, config: Config) -> None:
     expected, came = len(report.num_examples) + len(report.failures), len(report.num_examples)
     if came < expected:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedsplit.split.client_rules import WholeModel
 from strategies.base import FederatedStrategy
 
 
@@ -13,4 +14,5 @@ class Full(FederatedStrategy):
     the split strategies, so that the two differ in nothing but the split.
     """
 
-    rule = None
+    client_rule = WholeModel
+    update_rule = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fedsplit.split.shared import Concatenated
+from fedsplit.split.client_rules import SplitClient
+from fedsplit.split.concatenated import Concatenated
 from strategies.base import FederatedStrategy
 
 
@@ -20,5 +21,6 @@ class Parallel(FederatedStrategy):
     With one step in a round, SGD and FedAvg, that is one step on the concatenated batch.
     """
 
-    rule = Concatenated
+    client_rule = SplitClient
+    update_rule = Concatenated
     synchronous = True

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import BytesIO
 
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
-from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.lib.format import read_array_header_1_0, read_magic
 
-from fedsplit.arrays import in_dtype, stored_dtype, to_tensor
+from fedsplit.arrays import in_dtype, stored_dtype, to_compute, to_tensor
 from fedsplit.errors import shorten
-
-METRICS = frozenset({"num-examples", "loss", "accuracy", "channel-seconds"})
-"""What every reply measures."""
+from fedsplit.flower_internals import mean_of_metrics as _mean_of_metrics
+from fedsplit.messages import ARRAYS, METRICS, NUM_EXAMPLES, Measurements
 
 _CONTROL = re.compile(r"\x1b\[[\d;]*m|[\x00-\x1f\x7f]")
-
-
-def arrays_bytes(arrays: ArrayRecord) -> int:
-    """Return the exact serialized length of a record of weights, as Flower sends it.
-
-    The envelope (ids, addresses, time stamps) is left out: it depends on the engine.
-    """
-    return sum(len(part.deflate()) for part in get_all_nested_objects(arrays).values())
 
 
 def reason_of(error: Error) -> str:
@@ -69,7 +57,12 @@ def sort_replies(
 
 
 def fault_of_train_reply(
-    reply: Message, *, sent: ArrayRecord, num_examples: int | None
+    reply: Message,
+    *,
+    sent: ArrayRecord,
+    num_examples: int | None,
+    metrics: Sequence[str] = (),
+    exact: bool = True,
 ) -> str | None:
     """Return what is wrong with a reply to a train message, or None.
 
@@ -81,16 +74,21 @@ def fault_of_train_reply(
         The weights the client was given; it must return the same names, shapes and dtypes. If
         clients have none to train, its reply must have no record of weights.
     num_examples : int | None
-        Examples the split server counted for this client; None if it has no part in the round.
+        Examples the split server counted for this client; None without a split server.
+    metrics : Sequence[str]
+        Keys of the client rule's own metrics, which must be there.
+    exact : bool
+        Whether every batch reaches the split server, so that both must count the same. Otherwise
+        the client may have trained on more.
     """
-    records = ["arrays", "metrics"] if sent else ["metrics"]
+    records = [ARRAYS, METRICS] if sent else [METRICS]
     if sorted(reply.content) != records or (sent and not reply.content.array_records):
         named = " and ".join(f"'{record}'" for record in records)
         return f"its reply holds the records {sorted(reply.content)}, not {named}"
-    fault = fault_of_metrics(reply, num_examples=num_examples)
+    fault = fault_of_metrics(reply, num_examples=num_examples, metrics=metrics, exact=exact)
     if fault is not None:
         return fault
-    if num_examples_of(reply) < 1:
+    if measurements_of(reply, metrics).num_examples < 1:
         return "its reply says that it trained on no examples"
     arrays = weights_of(reply)
     if set(arrays) != set(sent):
@@ -100,27 +98,52 @@ def fault_of_train_reply(
     )
 
 
-def fault_of_metrics(reply: Message, *, num_examples: int | None) -> str | None:
+def fault_of_metrics(
+    reply: Message,
+    *,
+    num_examples: int | None,
+    metrics: Sequence[str] = (),
+    exact: bool = True,
+) -> str | None:
     """Return what is wrong with the metrics of a reply, or None (see `fault_of_train_reply`)."""
-    if list(reply.content.metric_records) != ["metrics"]:
+    if list(reply.content.metric_records) != [METRICS]:
         return "its reply holds no 'metrics'"
-    metrics = reply.content.metric_records["metrics"]
-    if set(metrics) != METRICS:
-        return f"its metrics are {sorted(metrics)}, not {sorted(METRICS)}"
-    count = metrics["num-examples"]
-    if not isinstance(count, int) or count < 0:
-        return f"its reply has num-examples = {count!r}, not a whole number"
-    if num_examples is not None and count != num_examples:
+    try:
+        count = measurements_of(reply, metrics).num_examples
+    except ValueError as error:
+        return shorten(error)
+    if num_examples is not None and (count != num_examples if exact else count < num_examples):
         return f"it claims {count} examples where the split server saw {num_examples}"
-    waited = metrics["channel-seconds"]
-    if not isinstance(waited, float) or not 0 <= waited < math.inf:
-        return f"its reply has channel-seconds = {waited!r}, not a finite number of at least 0"
-    return _fault_of_scores(metrics["loss"], metrics["accuracy"])
+    return None
+
+
+def measurements_of(reply: Message, metrics: Sequence[str] = ()) -> Measurements:
+    """Return what a reply has measured.
+
+    Raises
+    ------
+    ValueError
+        If it is not what it must be.
+    """
+    return Measurements.from_record(reply.content.metric_records[METRICS], metrics)
 
 
 def mean_of_metrics(replies: Sequence[Message]) -> MetricRecord:
     """Return the mean of loss and accuracy of checked replies, weighted by examples."""
-    return aggregate_metricrecords([reply.content for reply in replies], "num-examples")
+    return _mean_of_metrics([reply.content for reply in replies], NUM_EXAMPLES)
+
+
+def keep_for_aggregator(reply: Message, measured: Measurements, buffers: Collection[str]) -> None:
+    """Leave in a checked reply what an aggregator combines: parameters, and the common metrics."""
+    reply.content[ARRAYS] = to_compute(without(weights_of(reply), buffers))
+    reply.content[METRICS] = measured.model_copy(update={"metrics": {}}).to_record()
+
+
+def without(arrays: ArrayRecord, names: Collection[str]) -> ArrayRecord:
+    """Return a record without the arrays of these names."""
+    if not any(name in names for name in arrays):
+        return arrays
+    return ArrayRecord({name: array for name, array in arrays.items() if name not in names})
 
 
 def in_order_of(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
@@ -142,32 +165,7 @@ def with_dtypes_of(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
 
 def weights_of(reply: Message) -> ArrayRecord:
     """Return the weights of a reply; none if it has no record of them."""
-    return reply.content.array_records.get("arrays", ArrayRecord())
-
-
-def num_examples_of(reply: Message) -> int:
-    """Return the examples of a reply whose metrics have been checked."""
-    count = reply.content.metric_records["metrics"]["num-examples"]
-    assert isinstance(count, int)
-    return count
-
-
-def channel_seconds_of(reply: Message) -> float:
-    """Return how long the client of a checked reply waited for the split server's answers."""
-    waited = reply.content.metric_records["metrics"]["channel-seconds"]
-    assert isinstance(waited, float)
-    return waited
-
-
-def _fault_of_scores(loss: object, accuracy: object) -> str | None:
-    told = f"its loss and accuracy are {loss!r} and {accuracy!r}"
-    if not (isinstance(loss, float) and isinstance(accuracy, float)):
-        return f"{told}, not finite numbers"
-    if not (math.isfinite(loss) and math.isfinite(accuracy)):
-        return f"{told}, not finite numbers; lower learning-rate"
-    if loss < 0 or not 0 <= accuracy <= 1:
-        return f"{told}, but a loss is at least 0 and an accuracy from 0 to 1"
-    return None
+    return reply.content.array_records.get(ARRAYS, ArrayRecord())
 
 
 def _fault_of_array(name: str, array: Array, sent: Array) -> str | None:

@@ -13,8 +13,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
+from fedsplit.messages import ACCURACY, LOSS
 from fedsplit.seeding import generator
-from fedsplit.split.shared import InTurn
+from fedsplit.split.client_rules import SplitClient
+from fedsplit.split.in_turn import InTurn
 from strategies.answers import Answered
 from strategies.base import FederatedStrategy
 from strategies.replies import mean_of_metrics, weights_of
@@ -34,7 +36,8 @@ class Sequential(FederatedStrategy):
     server part has taken with it stay.
     """
 
-    rule = InTurn
+    client_rule = SplitClient
+    update_rule = InTurn
     aggregates = False
 
     def order(self, server_round: int, sampled: Sequence[int]) -> list[int]:
@@ -63,5 +66,5 @@ class Sequential(FederatedStrategy):
         """Return the bottom as the last client has left it."""
         self._note_train(server_round, self._visits)
         metrics = mean_of_metrics([r for visit in self._visits for r in visit.good.values()])
-        self._note(train_loss=metrics["loss"], train_accuracy=metrics["accuracy"])
+        self._note(train_loss=metrics[LOSS], train_accuracy=metrics[ACCURACY])
         return self._relayed, metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedsplit.split.client_rules import SplitClient
 from fedsplit.split.copies import PerParticipantCopies
 from strategies.base import FederatedStrategy
 
@@ -19,4 +20,5 @@ class SFLV1(FederatedStrategy):
     by the split server. With FedAvg as the aggregator this equals `Full`, weight for weight.
     """
 
-    rule = PerParticipantCopies
+    client_rule = SplitClient
+    update_rule = PerParticipantCopies

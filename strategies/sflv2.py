@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fedsplit.split.shared import InTurn
+from fedsplit.split.client_rules import SplitClient
+from fedsplit.split.in_turn import InTurn
 from strategies.base import FederatedStrategy
 
 
@@ -20,5 +21,6 @@ class SFLV2(FederatedStrategy):
     of one client before those of the next.
     """
 
-    rule = InTurn
+    client_rule = SplitClient
+    update_rule = InTurn
     synchronous = True

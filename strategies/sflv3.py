@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
+from fedsplit.arrays import to_record, to_state
+from fedsplit.messages import ACCURACY, LOSS
+from fedsplit.snapshot import Snapshot
+from fedsplit.split.client_rules import OwnBottom
 from fedsplit.split.copies import PerParticipantCopies
-from strategies.base import FederatedStrategy
+from strategies.base import FederatedStrategy, RunContext
 from strategies.replies import mean_of_metrics, weights_of
 
 
@@ -31,12 +34,12 @@ class SFLV3(FederatedStrategy):
     count as evaluation.
     """
 
-    rule = PerParticipantCopies
+    client_rule = OwnBottom
+    update_rule = PerParticipantCopies
     aggregates = False
-    keeps_weights = True
 
-    def __init__(self, **parts: Any) -> None:  # noqa: ANN401 - those of `FederatedStrategy`
-        super().__init__(**parts)
+    def __init__(self, run: RunContext) -> None:
+        super().__init__(run)
         self._own: dict[int, ArrayRecord] = {}  # every client's bottom, as last seen
         self._up_to_date: set[int] = set()  # clients that have kept that, and need not be sent it
 
@@ -53,10 +56,9 @@ class SFLV3(FederatedStrategy):
         for client, reply in answered.good.items():
             self._own[client] = weights_of(reply)
             self._up_to_date.add(client)
-        assert self.server is not None
-        self.server.close_round(answered.weights)
+        self._close_round(answered)
         metrics = mean_of_metrics(list(answered.good.values()))
-        self._note(train_loss=metrics["loss"], train_accuracy=metrics["accuracy"])
+        self._note(train_loss=metrics[LOSS], train_accuracy=metrics[ACCURACY])
         return None, metrics
 
     def to_score(self, arrays: ArrayRecord) -> Sequence[ArrayRecord]:
@@ -64,6 +66,17 @@ class SFLV3(FederatedStrategy):
         if not self._own or not arrays:  # before the first round, or frozen: all have the same
             return [arrays]
         return [self._own.get(client, arrays) for client in self.clients.node_ids]
+
+    def state_dict(self) -> Snapshot:
+        """Return what outlives a round: also every client's bottom, and who need not be sent it."""
+        own = {str(client): dict(to_state(arrays)) for client, arrays in self._own.items()}
+        return {**super().state_dict(), "own": own, "up_to_date": sorted(self._up_to_date)}
+
+    def load_state_dict(self, state: Snapshot) -> None:
+        """Continue from what `state_dict` returned."""
+        super().load_state_dict(state)
+        self._own = {int(client): to_record(tensors) for client, tensors in state["own"].items()}
+        self._up_to_date = set(state["up_to_date"])
 
     def _weights_for(self, client: int) -> ArrayRecord:
         if client in self._up_to_date:

@@ -12,12 +12,12 @@ from fedsplit.arrays import to_record
 from fedsplit.client_state import keep_optimizer, keep_weights, kept_weights, restore_optimizer
 from fedsplit.errors import RunError
 from fedsplit.seeding import seeded_init
-from fedsplit.split.steps import make_optimizer
 from tests.split.toys import (
     assert_same_bits,
     batches_of,
     bottom_of,
     config_of,
+    optimizer_of,
     server_part_of,
     weights_of,
 )
@@ -58,12 +58,12 @@ def test_a_kept_optimizer_trains_on_as_one_that_lives_on(optimizer: str, momentu
     """
     config = config_of(optimizer=optimizer, momentum=momentum, learning_rate=0.02, weight_decay=0.1)
     model, twin = deep_model_of(), deep_model_of()
-    living = make_optimizer(model.parameters(), config)
+    living = optimizer_of(model.parameters(), config)
     state = RecordDict()
     for start in (0, 3, 5):
         steps = range(start, start + 3)
         train(model, living, steps)
-        fresh = make_optimizer(twin.parameters(), config)
+        fresh = optimizer_of(twin.parameters(), config)
         restore_optimizer(state, fresh)
         train(twin, fresh, steps)
         state = RecordDict()
@@ -79,7 +79,7 @@ def test_the_kept_state_makes_a_difference() -> None:
         model = model_of()
         state = RecordDict()
         for start in (0, 3):
-            optimizer = make_optimizer(model.parameters(), config_of())
+            optimizer = optimizer_of(model.parameters(), config_of())
             if keep:
                 restore_optimizer(state, optimizer)
             train(model, optimizer, range(start, start + 3))
@@ -92,10 +92,10 @@ def test_the_rate_is_the_new_rounds() -> None:
     """Break it: keep and load the whole state dict, whose groups have the old rate."""
     model, state = model_of(), RecordDict()
     config = config_of(learning_rate_schedule="step", decay_rounds=1, learning_rate_decay=0.5)
-    first = make_optimizer(model.parameters(), config, 1)
+    first = optimizer_of(model.parameters(), config, 1)
     train(model, first, range(2))
     keep_optimizer(state, first)
-    second = make_optimizer(model.parameters(), config, 3)
+    second = optimizer_of(model.parameters(), config, 3)
     restore_optimizer(state, second)
     assert second.param_groups[0]["lr"] == pytest.approx(0.025)
     for one, other in zip(first.state.values(), second.state.values(), strict=True):
@@ -104,7 +104,7 @@ def test_the_rate_is_the_new_rounds() -> None:
 
 
 def test_nothing_kept_is_a_fresh_start() -> None:
-    optimizer = make_optimizer(model_of().parameters(), config_of())
+    optimizer = optimizer_of(model_of().parameters(), config_of())
     restore_optimizer(RecordDict(), optimizer)
     assert optimizer.state_dict()["state"] == {}
 
@@ -120,20 +120,20 @@ def test_weights_are_kept_bit_by_bit() -> None:
 
 def test_lost_weights_are_an_error_that_says_what_to_do() -> None:
     state = RecordDict()
-    keep_optimizer(state, make_optimizer(model_of().parameters(), config_of()))
+    keep_optimizer(state, optimizer_of(model_of().parameters(), config_of()))
     with pytest.raises(RunError, match=r"lost the weights that it keeps .* let a SuperNode run"):
         kept_weights(state)
 
 
 def test_weights_and_optimizer_are_kept_side_by_side() -> None:
     model, state = model_of(), RecordDict()
-    optimizer = make_optimizer(model.parameters(), config_of(optimizer="adam"))
+    optimizer = optimizer_of(model.parameters(), config_of(optimizer="adam"))
     train(model, optimizer, range(1))
     keep_weights(state, to_record(model.state_dict()))
     keep_optimizer(state, optimizer)
     keep_weights(state, to_record(model.state_dict()))
     assert len(state.array_records) == 2
     assert list(kept_weights(state)) == list(model.state_dict())
-    again = make_optimizer(model.parameters(), config_of(optimizer="adam"))
+    again = optimizer_of(model.parameters(), config_of(optimizer="adam"))
     restore_optimizer(state, again)
     assert [float(values["step"]) for values in again.state.values()] == [1.0] * 6

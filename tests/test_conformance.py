@@ -13,11 +13,12 @@ from torch.nn.functional import cross_entropy
 
 from fedsplit import Config, simulate
 from fedsplit.channel.direct import DirectStream
-from fedsplit.channel.frame import CUT_PREFIX, OUTPUT_PREFIX, Frame
+from fedsplit.channel.frame import Frame
 from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import load_pool, load_shard
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.seeding import generator, seeded_init
+from fedsplit.split.wire import CUT_PREFIX, OUTPUT_PREFIX
 from tests.conftest import TINY, Run, distance, weights
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -7,8 +7,8 @@ from fedsplit.costs import costs
 from fedsplit.models.split import join_parts
 from fedsplit.preparation import Preparation, prepare
 from fedsplit.results.memory import TrainingMemory, part_memory
-from fedsplit.split.steps import make_optimizer
 from strategies import STRATEGIES
+from tests.split.toys import optimizer_of
 
 BASE = {"batch-size": 8, "data.max-test-samples": 50}
 
@@ -23,7 +23,7 @@ def _memory(config: Config, prepared: Preparation, batch_size: int) -> list[Trai
     parts = [model.bottom, model.trunk, model.top]
     if not prepared.u_shaped:
         parts = [model.bottom, join_parts(model.trunk, model.top)]
-    return part_memory(parts, (1, 28, 28), batch_size, lambda p: make_optimizer(p, config))
+    return part_memory(parts, (1, 28, 28), batch_size, lambda p: optimizer_of(p, config))
 
 
 def _found(config: Config, prepared: Preparation, num_clients: int) -> tuple[int, int]:

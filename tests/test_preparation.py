@@ -23,9 +23,9 @@ def test_a_preparation_holds_what_a_run_needs(tiny: dict[str, object]) -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert (prepared.spec.channels, prepared.spec.height) == (1, 28)
     assert len(prepared.test) == 50
-    assert len(prepared.class_names) == prepared.cut.num_labels == 10
-    assert prepared.cut.max_batch_size == 8
-    assert prepared.cut.tensors == {"hidden": TensorSpec((1, 17, 64), torch.float32)}
+    assert len(prepared.class_names) == prepared.wire.num_labels == 10
+    assert prepared.wire.max_batch_size == 8
+    assert prepared.wire.tensors == {"hidden": TensorSpec((1, 17, 64), torch.float32)}
     assert isinstance(prepared.model.bottom, Part)
     assert (prepared.model.bottom.start, prepared.model.bottom.end) == (0, 2)
     assert prepared.whole(torch.zeros(3, 1, 28, 28)).shape == (3, 10)

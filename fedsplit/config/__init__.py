@@ -4,9 +4,9 @@ from fedsplit.config.data import DataConfig
 from fedsplit.config.network import NetworkConfig, Profile
 from fedsplit.config.run import (
     DEFAULT_NUM_CLIENTS,
+    STRATEGY_NAMES,
     Config,
     Scalar,
-    Strategy,
     read_toml,
     with_clients,
 )
@@ -14,13 +14,13 @@ from fedsplit.config.server import AggregationConfig
 
 __all__ = [
     "DEFAULT_NUM_CLIENTS",
+    "STRATEGY_NAMES",
     "AggregationConfig",
     "Config",
     "DataConfig",
     "NetworkConfig",
     "Profile",
     "Scalar",
-    "Strategy",
     "read_toml",
     "with_clients",
 ]

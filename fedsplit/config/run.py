@@ -7,6 +7,7 @@ run config takes scalars only. The same defaults stand in ``[tool.flwr.app.confi
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -17,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from fedsplit.config.data import DataConfig
 from fedsplit.config.errors import describe
+from fedsplit.config.extensions import CodecConfig, DefenceConfig
 from fedsplit.config.keys import nest, pairs, spelt
 from fedsplit.config.model import LoraConfig, ModelConfig, SplitConfig
 from fedsplit.config.network import ChannelConfig, NetworkConfig
@@ -25,11 +27,12 @@ from fedsplit.config.section import Section, Whole
 from fedsplit.config.server import AggregationConfig, ServerConfig
 from fedsplit.errors import ConfigError
 from fedsplit.names import path_fault
+from fedsplit.references import is_reference
 
 DEFAULT_NUM_CLIENTS = 10
 Scalar = str | int | float | bool
 
-Strategy = Literal["sequential", "sflv1", "sflv2", "sflv3", "parallel", "full", "centralized"]
+STRATEGY_NAMES = ("sequential", "sflv1", "sflv2", "sflv3", "parallel", "full", "centralized")
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
@@ -42,7 +45,10 @@ def _as_path(text: str) -> str:
 class Config(Section):
     """One run. Immutable; `Config.load` and `Config.from_flat` make it."""
 
-    strategy: Strategy = Field("sflv1", description="the algorithm (docs/algorithms.md)")
+    strategy: str = Field(
+        "sflv1",
+        description="the algorithm (docs/algorithms.md), or package.module:name of your own",
+    )
     num_server_rounds: Whole = Field(3, ge=1, description="federation rounds")
     local_epochs: Whole = Field(1, ge=1, description="passes over a client's shard in a round")
     batch_size: Whole = Field(32, ge=1, description="images in a step")
@@ -84,8 +90,22 @@ class Config(Section):
     server: ServerConfig = ServerConfig()
     aggregation: AggregationConfig = AggregationConfig()
     channel: ChannelConfig = ChannelConfig()
+    codec: CodecConfig = CodecConfig()
+    defence: DefenceConfig = DefenceConfig()
     network: NetworkConfig = NetworkConfig()
     sinks: SinksConfig = SinksConfig()
+
+    @field_validator("strategy")
+    @classmethod
+    def _a_strategy(cls, name: str) -> str:
+        if name not in STRATEGY_NAMES and not is_reference(name):
+            close = difflib.get_close_matches(name, STRATEGY_NAMES, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ValueError(
+                f"must be one of {', '.join(STRATEGY_NAMES)}, or name your own as "
+                f"package.module:name{hint}"
+            )
+        return name
 
     @field_validator("run_name")
     @classmethod
@@ -153,18 +173,6 @@ class Config(Section):
         # Overrides must meet the keys that they replace, however either is spelt.
         changes = spelt(overrides or {}, _valid_keys(), f"What overrides {source}")
         return cls._checked(spelt(values, _valid_keys(), source), changes, source)
-
-    def for_server_part(self) -> Config:
-        """Return the config by which the server part is trained: this one with ``server.*``."""
-        server = self.server
-        changes: dict[str, object] = {}
-        if server.learning_rate:
-            changes["learning-rate"] = server.learning_rate
-        if server.learning_rate_schedule != "same":
-            changes["learning-rate-schedule"] = server.learning_rate_schedule
-        if server.clip_norm >= 0.0:
-            changes["clip-norm"] = server.clip_norm
-        return Config.load(self, changes)
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key, dotted and kebab-case, with its value."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Self
 
@@ -143,17 +143,36 @@ def join_parts(*modules: nn.Module) -> Part:
     return Part(parts[0].chain, parts[0].start, parts[-1].end, roots)
 
 
-def hold_parts(*modules: nn.Module) -> nn.Module:
+def hold_parts(*modules: nn.Module, added: Mapping[str, nn.Module] | None = None) -> nn.Module:
     """Return one module with the parameters of these parts, under the whole model's names.
 
     The parts need not be neighbours, such as the bottom and the top that a client holds when the
     labels stay with it. The module shares the parameters and computes nothing.
+
+    Parameters
+    ----------
+    *modules : nn.Module
+        The parts.
+    added : Mapping[str, nn.Module], optional
+        More modules to hold, by name.
+
+    Raises
+    ------
+    ModelError
+        If an added module has the name of one of the model's.
     """
     held = _Held()
     for part in _as_parts(modules):
         for stage in part.stages:
             for path in stage.paths:
                 plant(held, path, find(part, path))
+    for name, module in (added or {}).items():
+        if hasattr(held, name):
+            raise ModelError(
+                f"A client rule adds a module called '{name}', which the model has already. Choose "
+                "another name in its added_modules."
+            )
+        held.add_module(name, module)
     return held
 
 

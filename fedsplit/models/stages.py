@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedsplit.errors import ModelError
 from fedsplit.exchanged import rest_frozen
 from fedsplit.input_spec import InputSpec
-from fedsplit.states import State, TensorSpec, each, has_numbers
+from fedsplit.states import Boundary, State, TensorSpec, by_name, each, has_numbers
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -225,33 +225,43 @@ def _share_configurations(module: nn.Module, memo: dict[int, Any]) -> None:
 
 
 def smashed_spec(bottom: nn.Module, spec: InputSpec) -> dict[str, TensorSpec]:
-    """Return what every tensor that crosses the cut is for a batch of one image.
+    """Return every tensor that crosses the cut, for a batch of one image (see `boundary`).
 
-    Nothing is computed: a storage-free copy of the bottom runs on the meta device. A state of
-    one tensor has the name ``hidden``; for a plain ViT it is [1, N+1, D].
+    A state of one tensor has the name ``hidden``; for a plain ViT it is [1, N+1, D].
+    """
+    return dict(boundary(bottom, spec).tensors)
+
+
+def boundary(bottom: nn.Module, spec: InputSpec) -> Boundary:
+    """Return what crosses the boundary after a part that takes images.
+
+    Nothing is computed: a storage-free copy of the part runs on the meta device.
 
     Raises
     ------
     ModelError
-        If the bottom does not take images of this size, or a tensor does not grow with the batch.
+        If the part does not take images of this size, or a tensor does not grow with the batch.
     """
     empty = storage_free_copy(bottom)
-    one, two = (_outputs(empty, spec, batch_size) for batch_size in (1, 2))
+    (first, one), (_, two) = (_outputs(empty, spec, batch_size) for batch_size in (1, 2))
     for name, tensor in one.items():
         twice = two[name].shape
         if not tensor.ndim or twice != (2 * tensor.shape[0], *tensor.shape[1:]):
             raise ModelError(
                 f"The bottom's output '{name}' has shape {tuple(tensor.shape)} for one image and "
-                f"{tuple(twice)} for two; its first axis must be the batch, or so many rows for "
-                "each image."
+                f"{tuple(twice)} for two; its first axis must be the batch, or a fixed number of "
+                "rows for each image."
             )
-    return {
+    tensors = {
         name: TensorSpec(tuple(tensor.shape), tensor.dtype, _constant(tensor, two[name]))
         for name, tensor in one.items()
     }
+    return Boundary(tensors, bare=isinstance(first, Tensor))
 
 
-def _outputs(bottom: nn.Module, spec: InputSpec, batch_size: int) -> dict[str, Tensor]:
+def _outputs(
+    bottom: nn.Module, spec: InputSpec, batch_size: int
+) -> tuple[State, dict[str, Tensor]]:
     images = torch.empty(batch_size, spec.channels, spec.height, spec.width, device="meta")
     try:
         with torch.no_grad():
@@ -261,7 +271,7 @@ def _outputs(bottom: nn.Module, spec: InputSpec, batch_size: int) -> dict[str, T
             f"The bottom cannot take images of {spec.channels}x{spec.height}x{spec.width} "
             f"(channels x height x width): {error} Use the model's own input_spec."
         ) from None
-    return state if isinstance(state, dict) else {"hidden": state}
+    return state, by_name(state)
 
 
 def _constant(one: Tensor, two: Tensor) -> tuple[int, ...] | None:

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsplit.channel.frame import CUT_PREFIX
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, FedSplitError, ModelError
 from fedsplit.exchanged import exchanged, trains
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.loading import input_spec
 from fedsplit.models.skeletons import skeleton
-from fedsplit.models.split import SplitModel, hold_parts, join_parts, split_model, stage_names
-from fedsplit.models.stages import smashed_spec, storage_free_copy
+from fedsplit.models.split import SplitModel, hold_parts, split_model, stage_names
+from fedsplit.models.stages import storage_free_copy
 from fedsplit.models.storage import without_storage
 from fedsplit.network import Link
 from fedsplit.results.flops import count_parameters, part_flops
 from fedsplit.results.memory import TrainingMemory, part_memory, together
-from fedsplit.split.checks import CutSpec
-from fedsplit.split.steps import make_optimizer
 from fedsplit.split.traffic import step_traffic, stream_traffic
+from fedsplit.split.training import Training
+from fedsplit.split.wire import CUT_PREFIX, Wire
+from fedsplit.wiring import boundaries_of
 
 MAX_FRAME_BYTES = 2**31 - 1
 """A protobuf message cannot be longer."""
@@ -135,14 +135,15 @@ def plan_model(setting: Setting) -> ModelPlan:
     return ModelPlan(setting, spec, cuts)
 
 
-def cut_spec(model: SplitModel, spec: InputSpec, setting: Setting) -> CutSpec:
+def wire_of(model: SplitModel, spec: InputSpec, setting: Setting) -> Wire:
     """Return what crosses the channel at a cut; labels have no bound here."""
     u_shaped = setting.topology == "u-shaped"
-    return CutSpec(
-        tensors=smashed_spec(model.bottom, spec),
+    smashed, output = boundaries_of(model, spec, u_shaped=u_shaped)
+    return Wire(
+        smashed=smashed,
         num_labels=setting.num_labels or 0,
         max_batch_size=setting.batch_size,
-        output=smashed_spec(join_parts(model.bottom, model.trunk), spec) if u_shaped else None,
+        output=output,
         cut_gradient=trains(model.bottom),
     )
 
@@ -162,13 +163,13 @@ def _cut(
     sync_bytes = _num_bytes(exchanged(held).values())
     client_flops, server_flops = _sums(flops, at_client)
     client_parameters, server_parameters = _sums(parameters, at_client)
-    cut = cut_spec(model, spec, setting)
-    frames = cut.step(setting.batch_size)
+    wire = wire_of(model, spec, setting)
+    frames = wire.step(setting.batch_size)
     smashed = [t for n, t in frames.uplink[0].tensors.items() if n.startswith(CUT_PREFIX)]
     gradient = [t for n, t in frames.downlink[-1].tensors.items() if n.startswith(CUT_PREFIX)]
     _check_length(max(_num_bytes(f.tensors.values()) for f in (*frames.uplink, *frames.downlink)))
-    step = step_traffic(cut, setting.batch_size).traffic
-    seconds = _communication_seconds(setting, cut, sync_bytes)
+    step = step_traffic(wire, setting.batch_size).traffic
+    seconds = _communication_seconds(setting, wire, sync_bytes)
     computing = setting.samples_per_client * (
         client_flops / (1e9 * setting.client_gflops) + server_flops / (1e9 * setting.server_gflops)
     )
@@ -195,9 +196,9 @@ def _cut(
     )
 
 
-def _communication_seconds(setting: Setting, cut: CutSpec, sync_bytes: int) -> dict[str, float]:
+def _communication_seconds(setting: Setting, wire: Wire, sync_bytes: int) -> dict[str, float]:
     """Return a round's time on each link, as a run's `simulated_communication_seconds`."""
-    traffic, messages = stream_traffic(cut, setting.batch_sizes)
+    traffic, messages = stream_traffic(wire, setting.batch_sizes)
     return {
         name: link.seconds(
             uplink_bytes=traffic.uplink_bytes + sync_bytes,
@@ -234,4 +235,4 @@ def _num_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    return make_optimizer(parameters, Config())
+    return Training.of_clients(Config()).make_optimizer(parameters)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsplit.models.stages import storage_free_copy
-from fedsplit.states import State
+from fedsplit.states import State, each
 
 
 def count_parameters(module: nn.Module, *, trainable: bool = False) -> int:
@@ -41,7 +41,9 @@ def part_flops_per_sample(part: nn.Module, example: State) -> int:
     return flops
 
 
-def part_flops(parts: Sequence[nn.Module], input_shape: Sequence[int]) -> list[int]:
+def part_flops(
+    parts: Sequence[nn.Module], input_shape: Sequence[int], ends: Sequence[bool] = ()
+) -> list[int]:
     """Return the FLOPs of one training step with one example, for each part of a chain.
 
     A backward pass goes on to the part before, unless nothing there wants a gradient: the first
@@ -53,11 +55,17 @@ def part_flops(parts: Sequence[nn.Module], input_shape: Sequence[int]) -> list[i
         In the order in which they run.
     input_shape : Sequence[int]
         Of one image, without a batch axis: [channels, height, width].
+    ends : Sequence[bool]
+        For each part, whether the backward pass ends there although the part before trains, as
+        when no cut gradient returns; default: nowhere.
     """
     state: State = images_on_meta(parts[0], input_shape)
     counts = []
-    for part in parts:
-        flops, state = _training_step(storage_free_copy(part), leaves_on_meta(state))
+    for index, part in enumerate(parts):
+        leaves = leaves_on_meta(state)
+        if index < len(ends) and ends[index]:
+            leaves = each(leaves, Tensor.detach)
+        flops, state = _training_step(storage_free_copy(part), leaves)
         counts.append(flops)
     return counts
 

@@ -13,46 +13,61 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fedsplit.channel.codec import separate
-from fedsplit.config import Config
 from fedsplit.errors import ChannelError
 from fedsplit.exchanged import copy_to_train, exchanged, load_exchanged
-from fedsplit.split.rules import UpdateRule
-from fedsplit.split.steps import PendingStep, make_optimizer, update
+from fedsplit.split.lockstep import GiveUp, keep
+from fedsplit.split.rules import RuleSettings, UpdateRule
+from fedsplit.split.steps import PendingStep
 from fedsplit.states import State
 
 
 class PerParticipantCopies(UpdateRule):
     """A copy of the server part for each participant, averaged by n_k at the round's end.
 
-    SplitFed V1 (Thapa et al., AAAI 2022, algorithm 1). A copy is in memory while its
-    participant trains; a finished one waits on disk until it is known whose bottoms the round
-    accepts. So peak memory grows with the participants that train at the same time only.
+    SplitFed V1 (Thapa et al., AAAI 2022, algorithm 1). A copy is in memory while its participant
+    trains. A finished copy waits on disk until the round's accepted bottoms are known. So peak
+    memory grows only with the participants that train at the same time.
     """
 
     copies = True
 
-    def __init__(self, server_part: nn.Module, config: Config) -> None:
-        super().__init__(server_part, config)
+    def __init__(self, server_part: nn.Module, settings: RuleSettings) -> None:
+        super().__init__(server_part, settings)
         self._training: dict[int, tuple[nn.Module, Optimizer]] = {}
         self._pending: dict[int, PendingStep] = {}
         self._server_round = 1
         self._finished = Path(tempfile.mkdtemp(prefix="fedsplit-copies-"))
 
-    def open_round(self, server_round: int, participants: Collection[int]) -> None:
-        """Begin a round, whose number says the learning rate."""
+    @property
+    def training_now(self) -> Mapping[int, nn.Module]:
+        """The copies in memory, by participant."""
+        return {participant: copy for participant, (copy, _) in self._training.items()}
+
+    @property
+    def finished_files(self) -> list[Path]:
+        """The finished copies on disk, sorted by name."""
+        return sorted(self._finished.iterdir()) if self._finished.exists() else []
+
+    def open_round(
+        self, server_round: int, participants: Collection[int], give_up: GiveUp = keep
+    ) -> None:
+        """Begin a round; its number determines the learning rate."""
+        super().open_round(server_round, participants, give_up)
         self._server_round = server_round
 
     def begin(self, participant: int) -> None:
         """Copy what trains of the server part, with an optimizer that lives for this round."""
         server_copy = copy_to_train(self.server_part).train()
-        optimizer = make_optimizer(server_copy.parameters(), self.config, self._server_round)
+        optimizer = self.settings.training.make_optimizer(
+            server_copy.parameters(), self._server_round
+        )
         self._training[participant] = (server_copy, optimizer)
 
     def forward(self, participant: int, smashed: State) -> State:
         """Run the participant's own copy."""
         server_copy, _ = self._training[participant]
         self._pending[participant] = PendingStep(
-            server_copy, smashed, cut_gradient=self.cut_gradient
+            server_copy, smashed, cut_gradient=self.settings.cut_gradient
         )
         return self._pending[participant].output
 
@@ -61,17 +76,17 @@ class PerParticipantCopies(UpdateRule):
         _, optimizer = self._training[participant]
         optimizer.zero_grad(set_to_none=True)
         cut_gradient = self._pending.pop(participant).backward(gradient)
-        update(optimizer, self.config.clip_norm)
+        self.settings.training.update(optimizer)
         return cut_gradient
 
     def finish(self, participant: int) -> None:
-        """Put the trained copy by, unless its last step has made it worthless."""
+        """Write the trained copy to disk, unless its last step has diverged."""
         server_copy, _ = self._training.pop(participant)
         trained = [weight for weight in server_copy.parameters() if weight.requires_grad]
         if not all(bool(torch.isfinite(weight).all()) for weight in trained):
             raise ChannelError(
-                f"Training diverged: client {participant}'s copy of the server part has NaN or "
-                "infinity in it. Lower learning-rate."
+                f"Training diverged: client {participant}'s copy of the server part holds NaN or "
+                "infinity. Lower learning-rate."
             )
         save_file(separate(exchanged(server_copy)), self._file(participant))
 
@@ -82,10 +97,10 @@ class PerParticipantCopies(UpdateRule):
         self._file(participant).unlink(missing_ok=True)
 
     def interrupt(self) -> None:
-        """Nobody waits for anybody here."""
+        """Do nothing: no participant waits for another."""
 
     def close_round(self, num_examples: Mapping[int, int]) -> None:
-        """Average the accepted copies, in the order of participants so that bits repeat."""
+        """Average the accepted copies, in the order of participants, so that bits repeat."""
         total = sum(num_examples.values())
         if total:
             current = exchanged(self.server_part)
@@ -98,10 +113,9 @@ class PerParticipantCopies(UpdateRule):
                 for name, tensor in load_file(self._file(participant)).items():
                     average[name].add_(tensor.to(average[name].device), alpha=weight)
             for name, tensor in current.items():
-                if not tensor.is_floating_point():  # a count of 3 may have become 2.9999...
+                if not tensor.is_floating_point():  # 3 may have become 2.9999...
                     average[name].round_()
-            # which casts back to each tensor's own dtype
-            load_exchanged(self.server_part, average)
+            load_exchanged(self.server_part, average)  # casts to each tensor's own dtype
         self._training.clear()
         self._pending.clear()
         for file in self._finished.iterdir():

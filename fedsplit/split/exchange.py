@@ -1,45 +1,23 @@
-"""How the server answers a batch: with the labels here (vanilla), or at the client (U-shaped)."""
+"""How the server answers a participant's batches, in each phase and topology."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fedsplit.channel.frame import (
-    CUT_PREFIX,
-    LABELS,
-    LOSS,
-    NUM_CORRECT,
-    OUTPUT_PREFIX,
-    Frame,
-    Kind,
-    pack_cut,
-    pack_output,
-    unpack_cut,
-    unpack_output,
-)
+from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
-from fedsplit.split.checks import CutSpec
+from fedsplit.split.payload import Content
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.steps import StepResult, evaluate_step
+from fedsplit.split.steps import evaluate_step
+from fedsplit.split.wire import LABELS, Names, Wire
 from fedsplit.states import State
 
 
 class Exchange(ABC):
     """The frames of one participant's batches.
-
-    Parameters
-    ----------
-    participant : int
-        Its partition id.
-    server_part : nn.Module
-        What evaluates, if there is no rule.
-    rule : UpdateRule | None
-        What trains; None for an evaluation round.
-    cut : CutSpec
-        What legally crosses.
 
     Attributes
     ----------
@@ -49,15 +27,9 @@ class Exchange(ABC):
         Examples in them.
     """
 
-    def __init__(
-        self, participant: int, *, server_part: nn.Module, rule: UpdateRule | None, cut: CutSpec
-    ) -> None:
+    def __init__(self) -> None:
         self.num_steps = 0
         self.num_examples = 0
-        self._participant = participant
-        self._server_part = server_part
-        self._rule = rule
-        self._cut = cut
 
     @property
     def between_steps(self) -> bool:
@@ -66,66 +38,127 @@ class Exchange(ABC):
 
     @abstractmethod
     def answer(self, frame: Frame) -> Frame:
-        """Answer one frame of the batch that is due.
+        """Answer one frame of the current batch.
 
         Raises
         ------
         ChannelError
-            If it is not exactly the next legal one.
+            If it is not exactly the next legal frame.
         """
 
     def _step_done(self, batch_size: int) -> None:
         self.num_steps += 1
         self.num_examples += batch_size
 
-    def _smashed(self, frame: Frame) -> State:
-        # In the bottom's order: the bytes of a frame come in the order of their names.
-        specs = {CUT_PREFIX + name: spec for name, spec in self._cut.tensors.items()}
-        # What the images' shape alone says is read on the CPU, where it is: from a GPU every step
-        # would wait for it to come back.
-        return unpack_cut(
-            {
-                name: self._here(frame.tensors[name]) if spec.value is None else frame.tensors[name]
-                for name, spec in specs.items()
-            }
-        )
 
-    def _here(self, tensor: Tensor) -> Tensor:
-        parameters = self._server_part.parameters()
-        return tensor.to(next((p.device for p in parameters), torch.device("cpu")))
-
-
-class VanillaExchange(Exchange):
-    """Smashed data and labels come; the cut gradient goes back, or in evaluation the scores."""
+class NoExchange(Exchange):
+    """Refuse every batch."""
 
     def answer(self, frame: Frame) -> Frame:
-        """Answer ``SMASHED_DATA`` with ``CUT_GRADIENT`` or ``EVALUATION``."""
-        if frame.kind is not Kind.SMASHED_DATA:
-            raise unexpected(frame)
-        batch_size = self._cut.check(frame)
-        result, cut_gradient = self._compute(
-            self._smashed(frame), self._here(frame.tensors[LABELS])
+        """Refuse the frame: there is nothing to train."""
+        raise ChannelError(
+            "Refused: nothing is trained in the rendezvous of the participants before round 1."
         )
-        self._step_done(batch_size)
-        kind = Kind.EVALUATION if self._rule is None else Kind.CUT_GRADIENT
-        scores = {LOSS: result.loss.detach().float(), NUM_CORRECT: result.num_correct}
-        return Frame(kind, frame.step, {**pack_cut(cut_gradient), **scores})
-
-    def _compute(self, smashed: State, labels: Tensor) -> tuple[StepResult, State]:
-        if self._rule is None:
-            return evaluate_step(self._server_part, smashed, labels), {}
-        return self._rule.step(self._participant, smashed, labels)
 
 
-class UShapedExchange(Exchange):
-    """Smashed data comes, the trunk's output goes; its gradient comes, the cut gradient goes.
+class _WireExchange(Exchange):
+    """The frames of a wire.
 
-    No label is in any frame. In evaluation the trunk's output is the last word, and so it is in
-    training if no gradient of it has anywhere to go.
+    Parameters
+    ----------
+    wire : Wire
+        What crosses.
+    names : Names
+        The purpose, round and participant, for a codec that draws.
+    server_part : nn.Module
+        Its device is where received tensors go.
     """
 
-    _open_batch = 0
-    """Examples of a batch whose output gradient is due; 0 between two batches."""
+    def __init__(self, wire: Wire, names: Names, server_part: nn.Module) -> None:
+        super().__init__()
+        self._wire = wire
+        self._names = names
+        self._server_part = server_part
+
+    def _received(self, frame: Frame, kind: Kind, batch_size: int | None = None) -> Content:
+        """Check a frame of this kind, and return what it carries."""
+        if frame.kind is not kind:
+            raise unexpected(frame)
+        parameters = self._server_part.parameters()
+        device = next((p.device for p in parameters), torch.device("cpu"))
+        return self._wire.unpack(frame, device=device, batch_size=batch_size)
+
+
+class EvaluationExchange(_WireExchange):
+    """Vanilla, evaluation: smashed data and labels come, loss and hits go back."""
+
+    def answer(self, frame: Frame) -> Frame:
+        """Answer ``SMASHED_DATA`` with ``EVALUATION``."""
+        content = self._received(frame, Kind.SMASHED_DATA)
+        result = evaluate_step(self._server_part, content.state, content.scores[LABELS])
+        self._step_done(content.batch_size)
+        return self._wire.pack(
+            Kind.EVALUATION,
+            frame.step,
+            {},
+            stream=self._names,
+            loss=result.loss.float(),
+            num_correct=result.num_correct,
+        )
+
+
+class TrunkExchange(_WireExchange):
+    """U-shaped without training of the trunk: smashed data comes, the trunk's output goes back.
+
+    Used in evaluation, and in training if the gradient of the trunk's output has nowhere to go.
+    """
+
+    def answer(self, frame: Frame) -> Frame:
+        """Answer ``SMASHED_DATA`` with ``TRUNK_OUTPUT``."""
+        content = self._received(frame, Kind.SMASHED_DATA)
+        with torch.no_grad():
+            output: State = self._server_part(content.state)
+        self._step_done(content.batch_size)
+        return self._wire.pack(Kind.TRUNK_OUTPUT, frame.step, output, stream=self._names)
+
+
+class TrainingExchange(_WireExchange):
+    """Vanilla, training: smashed data and labels come, the cut gradient and the loss go back."""
+
+    def __init__(self, wire: Wire, names: Names, rule: UpdateRule) -> None:
+        super().__init__(wire, names, rule.server_part)
+        self._rule = rule
+        self._participant = int(names[-1])
+
+    def answer(self, frame: Frame) -> Frame:
+        """Answer ``SMASHED_DATA`` with ``CUT_GRADIENT``."""
+        content = self._received(frame, Kind.SMASHED_DATA)
+        result, cut_gradient = self._rule.step(
+            self._participant, content.state, content.scores[LABELS]
+        )
+        self._step_done(content.batch_size)
+        return self._wire.pack(
+            Kind.CUT_GRADIENT,
+            frame.step,
+            cut_gradient,
+            stream=self._names,
+            loss=result.loss.detach().float(),
+            num_correct=result.num_correct,
+        )
+
+
+class UShapedExchange(_WireExchange):
+    """U-shaped, training: no label is in any frame.
+
+    Smashed data comes, the trunk's output goes back; the gradient of that output comes, the cut
+    gradient goes back.
+    """
+
+    def __init__(self, wire: Wire, names: Names, rule: UpdateRule) -> None:
+        super().__init__(wire, names, rule.server_part)
+        self._rule = rule
+        self._participant = int(names[-1])
+        self._open_batch = 0  # examples of the batch whose output gradient is due; 0 = none
 
     @property
     def between_steps(self) -> bool:
@@ -134,29 +167,16 @@ class UShapedExchange(Exchange):
 
     def answer(self, frame: Frame) -> Frame:
         """Answer ``SMASHED_DATA`` with ``TRUNK_OUTPUT``, ``OUTPUT_GRADIENT`` with the cut's."""
-        if frame.kind is Kind.OUTPUT_GRADIENT and self._open_batch and self._rule is not None:
-            self._cut.check_output_gradient(frame, self._open_batch)
-            names = [OUTPUT_PREFIX + name for name in self._cut.output or {}]
-            given = {n: self._here(frame.tensors[n]) for n in names if n in frame.tensors}
-            gradient = unpack_output(given)
-            if isinstance(gradient, Tensor) and len(names) > 1:
-                gradient = {"hidden": gradient}  # the others are whole numbers
-            cut_gradient = self._rule.backward(self._participant, gradient)
-            self._step_done(self._open_batch)
-            self._open_batch = 0
-            return Frame(Kind.CUT_GRADIENT, frame.step, pack_cut(cut_gradient))
-        if frame.kind is not Kind.SMASHED_DATA or self._open_batch:
-            raise unexpected(frame)
-        batch_size = self._cut.check(frame)
-        smashed = self._smashed(frame)
-        if self._rule is None or not self._cut.output_gradient:
-            with torch.no_grad():
-                output: State = self._server_part(smashed)
-            self._step_done(batch_size)
-        else:
-            output = self._rule.forward(self._participant, smashed)
-            self._open_batch = batch_size
-        return Frame(Kind.TRUNK_OUTPUT, frame.step, pack_output(output))
+        if self.between_steps:
+            content = self._received(frame, Kind.SMASHED_DATA)
+            output = self._rule.forward(self._participant, content.state)
+            self._open_batch = content.batch_size
+            return self._wire.pack(Kind.TRUNK_OUTPUT, frame.step, output, stream=self._names)
+        content = self._received(frame, Kind.OUTPUT_GRADIENT, self._open_batch)
+        cut_gradient = self._rule.backward(self._participant, content.state)
+        self._step_done(self._open_batch)
+        self._open_batch = 0
+        return self._wire.pack(Kind.CUT_GRADIENT, frame.step, cut_gradient, stream=self._names)
 
 
 def unexpected(frame: Frame) -> ChannelError:

@@ -1,4 +1,4 @@
-"""A client's own loops: they are the same whether the rest of the model is here or elsewhere."""
+"""A client's loops over batches, the same whether the rest of the model is here or elsewhere."""
 
 from __future__ import annotations
 
@@ -9,25 +9,41 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsplit.config import Config
-from fedsplit.split.schedule import learning_rate
-from fedsplit.split.steps import (
-    StepResult,
-    make_optimizer,
-    score,
-    set_learning_rate,
-    update,
-)
+from fedsplit.exchanged import exchanged, load_exchanged
+from fedsplit.snapshot import Snapshot, load_optimizer_state, optimizer_state
+from fedsplit.split.steps import StepResult, score
+from fedsplit.split.training import Training
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [B, C, H, W] and labels int64 [B]."""
 
-Objective = Callable[[Tensor, Tensor], StepResult]
-"""Maps a batch to its loss and hits: through the whole model, or through a split session."""
+
+class BatchLoss(NamedTuple):
+    """The loss of one batch: what is descended and what is reported may differ.
+
+    Attributes
+    ----------
+    descended : Tensor
+        The loss whose gradient the step follows, []. Without a graph nothing trains here.
+    reported : StepResult
+        The score that counts in the round's loss and accuracy.
+    """
+
+    descended: Tensor
+    reported: StepResult
+
+    @classmethod
+    def of(cls, result: StepResult) -> BatchLoss:
+        """Descend what is reported."""
+        return cls(result.loss, result)
+
+
+Objective = Callable[[Tensor, Tensor], BatchLoss]
+"""Maps a batch to its loss: through the whole model, or through a split session."""
 
 
 class LocalResult(NamedTuple):
-    """What a pass over batches gives: means over examples."""
+    """The outcome of a pass over batches: means over examples."""
 
     num_examples: int
     loss: float
@@ -38,39 +54,38 @@ def train_batches(
     batches: Iterable[Batch],
     objective: Objective,
     optimizer: Optimizer,
+    training: Training,
     before_step: Callable[[], None] = lambda: None,
-    *,
-    clip_norm: float = 0.0,
 ) -> LocalResult:
-    """Take one optimizer step per batch.
+    """Take one optimizer step for each batch.
 
     Parameters
     ----------
     batches : Iterable[Batch]
         In the order of the steps.
     objective : Objective
-        Gives the loss to descend.
+        Returns the loss to descend, and the one to report.
     optimizer : Optimizer
         Of the part that is here.
+    training : Training
+        How to clip gradients.
     before_step : Callable[[], None]
         May change the gradients before each step.
-    clip_norm : float
-        Largest norm of all gradients together (see `fedsplit.split.steps.update`).
     """
     total = _Total()
     for images, labels in batches:
         optimizer.zero_grad(set_to_none=True)
-        result = objective(images, labels)
-        if result.loss.requires_grad:  # else nothing trains here
-            torch.autograd.backward(result.loss)
+        loss = objective(images, labels)
+        if loss.descended.requires_grad:  # else nothing trains here
+            torch.autograd.backward(loss.descended)
         before_step()
-        update(optimizer, clip_norm)
-        total.add(result, len(labels))
+        training.update(optimizer)
+        total.add(loss.reported, len(labels))
     return total.result()
 
 
 class PooledTraining:
-    """Plain training of a whole model on everyone's images; its optimizer lasts.
+    """Plain training of a whole model on everyone's images, with an optimizer that lasts.
 
     Parameters
     ----------
@@ -78,36 +93,47 @@ class PooledTraining:
         Maps images to logits.
     batches : Callable[[int], Iterable[Batch]]
         Round -> its batches.
-    config : Config
-        Says which optimizer.
+    training : Training
+        What it trains with.
     """
 
     def __init__(
-        self, model: nn.Module, batches: Callable[[int], Iterable[Batch]], config: Config
+        self, model: nn.Module, batches: Callable[[int], Iterable[Batch]], training: Training
     ) -> None:
         self.model = model
         self._batches = batches
-        self._config = config
-        self._optimizer = make_optimizer(model.parameters(), config)
+        self._training = training
+        self._optimizer = training.make_optimizer(model.parameters())
 
     def train(self, server_round: int) -> LocalResult:
         """Train for one round."""
-        config = self._config
-        set_learning_rate(self._optimizer, learning_rate(config, server_round))
+        self._training.set_rate(self._optimizer, server_round)
         self.model.train()
         return train_batches(
             self._batches(server_round),
-            lambda images, labels: score(self.model(images), labels),
+            lambda images, labels: BatchLoss.of(score(self.model(images), labels)),
             self._optimizer,
-            clip_norm=config.clip_norm,
+            self._training,
         )
+
+    def state_dict(self) -> Snapshot:
+        """Return the model's trained weights and the optimizer."""
+        return {
+            "model": dict(exchanged(self.model)),
+            "optimizer": optimizer_state(self._optimizer),
+        }
+
+    def load_state_dict(self, state: Snapshot) -> None:
+        """Continue from what `state_dict` returned."""
+        load_exchanged(self.model, state["model"])
+        load_optimizer_state(self._optimizer, state["optimizer"])
 
 
 def proximal_term(model: nn.Module, mu: float) -> Callable[[], None]:
-    """Return what adds the gradient of FedProx's proximal term, mu / 2 * ||w - w_0||^2.
+    """Return a function that adds the gradient of FedProx's term, mu / 2 * ||w - w_0||^2.
 
-    Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, equation 2; w_0 are
-    the weights that the model has now, and mu = 0 adds nothing. The reported loss is without it.
+    Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, equation 2. w_0 are
+    the model's current weights. The reported loss leaves the term out.
     """
     if mu == 0.0:
         return lambda: None
@@ -122,7 +148,9 @@ def proximal_term(model: nn.Module, mu: float) -> Callable[[], None]:
 
 
 @torch.no_grad()
-def evaluate_batches(batches: Iterable[Batch], objective: Objective) -> LocalResult:
+def evaluate_batches(
+    batches: Iterable[Batch], objective: Callable[[Tensor, Tensor], StepResult]
+) -> LocalResult:
     """Score every batch; nothing is trained."""
     total = _Total()
     for images, labels in batches:

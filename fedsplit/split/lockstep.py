@@ -1,7 +1,7 @@
 """Participants that move from step to step together, each in a thread of its own.
 
-Nothing here polls: a thread sleeps until its step is complete or a deadline has passed. Whoever
-keeps the others waiting for longer than that is given up.
+Nothing here polls: a thread sleeps until its step is complete or a deadline has passed. A
+participant that keeps the others waiting for longer than that is given up.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from fedsplit.errors import ChannelError
 Value = TypeVar("Value")
 Outcome = TypeVar("Outcome")
 GiveUp = Callable[[int, str], object]
+"""Called with a participant that the others no longer wait for, and why."""
+
+
+def keep(participant: int, reason: str) -> None:
+    """Give nobody up."""
 
 
 class Lockstep(Generic[Value, Outcome]):
@@ -24,18 +29,15 @@ class Lockstep(Generic[Value, Outcome]):
     Parameters
     ----------
     join_seconds : float
-        How long whoever is first in a round waits for the others' first step.
+        How long the first participant of a round waits for the others' first step.
     step_seconds : float
         How long one waits for the others in later steps.
-
-    Attributes
-    ----------
-    on_late : Callable[[int, str], object]
-        Told of each participant that is given up, and why; called without a lock of this class.
+    give_up : GiveUp
+        Called, without a lock of this class, for each participant that is late.
     """
 
-    def __init__(self, *, join_seconds: float, step_seconds: float) -> None:
-        self.on_late: GiveUp = lambda participant, reason: None
+    def __init__(self, *, join_seconds: float, step_seconds: float, give_up: GiveUp = keep) -> None:
+        self._give_up = give_up
         self._join_seconds = join_seconds
         self._step_seconds = step_seconds
         self._changed = threading.Condition()
@@ -54,7 +56,7 @@ class Lockstep(Generic[Value, Outcome]):
             self._served, self._answered = set(), {}
 
     def close(self) -> None:
-        """End the round; whoever waits is told so at once."""
+        """End the round; everyone who waits gets an error at once."""
         self.open(())
         with self._changed:
             self._changed.notify_all()
@@ -68,8 +70,14 @@ class Lockstep(Generic[Value, Outcome]):
             self._served.discard(participant)
             self._changed.notify_all()
 
+    @property
+    def delivered(self) -> frozenset[int]:
+        """The participants that wait for the others in the current step."""
+        with self._changed:
+            return frozenset(self._delivered)
+
     def serve(self, participants: Collection[int]) -> None:
-        """Note that participants wait for the server, beyond their outcome: none of them is late.
+        """Note that participants wait for the server beyond their outcome: none of them is late.
 
         May be called by a step's computation.
         """
@@ -99,7 +107,7 @@ class Lockstep(Generic[Value, Outcome]):
         value: Value,
         compute: Callable[[Mapping[int, Value]], Mapping[int, Outcome]],
     ) -> Outcome:
-        """Deliver a value, wait until all who take part have, and return one's own outcome.
+        """Deliver a value, wait until every participant has, and return one's own outcome.
 
         Parameters
         ----------
@@ -108,8 +116,8 @@ class Lockstep(Generic[Value, Outcome]):
         value : Value
             What it delivers.
         compute : Callable[[Mapping[int, Value]], Mapping[int, Outcome]]
-            Called once for a step, in the thread of one of its participants, with all values in
-            the order of participants. An error that it raises is everyone's.
+            Called once for each step, in the thread of one of its participants, with all values
+            in the order of participants. An error that it raises is raised for everyone.
 
         Raises
         ------
@@ -122,7 +130,7 @@ class Lockstep(Generic[Value, Outcome]):
                 outcome = self._wait(participant, value, compute, late)
         finally:
             for other, reason in late.items():
-                self.on_late(other, reason)
+                self._give_up(other, reason)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -150,7 +158,7 @@ class Lockstep(Generic[Value, Outcome]):
                 self._active -= given_up
                 late |= dict.fromkeys(given_up, self._lateness(limit))
                 continue
-            # Whoever is served may be late no sooner than `limit` from now.
+            # A participant that is being served cannot be late sooner than `limit` from now.
             wake = min(now + limit if k in self._served else due[k] for k in missing)
             self._changed.wait(min(wake - now, threading.TIMEOUT_MAX))
             self.require(participant)

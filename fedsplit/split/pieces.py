@@ -1,4 +1,4 @@
-"""A forward pass over many batches that does not keep all activations for its backward pass."""
+"""A forward pass over many batches that keeps few of their activations in memory."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.utils.checkpoint import checkpoint
 from fedsplit.states import State, concatenate, each, examples
 
 MAX_LENGTH = 512
-"""Of a piece, as `fedsplit.states.length` counts: examples, or rows if an example has several."""
+"""Maximum length of a piece (see `fedsplit.states.length`)."""
 
 
 def forward(part: nn.Module, state: State, lengths: Sequence[int]) -> State:
-    """Return ``part(state)``, with the activations of about 512 examples in memory at most.
+    """Return ``part(state)``, keeping the activations of at most about 512 examples.
 
-    Longer states are computed in pieces of whole batches, and each piece once more in the backward
-    pass. The result is the same up to rounding. A part that normalises by the batch must see
-    all of it, and stays in one piece.
+    Longer states are computed in pieces of whole batches, and each piece again in the backward
+    pass. The result is the same up to rounding. A part that normalises over the batch must see
+    all of it, so it stays in one piece.
 
     Parameters
     ----------
     part : nn.Module
-        What computes; it may work in place on what it is given.
+        The computation; it may work in place on its input.
     state : State
         Batches, one after another.
     lengths : Sequence[int]
@@ -37,17 +37,17 @@ def forward(part: nn.Module, state: State, lengths: Sequence[int]) -> State:
         return whole
 
     def run(piece: State) -> State:
-        # The second time it must find its input as it was.
+        # The second pass must find the input unchanged.
         output: State = part(each(piece, Tensor.clone))
         return output
 
     pieces = [examples(state, start, end, ends[-1]) for start, end in pairwise(ends)]
-    # Also restores the random state, so that dropout leaves out the same the second time.
+    # Checkpointing also restores the random state, so that both passes drop the same activations.
     return concatenate([checkpoint(run, piece, use_reentrant=False) for piece in pieces])
 
 
 def batches_at_once(part: nn.Module, count: int, length: int) -> int:
-    """Return of how many of so many batches of one length `forward` keeps the activations."""
+    """Return how many of `count` equally long batches `forward` keeps activations for at a time."""
     ends = _ends([length] * count)
     return count if _keeps_statistics(part) else ends[1] // length
 
@@ -63,7 +63,7 @@ def _ends(lengths: Sequence[int]) -> list[int]:
 
 
 def _keeps_statistics(part: nn.Module) -> bool:
-    """Whether a part normalises by the batch, or updates running statistics in a forward pass."""
+    """Return whether a part normalises over the batch, or updates running statistics."""
     if any(isinstance(module, _BatchNorm) for module in part.modules()):
         return True
     trained = {name for name, _ in part.named_parameters(remove_duplicate=False)}

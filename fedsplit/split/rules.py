@@ -4,42 +4,68 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fedsplit.config import Config
-from fedsplit.split.lockstep import GiveUp
+from fedsplit.exchanged import exchanged, load_exchanged
+from fedsplit.fields import Field
+from fedsplit.snapshot import Snapshot
+from fedsplit.split.lockstep import GiveUp, keep
 from fedsplit.split.steps import StepResult, output_gradient
+from fedsplit.split.training import Training
 from fedsplit.states import State
+
+
+@dataclass(frozen=True)
+class RuleSettings:
+    """What an update rule works with, besides the server part.
+
+    Attributes
+    ----------
+    training : Training
+        Optimizer, learning rate, clipping and seed.
+    join_seconds, step_seconds : float
+        How long participants wait for each other's first step of a round, and for each later one,
+        where the rule makes them wait.
+    cut_gradient : bool
+        Whether `UpdateRule.backward` returns the cut gradient, or nothing.
+    """
+
+    training: Training
+    join_seconds: float = 60.0
+    step_seconds: float = 60.0
+    cut_gradient: bool = True
 
 
 class UpdateRule(ABC):
     """What the split server does with the steps of a training round.
 
-    A step is a forward and a backward call; the update is part of the backward call. Calls for one
-    participant never overlap; those for different participants may.
+    A step is a `forward` and a `backward` call; the update is part of `backward`. Calls for one
+    participant never overlap; calls for different participants may.
 
-    Attributes
+    Parameters
     ----------
-    on_late : Callable[[int, str], object]
-        Told of each participant that the rule has given up, and why.
-    cut_gradient : bool
-        Whether `backward` returns a cut gradient, or nothing: clients may have no use for it.
+    server_part : nn.Module
+        Trunk and top (vanilla), or trunk (U-shaped).
+    settings : RuleSettings
+        What it works with.
     """
 
     copies: ClassVar[bool] = False
     """Whether each participant trains a copy of the server part, with an optimizer of its own."""
+    metrics: ClassVar[tuple[Field, ...]] = ()
+    """What `measured` reports."""
 
-    def __init__(self, server_part: nn.Module, config: Config) -> None:
+    def __init__(self, server_part: nn.Module, settings: RuleSettings) -> None:
         self.server_part = server_part
-        self.config = config
-        self.on_late: GiveUp = lambda participant, reason: None
-        self.cut_gradient = True
+        self.settings = settings
+        self._give_up: GiveUp = keep
 
     @classmethod
     def batches_at_once(cls, server_part: nn.Module, participants: int, length: int) -> int:
-        """Return of how many batches one backward pass of the server part has the activations.
+        """Return how many batches' activations one backward pass of the server part holds.
 
         Parameters
         ----------
@@ -53,12 +79,25 @@ class UpdateRule(ABC):
         return 1
 
     @abstractmethod
-    def open_round(self, server_round: int, participants: Collection[int]) -> None:
-        """Begin a round; only these participants will take part."""
+    def open_round(
+        self, server_round: int, participants: Collection[int], give_up: GiveUp = keep
+    ) -> None:
+        """Begin a round.
+
+        Parameters
+        ----------
+        server_round : int
+            From 1.
+        participants : Collection[int]
+            The only ones that will take part.
+        give_up : GiveUp
+            Called with a participant that has kept the others waiting for too long, and why.
+        """
+        self._give_up = give_up
 
     @abstractmethod
     def begin(self, participant: int) -> None:
-        """Take in a participant that has opened its stream."""
+        """Admit a participant that has opened its stream."""
 
     @abstractmethod
     def forward(self, participant: int, smashed: State) -> State:
@@ -68,12 +107,11 @@ class UpdateRule(ABC):
     def backward(self, participant: int, gradient: State) -> State:
         """Update with the gradient of the output of `forward`; return the cut gradient.
 
-        The gradient is that of the mean loss over the participant's batch, and so is what comes
-        back.
+        Both gradients are those of the mean loss over the participant's batch.
         """
 
     def step(self, participant: int, smashed: State, labels: Tensor) -> tuple[StepResult, State]:
-        """Train on one batch whose labels are here; return its result and the cut gradient."""
+        """Train on one batch whose labels are here; return its score and the cut gradient."""
         logits = self.forward(participant, smashed)
         assert isinstance(logits, Tensor)
         result, gradient = output_gradient(logits, labels)
@@ -85,15 +123,15 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def drop(self, participant: int) -> None:
-        """Leave a participant out that has failed, whatever it has done so far."""
+        """Leave out a participant that has failed, whatever it has done so far."""
 
     @abstractmethod
     def interrupt(self) -> None:
         """End every wait of one participant for another: the round is over."""
 
     def give_up(self, participant: int, reason: str) -> None:
-        """Have a participant's session ended, because the others have waited for too long."""
-        self.on_late(participant, reason)
+        """End the session of a participant that the others have waited for too long."""
+        self._give_up(participant, reason)
 
     @abstractmethod
     def close_round(self, num_examples: Mapping[int, int]) -> None:
@@ -102,9 +140,21 @@ class UpdateRule(ABC):
         Parameters
         ----------
         num_examples : Mapping[int, int]
-            Participant -> examples it trained on; the weight n_k.
+            Participant -> number of examples it trained on: the weight n_k.
         """
+
+    def measured(self) -> Mapping[str, float]:
+        """Return the values of `metrics` for the round that was closed last."""
+        return {}
 
     @abstractmethod
     def close(self) -> None:
         """Free what the rule holds."""
+
+    def state_dict(self) -> Snapshot:
+        """Return what outlives a round. Call it between rounds."""
+        return {"server_part": dict(exchanged(self.server_part))}
+
+    def load_state_dict(self, state: Snapshot) -> None:
+        """Continue from what `state_dict` returned."""
+        load_exchanged(self.server_part, state["server_part"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 import secrets
 import threading
@@ -14,22 +13,19 @@ from torch import nn
 from fedsplit.channel.endpoint import nothing
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
-from fedsplit.split.checks import CutSpec
-from fedsplit.split.meeting import Meeting
+from fedsplit.snapshot import Snapshot
+from fedsplit.split.phases import EvaluationPhase, Phase, Purpose, RendezvousPhase, TrainingPhase
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.session import ServerSession
-
-
-class Purpose(enum.StrEnum):
-    """What a round is for."""
-
-    MEET = "meet"
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-
+from fedsplit.split.wire import Wire
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int, Purpose], object]
+"""Called with the number of finished participants, of all participants, and the purpose."""
+
+
+def silent(done: int, total: int, purpose: Purpose) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class StreamReport:
     traffic : Traffic
         Exact bytes of its frames.
     uplink_messages, downlink_messages : int
-        Frames that came, and answers to them.
+        Received frames, and answers to them.
     answer_seconds : float
         The server's time between the two: arithmetic, and waiting for other participants.
     """
@@ -59,13 +55,13 @@ class RoundReport:
     Attributes
     ----------
     traffic : Traffic
-        Exact bytes of all frames, those of failed participants too.
+        Exact bytes of all frames, those of failed participants included.
     num_examples : Mapping[int, int]
         Participant -> examples in its steps, for those that finished.
     failures : Mapping[int, str]
         Participant -> why it did not finish.
     streams : Mapping[int, StreamReport]
-        Participant -> what became of its own stream.
+        Participant -> its own stream.
     """
 
     traffic: Traffic
@@ -81,39 +77,40 @@ class SplitServer:
     ----------
     rule : UpdateRule
         How the server part learns; it holds the server part.
-    cut : CutSpec
-        What legal smashed data is.
-
-    Attributes
-    ----------
-    progress : Progress
-        Told the number of finished participants, that of all, and the round's purpose, each time
-        that one finishes; never by two threads at once.
+    wire : Wire
+        What crosses.
     """
 
-    def __init__(self, *, rule: UpdateRule, cut: CutSpec) -> None:
-        self.progress: Progress = lambda done, total, purpose: None
-        self._rule = rule
-        self._cut = cut
-        self._progress_lock = threading.Lock()
+    def __init__(self, *, rule: UpdateRule, wire: Wire) -> None:
+        self.rule = rule
+        self.wire = wire
         self._sessions: dict[str, ServerSession] = {}
-        self._purpose = Purpose.TRAIN
-        rule.on_late = self._expel
-        rule.cut_gradient = cut.cut_gradient
-        self._meeting = Meeting(rule.server_part, rule.config)
+        self._phase: Phase | None = None
+        self._progress: Progress = silent
+        self._progress_lock = threading.Lock()
 
     @property
     def server_part(self) -> nn.Module:
-        """The trunk and top (vanilla), as they stand after the last round."""
-        return self._rule.server_part
+        """Trunk and top (vanilla), or trunk (U-shaped), as they stand after the last round."""
+        return self.rule.server_part
 
     @property
     def max_frame_bytes(self) -> int:
         """Length of the longest legal frame."""
-        return self._cut.max_frame_bytes
+        return self.wire.max_frame_bytes
+
+    @property
+    def sessions(self) -> Mapping[int, ServerSession]:
+        """The sessions of the open round, by participant."""
+        return {session.participant: session for session in list(self._sessions.values())}
 
     def open_round(
-        self, purpose: Purpose, participants: Collection[int], server_round: int = 1
+        self,
+        purpose: Purpose,
+        participants: Collection[int],
+        server_round: int = 1,
+        *,
+        progress: Progress = silent,
     ) -> dict[int, str]:
         """Begin a round and return one token per participant, good for one stream.
 
@@ -124,24 +121,19 @@ class SplitServer:
         participants : Collection[int]
             Who may open a stream.
         server_round : int
-            From 1; learning rate and random order derive from it.
+            From 1; learning rate and random orders derive from it.
+        progress : Progress
+            Called whenever a participant finishes, never by two threads at once.
         """
-        self.report()  # ends what may be left of a round that nobody has asked about
-        self._purpose = purpose
-        rule = self._rule if purpose is Purpose.TRAIN else None
-        if purpose is Purpose.MEET:
-            rule = self._meeting
-        self.server_part.train(rule is not None)
-        if rule is not None:
-            rule.open_round(server_round, participants)
+        self.report()  # ends what may be left of a round that was never reported
+        self._progress = progress
+        self._phase = phase = self._phase_for(purpose, participants, server_round)
         tokens: dict[int, str] = {}
         for participant in participants:
             tokens[participant] = secrets.token_urlsafe(32)
-            session = ServerSession(
-                participant, server_part=self.server_part, rule=rule, cut=self._cut
+            self._sessions[tokens[participant]] = ServerSession(
+                participant, phase, on_finish=self._show_progress
             )
-            session.on_finish = self._tell_progress
-            self._sessions[tokens[participant]] = session
         return tokens
 
     def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> ServerSession:
@@ -156,11 +148,11 @@ class SplitServer:
         return session
 
     def report(self) -> RoundReport:
-        """End every session of the round, and say what came of each."""
+        """End every session of the round, and report each."""
         sessions = list(self._sessions.values())
         self._sessions = {}  # from here on no token opens a stream
-        self._rule.interrupt()
-        self._meeting.interrupt()
+        if self._phase is not None:
+            self._phase.interrupt()
         for session in sessions:
             session.revoke()
         return RoundReport(
@@ -183,26 +175,52 @@ class SplitServer:
         num_examples : Mapping[int, int]
             Accepted participant -> its weight n_k.
         """
-        if self._purpose is Purpose.TRAIN:
-            self._rule.close_round(num_examples)
-
-    def _expel(self, participant: int, reason: str) -> None:
-        """End the session of a participant that the rule has given up."""
-        for session in self._sessions.values():
-            if session.participant == participant:
-                session.revoke(reason)
-                return
-
-    def _tell_progress(self) -> None:
-        with self._progress_lock:
-            sessions = list(self._sessions.values())
-            done = sum(session.finished for session in sessions)
-            try:
-                self.progress(done, len(sessions), self._purpose)
-            except Exception:  # a display costs nobody its work
-                _log.exception("The progress cannot be shown")
+        if isinstance(self._phase, TrainingPhase):
+            self.rule.close_round(num_examples)
 
     def close(self) -> None:
         """End open sessions and free what the rule holds."""
         self.report()
-        self._rule.close()
+        self.rule.close()
+
+    def state_dict(self) -> Snapshot:
+        """Return what outlives a round. Call it between rounds."""
+        return {"rule": self.rule.state_dict()}
+
+    def load_state_dict(self, state: Snapshot) -> None:
+        """Continue from what `state_dict` returned."""
+        self.rule.load_state_dict(state["rule"])
+
+    def _phase_for(
+        self, purpose: Purpose, participants: Collection[int], server_round: int
+    ) -> Phase:
+        if purpose is Purpose.EVALUATE:
+            return EvaluationPhase(self.server_part, self.wire, server_round=server_round)
+        if purpose is Purpose.RENDEZVOUS:
+            wait = self.rule.settings.join_seconds
+            return RendezvousPhase(participants, join_seconds=wait, give_up=self._expel)
+        return TrainingPhase(
+            self.rule,
+            self.wire,
+            server_round=server_round,
+            participants=participants,
+            give_up=self._expel,
+        )
+
+    def _expel(self, participant: int, reason: str) -> None:
+        """End the session of a participant that the others no longer wait for."""
+        for session in list(self._sessions.values()):
+            if session.participant == participant:
+                session.revoke(reason)
+                return
+
+    def _show_progress(self) -> None:
+        with self._progress_lock:
+            sessions = list(self._sessions.values())
+            done = sum(session.finished for session in sessions)
+            if self._phase is None:
+                return
+            try:
+                self._progress(done, len(sessions), self._phase.purpose)
+            except Exception:  # a display must cost nobody their work
+                _log.exception("The progress cannot be shown")

@@ -6,15 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from torch import nn
-
 from fedsplit.channel.endpoint import nothing
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
-from fedsplit.split.checks import CutSpec, check_order
-from fedsplit.split.exchange import UShapedExchange, VanillaExchange
-from fedsplit.split.rules import UpdateRule
+from fedsplit.split.checks import check_order
+from fedsplit.split.phases import Phase
 
 _REVOKED = "it had not finished when the round ended"
 
@@ -22,18 +19,26 @@ _REVOKED = "it had not finished when the round ended"
 class ServerSession:
     """One participant in one round.
 
-    The parameters are those of its `Exchange`; `cut` says which of the two topologies it has.
+    Parameters
+    ----------
+    participant : int
+        Its partition id.
+    phase : Phase
+        What the round is for.
+    on_finish : Callable[[], object]
+        Called when the participant has finished.
 
     Attributes
     ----------
     uplink_messages, downlink_messages : int
-        Frames that came, and answers to them.
+        Received frames, and answers to them.
     answer_seconds : float
-        From a frame's arrival to its answer, over all frames: arithmetic, and waiting for others.
+        Time from a frame's arrival to its answer, over all frames: arithmetic, and waiting for
+        other participants.
     """
 
     def __init__(
-        self, participant: int, *, server_part: nn.Module, rule: UpdateRule | None, cut: CutSpec
+        self, participant: int, phase: Phase, on_finish: Callable[[], object] = nothing
     ) -> None:
         self.participant = participant
         self.traffic = Traffic()
@@ -41,10 +46,9 @@ class ServerSession:
         self.answer_seconds = 0.0
         self.finished = False
         self.failure = "it never opened its stream"
-        self.on_finish: Callable[[], object] = lambda: None
-        self._rule = rule
-        exchange = VanillaExchange if cut.output is None else UShapedExchange
-        self._exchange = exchange(participant, server_part=server_part, rule=rule, cut=cut)
+        self._on_finish = on_finish
+        self._phase = phase
+        self._exchange = phase.exchange(participant)
         self._opened = False
         self._open = False
         self._revoked = False
@@ -57,8 +61,18 @@ class ServerSession:
         """Examples in the batches that have been answered in full."""
         return self._exchange.num_examples
 
+    @property
+    def num_steps(self) -> int:
+        """Batches that have been answered in full."""
+        return self._exchange.num_steps
+
+    @property
+    def opened(self) -> bool:
+        """Whether the participant has opened its stream."""
+        return self._opened
+
     def open(self, on_revoke: Callable[[], object] = nothing) -> None:
-        """Take the participant in, once only; `on_revoke` is called if the server ends it."""
+        """Admit the participant, once only; `on_revoke` is called if the server ends it."""
         with self._lock:
             if self._opened or self._revoked:
                 raise ChannelError(
@@ -67,8 +81,7 @@ class ServerSession:
                 )
             self._opened = True
             self._on_revoke = on_revoke
-            if self._rule is not None:
-                self._rule.begin(self.participant)
+            self._phase.begin(self.participant)
             self._open = True
             self.failure = "its stream is still open"
 
@@ -118,14 +131,12 @@ class ServerSession:
         check_order(frame, step=self._exchange.num_steps)
         if frame.kind is not Kind.FINISH or frame.tensors or not self._exchange.between_steps:
             return self._exchange.answer(frame)
-        if self._rule is not None:
-            self._rule.finish(self.participant)
+        self._phase.finish(self.participant)
         self.finished, self._open, self.failure = True, False, "it has finished"
-        self.on_finish()
+        self._on_finish()
         return Frame(Kind.FINISHED, frame.step)
 
     def _drop(self, reason: str) -> None:
         self._open = False
         self.failure = reason
-        if self._rule is not None:
-            self._rule.drop(self.participant)
+        self._phase.drop(self.participant)

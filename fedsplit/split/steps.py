@@ -1,24 +1,21 @@
-"""One optimizer step and one evaluation, the same arithmetic wherever they run."""
+"""The arithmetic of one step and of one evaluation, the same wherever they run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from fedsplit.config import Config
 from fedsplit.errors import ChannelError
-from fedsplit.split.schedule import learning_rate
 from fedsplit.states import State, each
 
 
 class StepResult(NamedTuple):
-    """What one batch gives.
+    """The score of one batch.
 
     Attributes
     ----------
@@ -32,36 +29,13 @@ class StepResult(NamedTuple):
     num_correct: Tensor
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], config: Config, server_round: int = 1
-) -> Optimizer:
-    """Return the configured optimizer, with the learning rate of a round.
-
-    Every part of a model has one of its own, for those of its parameters that train. An optimizer
-    that lives longer than a round is given each round's rate by `set_learning_rate`.
-    """
-    rate = learning_rate(config, server_round)
-    # A group, because there may be nothing in it: torch takes no empty list of parameters.
-    group = [{"params": [weight for weight in parameters if weight.requires_grad]}]
-    if config.optimizer == "sgd":
-        return SGD(group, lr=rate, momentum=config.momentum, weight_decay=config.weight_decay)
-    adam = Adam if config.optimizer == "adam" else AdamW
-    return adam(group, lr=rate, weight_decay=config.weight_decay)
-
-
-def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Change the rate of an optimizer, and keep its state."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def check_gradients(part: nn.Module) -> None:
-    """Refuse to go on with gradients that would spoil a part for good.
+    """Refuse gradients that would destroy a part.
 
     Raises
     ------
     ChannelError
-        If one of them has NaN or infinity in it.
+        If one of them holds NaN or infinity.
     """
     gradients = [weight.grad for weight in part.parameters() if weight.grad is not None]
     if not math.isfinite(nn.utils.get_total_norm(gradients).item()):
@@ -71,46 +45,32 @@ def check_gradients(part: nn.Module) -> None:
         )
 
 
-def update(optimizer: Optimizer, clip_norm: float) -> None:
-    """Take an optimizer's step, with the norm of all its gradients together limited.
-
-    Parameters
-    ----------
-    optimizer : Optimizer
-        Of one part, whose gradients are there.
-    clip_norm : float
-        Gradients with a larger Euclidean norm are scaled down to it (Pascanu et al., "On the
-        difficulty of training recurrent neural networks", ICML 2013); 0 = no limit.
-    """
-    if clip_norm:
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        nn.utils.clip_grad_norm_(weights, clip_norm)
-    optimizer.step()
-
-
 def score(logits: Tensor, labels: Tensor) -> StepResult:
-    """Return loss (in float32 at least) and hits of a batch: logits [B, C], labels [B]."""
+    """Return the loss (at least float32) and the number of correct predictions of a batch.
+
+    Logits are [B, classes], labels [B].
+    """
     hits = (logits.detach().argmax(dim=-1) == labels).sum()
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return StepResult(cross_entropy(precise, labels), hits)
 
 
 class PendingStep:
-    """The forward pass of a server part, until the gradient of its output comes.
+    """The forward pass of a server part, waiting for the gradient of its output.
 
     Parameters
     ----------
     server_part : Callable[[State], State]
-        What computes.
+        The computation.
     smashed : State
         Its input for B examples.
     cut_gradient : bool
-        Whether the gradient of the input is wanted; it costs a product for each weight's.
+        Whether to compute the gradient of the input. Without it the backward pass is cheaper.
 
     Attributes
     ----------
     output : State
-        What it gives: logits [B, classes] (vanilla), or what the top takes (U-shaped).
+        Logits [B, classes] (vanilla), or what the top takes (U-shaped).
     """
 
     def __init__(
@@ -124,23 +84,24 @@ class PendingStep:
         self._leaves = each(smashed, _leaf if cut_gradient else Tensor.detach)
         # The in-process engine calls it from inside an autograd function.
         with torch.enable_grad():
-            # As in the whole model, a part may begin with an in-place operation, which a leaf
-            # forbids and which must not reach the client's own tensor when there is no wire.
+            # A part may begin with an in-place operation, which autograd forbids on a leaf, and
+            # which must not reach the client's own tensor when there is no wire.
             self._graph = server_part(each(self._leaves, Tensor.clone))
         self.output = each(self._graph, Tensor.detach)
 
     def backward(self, gradient: State) -> State:
-        """Add the gradients of the server part's parameters, and return the cut gradient.
+        """Accumulate the gradients of the server part's parameters; return the cut gradient.
 
         Parameters
         ----------
         gradient : State
-            The loss's gradient for each floating tensor of `output`.
+            The gradient of the loss for each floating-point tensor of `output`.
 
         Returns
         -------
         State
-            Shaped like the smashed data; its floating tensors only, and none if none is wanted.
+            Shaped like the floating-point tensors of the smashed data; empty without
+            `cut_gradient`.
         """
         outputs, gradients = _pairs(self._graph, gradient)
         torch.autograd.backward(outputs, gradients)
@@ -153,7 +114,7 @@ class PendingStep:
 
 
 def output_gradient(logits: Tensor, labels: Tensor) -> tuple[StepResult, Tensor]:
-    """Return a batch's result and the gradient of its loss for the logits [B, classes].
+    """Return a batch's score and the gradient of its loss for the logits [B, classes].
 
     Raises
     ------
@@ -192,5 +153,5 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 
 def _gradient(leaf: Tensor) -> Tensor:
-    # A tensor that the server part does not use has no gradient, and zero is its value.
+    # A tensor that the server part does not use gets no gradient from autograd: it is zero.
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from fedsplit.errors import ChannelError
-from fedsplit.split.lockstep import GiveUp
+from fedsplit.split.lockstep import GiveUp, keep
 
 
 class Turns:
@@ -17,15 +17,12 @@ class Turns:
     ----------
     seconds : float
         How long the next one waits for a holder whose client computes.
-
-    Attributes
-    ----------
-    on_late : Callable[[int, str], object]
-        Told of each holder that is given up, and why; called without a lock of this class.
+    give_up : GiveUp
+        Called, without a lock of this class, for each holder that is late.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.on_late: GiveUp = lambda participant, reason: None
+    def __init__(self, seconds: float, give_up: GiveUp = keep) -> None:
+        self._give_up = give_up
         self._seconds = min(seconds, threading.TIMEOUT_MAX)
         self._lock = threading.Lock()
         self._queue: list[int] = []
@@ -33,22 +30,22 @@ class Turns:
         self._away_since: float | None = None
 
     def line_up(self, order: Sequence[int]) -> None:
-        """Say in which order the participants have their turns."""
+        """Set the order in which the participants have their turns."""
         with self._lock:
             self._queue, self._away_since = list(order), None
             self._waiting = {p: threading.Condition(self._lock) for p in order}
 
     def take(self, participant: int) -> None:
-        """Wait until everyone before this participant has had its turn, or is gone.
+        """Wait until every participant before this one has had its turn, or has left.
 
         Raises
         ------
         ChannelError
-            If the participant has no turn any more.
+            If the participant no longer has a turn.
         """
         while (late := self._wait(participant)) is not None:
             reason = f"its turn has lasted for channel.step-timeout = {self._seconds:g} seconds"
-            self.on_late(late, reason)
+            self._give_up(late, reason)
 
     def lend(self, participant: int) -> None:
         """Note that the holder's client computes now, for a limited time."""
@@ -62,7 +59,7 @@ class Turns:
         Raises
         ------
         ChannelError
-            If it has been given up meanwhile.
+            If it was given up in the meantime.
         """
         with self._lock:
             self._require(participant)
@@ -74,7 +71,7 @@ class Turns:
             self._remove(participant)
 
     def close(self) -> None:
-        """End all turns; whoever waits is told so at once."""
+        """End all turns; everyone who waits gets an error at once."""
         with self._lock:
             self._queue = []
             for waiting in self._waiting.values():
@@ -84,7 +81,7 @@ class Turns:
         """Wait for the turn; return the holder instead, if it has to be given up."""
         with self._lock:
             while self._place(participant) > 0:
-                # Only the next one watches the holder; the others sleep until they are next.
+                # Only the next in line watches the holder; the others sleep until they are next.
                 limit = self._seconds if self._place(participant) == 1 else None
                 if self._waiting[participant].wait(limit) or self._away_since is None:
                     continue
@@ -110,5 +107,5 @@ class Turns:
 
     def _place(self, participant: int) -> int:
         if participant not in self._queue:
-            raise ChannelError(f"Refused: client {participant} has no turn any more in this step.")
+            raise ChannelError(f"Refused: client {participant} no longer has a turn in this step.")
         return self._queue.index(participant)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from fedsplit.channel.frame import LABELS, LOSS, Kind, pack_cut, unpack_cut
+from fedsplit.channel.frame import Kind, pack_cut, unpack_cut
 from fedsplit.channel.wire_pb2 import Frame as WireFrame
+from fedsplit.split.wire import LABELS, LOSS
 
 
 def test_the_kinds_are_those_of_the_wire() -> None:

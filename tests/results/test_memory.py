@@ -13,8 +13,8 @@ from fedsplit.models.loading import input_spec, load_model, load_split_model
 from fedsplit.models.split import join_parts, split_model, stage_names
 from fedsplit.models.trainable import Lora, Mode, train_only
 from fedsplit.results.memory import TrainingMemory, part_memory, together
-from fedsplit.split.steps import make_optimizer
 from tests.models.families import zoo
+from tests.split.toys import optimizer_of
 
 NANO = (1, 28, 28)
 
@@ -152,8 +152,8 @@ def test_the_optimizer_s_state_is_that_of_a_real_step(
 ) -> None:
     config = Config.load({"optimizer": optimizer, "momentum": momentum})
     model = load_model("vit-nano", dtype=dtype)
-    found = part_memory([model], NANO, 1, lambda p: make_optimizer(p, config))[0]
-    real = make_optimizer(model.parameters(), config)
+    found = part_memory([model], NANO, 1, lambda p: optimizer_of(p, config))[0]
+    real = optimizer_of(model.parameters(), config)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     real.step()

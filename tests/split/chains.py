@@ -14,10 +14,18 @@ from fedsplit.config import Config
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.split import SplitModel, join_parts, split_model
 from fedsplit.models.stages import smashed_spec
-from fedsplit.split.checks import CutSpec
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
-from tests.split.toys import BATCH_SIZE, NUM_LABELS, Client, Weights, config_of, weights_of
+from fedsplit.split.wire import Wire
+from tests.split.toys import (
+    BATCH_SIZE,
+    NUM_LABELS,
+    Client,
+    Weights,
+    settings_of,
+    weights_of,
+    wire_of,
+)
 from tests.split.ushaped import TopClient, seeded
 
 Points = tuple[int, ...]
@@ -64,8 +72,8 @@ def serving_chain(
     """Return a server of this rule that holds what lies behind the cut."""
     model, cut = _split(points)
     server_part = copy.deepcopy(model.trunk if u_shaped(points) else model.server_part())
-    rule = kind(server_part, config_of() if config is None else config)
-    return SplitServer(rule=rule, cut=cut)
+    rule = kind(server_part, settings_of(config))
+    return SplitServer(rule=rule, wire=cut)
 
 
 def client_of(
@@ -94,10 +102,10 @@ def held_by(client: Client) -> Weights:
 
 
 @cache
-def _split(points: Points) -> tuple[SplitModel, CutSpec]:
+def _split(points: Points) -> tuple[SplitModel, Wire]:
     model = split_model(whole_of(), points)
     until_top = join_parts(model.bottom, model.trunk)
-    cut = CutSpec(
+    cut = wire_of(
         smashed_spec(model.bottom, _SPEC),
         NUM_LABELS,
         BATCH_SIZE,

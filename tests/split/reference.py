@@ -13,16 +13,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from fedsplit.config import Config
+from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, SplitServer
-from fedsplit.split.shared import InTurn
-from fedsplit.split.steps import (
-    PendingStep,
-    StepResult,
-    make_optimizer,
-    output_gradient,
-    update,
-)
+from fedsplit.split.steps import PendingStep, StepResult, output_gradient
 from fedsplit.states import State
 from tests.split.toys import (
     CUT,
@@ -32,8 +26,9 @@ from tests.split.toys import (
     average_by_hand,
     batches_of,
     bottom_of,
-    config_of,
+    optimizer_of,
     server_part_of,
+    settings_of,
     weights_of,
 )
 
@@ -48,7 +43,7 @@ class Central:
         self.server_part = server_part_of()
         self.bottom = weights_of(bottom_of())
         self._config = config
-        self._optimizer = make_optimizer(self.server_part.parameters(), config)
+        self._optimizer = optimizer_of(self.server_part.parameters(), config)
         self._bottoms: dict[int, tuple[nn.Module, Optimizer]] = {}
 
     def in_turn(
@@ -101,7 +96,7 @@ class Central:
         for k in data:
             bottom = bottom_of()
             bottom.load_state_dict(self.bottom)
-            self._bottoms[k] = bottom, make_optimizer(bottom.parameters(), self._config)
+            self._bottoms[k] = bottom, optimizer_of(bottom.parameters(), self._config)
 
     def _close(self, data: Data, accepted: Collection[int]) -> dict[int, Weights]:
         trained = {k: weights_of(bottom) for k, (bottom, _) in self._bottoms.items()}
@@ -123,7 +118,9 @@ def server_step(
     assert isinstance(pending.output, Tensor)
     result, gradient = output_gradient(pending.output, labels)
     cut_gradient = pending.backward(gradient)
-    update(optimizer, clip_norm)
+    if clip_norm:
+        nn.utils.clip_grad_norm_(server_part.parameters(), clip_norm)
+    optimizer.step()
     return result, cut_gradient
 
 
@@ -138,17 +135,17 @@ def data_of(**sizes: Sequence[int]) -> dict[int, list[Batch]]:
 
 def serving(kind: type[UpdateRule], config: Config | None = None) -> SplitServer:
     """Return a server of this rule."""
-    rule = kind(server_part_of(), config_of() if config is None else config)
-    return SplitServer(rule=rule, cut=CUT)
+    rule = kind(server_part_of(), settings_of(config))
+    return SplitServer(rule=rule, wire=CUT)
 
 
 def rule_in(server: SplitServer) -> UpdateRule:
-    return server._rule
+    return server.rule
 
 
 def order_in(server: SplitServer) -> list[tuple[int, ...]]:
-    assert isinstance(server._rule, InTurn)
-    return server._rule.order
+    assert isinstance(server.rule, InTurn)
+    return server.rule.order
 
 
 def at_once(

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.channel.direct import DirectChannel
-from fedsplit.channel.frame import LABELS, LOSS, NUM_CORRECT, Frame, Kind
+from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.errors import ChannelError
-from fedsplit.split.checks import CutSpec
 from fedsplit.split.client import SplitSession
 from fedsplit.split.server import Purpose
 from fedsplit.split.steps import StepResult, score
+from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT
 from fedsplit.states import TensorSpec
 from tests.split.toys import (
     CUT,
@@ -34,6 +34,7 @@ from tests.split.toys import (
     stream_to,
     train_jointly,
     weights_of,
+    wire_of,
 )
 
 SIZES = (8,) * 17 + (1, 5, 8)
@@ -128,9 +129,9 @@ def test_the_loss_can_be_scaled_like_any_other(serve_direct: Serve) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_dtypes_train(serve: Serve, dtype: torch.dtype) -> None:
-    cut = CutSpec({"hidden": TensorSpec((1, 4), dtype)}, NUM_LABELS, 8)
+    cut = wire_of({"hidden": TensorSpec((1, 4), dtype)}, NUM_LABELS, 8)
     server = make_server(server_part=server_part_of().to(dtype))
-    server._cut = cut
+    server.wire = cut
     token = server.open_round(Purpose.TRAIN, [0])[0]
     bottom = bottom_of().to(dtype)
     images, labels = batches_of(0, 8)[0]
@@ -148,9 +149,9 @@ def test_other_dtypes_train(serve: Serve, dtype: torch.dtype) -> None:
 def test_batches_of_one_example_train(serve: Serve) -> None:
     """The answer to one is longer than the question, and has to pass the limit."""
     server = make_server()
-    server._cut = CutSpec(CUT.tensors, NUM_LABELS, 1)
+    server.wire = wire_of(CUT.tensors, NUM_LABELS, 1)
     token = server.open_round(Purpose.TRAIN, [0])[0]
-    Client(serve(server), token, cut=server._cut).train(batches_of(0, 1, 1, 1))
+    Client(serve(server), token, cut=server.wire).train(batches_of(0, 1, 1, 1))
     assert server.report().num_examples == {0: 3}
 
 
@@ -174,9 +175,9 @@ def test_views_and_shared_memory_at_the_cut(serve: Serve) -> None:
             return logits
 
     float4 = TensorSpec((1, 4), torch.float32)
-    cut = CutSpec({"hidden": float4, "tap": float4, "turned": float4}, NUM_LABELS, 8)
+    cut = wire_of({"hidden": float4, "tap": float4, "turned": float4}, NUM_LABELS, 8)
     server = make_server(server_part=Part())
-    server._cut = cut
+    server.wire = cut
     whole = nn.Sequential(Bottom(), Part())
     whole[1].load_state_dict(server.server_part.state_dict())
     bottom = Bottom()

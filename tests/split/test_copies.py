@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fedsplit.errors import ChannelError
 from fedsplit.seeding import seeded_init
 from fedsplit.split.copies import PerParticipantCopies
-from fedsplit.split.steps import make_optimizer
 from tests.split.reference import server_step
 from tests.split.toys import (
     Weights,
@@ -24,7 +23,9 @@ from tests.split.toys import (
     batches_of,
     bottom_of,
     config_of,
+    optimizer_of,
     server_part_of,
+    settings_of,
     weights_of,
 )
 
@@ -33,7 +34,7 @@ SIZES = {0: (8, 8), 1: (8, 3), 2: (1,), 5: (8, 8, 8, 7)}
 
 def rule_of(server_part: nn.Module | None = None, **overrides: object) -> PerParticipantCopies:
     server_part = server_part_of() if server_part is None else server_part
-    return PerParticipantCopies(server_part, config_of(**overrides))
+    return PerParticipantCopies(server_part, settings_of(config_of(**overrides)))
 
 
 def smashed_of(participant: int, *sizes: int) -> list[tuple[Tensor, Tensor]]:
@@ -53,7 +54,7 @@ def train(rule: PerParticipantCopies, participant: int, *sizes: int) -> int:
 
 def trained_by_hand(participant: int, *sizes: int, **overrides: object) -> Weights:
     server_part = server_part_of()
-    optimizer = make_optimizer(server_part.parameters(), config_of(**overrides))
+    optimizer = optimizer_of(server_part.parameters(), config_of(**overrides))
     for smashed, labels in smashed_of(participant, *sizes):
         server_step(server_part, optimizer, smashed, labels)
     return weights_of(server_part)
@@ -84,7 +85,7 @@ def test_the_optimizer_starts_fresh_each_round() -> None:
     rule.close_round({0: train(rule, 0, 8)})
     server_part = server_part_of()
     for sizes in ((8, 8), (8,)):
-        optimizer = make_optimizer(server_part.parameters(), config_of())
+        optimizer = optimizer_of(server_part.parameters(), config_of())
         for smashed, labels in smashed_of(0, *sizes):
             server_step(server_part, optimizer, smashed, labels)
     assert_same_bits(weights_of(rule.server_part), weights_of(server_part))
@@ -152,7 +153,7 @@ def test_a_dropped_participant_leaves_nothing(when: str) -> None:
         train(rule, 1, 8)
     rule.drop(1)
     rule.drop(1)
-    assert rule._training == {}
+    assert rule.training_now == {}
     assert [file.name for file in folder_of(rule).iterdir()] == ["0.safetensors"]
     rule.close_round(counts)
     assert_same_bits(weights_of(rule.server_part), trained_by_hand(0, 8))
@@ -251,7 +252,7 @@ def test_tied_weights_stay_tied_and_are_averaged() -> None:
     for k in (0, 1):
         hand = _Tied()
         hand.load_state_dict(tied.state_dict())
-        optimizer = make_optimizer(hand.parameters(), config_of())
+        optimizer = optimizer_of(hand.parameters(), config_of())
         for smashed, labels in smashed_of(k, 8, 8):
             server_step(hand, optimizer, smashed, labels)
         hands.append(weights_of(hand))
@@ -297,6 +298,6 @@ def test_a_copy_that_has_diverged_is_not_kept() -> None:
         next(rule._training[1][0].parameters())[0, 0] = float("nan")
     with pytest.raises(ChannelError, match=r"diverged: client 1's copy .* Lower learning-rate"):
         rule.finish(1)
-    assert rule._training == {}
+    assert rule.training_now == {}
     assert [file.name for file in folder_of(rule).iterdir()] == ["0.safetensors"]
     rule.close()

@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedsplit.channel.frame import LABELS, Frame, Kind, pack_cut
+from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
+from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose
 from fedsplit.split.session import ServerSession
-from fedsplit.split.shared import Concatenated, InTurn
 from fedsplit.split.steps import score
+from fedsplit.split.wire import LABELS
 from tests.channel.hosts import CountingProxy
 from tests.split.reference import Data, at_once, data_of, examples_in
 from tests.split.toys import (
@@ -29,6 +31,8 @@ from tests.split.toys import (
     batches_of,
     bottom_of,
     make_server,
+    pack_cut,
+    settings_of,
     stream_to,
     train_jointly,
     weights_of,
@@ -199,7 +203,7 @@ def test_what_is_out_of_place_is_refused_and_changes_nothing(
     before: list[Frame], bad: Frame, words: str, kind: type[UpdateRule]
 ) -> None:
     """Break it: count a step when its output is out; or leave `_open_batch` out of any check."""
-    rule = kind(trunk_of(), configured())
+    rule = kind(trunk_of(), settings_of(configured()))
     rule.open_round(1, [3])
     session = ServerSession(3, server_part=rule.server_part, rule=rule, cut=U_CUT)
     session.open()

@@ -9,16 +9,17 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedsplit.channel.frame import LABELS, LOSS, NUM_CORRECT, OUTPUT_PREFIX, Frame, Kind
+from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
-from fedsplit.split.checks import CutSpec
 from fedsplit.split.client import SplitSession
+from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, SplitServer
 from fedsplit.split.session import ServerSession
-from fedsplit.split.shared import Concatenated, InTurn
-from tests.split.toys import CUT, batches_of, bottom_of, config_of, server_part_of
+from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT, OUTPUT_PREFIX, Wire
+from tests.split.toys import CUT, batches_of, bottom_of, server_part_of, wire_of
 from tests.split.ushaped import U_CUT
 
 RULES = [PerParticipantCopies, InTurn, Concatenated]
@@ -49,9 +50,11 @@ def _layers() -> nn.Sequential:
     return part
 
 
-def _opened(kind: type[UpdateRule], cut: CutSpec) -> tuple[SplitServer, _Straight]:
+def _opened(kind: type[UpdateRule], cut: Wire) -> tuple[SplitServer, _Straight]:
     part = _layers()
-    server = SplitServer(rule=kind(part if cut.output is None else part[:3], config_of()), cut=cut)
+    server = SplitServer(
+        rule=kind(part if cut.output is None else part[:3], settings_of()), wire=cut
+    )
     token = server.open_round(Purpose.TRAIN, [0])[0]
     return server, _Straight(server.open(token))
 
@@ -139,6 +142,6 @@ def test_a_gradient_that_nobody_wants_is_refused() -> None:
 
 
 def test_the_longest_frame_without_a_gradient() -> None:
-    few = CutSpec(CUT.tensors, CUT.num_labels, 1, cut_gradient=False)
+    few = wire_of(CUT.tensors, CUT.num_labels, 1, cut_gradient=False)
     with_gradient = replace(few, cut_gradient=True)
     assert few.max_frame_bytes < with_gradient.max_frame_bytes

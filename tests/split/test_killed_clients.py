@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import pytest
 
+from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, RoundReport, SplitServer
 from fedsplit.split.session import ServerSession
-from fedsplit.split.shared import Concatenated, InTurn, SharedServerPart
+from fedsplit.split.shared import SharedServerPart
 from tests.split.chains import SHAPE, Points, serving_chain
 from tests.split.participants import CONNECTED, CONNECTING, FINISHED, FINISHING, Participant
 from tests.split.reference import examples_in, order_in, rule_in

@@ -12,10 +12,11 @@ from hypothesis import given
 from torch import nn
 
 from fedsplit.channel.direct import DirectChannel
+from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
-from fedsplit.split.shared import Concatenated, InTurn
 from tests.split.drawn import Shards, few, shards
 from tests.split.reference import Central, Data, averaged, order_in, serving, train_round
 from tests.split.toys import (

@@ -209,7 +209,7 @@ def test_closing_the_server_ends_everything(serve: Serve) -> None:
     client = Client(address, server.open_round(Purpose.TRAIN, [0])[0])
     with client.session:
         client.step(GOOD[0][0])
-        folder = Path(str(server._rule._finished))  # type: ignore[attr-defined]
+        folder = Path(str(server.rule._finished))  # type: ignore[attr-defined]
         server.close()
         with pytest.raises(ChannelError):
             client.step(GOOD[0][1])

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedsplit.channel.frame import LABELS, LOSS, NUM_CORRECT, Frame, Kind
+from fedsplit.channel.frame import Frame, Kind
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError
-from fedsplit.split.checks import CutSpec
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.session import ServerSession
 from fedsplit.split.steps import StepResult, evaluate_step
+from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT, Wire
 from fedsplit.states import State, TensorSpec
 from tests.split.toys import (
     CUT,
@@ -28,6 +28,7 @@ from tests.split.toys import (
     smashed_frame,
     wait_until,
     weights_of,
+    wire_of,
 )
 
 
@@ -69,7 +70,7 @@ def rule() -> Iterator[NotingRule]:
 
 
 def session_of(
-    rule: NotingRule | None, *, server_part: nn.Module | None = None, cut: CutSpec = CUT
+    rule: NotingRule | None, *, server_part: nn.Module | None = None, cut: Wire = CUT
 ) -> ServerSession:
     if server_part is None:
         server_part = rule.server_part if rule is not None else server_part_of()
@@ -187,7 +188,7 @@ def test_a_bad_frame_ends_the_session(rule: NotingRule, frame: Frame, words: str
     with pytest.raises(ChannelError, match="session is closed"):
         session.handle(good_frame(1))
     assert rule.calls == ["begin", "step", "drop"]
-    assert rule._training == {}
+    assert rule.training_now == {}
     assert_same_bits(weights_of(rule.server_part), before)
 
 
@@ -211,7 +212,7 @@ def test_the_server_part_sees_the_bottoms_order() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_loss_is_float32_whatever_the_dtype(dtype: torch.dtype) -> None:
-    cut = CutSpec({"hidden": TensorSpec((1, 4), dtype)}, 5, 8)
+    cut = wire_of({"hidden": TensorSpec((1, 4), dtype)}, 5, 8)
     rule = NotingRule(nn.Linear(4, 5).to(dtype), config_of())
     session = session_of(rule, cut=cut)
     session.open()
@@ -247,7 +248,7 @@ def test_an_end_waits_for_the_step_and_drops_it(
     ender.join(5)
     step.join(5)
     assert rule.calls == ["begin", "step", "drop"]
-    assert rule._training == {}
+    assert rule.training_now == {}
     assert not session.finished
     with pytest.raises(ChannelError, match="session is closed"):
         session.handle(good_frame(1))
@@ -349,7 +350,7 @@ def test_many_threads_open_and_close_but_one_wins(rule: NotingRule) -> None:
     session.close("the end")
     assert len(opened) == 1
     assert rule.calls == ["begin", "drop"]
-    wait_until(lambda: rule._training == {})
+    wait_until(lambda: rule.training_now == {})
 
 
 def test_one_that_is_given_up_before_it_came_is_reported_with_the_reason(rule: NotingRule) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from fedsplit.channel.grpc import GrpcStream
 from fedsplit.errors import ChannelError
+from fedsplit.split.concatenated import Concatenated
+from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, RoundReport, SplitServer
-from fedsplit.split.shared import Concatenated, InTurn
-from fedsplit.split.steps import make_optimizer, score
+from fedsplit.split.steps import score
 from tests.split.reference import (
     Central,
     Data,
@@ -33,7 +34,9 @@ from tests.split.toys import (
     batches_of,
     bottom_of,
     config_of,
+    optimizer_of,
     server_part_of,
+    settings_of,
     wait_until,
     weights_of,
 )
@@ -182,7 +185,7 @@ def test_the_end_of_a_round_frees_all_who_wait(serve: Serve, kind: type[UpdateRu
     server = serving(kind)
     address, before = serve(server), weights_of(server.server_part)
     tokens = server.open_round(Purpose.TRAIN, list(DATA))
-    lockstep = server._rule._lockstep  # type: ignore[attr-defined]
+    lockstep = server.rule._lockstep  # type: ignore[attr-defined]
     refused: list[int] = []
 
     def hope(k: int) -> None:
@@ -226,8 +229,8 @@ def test_nobody_is_late_while_the_server_computes(
     done waits for the others, who could not have been faster.
     """
     seconds = 0.08 if kind is InTurn else 0.3
-    rule = kind(_Slow(seconds), config_of(channel_step_timeout=0.2))
-    server = SplitServer(rule=rule, cut=CUT)
+    rule = kind(_Slow(seconds), settings_of(config_of(channel_step_timeout=0.2)))
+    server = SplitServer(rule=rule, wire=CUT)
     address = serve_direct(server)
     tokens = server.open_round(Purpose.TRAIN, range(4))
     data: Data = {k: batches_of(k, 4, 4, 4) for k in range(4)}
@@ -271,9 +274,9 @@ def test_a_u_shaped_holder_that_falls_silent_in_its_turn(serve: Serve, place: in
     assert sorted(report.num_examples) == [k for k in range(3) if k not in silent]
     assert "channel.step-timeout = 0.2 seconds" in report.failures[silent[0]]
     trunk = trunk_of()
-    optimizer = make_optimizer(trunk.parameters(), config)
+    optimizer = optimizer_of(trunk.parameters(), config)
     ends = {k: nn.ModuleList([bottom_of(), top_of()]) for k in range(3) if k not in silent}
-    own = {k: make_optimizer(ends[k].parameters(), config) for k in ends}
+    own = {k: optimizer_of(ends[k].parameters(), config) for k in ends}
     for step, order in enumerate(order_in(server)):
         for k in order:
             if k in silent:

@@ -11,8 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from fedsplit.errors import ChannelError
 from fedsplit.seeding import seeded_init
-from fedsplit.split.shared import Concatenated
-from fedsplit.split.steps import make_optimizer
+from fedsplit.split.concatenated import Concatenated
 from tests.split.reference import at_once
 from tests.split.toys import (
     Batch,
@@ -20,6 +19,8 @@ from tests.split.toys import (
     assert_same_bits,
     batches_of,
     config_of,
+    optimizer_of,
+    settings_of,
     weights_of,
 )
 
@@ -40,7 +41,7 @@ def test_one_whose_examples_overflow_harms_nobody_else() -> None:
     with torch.no_grad():
         first.weight.fill_(0.5)
     start = copy.deepcopy(part)
-    rule = Concatenated(part, config_of())
+    rule = Concatenated(part, settings_of(config_of()))
     rule.open_round(1, [0, 1, 2])
     huge = torch.full((2, 4), 3e38), torch.tensor([1, 1])
     data = {0: _smashed(0, 4), 1: huge, 2: _smashed(2, 3)}
@@ -56,7 +57,7 @@ def test_one_whose_examples_overflow_harms_nobody_else() -> None:
     outcomes = at_once(step, range(3))
     assert "loss of a batch is nan" in outcomes[1]
     assert (outcomes[0], outcomes[2]) == ("trained", "trained")
-    optimizer = make_optimizer(start.parameters(), config_of())
+    optimizer = optimizer_of(start.parameters(), config_of())
     hidden, labels = (torch.cat([data[0][i], data[2][i]]) for i in (0, 1))
     torch.autograd.backward(cross_entropy(start(hidden), labels))
     optimizer.step()
@@ -70,7 +71,7 @@ def test_gradients_that_overflow_with_nobody_missing_are_everyones_error() -> No
     with torch.no_grad():
         part.weight.zero_()
         part.bias.zero_()
-    rule, before = Concatenated(part, config_of()), weights_of(part)
+    rule, before = Concatenated(part, settings_of(config_of())), weights_of(part)
     rule.open_round(1, [0, 1])
 
     def step(k: int) -> str:

@@ -12,7 +12,6 @@ from fedsplit.split.steps import (
     PendingStep,
     check_gradients,
     evaluate_step,
-    make_optimizer,
     output_gradient,
     score,
     set_learning_rate,
@@ -23,6 +22,7 @@ from tests.split.reference import server_step
 from tests.split.toys import (
     assert_same_bits,
     config_of,
+    optimizer_of,
     optimizer_state,
     server_part_of,
     weights_of,
@@ -35,7 +35,7 @@ LABELS = torch.tensor([0, 4, 2])
 @pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("adam", Adam), ("adamw", AdamW)])
 def test_optimizers_are_those_of_the_config(name: str, kind: type) -> None:
     config = config_of(optimizer=name, learning_rate=0.3, weight_decay=0.2, momentum=0.6)
-    optimizer = make_optimizer(nn.Linear(2, 2).parameters(), config)
+    optimizer = optimizer_of(nn.Linear(2, 2).parameters(), config)
     assert type(optimizer) is kind
     group = optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.3, 0.2)
@@ -65,7 +65,7 @@ def test_the_loss_is_float32_whatever_the_logits_are(dtype: torch.dtype) -> None
 @pytest.mark.parametrize("enabled", [True, False])
 def test_server_step_is_one_sgd_step_and_the_gradient(enabled: bool) -> None:
     server_part, reference = server_part_of(), server_part_of()
-    optimizer = make_optimizer(server_part.parameters(), config_of(learning_rate=0.1))
+    optimizer = optimizer_of(server_part.parameters(), config_of(learning_rate=0.1))
     with torch.set_grad_enabled(enabled):
         result, gradient = server_step(server_part, optimizer, HIDDEN, LABELS)
     leaf = HIDDEN.clone().requires_grad_()
@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(value: float, optimizer_name:
     server_part = nn.Linear(4, 5)
     with torch.no_grad():
         server_part.weight.copy_(torch.arange(20.0).reshape(5, 4) * 1e20)
-    optimizer = make_optimizer(server_part.parameters(), config_of(optimizer=optimizer_name))
+    optimizer = optimizer_of(server_part.parameters(), config_of(optimizer=optimizer_name))
     server_step(server_part, optimizer, HIDDEN * 1e-22, LABELS)  # momentum is there now
     before, state = weights_of(server_part), optimizer_state(optimizer)
     with pytest.raises(ChannelError, match=r"loss of a batch is (inf|nan)\. Lower learning-rate"):
@@ -156,7 +156,7 @@ def test_an_infinite_loss_is_refused_though_its_gradient_is_finite() -> None:
     with torch.no_grad():
         server_part.weight.zero_()[:, 0] = torch.tensor([3e38, -3e38, 0.0, 0.0, 0.0])
     before = weights_of(server_part)
-    optimizer = make_optimizer(server_part.parameters(), config_of())
+    optimizer = optimizer_of(server_part.parameters(), config_of())
     with pytest.raises(ChannelError, match="loss of a batch is inf"):
         server_step(server_part, optimizer, torch.eye(4)[:1], torch.tensor([1]))
     assert_same_bits(weights_of(server_part), before)
@@ -198,8 +198,8 @@ def test_an_update_limits_the_norm_of_all_gradients_together(clip_norm: float) -
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_an_update_is_torchs_own_clip_and_step(name: str) -> None:
     part, reference = server_part_of(), server_part_of()
-    optimizer = make_optimizer(part.parameters(), config_of(optimizer=name))
-    theirs = make_optimizer(reference.parameters(), config_of(optimizer=name))
+    optimizer = optimizer_of(part.parameters(), config_of(optimizer=name))
+    theirs = optimizer_of(reference.parameters(), config_of(optimizer=name))
     for _ in range(3):
         server_step(part, optimizer, HIDDEN, LABELS, clip_norm=0.2)
         theirs.zero_grad()
@@ -222,7 +222,7 @@ def test_a_part_without_gradients_is_clipped_to_no_harm() -> None:
 def test_a_new_rate_keeps_the_optimizers_state(name: str) -> None:
     """Break it: make a new optimizer for the rate."""
     part = server_part_of()
-    optimizer = make_optimizer(part.parameters(), config_of(optimizer=name, learning_rate=0.1))
+    optimizer = optimizer_of(part.parameters(), config_of(optimizer=name, learning_rate=0.1))
     server_step(part, optimizer, HIDDEN, LABELS)
     state = optimizer_state(optimizer)
     set_learning_rate(optimizer, 0.025)
@@ -235,7 +235,7 @@ def test_a_new_rate_keeps_the_optimizers_state(name: str) -> None:
 def test_an_optimizer_of_a_later_round_has_its_rate() -> None:
     config = config_of(learning_rate_schedule="step", decay_rounds=2, learning_rate_decay=0.5)
     rates = [
-        make_optimizer(nn.Linear(1, 1).parameters(), config, server_round).param_groups[0]["lr"]
+        optimizer_of(nn.Linear(1, 1).parameters(), config, server_round).param_groups[0]["lr"]
         for server_round in (1, 2, 3, 5)
     ]
     assert rates == [0.1, 0.1, 0.05, 0.025]

@@ -12,20 +12,53 @@ from torch.optim import Optimizer
 
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
-from fedsplit.channel.frame import LABELS, Frame, Kind, pack_cut
+from fedsplit.channel.frame import Frame, Kind
 from fedsplit.config import Config
 from fedsplit.seeding import generator, seeded_init
-from fedsplit.split.checks import CutSpec
 from fedsplit.split.client import SplitSession
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import Purpose, SplitServer
-from fedsplit.split.steps import make_optimizer, score
-from fedsplit.states import State, TensorSpec
+from fedsplit.split.steps import score
+from fedsplit.split.training import Training
+from fedsplit.split.wire import CUT_PREFIX, LABELS, Wire
+from fedsplit.states import Boundary, State, TensorSpec, by_name
 
 NUM_LABELS = 5
 BATCH_SIZE = 8
-CUT = CutSpec({"hidden": TensorSpec((1, 4), torch.float32)}, NUM_LABELS, BATCH_SIZE)
-TREE_CUT = CutSpec(
+
+
+def wire_of(
+    tensors: Mapping[str, TensorSpec],
+    num_labels: int,
+    max_batch_size: int,
+    *,
+    output: Mapping[str, TensorSpec] | None = None,
+    cut_gradient: bool = True,
+    output_gradient: bool = True,
+) -> Wire:
+    """Return a wire; what is called ``hidden`` and is alone passes the boundary bare."""
+    return Wire(
+        _boundary(tensors),
+        num_labels,
+        max_batch_size,
+        output=None if output is None else _boundary(output),
+        cut_gradient=cut_gradient,
+        output_gradient=output_gradient,
+    )
+
+
+def _boundary(tensors: Mapping[str, TensorSpec]) -> Boundary:
+    return Boundary(tensors, bare=list(tensors) == ["hidden"])
+
+
+def pack_cut(state: State) -> dict[str, Tensor]:
+    """Name the tensors at the cut as a frame does."""
+    return {CUT_PREFIX + name: tensor for name, tensor in by_name(state).items()}
+
+
+CUT = wire_of({"hidden": TensorSpec((1, 4), torch.float32)}, NUM_LABELS, BATCH_SIZE)
+TREE_CUT = wire_of(
     {
         "z_hidden": TensorSpec((1, 4), torch.float32),
         "place": TensorSpec((1,), torch.int64),
@@ -93,6 +126,21 @@ def config_of(**overrides: object) -> Config:
     return Config.load({**ours, "weight-decay": 0.0}, overrides)
 
 
+def settings_of(config: Config | None = None) -> RuleSettings:
+    """Return what a rule works with."""
+    config = config_of() if config is None else config
+    return RuleSettings(
+        training=Training.of_server(config),
+        join_seconds=config.channel.join_timeout,
+        step_seconds=config.channel.step_timeout,
+    )
+
+
+def optimizer_of(parameters: Iterable[nn.Parameter], config: Config) -> Optimizer:
+    """Return the optimizer of a config, with the rate of the first round."""
+    return Training.of_clients(config).make_optimizer(parameters)
+
+
 def batches_of(participant: int, *sizes: int, shape: Sequence[int] = (6,)) -> list[Batch]:
     random = generator(11, "toy batches", participant)
     return [
@@ -108,21 +156,21 @@ def make_server(
     *, tree: bool = False, config: Config | None = None, server_part: nn.Module | None = None
 ) -> SplitServer:
     server_part = server_part_of(tree=tree) if server_part is None else server_part
-    rule = PerParticipantCopies(server_part, config_of() if config is None else config)
-    return SplitServer(rule=rule, cut=TREE_CUT if tree else CUT)
+    rule = PerParticipantCopies(server_part, settings_of(config))
+    return SplitServer(rule=rule, wire=TREE_CUT if tree else CUT)
 
 
 def copies_in(server: SplitServer) -> dict[int, nn.Module]:
     """Return the copies that are in memory: participant -> copy."""
-    rule = server._rule
+    rule = server.rule
     assert isinstance(rule, PerParticipantCopies)
-    return {participant: copied for participant, (copied, _) in rule._training.items()}
+    return dict(rule.training_now)
 
 
 def files_of(server: SplitServer) -> list[str]:
-    rule = server._rule
+    rule = server.rule
     assert isinstance(rule, PerParticipantCopies)
-    return sorted(file.name for file in rule._finished.iterdir())
+    return [file.name for file in rule.finished_files]
 
 
 def weights_of(module: nn.Module) -> Weights:
@@ -144,9 +192,7 @@ def assert_close(
         torch.testing.assert_close(tensor, other[name], atol=atol, rtol=0)
 
 
-def stream_to(
-    address: str, token: str, *, step_timeout: float = 30.0, cut: CutSpec = CUT
-) -> Stream:
+def stream_to(address: str, token: str, *, step_timeout: float = 30.0, cut: Wire = CUT) -> Stream:
     return connect(address, token, step_timeout=step_timeout, max_frame_bytes=cut.max_frame_bytes)
 
 
@@ -164,13 +210,13 @@ class Client:
         *,
         bottom: nn.Module | None = None,
         config: Config | None = None,
-        cut: CutSpec = CUT,
+        cut: Wire = CUT,
     ) -> None:
         self.bottom = bottom_of() if bottom is None else bottom
-        self.optimizer = make_optimizer(
+        self.optimizer = optimizer_of(
             self.bottom.parameters(), config_of() if config is None else config
         )
-        self.session = SplitSession(stream_to(address, token, cut=cut))
+        self.session = SplitSession(stream_to(address, token, cut=cut), cut)
         self.losses: list[float] = []
 
     def step(self, batch: Batch) -> None:
@@ -194,7 +240,7 @@ def train_jointly(
 ) -> list[float]:
     """Train both parts as one model in plain PyTorch, with one optimizer over both."""
     joined = nn.Sequential(bottom, server_part)
-    optimizer = make_optimizer(joined.parameters(), config)
+    optimizer = optimizer_of(joined.parameters(), config)
     losses = []
     for images, labels in batches:
         optimizer.zero_grad()

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.config import Config
-from fedsplit.split.checks import CutSpec
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
-from fedsplit.split.steps import make_optimizer, score
+from fedsplit.split.steps import score
+from fedsplit.split.wire import Wire
 from fedsplit.states import TensorSpec
 from tests.split.toys import (
     BATCH_SIZE,
@@ -23,14 +23,17 @@ from tests.split.toys import (
     Weights,
     bottom_of,
     config_of,
+    optimizer_of,
     server_part_of,
+    settings_of,
     weights_of,
+    wire_of,
 )
 
-U_CUT = CutSpec(
+U_CUT = wire_of(
     CUT.tensors, NUM_LABELS, BATCH_SIZE, output={"hidden": TensorSpec((1, 7), torch.float32)}
 )
-U_TREE_CUT = CutSpec(
+U_TREE_CUT = wire_of(
     TREE_CUT.tensors,
     NUM_LABELS,
     BATCH_SIZE,
@@ -104,8 +107,8 @@ def u_serving(
     kind: type[UpdateRule], config: Config | None = None, *, tree: bool = False
 ) -> SplitServer:
     """Return a server of this rule that holds a trunk."""
-    rule = kind(trunk_of(tree=tree), config_of() if config is None else config)
-    return SplitServer(rule=rule, cut=U_TREE_CUT if tree else U_CUT)
+    rule = kind(trunk_of(tree=tree), settings_of(config))
+    return SplitServer(rule=rule, wire=U_TREE_CUT if tree else U_CUT)
 
 
 def whole_server_part(trunk: nn.Module, top: Weights) -> Weights:
@@ -123,13 +126,13 @@ class TopClient(Client):
         *,
         bottom: nn.Module,
         top: nn.Module,
-        cut: CutSpec,
+        cut: Wire,
         config: Config | None = None,
     ) -> None:
         super().__init__(address, token, bottom=bottom, config=config, cut=cut)
         self.top = top
         self.between_calls: Callable[[], object] = lambda: None
-        self.optimizer = make_optimizer(
+        self.optimizer = optimizer_of(
             [*self.bottom.parameters(), *self.top.parameters()],
             config_of() if config is None else config,
         )

@@ -12,10 +12,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from fedsplit.config import Config
-from fedsplit.split.steps import make_optimizer
 from tests.split.chains import Points, u_shaped, whole_of
 from tests.split.reference import Data, examples_in
-from tests.split.toys import Batch, Weights, average_by_hand, weights_of
+from tests.split.toys import Batch, Weights, average_by_hand, optimizer_of, weights_of
 
 
 class Whole:
@@ -32,7 +31,7 @@ class Whole:
         named = dict(self.model.named_parameters())
         self._own = [name for name in named if _at_client(name, points)]
         self._shared = [named[name] for name in named if name not in self._own]
-        self._optimizer = make_optimizer(self._shared, config)
+        self._optimizer = optimizer_of(self._shared, config)
         self._participants: dict[int, tuple[dict[str, nn.Parameter], Optimizer]] = {}
 
     @property
@@ -48,7 +47,7 @@ class Whole:
     def train(self, batches: Iterable[Batch]) -> None:
         """Train all of it plainly, with a fresh optimizer."""
         self.held = {}  # nobody's own
-        optimizer = make_optimizer(self.model.parameters(), self._config)
+        optimizer = optimizer_of(self.model.parameters(), self._config)
         for images, labels in batches:
             optimizer.zero_grad()
             torch.autograd.backward(cross_entropy(self.model(images).logits, labels))
@@ -105,7 +104,7 @@ class Whole:
         self._participants = {}
         for k in data:
             own = {name: nn.Parameter(tensor) for name, tensor in self.own.items()}
-            self._participants[k] = own, make_optimizer(own.values(), self._config)
+            self._participants[k] = own, optimizer_of(own.values(), self._config)
 
     def _close(self, data: Data, accepted: Collection[int] | None) -> None:
         self.held = {

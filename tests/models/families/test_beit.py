@@ -13,14 +13,13 @@ from torch.nn.functional import cross_entropy
 from fedsplit.channel.direct import DirectChannel
 from fedsplit.errors import ModelError
 from fedsplit.models import InputSpec, Part, SplitModel, smashed_spec, split_model
-from fedsplit.split.checks import CutSpec
+from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, SplitServer
-from fedsplit.split.shared import Concatenated
 from tests.models.families.steps import assert_close, gradients_of, whole_step
 from tests.models.families.zoo import batch, images_of, make
-from tests.split.toys import Client, config_of, copies_in
+from tests.split.toys import Client, config_of, copies_in, wire_of
 
 TABLE = "beit.shared_position_bias.relative_position_bias_table"
 SGD = config_of(momentum=0.0, learning_rate=0.1)
@@ -128,7 +127,7 @@ def test_images_of_another_size_are_refused() -> None:
 
 def _serving(rule: type[UpdateRule], parts: SplitModel) -> SplitServer:
     spec = smashed_spec(parts.bottom, images_of(parts.merge()))
-    return SplitServer(rule=rule(parts.server_part(), SGD), cut=CutSpec(spec, 3, 4))
+    return SplitServer(rule=rule(parts.server_part(), SGD), wire=wire_of(spec, 3, 4))
 
 
 def _whole_gradients(

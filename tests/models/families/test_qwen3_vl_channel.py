@@ -16,19 +16,20 @@ from fedsplit.channel.frame import Kind
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.errors import ChannelError
 from fedsplit.models import InputSpec, SplitModel, join_parts, smashed_spec, split_model
-from fedsplit.split.checks import CutSpec
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.exchange import VanillaExchange
 from fedsplit.split.server import Purpose, SplitServer
-from fedsplit.split.steps import make_optimizer
+from fedsplit.split.wire import Wire
 from tests.models.families.qwen3_vl_toys import NUM_LABELS, classifier_of, images_of
 from tests.split.toys import (
     Client,
     assert_close,
     config_of,
+    optimizer_of,
     smashed_frame,
     stream_to,
     weights_of,
+    wire_of,
 )
 
 SPEC = InputSpec(3, 8, 16, (0.5,) * 3, (0.5,) * 3)
@@ -53,15 +54,15 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Any]:
         channel.close()
 
 
-def cut_of(parts: SplitModel, *, u_shaped: bool = False) -> CutSpec:
+def cut_of(parts: SplitModel, *, u_shaped: bool = False) -> Wire:
     output = smashed_spec(join_parts(parts.bottom, parts.trunk), SPEC) if u_shaped else None
-    return CutSpec(smashed_spec(parts.bottom, SPEC), NUM_LABELS, 8, output)
+    return wire_of(smashed_spec(parts.bottom, SPEC), NUM_LABELS, 8, output)
 
 
 def trained_plainly(*parts: nn.Module) -> list[dict[str, Tensor]]:
     """Train parts as one model, each with an optimizer of its own; return their weights."""
     own = [copy.deepcopy(part) for part in parts]
-    optimizers = [make_optimizer(part.parameters(), CONFIG) for part in own]
+    optimizers = [optimizer_of(part.parameters(), CONFIG) for part in own]
     for images, labels in BATCHES:
         state: Any = images
         for part, optimizer in zip(own, optimizers, strict=True):
@@ -80,7 +81,7 @@ def test_a_round_is_plain_training(serve: Any, cut_layer: int) -> None:  # noqa:
     cut, bottom = cut_of(parts), copy.deepcopy(parts.bottom)
     assert list(cut.tensors) == ["hidden", "grid_thw"]
     rule = PerParticipantCopies(copy.deepcopy(parts.server_part()), CONFIG)
-    server = SplitServer(rule=rule, cut=cut)
+    server = SplitServer(rule=rule, wire=cut)
     address = serve(server)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     trained = Client(address, token, bottom=bottom, config=CONFIG, cut=cut).train(BATCHES)
@@ -99,11 +100,11 @@ def test_labels_may_stay_with_the_client(serve: Any) -> None:  # noqa: ANN401
     expected = trained_plainly(*parts)
     cut = cut_of(parts, u_shaped=True)
     rule = PerParticipantCopies(copy.deepcopy(parts.trunk), CONFIG)
-    server = SplitServer(rule=rule, cut=cut)
+    server = SplitServer(rule=rule, wire=cut)
     token = server.open_round(Purpose.TRAIN, [0])
     bottom, top = copy.deepcopy(parts.bottom), copy.deepcopy(parts.top)
     client = Client(serve(server), token[0], bottom=bottom, config=CONFIG, cut=cut)
-    own = [client.optimizer, make_optimizer(top.parameters(), CONFIG)]
+    own = [client.optimizer, optimizer_of(top.parameters(), CONFIG)]
     with client.session as session:
         for images, labels in BATCHES:
             for optimizer in own:
@@ -140,7 +141,7 @@ def test_another_size_of_the_image_is_refused(serve: Any, grid: list[int]) -> No
     cut = cut_of(parts)
     assert cut.tensors["grid_thw"].value == (1, 2, 4)
     rule = PerParticipantCopies(parts.server_part(), CONFIG)
-    server = SplitServer(rule=rule, cut=cut)
+    server = SplitServer(rule=rule, wire=cut)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     state: Any = parts.bottom(images)
     with torch.no_grad():
@@ -157,7 +158,7 @@ def test_the_gradient_returns_for_hidden_alone(serve: Any) -> None:  # noqa: ANN
     images, labels = BATCHES[0]
     cut = cut_of(parts)
     rule = PerParticipantCopies(copy.deepcopy(parts.server_part()), CONFIG)
-    server = SplitServer(rule=rule, cut=cut)
+    server = SplitServer(rule=rule, wire=cut)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     state: Any = parts.bottom(images)
     hidden = state["hidden"].detach().requires_grad_()

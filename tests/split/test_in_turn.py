@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from fedsplit.split.in_turn import InTurn
 from fedsplit.split.server import Purpose
-from fedsplit.split.shared import InTurn
-from fedsplit.split.steps import make_optimizer, score
+from fedsplit.split.steps import score
 from tests.split.reference import (
     Central,
     at_once,
@@ -26,6 +26,7 @@ from tests.split.toys import (
     batches_of,
     bottom_of,
     config_of,
+    optimizer_of,
     server_part_of,
     train_jointly,
     weights_of,
@@ -130,14 +131,14 @@ def test_one_participant_at_a_time_is_plain_training_relayed(serve: Serve) -> No
     server = serving(InTurn)
     address = serve(server)
     bottom, relayed, whole = bottom_of(), weights_of(bottom_of()), server_part_of()
-    lasting = make_optimizer(whole.parameters(), config_of())
+    lasting = optimizer_of(whole.parameters(), config_of())
     for server_round, relay in enumerate(([3, 0, 7], [1, 3]), start=1):
         for k in relay:
             trained = train_round(
                 server, address, {k: DATA[k]}, server_round=server_round, bottom=relayed
             )
             relayed = trained[k]
-            own = make_optimizer(bottom.parameters(), config_of())
+            own = optimizer_of(bottom.parameters(), config_of())
             for images, labels in DATA[k]:
                 own.zero_grad()
                 lasting.zero_grad()
@@ -194,8 +195,8 @@ def test_the_rounds_rate_reaches_the_lasting_optimizer(serve_direct: Serve) -> N
         learning_rate_schedule="step", decay_rounds=1, learning_rate_decay=0.5, momentum=0.9
     )
     server = serving(InTurn, config)
-    assert isinstance(server._rule, InTurn)
-    optimizer = server._rule._optimizer
+    assert isinstance(server.rule, InTurn)
+    optimizer = server.rule.optimizer
     address = serve_direct(server)
     rates = []
     for server_round in (1, 2, 3):
@@ -204,5 +205,5 @@ def test_the_rounds_rate_reaches_the_lasting_optimizer(serve_direct: Serve) -> N
         server.close_round(server.report().num_examples)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.1, 0.05, 0.025])
-    assert server._rule._optimizer is optimizer
+    assert server.rule.optimizer is optimizer
     assert all(state["momentum_buffer"].abs().sum() > 0 for state in optimizer.state.values())

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from fedsplit.split.schedule import learning_rate
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
-from fedsplit.split.schedule import learning_rate
 from tests.split.toys import config_of
 
 

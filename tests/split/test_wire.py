@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedsplit.channel.codec import encode
-from fedsplit.channel.frame import CUT_PREFIX, LABELS, LOSS, NUM_CORRECT, Frame, Kind
+from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import CutSpec, check_order, check_tensor
+from fedsplit.split.wire import CUT_PREFIX, LABELS, LOSS, NUM_CORRECT
 from fedsplit.states import TensorSpec
 
 CUT = CutSpec(

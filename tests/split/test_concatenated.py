@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from fedsplit.errors import ChannelError
 from fedsplit.split import pieces
+from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.server import Purpose
-from fedsplit.split.shared import Concatenated
-from fedsplit.split.steps import make_optimizer, output_gradient
+from fedsplit.split.steps import output_gradient
 from tests.split.reference import (
     Central,
     Data,
@@ -34,7 +34,9 @@ from tests.split.toys import (
     bottom_of,
     config_of,
     make_server,
+    optimizer_of,
     server_part_of,
+    settings_of,
     train_jointly,
     weights_of,
 )
@@ -141,7 +143,7 @@ def test_all_steps_are_computed_in_one_thread(serve: Serve) -> None:
 
 
 def _rule(**overrides: object) -> Concatenated:
-    rule = Concatenated(server_part_of(), config_of(**overrides))
+    rule = Concatenated(server_part_of(), settings_of(config_of(**overrides)))
     rule.open_round(1, [0, 1, 2])
     return rule
 
@@ -177,7 +179,7 @@ def test_one_that_fails_between_forward_and_backward_leaves_the_step_right(gone:
 
     cut = at_once(go_on, range(3))
     expected = server_part_of()
-    optimizer = make_optimizer(expected.parameters(), config_of())
+    optimizer = optimizer_of(expected.parameters(), config_of())
     hidden = torch.cat([data[k][0] for k in rest]).requires_grad_()
     labels = torch.cat([data[k][1] for k in rest])
     torch.autograd.backward(cross_entropy(expected(hidden), labels))
@@ -217,10 +219,10 @@ def test_a_u_shaped_client_that_dies_before_its_gradient(serve: Serve, last: boo
     assert report.num_examples == {0: 11, 2: 13}
     assert list(report.failures) == [1]
     trunk = trunk_of()
-    optimizer = make_optimizer(trunk.parameters(), config_of())
+    optimizer = optimizer_of(trunk.parameters(), config_of())
     ends = {k: (bottom_of(), top_of()) for k in range(3)}
     own = {
-        k: make_optimizer([*bottom.parameters(), *top.parameters()], config_of())
+        k: optimizer_of([*bottom.parameters(), *top.parameters()], config_of())
         for k, (bottom, top) in ends.items()
     }
     for step in range(2):
@@ -264,7 +266,7 @@ def test_one_whose_loss_is_not_finite_leaves_the_step_right() -> None:
     outcomes = at_once(step, [0, 1])
     assert outcomes[0] == "trained"
     assert "loss of a batch is inf" in outcomes[1]
-    optimizer = make_optimizer(start.parameters(), config_of())
+    optimizer = optimizer_of(start.parameters(), config_of())
     torch.autograd.backward(cross_entropy(start(good), labels))
     optimizer.step()
     assert_close(weights_of(rule.server_part), weights_of(start))
@@ -275,8 +277,8 @@ def test_trees_are_concatenated_by_name(serve: Serve) -> None:
     """Break it: concatenate the tensors in the order of names, or forget those of integers."""
     server = make_server(tree=True)
     server.close()
-    rule = Concatenated(server.server_part, config_of(momentum=0.0))
-    server._rule = rule
+    rule = Concatenated(server.server_part, settings_of(config_of(momentum=0.0)))
+    server.rule = rule
     tokens = server.open_round(Purpose.TRAIN, [0, 1])
     address = serve(server)
     data = {0: batches_of(0, 8), 1: batches_of(1, 3)}

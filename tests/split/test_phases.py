@@ -42,7 +42,7 @@ def test_all_come_and_nobody_goes_before(serve: Serve) -> None:
     """Break it: let `Meeting.finish` return at once."""
     server = make_server()
     address, before = serve(server), weights_of(server.server_part)
-    tokens = server.open_round(Purpose.MEET, range(4))
+    tokens = server.open_round(Purpose.RENDEZVOUS, range(4))
     last = 0.0
 
     def come(k: int) -> float:
@@ -66,7 +66,7 @@ def test_too_few_go_after_the_join_timeout_and_the_report_says_who_did_not_come(
     """Break it: wait in `finish` for the step timeout, or without end."""
     server = make_server(config=config_of(channel_join_timeout=0.2, channel_step_timeout=60.0))
     address = serve(server)
-    tokens = server.open_round(Purpose.MEET, range(5))
+    tokens = server.open_round(Purpose.RENDEZVOUS, range(5))
     started = time.monotonic()
     left = at_once(lambda k: meet(address, tokens[k]), [0, 2])
     assert min(left.values()) - started >= 0.2
@@ -83,7 +83,7 @@ def test_one_that_comes_and_goes_is_not_waited_for(serve: Serve) -> None:
     """Break it: do not leave the lockstep in `Meeting.drop`."""
     server = make_server()
     address = serve(server)
-    tokens = server.open_round(Purpose.MEET, [0, 1])
+    tokens = server.open_round(Purpose.RENDEZVOUS, [0, 1])
 
     def come(k: int) -> float:
         if k == 0:
@@ -102,7 +102,7 @@ def test_one_that_comes_and_goes_is_not_waited_for(serve: Serve) -> None:
 def test_a_batch_is_refused(serve: Serve) -> None:
     server = make_server()
     address, before = serve(server), weights_of(server.server_part)
-    tokens = server.open_round(Purpose.MEET, [0])
+    tokens = server.open_round(Purpose.RENDEZVOUS, [0])
     with pytest.raises(ChannelError, match="in a meeting of the participants nothing is trained"):
         Client(address, tokens[0]).train(batches_of(0, 8))
     report = server.report()
@@ -116,7 +116,7 @@ def test_a_batch_is_refused(serve: Serve) -> None:
 def test_the_end_frees_all_who_wait(serve: Serve) -> None:
     server = make_server()
     address = serve(server)
-    tokens = server.open_round(Purpose.MEET, range(3))
+    tokens = server.open_round(Purpose.RENDEZVOUS, range(3))
 
     def come(k: int) -> str:
         if k == 2:
@@ -139,10 +139,10 @@ def test_a_meeting_does_not_disturb_the_training_that_follows(serve: Serve) -> N
     rounds = []
     for with_meeting in (True, False):
         server = make_server()
-        assert isinstance(server._rule, PerParticipantCopies)
+        assert isinstance(server.rule, PerParticipantCopies)
         address = serve(server)
         if with_meeting:
-            tokens = server.open_round(Purpose.MEET, [0, 1])
+            tokens = server.open_round(Purpose.RENDEZVOUS, [0, 1])
             at_once(partial(_come, address, tokens), [0, 1])
             server.close_round(server.report().num_examples)
         tokens = server.open_round(Purpose.TRAIN, [0, 1])

@@ -10,10 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fedsplit.simulation import widen
 from flwr.server.superlink.fleet.vce import vce_api
 from flwr.server.superlink.fleet.vce.metrics import VceMetrics
-
-from fedsplit.simulation import widen
 
 # One more than the pool's threads without `widen`.
 CLIENTS = min(32, (os.cpu_count() or 1) + 4) + 1

@@ -1,0 +1,91 @@
+"""What a client trains with in one round: its part of the model, what its rule adds, the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import nn
+
+from fedsplit.client_model import held_model
+from fedsplit.config import Config
+from fedsplit.exchanged import trains
+from fedsplit.input_spec import InputSpec
+from fedsplit.models.split import hold_parts
+from fedsplit.split.client_rules import ClientRule
+from fedsplit.split.wire import Wire
+from fedsplit.wiring import added_modules, make_wire
+
+
+class ClientModel(NamedTuple):
+    """What a client holds, and the rule it trains by.
+
+    Attributes
+    ----------
+    rule : type[ClientRule]
+        The rule.
+    held : nn.Module
+        All modules of the client, with the names of the whole model.
+    bottom : nn.Module
+        The whole model, if it is not split.
+    top : nn.Module | None
+        The top, in the U-shaped topology.
+    added : Mapping[str, nn.Module]
+        What the rule adds.
+    wire : Wire | None
+        What crosses the channel, if the model is split.
+    """
+
+    rule: type[ClientRule]
+    held: nn.Module
+    bottom: nn.Module
+    top: nn.Module | None
+    added: Mapping[str, nn.Module]
+    wire: Wire | None
+
+
+def client_model(
+    config: Config,
+    *,
+    rule: type[ClientRule],
+    spec: InputSpec,
+    num_labels: int,
+    frozen: str,
+    run: str = "",
+) -> ClientModel:
+    """Return what a client holds; what trains has no values yet.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    rule : type[ClientRule]
+        How the client trains.
+    spec : InputSpec
+        The images that the model takes.
+    num_labels : int
+        Classes.
+    frozen : str
+        The server's `frozen_digest` of the same part.
+    run : str
+        Names the run (see `fedsplit.messages.Instructions`).
+
+    Raises
+    ------
+    FedSplitError
+        If the model cannot be had, or what is frozen differs from the server's.
+    """
+    held, bottom, top = held_model(config, split=rule.splits, num_labels=num_labels, frozen=frozen)
+    if not rule.splits:
+        return ClientModel(rule, held, bottom, None, {}, None)
+    wire = make_wire(
+        config,
+        num_labels=num_labels,
+        spec=spec,
+        cut_gradient=rule.uses_cut_gradient and trains(bottom),
+        run=run,
+    )
+    added = added_modules(rule, config, smashed=wire.smashed, num_labels=num_labels)
+    if added:
+        held = hold_parts(bottom, *([] if top is None else [top]), added=added)
+    return ClientModel(rule, held, bottom, top, added, wire)

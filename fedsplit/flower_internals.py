@@ -1,0 +1,114 @@
+"""Everything that fedsplit uses of Flower beyond its public names, in one place.
+
+Public are ``flwr.app``, ``flwr.clientapp``, ``flwr.serverapp`` and ``flwr.common``. What is here
+may change with any release of Flower. Each name has a test that shows which public behaviour
+depends on it (tests/test_flower_internals.py). Importing this module changes nothing in Flower.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.thread import _worker
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from weakref import ref
+
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app.error import Error
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = [
+    "ClientAppCallable",
+    "NodeInfo",
+    "Run",
+    "arrays_bytes",
+    "error_reply",
+    "mean_of_metrics",
+    "task_identity",
+    "widen_simulation",
+]
+
+_ENGINE = "flwr.server.superlink.fleet.vce.vce_api"
+_MANY_THREADS = 2**15
+"""More than there can be clients: a pool starts a thread only for a worker that it is given."""
+
+
+@contextmanager
+def task_identity() -> Iterator[None]:
+    """Give this process a task of Flower's: without one, Flower refuses to create a message."""
+    before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, SUPERLINK_NODE_ID
+    try:
+        yield
+    finally:
+        TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+
+
+def error_reply(message: Message, reason: str) -> Message:
+    """Return the reply of a client that has failed."""
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def arrays_bytes(arrays: ArrayRecord) -> int:
+    """Return the exact serialized length of a record of weights, as Flower sends it.
+
+    The envelope (ids, addresses, time stamps) is left out: it depends on the engine.
+    """
+    return sum(len(part.deflate()) for part in get_all_nested_objects(arrays).values())
+
+
+def mean_of_metrics(contents: list[RecordDict], weighted_by: str) -> MetricRecord:
+    """Return the mean of every metric, weighted by one of them, as Flower's strategies do."""
+    return aggregate_metricrecords(contents, weighted_by)
+
+
+def widen_simulation() -> None:
+    """Let Flower's simulation have as many clients at work as it has Ray actors.
+
+    Flower 1.41 starts one worker for each actor, but in a thread pool of Python's default size:
+    the machine's cores and 4 more. A worker is busy until its client replies, so the actors above
+    that number would never get a message, whatever the federation's settings are. Clients that
+    wait for each other at every step would then wait for ever.
+
+    The ServerApp calls this when such a run begins; it runs in the engine's process. The engine's
+    pool may not exist yet, or may be at work already: both are widened. In a process without the
+    engine, nothing happens.
+    """
+    engine = sys.modules.get(_ENGINE)
+    if not hasattr(engine, "ThreadPoolExecutor"):
+        return
+    vars(engine)["ThreadPoolExecutor"] = partial(ThreadPoolExecutor, _MANY_THREADS)
+    for pool in _pools_at_work(engine):
+        _widen(pool)
+
+
+def _pools_at_work(engine: Any) -> list[ThreadPoolExecutor]:  # noqa: ANN401 - a module
+    """Return the thread pools that run the engine's workers now."""
+    pools: dict[int, ThreadPoolExecutor] = {}
+    for thread in threading.enumerate():
+        target, arguments = vars(thread).get("_target"), vars(thread).get("_args") or ()
+        if target is _worker and arguments and isinstance(arguments[0], ref):
+            frame = sys._current_frames().get(thread.ident or 0)
+            while frame is not None and frame.f_code is not engine.worker.__code__:
+                frame = frame.f_back
+            pool = arguments[0]()
+            if frame is not None and pool is not None:
+                pools[id(pool)] = pool
+    return list(pools.values())
+
+
+def _widen(pool: ThreadPoolExecutor) -> None:
+    """Start a thread for each worker that waits for one."""
+    pool._max_workers = _MANY_THREADS
+    for _ in range(pool._work_queue.qsize()):
+        pool._adjust_thread_count()

@@ -1,0 +1,228 @@
+"""The messages between server and clients that Flower carries, and how they become its records.
+
+Names of fields are written here and nowhere else. A record with an unknown or a missing field, or
+with a value of another type, is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
+
+from flwr.app import ConfigRecord, MetricRecord
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedsplit.errors import RunError, shorten
+
+DESCRIBE = "query.describe"
+"""The type of the message that asks a node who it is."""
+
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+"""The names of the records in a message."""
+
+SERVER_ROUND, PROXIMAL_MU = "server-round", "proximal-mu"
+"""What Flower's own strategies write into the config of a message."""
+
+NUM_EXAMPLES, LOSS, ACCURACY, CHANNEL_SECONDS = (
+    "num-examples",
+    "loss",
+    "accuracy",
+    "channel-seconds",
+)
+"""What every reply measures."""
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+    )
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any], sender: str) -> Self:
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+            )
+            raise RunError(
+                f"A message of the {sender} is not as it must be ({shorten(faults)}). Server and "
+                "clients must run the same version of fedsplit."
+            ) from None
+
+
+class Instructions(_Fields):
+    """What a message tells a client.
+
+    Attributes
+    ----------
+    run : str
+        Names the run. A client does not use a model function's result for another run.
+    num_clients, num_labels : int
+        Of the run.
+    server_round : int
+        From 1; 0 before the first round.
+    client_rule : str
+        Which client rule to use, as ``package.module:name``.
+    frozen_sha256 : str
+        The digest of what is frozen at the client; empty if nothing is.
+    proximal_mu : float
+        FedProx's mu; 0 = none.
+    channel_address, channel_token : str
+        Where the split server is, and what opens a stream; empty without a stream.
+    answer_seconds : float
+        How long to wait for the connection and for each answer of the split server.
+    """
+
+    run: str
+    num_clients: Annotated[int, Field(ge=1)]
+    num_labels: Annotated[int, Field(ge=1)]
+    server_round: _Count = 0
+    client_rule: str
+    frozen_sha256: str = ""
+    proximal_mu: Annotated[float, Field(ge=0.0)] = 0.0
+    channel_address: str = ""
+    channel_token: str = ""
+    answer_seconds: Annotated[float, Field(ge=0.0)] = 0.0
+
+    def to_record(self) -> ConfigRecord:
+        """Return the record that Flower sends."""
+        return ConfigRecord(self.model_dump(by_alias=True))
+
+    @classmethod
+    def from_record(cls, record: ConfigRecord) -> Self:
+        """Reverse `to_record`.
+
+        Raises
+        ------
+        RunError
+            If a field is unknown, missing, or of another type.
+        """
+        return cls._checked(record, "server")
+
+
+class Description(_Fields):
+    """What a client says about itself.
+
+    Attributes
+    ----------
+    partition_id : int
+        Its number, from 0.
+    class_counts : Sequence[int]
+        Training images of each class; all 0 for a node that takes no part.
+    """
+
+    partition_id: _Count
+    class_counts: Annotated[list[_Count], Field(min_length=1)]
+
+    def to_record(self) -> ConfigRecord:
+        """Return the record that Flower sends."""
+        return ConfigRecord(self.model_dump(by_alias=True))
+
+    @classmethod
+    def from_record(cls, record: ConfigRecord) -> Self:
+        """Reverse `to_record`.
+
+        Raises
+        ------
+        RunError
+            If a field is unknown, missing, or of another type.
+        """
+        return cls._checked(record, "client")
+
+
+class Measurements(BaseModel):
+    """What a client has measured in a round of training or evaluation.
+
+    Attributes
+    ----------
+    num_examples : int
+        Examples it has trained on or scored.
+    loss, accuracy : float
+        Means over these examples.
+    channel_seconds : float
+        How long it waited for the split server's answers.
+    metrics : Mapping[str, float]
+        The values of its rule's own metrics, by key.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    num_examples: int
+    loss: float
+    accuracy: float
+    channel_seconds: float
+    metrics: Mapping[str, float] = {}
+
+    def to_record(self) -> MetricRecord:
+        """Return the record that Flower sends."""
+        return MetricRecord(
+            {
+                NUM_EXAMPLES: self.num_examples,
+                LOSS: self.loss,
+                ACCURACY: self.accuracy,
+                CHANNEL_SECONDS: self.channel_seconds,
+                **self.metrics,
+            }
+        )
+
+    @classmethod
+    def from_record(cls, record: MetricRecord, metrics: Sequence[str] = ()) -> Self:
+        """Reverse `to_record`.
+
+        Parameters
+        ----------
+        record : MetricRecord
+            As it came.
+        metrics : Sequence[str]
+            The keys of the rule's own metrics that must be there.
+
+        Raises
+        ------
+        ValueError
+            Says what is wrong with the reply, as the end of a sentence about it.
+        """
+        expected = {NUM_EXAMPLES, LOSS, ACCURACY, CHANNEL_SECONDS, *metrics}
+        if set(record) != expected:
+            raise ValueError(f"its metrics are {sorted(record)}, not {sorted(expected)}")
+        count = record[NUM_EXAMPLES]
+        if not isinstance(count, int) or count < 0:
+            raise ValueError(f"its reply has num-examples = {count!r}, not a whole number")
+        waited = record[CHANNEL_SECONDS]
+        if not isinstance(waited, float) or not 0 <= waited < math.inf:
+            raise ValueError(
+                f"its reply has channel-seconds = {waited!r}, not a finite number of at least 0"
+            )
+        loss, accuracy = _scores(record[LOSS], record[ACCURACY])
+        return cls(
+            num_examples=count,
+            loss=loss,
+            accuracy=accuracy,
+            channel_seconds=waited,
+            metrics={key: _metric(key, record[key]) for key in metrics},
+        )
+
+
+def _scores(loss: object, accuracy: object) -> tuple[float, float]:
+    told = f"its loss and accuracy are {loss!r} and {accuracy!r}"
+    if not (isinstance(loss, float) and isinstance(accuracy, float)):
+        raise ValueError(f"{told}, not finite numbers")
+    if not (math.isfinite(loss) and math.isfinite(accuracy)):
+        raise ValueError(f"{told}, not finite numbers; lower learning-rate")
+    if loss < 0 or not 0 <= accuracy <= 1:
+        raise ValueError(f"{told}, but a loss is at least 0 and an accuracy from 0 to 1")
+    return loss, accuracy
+
+
+def _metric(key: str, value: object) -> float:
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    raise ValueError(f"its metric '{key}' is {value!r}, not a finite number")

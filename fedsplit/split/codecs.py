@@ -1,0 +1,123 @@
+"""Codecs: how the tensors at the cut become the tensors on the wire, and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedsplit.references import load_instance
+from fedsplit.states import TensorSpec
+
+NO_CODEC = "none"
+Draw = Callable[[], torch.Generator]
+"""Returns the generator of one frame, seeded by run, round, participant, direction and step."""
+
+
+class Packed(NamedTuple):
+    """The shape and dtype of one tensor on the wire, for a whole batch."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+class Codec(ABC):
+    """One direction's encoding of floating-point tensors; integer tensors travel as they are.
+
+    Both ends make the same codec from the same config. The ledger, the longest legal frame, the
+    plan and the checks of received frames all follow from `packed`.
+    """
+
+    @abstractmethod
+    def packed(self, tensors: Mapping[str, TensorSpec], batch_size: int) -> dict[str, Packed]:
+        """Return what travels for a batch.
+
+        Parameters
+        ----------
+        tensors : Mapping[str, TensorSpec]
+            The floating-point tensors at the boundary, by name.
+        batch_size : int
+            B, from 1.
+
+        Returns
+        -------
+        dict[str, Packed]
+            Every tensor on the wire by a name of the codec's choice. At least one of them must
+            be longer for a larger batch.
+        """
+
+    @abstractmethod
+    def encode(self, tensors: Mapping[str, Tensor], draw: Draw) -> dict[str, Tensor]:
+        """Return the tensors to send, exactly as `packed` describes them.
+
+        Parameters
+        ----------
+        tensors : Mapping[str, Tensor]
+            Detached and contiguous, by name.
+        draw : Draw
+            Call it for random numbers, so that runs repeat.
+        """
+
+    @abstractmethod
+    def decode(
+        self, packed: Mapping[str, Tensor], tensors: Mapping[str, TensorSpec], batch_size: int
+    ) -> dict[str, Tensor]:
+        """Reverse `encode`.
+
+        Parameters
+        ----------
+        packed : Mapping[str, Tensor]
+            What came, with legal names, shapes and dtypes and no NaN or infinity.
+        tensors : Mapping[str, TensorSpec]
+            What to return, for a batch of one.
+        batch_size : int
+            B.
+
+        Raises
+        ------
+        ValueError
+            If the values are not ones that `encode` produces. The frame is then refused.
+        """
+
+
+class Identity(Codec):
+    """Send every tensor as it is."""
+
+    def packed(self, tensors: Mapping[str, TensorSpec], batch_size: int) -> dict[str, Packed]:
+        """Return the shapes at the boundary."""
+        return {n: Packed(spec.shape_for(batch_size), spec.dtype) for n, spec in tensors.items()}
+
+    def encode(self, tensors: Mapping[str, Tensor], draw: Draw) -> dict[str, Tensor]:
+        """Return the tensors unchanged."""
+        return dict(tensors)
+
+    def decode(
+        self, packed: Mapping[str, Tensor], tensors: Mapping[str, TensorSpec], batch_size: int
+    ) -> dict[str, Tensor]:
+        """Return the tensors unchanged."""
+        return dict(packed)
+
+
+IDENTITY = Identity()
+
+
+def load_codec(name: str, *, key: str) -> Codec:
+    """Return the codec that a config key names.
+
+    Parameters
+    ----------
+    name : str
+        ``none``, or ``package.module:name`` of a `Codec` or of a function or class that makes one
+        without arguments.
+    key : str
+        The config key, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such codec.
+    """
+    return IDENTITY if name == NO_CODEC else load_instance(name, key=key, kind=Codec)

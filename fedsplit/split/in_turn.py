@@ -1,0 +1,96 @@
+"""The update rule of SFLV2 and of sequential split learning: one update for each batch, in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import nn
+
+from fedsplit.seeding import generator
+from fedsplit.split.lockstep import GiveUp, keep
+from fedsplit.split.rules import RuleSettings
+from fedsplit.split.shared import SharedServerPart
+from fedsplit.split.steps import PendingStep
+from fedsplit.split.turns import Turns
+from fedsplit.states import State
+
+
+class InTurn(SharedServerPart):
+    """At each step one update for each participant, in a fresh random order.
+
+    SplitFed V2 (Thapa et al., AAAI 2022, section 3.4); with one participant at a time, it is
+    sequential split learning.
+
+    Attributes
+    ----------
+    order : list[tuple[int, ...]]
+        For each step of the round, its participants in the order of their updates.
+    """
+
+    def __init__(self, server_part: nn.Module, settings: RuleSettings) -> None:
+        super().__init__(server_part, settings)
+        self.order: list[tuple[int, ...]] = []
+        self._turns = Turns(settings.step_seconds, self.give_up)
+        self._pending: PendingStep | None = None
+        self._server_round = 1
+
+    def open_round(
+        self, server_round: int, participants: Collection[int], give_up: GiveUp = keep
+    ) -> None:
+        """Begin a round with random orders of its own."""
+        super().open_round(server_round, participants, give_up)
+        self._server_round = server_round
+        self.order = []
+
+    def forward(self, participant: int, smashed: State) -> State:
+        """Wait until the step is complete and for the participant's turn in it; then compute."""
+        self._lockstep.together(participant, None, self._draw_order)
+        self._turns.take(participant)
+        self._pending = PendingStep(
+            self.server_part, smashed, cut_gradient=self.settings.cut_gradient
+        )
+        output = self._pending.output
+        self._turns.lend(participant)
+        self._lockstep.answer(participant)
+        return output
+
+    def backward(self, participant: int, gradient: State) -> State:
+        """Update the server part, and pass the turn on."""
+        self._turns.resume(participant)
+        self._lockstep.serve([participant])
+        assert self._pending is not None
+        try:
+            self.optimizer.zero_grad(set_to_none=True)
+            cut_gradient = self._pending.backward(gradient)
+            self._update()
+        finally:
+            self._pending = None
+            self._turns.leave(participant)
+            self._lockstep.answer(participant)
+        return cut_gradient
+
+    def drop(self, participant: int) -> None:
+        """Let the others go on; the next one in line has its turn."""
+        super().drop(participant)
+        self._turns.leave(participant)
+
+    def interrupt(self) -> None:
+        """Wake everyone who waits."""
+        super().interrupt()
+        self._turns.close()
+
+    def close(self) -> None:
+        """Wake everyone who waits."""
+        self.interrupt()
+
+    def _draw_order(self, delivered: Mapping[int, None]) -> Mapping[int, None]:
+        participants = list(delivered)
+        random = generator(
+            self.settings.training.seed, "order", self._server_round, len(self.order)
+        )
+        permutation = torch.randperm(len(participants), generator=random).tolist()
+        self.order.append(tuple(participants[index] for index in permutation))
+        self._turns.line_up(self.order[-1])
+        self._lockstep.serve(participants)  # its turn may come long after the step began
+        return dict.fromkeys(participants)

@@ -1,0 +1,201 @@
+"""The tensors of one kind of frame: at the boundary of the model, and on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from fedsplit.channel.frame import Frame, Kind
+from fedsplit.split.checks import all_finite, check_names, check_tensor, check_value, refused
+from fedsplit.split.codecs import Codec, Draw, Packed
+from fedsplit.states import Boundary, State, TensorSpec, by_name
+
+Item = TypeVar("Item")
+
+
+class Content(NamedTuple):
+    """What a received frame carries, checked.
+
+    Attributes
+    ----------
+    state : State
+        The decoded tensors, as modules take them.
+    scores : Mapping[str, Tensor]
+        Labels, or loss and number of correct predictions, by name.
+    batch_size : int
+        B.
+    """
+
+    state: State
+    scores: Mapping[str, Tensor]
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What one kind of frame carries.
+
+    Attributes
+    ----------
+    prefix : str
+        Begins the names of the boundary's tensors on the wire.
+    boundary : Boundary
+        The tensors at the boundary.
+    codec : Codec
+        How the floating-point ones travel.
+    scores : Mapping[str, TensorSpec]
+        Tensors beside them that no codec touches. A shape () is that of the whole batch.
+    """
+
+    prefix: str
+    boundary: Boundary
+    codec: Codec
+    scores: Mapping[str, TensorSpec] = field(default_factory=dict)
+
+    @cached_property
+    def _floating(self) -> Mapping[str, TensorSpec]:
+        return self.boundary.floating.tensors
+
+    @cached_property
+    def _batch_axis(self) -> tuple[str, int, int] | None:
+        """The tensor that tells B: its name, its length for one example, and for each more."""
+        one, two = self._packed(1), self._packed(2)
+        for name in (*self.scores, *one):
+            rows = two[name].shape[:1] if name in one else ()
+            if rows and rows[0] > one[name].shape[0]:
+                return name, one[name].shape[0], rows[0] - one[name].shape[0]
+        return None
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of the tensors in a frame."""
+        return frozenset(self._packed(1))
+
+    def _packed(self, batch_size: int) -> dict[str, Packed]:
+        """Return all tensors on the wire, in their order."""
+        whole = {
+            name: Packed(spec.shape_for(batch_size), spec.dtype)
+            for name, spec in self.boundary.tensors.items()
+            if name not in self._floating
+        }
+        packed = self.codec.packed(self._floating, batch_size) if self._floating else {}
+        return self._named(packed, whole) | {
+            name: Packed(spec.shape_for(batch_size) if spec.shape else torch.Size(), spec.dtype)
+            for name, spec in self.scores.items()
+        }
+
+    def _named(self, packed: Mapping[str, Item], whole: Mapping[str, Item]) -> dict[str, Item]:
+        """Name tensors for the wire; those with the boundary's names keep its order."""
+        both = {**whole, **packed}
+        order = dict.fromkeys([*(n for n in self.boundary.tensors if n in both), *both])
+        return {self.prefix + name: both[name] for name in order}
+
+    def frame(self, kind: Kind, batch_size: int) -> Frame:
+        """Return such a frame for a batch of this size, whose tensors have no storage."""
+        tensors = {
+            name: torch.empty(packed.shape, dtype=packed.dtype, device="meta")
+            for name, packed in self._packed(batch_size).items()
+        }
+        return Frame(kind, 0, tensors)
+
+    def pack(
+        self, kind: Kind, step: int, state: State, scores: Mapping[str, Tensor], draw: Draw
+    ) -> Frame:
+        """Return a frame to send."""
+        # Contiguous in both engines: the layout of a batch must not depend on the channel.
+        tensors = {name: t.detach().contiguous() for name, t in by_name(state).items()}
+        floating = {name: t for name, t in tensors.items() if t.is_floating_point()}
+        whole = {name: t for name, t in tensors.items() if name not in floating}
+        packed = self.codec.encode(floating, draw) if floating else {}
+        return Frame(kind, step, self._named(packed, whole) | dict(scores))
+
+    def unpack(
+        self,
+        frame: Frame,
+        *,
+        device: torch.device,
+        max_batch_size: int,
+        batch_size: int | None = None,
+    ) -> Content:
+        """Check a received frame, and return what it carries.
+
+        Parameters
+        ----------
+        frame : Frame
+            Of this kind.
+        device : torch.device
+            Where to put the tensors. Integers that the image size fixes stay on the CPU: modules
+            read them there, and reading them from a GPU would stall every step.
+        max_batch_size : int
+            The largest legal B.
+        batch_size : int | None
+            B, if it is known; None = as many examples as the frame holds.
+
+        Raises
+        ------
+        ChannelError
+            Names the tensor, what it is and what it must be.
+        """
+        check_names(frame, self.names)
+        if batch_size is None:
+            batch_size = self._batch_size(frame, max_batch_size)
+        for name, (shape, dtype) in self._packed(batch_size).items():
+            check_tensor(frame, name, shape=shape, dtype=dtype)
+        state: dict[str, Tensor] = {}
+        for name, spec in self.boundary.tensors.items():
+            if name not in self._floating:
+                tensor = frame.tensors[self.prefix + name]
+                if spec.value is not None:
+                    check_value(frame, self.prefix + name, spec.value)
+                state[name] = tensor if spec.value is not None else tensor.to(device)
+        state |= self._decoded(frame, batch_size, device)
+        scores = {name: frame.tensors[name].to(device) for name in self.scores}
+        return Content(self.boundary.to_state(state), scores, batch_size)
+
+    def _batch_size(self, frame: Frame, largest: int) -> int:
+        assert self._batch_axis is not None
+        name, first, each = self._batch_axis
+        tensor = frame.tensors[name]
+        if name in self.scores and (
+            tensor.dtype != self.scores[name].dtype or tensor.ndim != len(self.scores[name].shape)
+        ):
+            dtype = self.scores[name].dtype
+            raise refused(
+                frame, f"has {name} of {tensor.dtype} {list(tensor.shape)}, not {dtype} [B]"
+            )
+        size = (len(tensor) - first) // each + 1 if tensor.ndim else 0
+        if not 1 <= size <= largest:
+            raise refused(frame, f"has {size} examples, not 1 to batch-size = {largest}")
+        return size
+
+    def _decoded(self, frame: Frame, batch_size: int, device: torch.device) -> dict[str, Tensor]:
+        if not self._floating:
+            return {}
+        packed = {
+            name: frame.tensors[self.prefix + name].to(device)
+            for name in self.codec.packed(self._floating, batch_size)
+        }
+        try:
+            decoded = self.codec.decode(packed, self._floating, batch_size)
+        except Exception as error:  # what hostile values make a codec raise is open-ended
+            raise refused(frame, f"cannot be decoded ({error})") from None
+        if decoded.keys() != packed.keys() or any(decoded[n] is not packed[n] for n in packed):
+            self._check_decoded(frame, decoded, batch_size)
+        return decoded
+
+    def _check_decoded(self, frame: Frame, decoded: Mapping[str, Tensor], batch_size: int) -> None:
+        """Refuse what decoding has made illegal; a tensor that came as it is was checked before."""
+        for name, spec in self._floating.items():
+            tensor = decoded.get(name)
+            if tensor is None or (tensor.shape, tensor.dtype) != (
+                spec.shape_for(batch_size),
+                spec.dtype,
+            ):
+                raise refused(frame, f"does not decode to '{name}' of {list(spec.shape)}")
+            if not all_finite(tensor):
+                raise refused(frame, f"decodes to NaN or infinity in '{name}'")

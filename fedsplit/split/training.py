@@ -1,0 +1,136 @@
+"""How one side trains: its optimizer, its learning rate in each round, clipping, and the seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from fedsplit.config import Config
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one side trains with. Clients and server have one each.
+
+    Attributes
+    ----------
+    optimizer : {"sgd", "adam", "adamw"}
+        Which optimizer.
+    learning_rate : float
+        Before the schedule.
+    schedule : {"constant", "step", "cosine"}
+        How the rate changes from round to round (see `rate`).
+    decay : float
+        The factor of ``step``.
+    decay_rounds : int
+        Rounds until it applies again.
+    warmup_rounds : int
+        Rounds in which the rate rises to its value.
+    num_rounds : int
+        Rounds of the run, for ``cosine``.
+    momentum, weight_decay : float
+        Of the optimizer; momentum for ``sgd`` only.
+    clip_norm : float
+        Maximum gradient norm of each part; 0 disables clipping.
+    seed : int
+        The run's seed, from which every random order derives.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"]
+    learning_rate: float
+    schedule: Literal["constant", "step", "cosine"]
+    decay: float
+    decay_rounds: int
+    warmup_rounds: int
+    num_rounds: int
+    momentum: float
+    weight_decay: float
+    clip_norm: float
+    seed: int
+
+    @classmethod
+    def of_clients(cls, config: Config) -> Training:
+        """Return how clients train, and a server that trains the whole model."""
+        return cls(
+            optimizer=config.optimizer,
+            learning_rate=config.learning_rate,
+            schedule=config.learning_rate_schedule,
+            decay=config.learning_rate_decay,
+            decay_rounds=config.decay_rounds,
+            warmup_rounds=config.warmup_rounds,
+            num_rounds=config.num_server_rounds,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+            seed=config.seed,
+        )
+
+    @classmethod
+    def of_server(cls, config: Config) -> Training:
+        """Return how the server part trains: as clients do, but for the keys ``server.*``."""
+        training, server = cls.of_clients(config), config.server
+        if server.learning_rate:
+            training = replace(training, learning_rate=server.learning_rate)
+        if server.learning_rate_schedule != "same":
+            training = replace(training, schedule=server.learning_rate_schedule)
+        if server.clip_norm >= 0.0:
+            training = replace(training, clip_norm=server.clip_norm)
+        return training
+
+    def rate(self, server_round: int) -> float:
+        """Return the learning rate of a round.
+
+        ``constant`` keeps `learning_rate`; ``step`` multiplies it by `decay` after every
+        `decay_rounds` rounds; ``cosine`` lowers it to 0 after the last round along half a cosine
+        (Loshchilov & Hutter, "SGDR", ICLR 2017, equation 5, without restarts). During the first
+        `warmup_rounds` rounds it rises linearly to that value.
+
+        Parameters
+        ----------
+        server_round : int
+            From 1.
+        """
+        past = server_round - 1
+        factor = 1.0
+        if self.schedule == "cosine":
+            factor = 0.5 * (1.0 + math.cos(math.pi * past / self.num_rounds))
+        elif self.schedule == "step":
+            factor = self.decay ** (past // self.decay_rounds)
+        if server_round <= self.warmup_rounds:
+            factor *= server_round / (self.warmup_rounds + 1)
+        return self.learning_rate * factor
+
+    def make_optimizer(
+        self, parameters: Iterable[nn.Parameter], server_round: int = 1
+    ) -> Optimizer:
+        """Return an optimizer of those parameters that train, with the rate of a round.
+
+        An optimizer that lives longer than a round gets each round's rate by `set_rate`.
+        """
+        # A group, because there may be no parameter in it: torch refuses an empty list.
+        group = [{"params": [weight for weight in parameters if weight.requires_grad]}]
+        rate = self.rate(server_round)
+        if self.optimizer == "sgd":
+            return SGD(group, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay)
+        adam = Adam if self.optimizer == "adam" else AdamW
+        return adam(group, lr=rate, weight_decay=self.weight_decay)
+
+    def set_rate(self, optimizer: Optimizer, server_round: int) -> None:
+        """Give an optimizer the rate of a round; its state stays."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate(server_round)
+
+    def update(self, optimizer: Optimizer) -> None:
+        """Take an optimizer's step, after scaling all its gradients down to `clip_norm` together.
+
+        Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013.
+        """
+        if self.clip_norm:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            nn.utils.clip_grad_norm_(weights, self.clip_norm)
+        optimizer.step()

@@ -1,0 +1,117 @@
+"""What client and server both derive from a run's config: the wire, and the modules a rule adds."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fedsplit.config import Config
+from fedsplit.data.cache import OnceCache
+from fedsplit.initial import dtype_of
+from fedsplit.input_spec import InputSpec
+from fedsplit.models.hub import stamp
+from fedsplit.models.skeletons import skeleton
+from fedsplit.models.split import SplitModel, join_parts, split_model
+from fedsplit.models.stages import boundary
+from fedsplit.models.storage import without_storage
+from fedsplit.seeding import seeded_init
+from fedsplit.split.client_rules import ClientRule
+from fedsplit.split.codecs import load_codec
+from fedsplit.split.wire import Wire
+from fedsplit.states import Boundary
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What the boundaries of a model depend on."""
+
+    name: str
+    points: tuple[int, ...]
+    u_shaped: bool
+    dtype: torch.dtype
+    num_labels: int
+    spec: InputSpec
+    run: str
+    stamp: tuple[int, int]
+
+
+_boundaries: OnceCache[tuple[Boundary, Boundary | None]] = OnceCache(16)
+
+
+def make_wire(
+    config: Config, *, num_labels: int, spec: InputSpec, cut_gradient: bool, run: str = ""
+) -> Wire:
+    """Return what crosses the channel in a run's steps.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    num_labels : int
+        Classes.
+    spec : InputSpec
+        The images that the model takes.
+    cut_gradient : bool
+        Whether the server returns the cut gradient.
+    run : str
+        Names the run (see `fedsplit.messages.Instructions`).
+
+    Raises
+    ------
+    FedSplitError
+        If there is no such codec, or the model's boundaries cannot be had.
+    """
+    key = _Key(
+        name=config.model.name,
+        points=tuple(config.split.points),
+        u_shaped=config.split.u_shaped,
+        dtype=dtype_of(config),
+        num_labels=num_labels,
+        spec=spec,
+        run=run,
+        stamp=stamp(config.model.name),
+    )
+    smashed, output = _boundaries.get(key, lambda: _measure(key))
+    return Wire(
+        smashed=smashed,
+        num_labels=num_labels,
+        max_batch_size=config.batch_size,
+        output=output,
+        cut_gradient=cut_gradient,
+        output_gradient=config.split.server_trains,
+        uplink=load_codec(config.codec.uplink, key="codec.uplink"),
+        downlink=load_codec(config.codec.downlink, key="codec.downlink"),
+        seed=config.seed,
+    )
+
+
+def boundaries_of(
+    model: SplitModel, spec: InputSpec, *, u_shaped: bool
+) -> tuple[Boundary, Boundary | None]:
+    """Return the boundary at the cut and, in the U-shaped topology, that after the trunk."""
+    output = boundary(join_parts(model.bottom, model.trunk), spec) if u_shaped else None
+    return boundary(model.bottom, spec), output
+
+
+def _measure(key: _Key) -> tuple[Boundary, Boundary | None]:
+    whole = copy.deepcopy(skeleton(key.name, num_labels=key.num_labels))
+    without_storage(whole, key.dtype)
+    return boundaries_of(split_model(whole, key.points), key.spec, u_shaped=key.u_shaped)
+
+
+def added_modules(
+    rule: type[ClientRule], config: Config, *, smashed: Boundary, num_labels: int
+) -> dict[str, nn.Module]:
+    """Return the modules that a client rule adds, with the initial weights of the run.
+
+    They are in the dtype and on the device of the client's part.
+    """
+    with seeded_init(config.seed, "added modules"):
+        made = rule.added_modules(smashed, num_labels)
+    return {
+        name: module.to(device=config.device, dtype=dtype_of(config))
+        for name, module in made.items()
+    }
