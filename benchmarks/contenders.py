@@ -15,7 +15,7 @@ from fedsplit import Config
 from fedsplit.data.shards import load_shard
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.seeding import seeded_init
-from fedsplit.split.steps import make_optimizer
+from fedsplit.split.training import Training
 from fedsplit.threads import torch_threads
 
 CLIENT_WORKERS = 2
@@ -39,7 +39,7 @@ class Centralised:
         self._threads = threads
         with seeded_init(config.seed, "model"):
             self._model = load_model(config.model.name, pretrained=False, num_labels=10).train()
-        self._optimizer = make_optimizer(self._model.parameters(), config)
+        self._optimizer = Training.of_clients(config).make_optimizer(self._model.parameters())
         # One client that holds everything the clients train on together.
         self._images = load_shard(config, 0, 1, input_spec(config.model.name)).train
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from benchmarks.processes import Remote
 from fedsplit.channel.endpoint import nothing
-from fedsplit.channel.frame import LABELS, LOSS, NUM_CORRECT, Frame, Kind
+from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel, GrpcStream
 from fedsplit.channel.ledger import Traffic
+from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT
 
 MAX_FRAME_BYTES = 64 * 2**20
 _APP = Path(__file__).with_name("messages_app")

@@ -27,7 +27,7 @@ from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import load_shard
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.seeding import generator, seeded_init
-from fedsplit.split.steps import make_optimizer
+from fedsplit.split.training import Training
 from fedsplit.threads import available_cores, torch_threads
 
 
@@ -35,7 +35,7 @@ def plain_loop(config: Config, images: Images, num_epochs: int, threads: int) ->
     """Train the whole model on pooled images; return the wall seconds."""
     with seeded_init(config.seed, "model"):
         model = load_model(config.model.name, pretrained=False, num_labels=10).train()
-    optimizer = make_optimizer(model.parameters(), config)
+    optimizer = Training.of_clients(config).make_optimizer(model.parameters())
     order = generator(config.seed, "plain")
     with torch_threads(threads):
         started = time.perf_counter()

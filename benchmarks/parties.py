@@ -12,6 +12,8 @@ from torch import Tensor
 
 from benchmarks.steady import Log, for_seconds, logged
 from fedsplit import Config
+from fedsplit.algorithms import strategy_class
+from fedsplit.channel.connect import connect
 from fedsplit.channel.direct import DirectChannel
 from fedsplit.channel.endpoint import Channel
 from fedsplit.channel.grpc import GrpcChannel
@@ -21,10 +23,11 @@ from fedsplit.models.loading import input_spec
 from fedsplit.preparation import prepare
 from fedsplit.seeding import generator
 from fedsplit.split.client import SplitSession
-from fedsplit.split.local import Batch, train_batches
-from fedsplit.split.server import Purpose, SplitServer
-from fedsplit.split.steps import StepResult, make_optimizer
-from strategies import STRATEGIES
+from fedsplit.split.local import Batch, BatchLoss, train_batches
+from fedsplit.split.phases import Purpose
+from fedsplit.split.rules import RuleSettings
+from fedsplit.split.server import SplitServer
+from fedsplit.split.training import Training
 
 OpenChannel = Callable[[SplitServer], Channel]
 
@@ -53,10 +56,11 @@ class Server:
     def __init__(self, config: Config, open_channel: OpenChannel) -> None:
         torch.set_num_threads(config.torch_threads)
         prepared = prepare(config)
-        rule = STRATEGIES[config.strategy].rule
+        rule = strategy_class(config.strategy).update_rule
         assert rule is not None
         self._num_clients = config.num_clients
-        self._server = SplitServer(rule=rule(prepared.server_part, config), cut=prepared.cut)
+        settings = RuleSettings(Training.of_server(config))
+        self._server = SplitServer(rule=rule(prepared.server_part, settings), wire=prepared.wire)
         self._channel = open_channel(self._server)
 
     def open_round(self) -> Invitation:
@@ -99,7 +103,8 @@ class Clients:
 
     def __init__(self, config: Config, partitions: Sequence[int]) -> None:
         self._config = config
-        self._bottom = prepare(config).model.bottom.train()
+        prepared = prepare(config)
+        self._bottom, self._wire = prepared.model.bottom.train(), prepared.wire
         self._images = {
             k: load_shard(config, k, config.num_clients, input_spec(config.model.name)).train
             for k in partitions
@@ -117,18 +122,20 @@ class Clients:
 
     def _train_one(self, invitation: Invitation, partition: int, timed: Iterator[Batch]) -> None:
         bottom = copy.deepcopy(self._bottom)
-        optimizer = make_optimizer(bottom.parameters(), self._config)
-        with SplitSession.connect(
+        training = Training.of_clients(self._config)
+        optimizer = training.make_optimizer(bottom.parameters())
+        stream = connect(
             invitation.address,
             invitation.tokens[partition],
             step_timeout=self._config.channel.step_timeout,
             max_frame_bytes=invitation.max_frame_bytes,
-        ) as session:
+        )
+        with SplitSession(stream, self._wire) as session:
 
-            def objective(images: Tensor, labels: Tensor) -> StepResult:
-                return session.train_step(bottom(images), labels)
+            def objective(images: Tensor, labels: Tensor) -> BatchLoss:
+                return BatchLoss.of(session.train_step(bottom(images), labels))
 
-            train_batches(timed, objective, optimizer)
+            train_batches(timed, objective, optimizer, training)
             session.finish()
 
     def close(self) -> None:

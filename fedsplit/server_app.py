@@ -35,8 +35,9 @@ from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
 from fedsplit.split.training import Training
 from fedsplit.threads import torch_threads
-from strategies.base import FederatedStrategy, RunContext
+from strategies.base import FederatedStrategy
 from strategies.clients import Clients
+from strategies.context import RunContext
 from strategies.continued import Continued
 
 app = ServerApp()

@@ -7,83 +7,40 @@ whose contributions count, and lets the aggregator combine them in the order of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from logging import INFO, WARNING
 from typing import ClassVar
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsplit.arrays import to_compute, to_state
-from fedsplit.config import Config
+from fedsplit.arrays import to_compute
 from fedsplit.errors import RunError
 from fedsplit.fields import Field, combine
 from fedsplit.flower_internals import arrays_bytes
-from fedsplit.messages import ACCURACY, ARRAYS, CONFIG, LOSS, PROXIMAL_MU, Instructions
+from fedsplit.messages import ACCURACY, ARRAYS, CONFIG, LOSS, PROXIMAL_MU
 from fedsplit.network import link_of
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client_rules import ClientRule, SplitClient
-from fedsplit.split.local import PooledTraining
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Progress, Purpose, SplitServer, silent
 from strategies.aggregation import SampledGrid, make_aggregator
 from strategies.aggregator_state import aggregator_state, load_aggregator_state
 from strategies.answers import Answered, Asked, cost_of, reject
-from strategies.buffers import average_buffers
-from strategies.clients import Clients
+from strategies.combination import combine_contributions
+from strategies.context import RunContext
 from strategies.replies import (
     fault_of_metrics,
     fault_of_train_reply,
     in_order_of,
-    keep_for_aggregator,
-    mean_of_metrics,
     measurements_of,
     sort_replies,
     weights_of,
-    with_dtypes_of,
     without,
 )
-
-Note = Callable[..., None]
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What a strategy works with.
-
-    Attributes
-    ----------
-    config : Config
-        The run's configuration.
-    clients : Clients
-        Everyone who can be sampled.
-    instructions : Instructions
-        What every message tells its client; a round adds its number and each client's token.
-    note : Note
-        Takes what a round gave, as keyword arguments (see `fedsplit.results.recorder`).
-    server : SplitServer | None
-        The other half of the model, if it is split.
-    pool : PooledTraining | None
-        Training on everyone's images, for a strategy that asks for it.
-    buffers : frozenset[str]
-        Names of the client part's buffers, such as running statistics.
-    progress : Progress
-        Shows how many participants have finished.
-    """
-
-    config: Config
-    clients: Clients
-    instructions: Instructions
-    note: Note
-    server: SplitServer | None = None
-    pool: PooledTraining | None = None
-    buffers: frozenset[str] = frozenset()
-    progress: Progress = silent
 
 
 class FederatedStrategy(Strategy):
@@ -122,15 +79,15 @@ class FederatedStrategy(Strategy):
     @classmethod
     def metrics(cls) -> tuple[Field, ...]:
         """Return the fields that both halves add to a round's row."""
-        own = () if cls.update_rule is None else cls.update_rule.metrics
-        return (*cls.client_rule.metrics, *own)
+        server = () if cls.update_rule is None else cls.update_rule.metrics
+        return (*cls.client_rule.metrics, *server)
 
     def summary(self) -> None:
         """Log the strategy, its aggregator and the number of clients."""
         split = self.config.split
         how = f"cut {split.cut_layer}, {split.topology}" if self.server else "unsplit"
-        log(INFO, "\t├── Strategy: %s (%s)", self.config.strategy, how)
         aggregator = type(self.aggregator).__name__ if self.aggregates else "none"
+        log(INFO, "\t├── Strategy: %s (%s)", self.config.strategy, how)
         log(INFO, "\t├── Aggregator: %s", aggregator)
         log(INFO, "\t└── Clients: %d", len(self.clients.node_ids))
 
@@ -139,7 +96,10 @@ class FederatedStrategy(Strategy):
     ) -> Iterable[Message]:
         """Sample participants, open the round, and give each its weights and its token."""
         self._started = time.perf_counter()
-        return self._ask_to_train(server_round, self._sample(server_round), arrays, config, grid)
+        sampled = self.clients.sample(
+            self.config.fraction_train, self.config.seed, "train", server_round
+        )
+        return self._ask_to_train(server_round, sampled, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -153,7 +113,13 @@ class FederatedStrategy(Strategy):
         """
         answered = self._accept(server_round, replies)
         self._note_train(server_round, [answered])  # first: some aggregators empty the replies
-        arrays, metrics = self._aggregate(server_round, answered)
+        arrays, metrics = combine_contributions(
+            self.aggregator,
+            server_round,
+            answered,
+            sent=self._asked.sent,
+            buffers=self._run.buffers,
+        )
         self._close_round(answered)
         self._note(train_loss=metrics[LOSS], train_accuracy=metrics[ACCURACY])
         return arrays, metrics
@@ -219,10 +185,6 @@ class FederatedStrategy(Strategy):
             self.server.load_state_dict(state["server"])
         if self.pool is not None:
             self.pool.load_state_dict(state["pool"])
-
-    def _sample(self, server_round: int) -> list[int]:
-        config = self.config
-        return self.clients.sample(config.fraction_train, config.seed, "train", server_round)
 
     def _ask_to_train(
         self,
@@ -326,38 +288,6 @@ class FederatedStrategy(Strategy):
             return
         self.server.close_round(answered.weights)
         self._note(**self.server.rule.measured())
-
-    def _aggregate(self, server_round: int, answered: Answered) -> tuple[ArrayRecord, MetricRecord]:
-        """Combine checked replies, all of whose weights are in one order.
-
-        Only parameters go through the aggregator. Buffers, such as running statistics, are
-        averaged by n_k over all accepted participants.
-        """
-        replies = list(answered.good.values())
-        averaged = average_buffers(answered, self._run.buffers)
-        parameters = without(self._asked.sent, self._run.buffers)
-        if not parameters:  # clients have nothing to train
-            return averaged, mean_of_metrics(replies)
-        count, name = len(replies), type(self.aggregator).__name__
-        for client, reply in answered.good.items():
-            keep_for_aggregator(reply, answered.measured[client], self._run.buffers)
-        arrays, metrics = self.aggregator.aggregate_train(server_round, replies)
-        # Half a model must not move without the other.
-        if arrays is None or metrics is None:
-            raise RunError(
-                f"The aggregator {name} returns no weights for the {count} contributions of round "
-                f"{server_round}. Use more clients, another aggregation.name, or other "
-                f"aggregation.options than '{self.config.aggregation.options}'."
-            )
-        arrays = with_dtypes_of(arrays, self._asked.sent)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in to_state(arrays).values()):
-            raise RunError(
-                f"The weights that {name} computes in round {server_round} hold NaN or infinity. "
-                f"Change aggregation.options = '{self.config.aggregation.options}', or lower "
-                "learning-rate."
-            )
-        both = {**arrays, **averaged}
-        return ArrayRecord({name: both[name] for name in self._asked.sent}), metrics
 
     def _note_train(self, server_round: int, answers: Sequence[Answered]) -> None:
         """Note what a round's answers cost; a round without any good one ends the run."""

@@ -21,7 +21,8 @@ from fedsplit.config import Config
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.messages import CONFIG, DESCRIBE, Description, Instructions
 from fedsplit.seeding import generator
-from fedsplit.split.server import Purpose, RoundReport, SplitServer
+from fedsplit.split.phases import Purpose
+from fedsplit.split.server import RoundReport, SplitServer
 from strategies.replies import reason_of
 
 

@@ -16,7 +16,8 @@ from fedsplit.messages import ACCURACY, LOSS
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client_rules import OwnBottom
 from fedsplit.split.copies import PerParticipantCopies
-from strategies.base import FederatedStrategy, RunContext
+from strategies.base import FederatedStrategy
+from strategies.context import RunContext
 from strategies.replies import mean_of_metrics, weights_of
 
 

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 
 from fedsplit.client_app import app
 from fedsplit.config import Config
 from fedsplit.data.shards import load_shard
-from fedsplit.inprocess import _task_identity
+from fedsplit.flower_internals import task_identity
+from fedsplit.messages import Instructions
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.models.split import join_parts, split_model
+from fedsplit.references import reference_to
 from fedsplit.seeding import seeded_init
+from fedsplit.split.client_rules import WholeModel
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("plain_threads")
@@ -19,8 +22,14 @@ pytestmark = pytest.mark.usefixtures("plain_threads")
 def _ask(
     kind: str, *, partition_id: object = 1, weights: dict[str, torch.Tensor] | None = None
 ) -> Message:
-    config = ConfigRecord({"num-clients": 4, "num-labels": 10, "server-round": 1})
-    content = RecordDict({"config": config})
+    told = Instructions(
+        run="a run",
+        num_clients=4,
+        num_labels=10,
+        server_round=1,
+        client_rule=reference_to(WholeModel),
+    )
+    content = RecordDict({"config": told.to_record()})
     if weights is not None:
         content["arrays"] = ArrayRecord(weights)
     context = Context(
@@ -30,7 +39,7 @@ def _ask(
         state=RecordDict(),
         run_config=Config.load(TINY).to_flat(),
     )
-    with _task_identity():
+    with task_identity():
         return app(Message(content, 1, kind), context)
 
 

@@ -29,7 +29,11 @@ def _memory(config: Config, prepared: Preparation, batch_size: int) -> list[Trai
 def _found(config: Config, prepared: Preparation, num_clients: int) -> tuple[int, int]:
     kind = STRATEGIES[config.strategy]
     found = costs(
-        config, prepared, split=kind.rule is not None, pooled=kind.pooled, num_clients=num_clients
+        config,
+        prepared,
+        split=kind.update_rule is not None,
+        pooled=kind.pooled,
+        num_clients=num_clients,
     )
     return found["client_memory_bytes"], found["server_memory_bytes"]
 

@@ -13,7 +13,7 @@ import torch
 from fedsplit import Config
 from fedsplit.experiment import Experiment
 from fedsplit.preparation import prepare
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 
 
 def _experiment(

@@ -1,18 +1,36 @@
-"""Flower's own engine, with a backend whose clients wait for each other."""
+"""Which public behaviour depends on each private name of Flower."""
 
 from __future__ import annotations
 
+import inspect
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from fedsplit.simulation import widen
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.server.superlink.fleet.vce import vce_api
 from flwr.server.superlink.fleet.vce.metrics import VceMetrics
+from flwr.serverapp import Grid
+
+from fedsplit.flower_internals import (
+    ClientAppCallable,
+    NodeInfo,
+    Run,
+    arrays_bytes,
+    error_reply,
+    mean_of_metrics,
+    task_identity,
+    widen_simulation,
+)
+from fedsplit.inprocess import InProcessGrid
+from strategies.aggregation import SampledGrid
 
 # One more than the pool's threads without `widen`.
 CLIENTS = min(32, (os.cpu_count() or 1) + 4) + 1
@@ -93,11 +111,85 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_clients_that_have_an_actor_are_at_work_at_once() -> None:
-    """Break it: do not call `widen`. The meeting then breaks, and no client has met the others."""
-    widen()
+    """Break it: do not call `widen_simulation`; no client then meets the others."""
+    widen_simulation()
     assert _clients_that_met(patience_seconds=30) == list(range(CLIENTS))
 
 
 def test_flower_alone_has_a_limit() -> None:
-    """If this fails, Flower sizes its pool itself, and `fedsplit.simulation` can go."""
+    """If this fails, Flower sizes its pool itself, and `widen_simulation` can go."""
     assert _clients_that_met(patience_seconds=1) == []
+
+
+def test_a_pool_that_is_at_work_already_is_widened() -> None:
+    """Flower's engine may make its pool before the ServerApp begins.
+
+    Break it: leave out the loop over the pools at work.
+    """
+    threading.Timer(0.5, widen_simulation).start()
+    assert _clients_that_met(patience_seconds=30) == list(range(CLIENTS))
+
+
+def test_importing_fedsplit_changes_nothing_in_flower() -> None:
+    """Break it: widen the pool when the ClientApp is imported."""
+    code = (
+        "from flwr.server.superlink.fleet.vce import vce_api\n"
+        "before = dict(vars(vce_api))\n"
+        "import fedsplit.client_app, fedsplit.server_app, fedsplit.inprocess\n"
+        "assert dict(vars(vce_api)) == before\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_message_needs_a_task() -> None:
+    """`task_identity`: the in-process engine creates messages as Flower's ServerApp does.
+
+    Break it: leave `task_identity` out of `run_in_process`.
+    """
+    with pytest.raises(RuntimeError, match="not set"):
+        Message(RecordDict(), 1, "train")
+    with task_identity():
+        assert Message(RecordDict(), 7, "train").metadata.dst_node_id == 7
+    with pytest.raises(RuntimeError, match="not set"):
+        Message(RecordDict(), 1, "train")
+
+
+def test_a_failed_client_replies_with_its_reason() -> None:
+    """`error_reply`: Flower's strategies see it as a failure."""
+    with task_identity():
+        reply = error_reply(Message(RecordDict(), 7, "train"), "the disk is broken")
+    assert reply.has_error()
+    assert reply.error.reason == "the disk is broken"
+    assert reply.metadata.src_node_id == 7
+
+
+def test_bytes_of_weights_are_those_of_the_serialized_record() -> None:
+    """`arrays_bytes`: the ledger's sync bytes; numpy's header of each array counts."""
+    arrays = ArrayRecord({"a": torch.zeros(100), "b": torch.zeros(2, 3, dtype=torch.int64)})
+    data = sum(len(array.data) for array in arrays.values())
+    assert data == 100 * 4 + 6 * 8 + 2 * 128
+    assert 0 < arrays_bytes(arrays) - data < 1000
+    assert arrays_bytes(arrays) == arrays_bytes(ArrayRecord(dict(arrays)))
+
+
+def test_metrics_are_averaged_by_a_weight() -> None:
+    """`mean_of_metrics`: the train loss where no aggregator runs."""
+    contents = [
+        RecordDict({"metrics": MetricRecord({"num-examples": n, "loss": loss})})
+        for n, loss in ((1, 8.0), (3, 4.0))
+    ]
+    assert mean_of_metrics(contents, "num-examples")["loss"] == 5.0
+
+
+def test_a_grid_of_our_own_has_the_methods_that_flower_asks_for() -> None:
+    """`Run`, `NodeInfo`: the types in the signatures of Flower's abstract Grid."""
+    assert inspect.signature(Grid.set_run).parameters["run"].annotation is Run
+    assert NodeInfo(node_id=3).node_id == 3
+    assert issubclass(SampledGrid, Grid)
+    assert not inspect.isabstract(SampledGrid)
+    assert not inspect.isabstract(InProcessGrid)
+
+
+def test_a_mod_takes_the_message_the_context_and_the_next_call() -> None:
+    """`ClientAppCallable`: the type of what a mod of a ClientApp calls."""
+    assert get_args(ClientAppCallable) == ([Message, Context], Message)

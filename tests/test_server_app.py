@@ -13,7 +13,8 @@ from flwr.common import log
 from fedsplit import Config
 from fedsplit.channel.direct import _hosts
 from fedsplit.errors import FedSplitError, RunError
-from fedsplit.inprocess import IN_PROCESS, InProcessGrid, _task_identity
+from fedsplit.flower_internals import task_identity
+from fedsplit.inprocess import IN_PROCESS, InProcessGrid
 from fedsplit.server_app import FLOWER, _without_traceback, app, run_server
 from fedsplit.split.client import SplitSession
 from tests.conftest import Run, weights
@@ -58,7 +59,7 @@ def test_a_run_that_cannot_start_says_why_in_one_paragraph(
 
     Break it: leave out the filter in `main`, and the log has a traceback.
     """
-    with socket.create_server(("127.0.0.1", 0)) as taken, _task_identity():
+    with socket.create_server(("127.0.0.1", 0)) as taken, task_identity():
         if "channel.address" in changes:
             changes = {"channel.address": f"127.0.0.1:{taken.getsockname()[1]}"}
         nodes = Config.load(tiny, {"num-clients": 2, "connect-timeout": 0.1})
@@ -79,7 +80,7 @@ def test_a_run_that_cannot_start_says_why_in_one_paragraph(
 @pytest.mark.slow
 def test_the_wire_changes_no_bit_and_no_byte(tiny: dict[str, object], run: Run) -> None:
     config = Config.load(tiny)
-    with _task_identity(), InProcessGrid(config) as grid:
+    with task_identity(), InProcessGrid(config) as grid:
         over_grpc = run_server(grid, config, FLOWER)
     direct = run()
 
@@ -99,7 +100,7 @@ def test_a_failed_run_frees_its_channel_and_threads(
 
     monkeypatch.setattr(SplitSession, "train_step", train_step)
     config, before, hosts = Config.load(tiny), torch.get_num_threads(), dict(_hosts)
-    with _task_identity(), InProcessGrid(config) as grid, pytest.raises(RunError):
+    with task_identity(), InProcessGrid(config) as grid, pytest.raises(RunError):
         run_server(grid, config, IN_PROCESS)
     assert _hosts == hosts
     assert torch.get_num_threads() == before

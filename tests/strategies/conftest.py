@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedsplit.inprocess import _task_identity
+from fedsplit.flower_internals import task_identity
 
 
 @pytest.fixture(autouse=True)
 def _as_a_server_task() -> Iterator[None]:
-    with _task_identity():
+    with task_identity():
         yield

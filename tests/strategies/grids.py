@@ -9,8 +9,22 @@ from flwr.common.constant import ErrorCode
 
 from fedsplit import Config
 from fedsplit.inprocess import InProcessGrid
+from fedsplit.messages import Instructions
+from fedsplit.references import reference_to
+from strategies.base import FederatedStrategy
 
 Answer = Callable[[Message], Message]
+
+
+def instructions_of(strategy: type[FederatedStrategy], **fields: object) -> Instructions:
+    """Return what a run of a strategy tells its clients."""
+    base = Instructions(
+        run="a run",
+        num_clients=4,
+        num_labels=2,
+        client_rule=reference_to(strategy.client_rule),
+    )
+    return base.model_copy(update=fields)
 
 
 class ScriptedGrid(InProcessGrid):

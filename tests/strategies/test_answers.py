@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Message, RecordDict
 
 from fedsplit import inprocess, simulate
 from fedsplit.channel.ledger import Traffic
+from fedsplit.messages import Measurements
 from fedsplit.network import PROFILES, Link
 from fedsplit.server_app import Engine, open_grpc
 from fedsplit.split.server import RoundReport, StreamReport
@@ -22,15 +23,12 @@ EQUAL = {"data_partitioner": "iid", "network_profile": "4g", "fraction_evaluate"
 EXCHANGES = 2 * 5 + 1  # two epochs, and FINISH
 
 
-def _reply(waited: float) -> Message:
-    metrics: dict[str, int | float | list[int] | list[float]] = {
-        "num-examples": 8,
-        "loss": 0.5,
-        "accuracy": 0.5,
-        "channel-seconds": waited,
-    }
-    asked = Message(RecordDict(), 1, "train")
-    return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=asked)
+def _measured(waited: float) -> Measurements:
+    return Measurements(num_examples=8, loss=0.5, accuracy=0.5, channel_seconds=waited)
+
+
+def _reply() -> Message:
+    return Message(RecordDict(), reply_to=Message(RecordDict(), 1, "train"))
 
 
 def _answered() -> Answered:
@@ -42,9 +40,9 @@ def _answered() -> Answered:
     }
     traffic = sum((stream.traffic for stream in streams.values()), Traffic())
     return Answered(
-        good={0: _reply(2.0), 1: _reply(2.25)},
+        good={0: _reply(), 1: _reply()},
         failures={2: "it stumbled"},
-        weights={0: 8, 1: 8},
+        measured={0: _measured(2.0), 1: _measured(2.25)},
         report=RoundReport(traffic, {0: 8, 1: 8}, {2: "it stumbled"}, streams),
         sync_uplink={0: 1_000_000, 1: 1_000_000},
         sync_downlink=dict.fromkeys(range(3), 10_000_000),

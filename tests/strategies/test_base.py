@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -8,14 +8,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from fedsplit import Config
 from fedsplit.channel.ledger import Traffic
-from fedsplit.config import Strategy as StrategyName
+from fedsplit.config import STRATEGY_NAMES
 from fedsplit.errors import RunError
-from fedsplit.split.server import Purpose, RoundReport
+from fedsplit.split.phases import Purpose
+from fedsplit.split.server import RoundReport
 from strategies import STRATEGIES
 from strategies.clients import Clients
+from strategies.context import RunContext
 from strategies.full import Full
 from strategies.sflv1 import SFLV1
-from tests.strategies.grids import ScriptedGrid, describes, fails
+from tests.strategies.grids import ScriptedGrid, describes, fails, instructions_of
 
 ARRAYS = ArrayRecord({"w": torch.zeros(2)})
 NODES = {0: 50, 1: 40, 2: 30, 3: 20}
@@ -28,7 +30,7 @@ class _Tokens:
         self.opened: list[tuple[Purpose, list[int]]] = []
 
     def open_round(
-        self, purpose: Purpose, participants: list[int], server_round: int
+        self, purpose: Purpose, participants: list[int], server_round: int, *, progress: object
     ) -> dict[int, str]:
         self.opened.append((purpose, list(participants)))
         return {client: f"{len(self.opened)}-{client}" for client in participants}
@@ -36,11 +38,13 @@ class _Tokens:
 
 def _strategy(kind: type[Full] | type[SFLV1], server: Any = None, **keys: object) -> Any:  # noqa: ANN401
     return kind(
-        config=Config.load(keys),
-        clients=Clients(NODES, {}),
-        facts={"num-clients": 4, "channel-address": "direct:1"},
-        note=lambda **_: None,
-        server=server,
+        RunContext(
+            config=Config.load(keys),
+            clients=Clients(NODES, {}),
+            instructions=instructions_of(kind, channel_address="direct:1"),
+            note=lambda **_: None,
+            server=server,
+        )
     )
 
 
@@ -61,14 +65,13 @@ def test_every_participant_has_a_token_of_its_own() -> None:
         assert config["server-round"] == 3
         assert config["num-clients"] == 4
         assert config["channel-address"] == "direct:1"
-        assert config["lr"] == 0.5
     assert {m.metadata.message_type for m in messages} == {"train"}
     assert server.opened == [(Purpose.TRAIN, [0, 1, 2, 3])]
 
 
 def test_unsplit_messages_have_no_token() -> None:
     for message in _messages(_strategy(Full)):
-        assert "channel-token" not in message.content.config_records["config"]
+        assert message.content.config_records["config"]["channel-token"] == ""
 
 
 def test_only_the_sampled_take_part() -> None:
@@ -133,8 +136,8 @@ def test_a_client_that_claims_more_than_it_scored_is_left_out_of_the_evaluation(
 
 
 def test_every_strategy_of_the_config_has_its_class() -> None:
-    assert sorted(STRATEGIES) == sorted(get_args(StrategyName))
-    assert [name for name, kind in STRATEGIES.items() if kind.rule is None] == [
+    assert sorted(STRATEGIES) == sorted(STRATEGY_NAMES)
+    assert [name for name, kind in STRATEGIES.items() if kind.update_rule is None] == [
         "full",
         "centralized",
     ]

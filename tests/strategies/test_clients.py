@@ -7,12 +7,13 @@ import pytest
 from fedsplit import Config
 from fedsplit.errors import ConfigError, RunError
 from strategies.clients import Clients
-from tests.strategies.grids import Answer, ScriptedGrid, describes, fails
+from strategies.full import Full
+from tests.strategies.grids import Answer, ScriptedGrid, describes, fails, instructions_of
 
 
 def _discover(answers: dict[int, Answer], num_clients: int = 0) -> Clients:
     config = Config.from_flat({"num-clients": num_clients, "connect-timeout": 0.1})
-    return Clients.discover(ScriptedGrid(answers), config, facts={"num-labels": 2})
+    return Clients.discover(ScriptedGrid(answers), config, instructions=instructions_of(Full))
 
 
 def test_clients_are_known_by_partition_id() -> None:
@@ -24,7 +25,7 @@ def test_clients_are_known_by_partition_id() -> None:
 def test_everyone_is_told_how_many_take_part() -> None:
     grid = ScriptedGrid({8: describes(0, 1), 9: describes(1, 1), 7: describes(2, 1)})
     config = Config.from_flat({"num-clients": 2})
-    clients = Clients.discover(grid, config, facts={"num-labels": 2})
+    clients = Clients.discover(grid, config, instructions=instructions_of(Full))
 
     assert clients.node_ids == {0: 8, 1: 9}  # the third is not needed
     for message in grid.sent:

@@ -11,11 +11,11 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from numpy.lib.format import write_array_header_1_0
 from torch import Tensor
 
+from fedsplit.flower_internals import arrays_bytes
 from strategies.replies import (
-    arrays_bytes,
     fault_of_train_reply,
     in_order_of,
-    num_examples_of,
+    measurements_of,
     reason_of,
     sort_replies,
     with_dtypes_of,
@@ -50,7 +50,7 @@ def _fault(reply: Message, seen: int | None = 8) -> str | None:
 def test_a_good_reply_has_no_fault() -> None:
     assert _fault(_reply()) is None
     assert _fault(_reply(), seen=None) is None
-    assert num_examples_of(_reply()) == 8
+    assert measurements_of(_reply()).num_examples == 8
 
 
 @pytest.mark.parametrize(

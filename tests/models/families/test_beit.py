@@ -15,8 +15,9 @@ from fedsplit.errors import ModelError
 from fedsplit.models import InputSpec, Part, SplitModel, smashed_spec, split_model
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from tests.models.families.steps import assert_close, gradients_of, whole_step
 from tests.models.families.zoo import batch, images_of, make
 from tests.split.toys import Client, config_of, copies_in, wire_of

@@ -18,7 +18,8 @@ from fedsplit.errors import ChannelError
 from fedsplit.models import InputSpec, SplitModel, join_parts, smashed_spec, split_model
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.exchange import VanillaExchange
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.phases import Purpose
+from fedsplit.split.server import SplitServer
 from fedsplit.split.wire import Wire
 from tests.models.families.qwen3_vl_toys import NUM_LABELS, classifier_of, images_of
 from tests.split.toys import (

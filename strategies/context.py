@@ -1,0 +1,48 @@
+"""What a strategy works with, handed to it by the ServerApp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedsplit.config import Config
+from fedsplit.messages import Instructions
+from fedsplit.split.local import PooledTraining
+from fedsplit.split.server import Progress, SplitServer, silent
+from strategies.clients import Clients
+
+Note = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a strategy works with.
+
+    Attributes
+    ----------
+    config : Config
+        The run's configuration.
+    clients : Clients
+        Everyone who can be sampled.
+    instructions : Instructions
+        What every message tells its client; a round adds its number and each client's token.
+    note : Note
+        Takes what a round gave, as keyword arguments (see `fedsplit.results.recorder`).
+    server : SplitServer | None
+        The other half of the model, if it is split.
+    pool : PooledTraining | None
+        Training on everyone's images, for a strategy that asks for it.
+    buffers : frozenset[str]
+        Names of the client part's buffers, such as running statistics.
+    progress : Progress
+        Shows how many participants have finished.
+    """
+
+    config: Config
+    clients: Clients
+    instructions: Instructions
+    note: Note
+    server: SplitServer | None = None
+    pool: PooledTraining | None = None
+    buffers: frozenset[str] = frozenset()
+    progress: Progress = silent
