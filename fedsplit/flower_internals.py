@@ -110,5 +110,6 @@ def _pools_at_work(engine: Any) -> list[ThreadPoolExecutor]:  # noqa: ANN401 - a
 def _widen(pool: ThreadPoolExecutor) -> None:
     """Start a thread for each worker that waits for one."""
     pool._max_workers = _MANY_THREADS
+    pool._threads = set(pool._threads)  # another thread iterates over the old one, and joins them
     for _ in range(pool._work_queue.qsize()):
         pool._adjust_thread_count()
