@@ -96,10 +96,12 @@ class Experiment:
         self._show_start(class_counts)
         known = costs(config, prepared, split=split, pooled=pooled, num_clients=len(class_counts))
         self.recorder.start(
-            engine=engine,
-            num_clients=len(class_counts),
-            cut_layer=config.split.cut_layer if split else None,
-            **known,
+            {
+                "engine": engine,
+                "num_clients": len(class_counts),
+                "cut_layer": config.split.cut_layer if split else None,
+                **known,
+            }
         )
 
     def initial_state(self) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [
         "fedsplit.input_spec",
         "fedsplit.references",
         "fedsplit.arrays",
+        "fedsplit.fields",
     },
     {"fedsplit.config"},
     {"fedsplit.network"},

@@ -57,7 +57,7 @@ def test_with_one_seed_there_is_no_deviation(tmp_path: Path) -> None:
     write_report(write_comparison(tmp_path, variants=VARIANTS, settings=(), seeds=[5]))
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "±" not in text
-    assert "One seed: there is no deviation to show" in text
+    assert "There is one seed: no deviation can be shown" in text
     assert "| full | 0.550 | 0.550 |" in text
 
 
@@ -84,7 +84,7 @@ def test_what_is_not_run_yet_is_no_failure(directory: Path) -> None:
     comparison.write(directory)
     write_report(directory)
     text = (directory / "report.md").read_text()
-    assert "13 runs, of which 1 have not been made yet" in text
+    assert "13 runs, 1 of them not made yet" in text
     assert "never" not in text
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsplit.config import Config
-from fedsplit.results.recorder import ROW_KEYS
-from fedsplit.results.summary import BYTE_KEYS, summarise
+from fedsplit.fields import BYTE_KEYS, ROW_KEYS
+from fedsplit.results.summary import summarise
 
 SPLIT_FACTS: dict[str, Any] = {
     "num_clients": 10,

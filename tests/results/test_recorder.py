@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fedsplit.config import Config
-from fedsplit.results.recorder import ROW_KEYS, Recorder
+from fedsplit.fields import ROW_KEYS
+from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
 from tests.results.examples import SPLIT_FACTS, UNSPLIT_FACTS
 
@@ -34,7 +35,7 @@ class Bench:
         self.recorder = Recorder(self.directory, config, self.lines.append, clock=lambda: self.now)
 
     def start(self, facts: dict[str, Any] = SPLIT_FACTS) -> Recorder:
-        self.recorder.start(**facts)
+        self.recorder.start(facts)
         return self.recorder
 
     def round(self, seconds: float = 10.0, **values: object) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 
 from fedsplit import Config, simulate
 from fedsplit.errors import ConfigError
+from fedsplit.fields import ROW_KEYS
 from fedsplit.preparation import check
-from fedsplit.results.recorder import ROW_KEYS
 from fedsplit.results.sinks import Sinks, TensorBoard
 from tests.conftest import Run
 
@@ -137,7 +137,7 @@ def test_a_sink_that_breaks_costs_no_run(
         sinks.send_round(ROW)
         sinks.close()
     (message,) = caplog.messages
-    assert "sinks.tensorboard gets nothing more of this run (OSError: No space" in message
+    assert "sinks.tensorboard gets no more data of this run (OSError: No space" in message
 
 
 @pytest.mark.parametrize(

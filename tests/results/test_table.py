@@ -16,7 +16,7 @@ def test_few_rounds_are_all_shown() -> None:
     rows = [a_row(number) for number in range(1, 16)]
     text = results_table(rows, a_summary(rows))
     assert shown_rounds(text) == list(range(1, 16))
-    assert re.search(r"^ +4  0\.5000  0\.6250   0\.7000\* +- +0  1\.00 MB", text, re.MULTILINE)
+    assert re.search(r"^ +4  0\.5000  0\.6250  0\.7000\* +- +0  1\.00 MB", text, re.MULTILINE)
 
 
 def test_of_many_rounds_first_best_last_and_some_between() -> None:
@@ -48,11 +48,13 @@ def test_communication_is_shown_with_a_profile_only() -> None:
     times = {"simulated_communication_seconds": 40.0, "communication_seconds": 0.25}
     rows = [a_row(1, **times), a_row(2, **times)]
     shown = results_table(rows, a_summary(rows, network_profile="4g"))
-    assert "  Communication    1:20 simulated on 4g, 0.5 s measured here without server" in shown
+    assert (
+        "  Communication    1:20 min simulated on 4g, 0.5 s measured here without server" in shown
+    )
     assert "Communication" not in results_table(rows, a_summary(rows))
     rows = [row | {"communication_seconds": None} for row in rows]
     shown = results_table(rows, a_summary(rows, UNSPLIT_FACTS, network_profile="4g"))
-    assert "  Communication    1:20 simulated on 4g\n" in shown
+    assert "  Communication    1:20 min simulated on 4g\n" in shown
 
 
 def test_unsplit_run_has_no_cut() -> None:
