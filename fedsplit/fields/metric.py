@@ -94,6 +94,10 @@ def declared_in(summary: Mapping[str, Any]) -> tuple[Metric, ...]:
 
 
 def _faults(metric: Metric) -> Iterator[str]:
+    """Yield what is wrong; what follows a fault may rely on that it is not there."""
+    for name, value in asdict(metric).items():
+        if not isinstance(value, str):
+            yield f"its {name} must be text, not {value!r}"
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", metric.key):
         yield "its key must be lower_snake_case, such as 'smashed_norm'"
     if metric.key in _RESERVED:

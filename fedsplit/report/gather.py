@@ -130,7 +130,7 @@ def read_run(directory: Path) -> RunRecord:
             class_names=[printable(name) for name in shards.get("class_names", [])],
             metrics=declared_in(summary),
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(
             f"'{directory}' cannot be read as the directory of a finished run: {error}. Give a "
             "directory that 'fedsplit run' or 'fedsplit compare' has made."
