@@ -6,6 +6,7 @@ from pathlib import Path
 
 import strategies
 from fedsplit.errors import ConfigError
+from fedsplit.fields import declare
 from fedsplit.references import is_reference, load_class
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.rules import UpdateRule
@@ -56,4 +57,5 @@ def strategy_class(name: str) -> type[FederatedStrategy]:
             f"{getattr(found.update_rule, '__name__', None)}. A client rule that splits the model "
             "needs an update rule, and any other client rule needs update_rule = None."
         )
+    declare(found.metrics())
     return found

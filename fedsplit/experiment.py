@@ -16,6 +16,7 @@ from fedsplit.config import Config
 from fedsplit.costs import costs
 from fedsplit.data.view import plot_shards, shard_table
 from fedsplit.exchanged import exchanged, load_exchanged
+from fedsplit.fields import Field
 from fedsplit.models.checkpoint import save_model, save_part
 from fedsplit.models.split import SplitModel
 from fedsplit.models.trainable import merge_adapters
@@ -72,6 +73,8 @@ class Experiment:
         What summary.json calls the engine.
     log : Callable[[str], None]
         Takes one line for the person who watches.
+    metrics : Sequence[Field]
+        What the strategy's two halves report besides the built-in fields.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Experiment:
         class_counts: Mapping[int, Sequence[int]],
         engine: str,
         log: Callable[[str], None],
+        metrics: Sequence[Field] = (),
     ) -> None:
         self._config = config
         self._prepared = prepared
@@ -96,10 +100,13 @@ class Experiment:
         self._show_start(class_counts)
         known = costs(config, prepared, split=split, pooled=pooled, num_clients=len(class_counts))
         self.recorder.start(
-            engine=engine,
-            num_clients=len(class_counts),
-            cut_layer=config.split.cut_layer if split else None,
-            **known,
+            {
+                "engine": engine,
+                "num_clients": len(class_counts),
+                "cut_layer": config.split.cut_layer if split else None,
+                **known,
+            },
+            metrics=metrics,
         )
 
     def client_buffers(self) -> frozenset[str]:

@@ -144,6 +144,7 @@ def run_server(
                 class_counts=clients.class_counts,
                 engine=engine.name,
                 log=lambda line: log(INFO, line),
+                metrics=kind.metrics(),
             )
             with closing(experiment):
                 strategy = kind(

@@ -135,7 +135,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "half": ({"strategy": f"{__name__}:NoRule"}, "has client_rule = 3, which is not a class"),
     "codec": (
         {"codec.uplink": "tests.extensions.noise:Noise"},
-        "derived from fedsplit.split.codecs",
+        "derived from fedsplit.split.codec",
     ),
     "codec form": ({"codec.uplink": "int8"}, "must be 'none', or name your own"),
     "defence": ({"defence.name": "json:dumps"}, "cannot be made without arguments"),

@@ -1,4 +1,4 @@
-"""Bars: bytes by direction, and what client and server hold; and who holds which images."""
+"""Bars of bytes, of what client and server hold, and the picture of the shards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from fedsplit.fields import fields_shown_in
 from fedsplit.report.curves import shortened
 from fedsplit.report.svg import FONT_SIZE, GRID, INK, MUTED, SERIES, WIDTH_INCHES, new_axes, to_svg
 from fedsplit.results.text import NOTHING, with_unit
@@ -15,14 +16,14 @@ _ROW_INCHES = 0.3
 _LABEL_INCHES = 1.3
 _MAX_CLIENTS, _MAX_CLASSES = 40, 30
 
-DIRECTIONS = {
-    "cut up": SERIES[0],
-    "cut down": SERIES[5],
-    "sync up": SERIES[1],
-    "sync down": SERIES[4],
-    "evaluation": SERIES[6],
-}
-"""What crosses, in the order of the bars, with its colour."""
+EVALUATION = "evaluation"
+TRAFFIC = {
+    field.short_label: colour
+    for field, colour in zip(
+        fields_shown_in("traffic"), (SERIES[0], SERIES[5], SERIES[1], SERIES[4]), strict=True
+    )
+} | {EVALUATION: SERIES[6]}
+"""Part of a bar of bytes -> its colour, in the order of the parts."""
 SIDES = {"client": SERIES[0], "server": SERIES[4]}
 
 
@@ -32,20 +33,20 @@ def draw_stacks(
     name: str,
     alt: str,
     unit: str = "B",
-    colours: Mapping[str, str] = DIRECTIONS,
+    colours: Mapping[str, str] = TRAFFIC,
 ) -> str:
-    """Draw one bar for each row, made of parts, with its sum at its end.
+    """Draw one bar for each row, made of parts, with the sum at its end.
 
     Parameters
     ----------
     stacks : Mapping[str, Mapping[str, float]]
         Row -> part -> size.
     name, alt : str
-        Of the picture (see `to_svg`).
+        The name and description of the picture (see `to_svg`).
     unit : str
-        Of the sizes.
+        The unit of the sizes.
     colours : Mapping[str, str]
-        Part -> colour, in the order in which they are drawn.
+        Part -> colour, in drawing order.
     """
     axes = _rows(list(stacks), rows_inches=_ROW_INCHES)
     totals = [sum(parts.values()) for parts in stacks.values()]
@@ -71,12 +72,12 @@ def draw_stacks(
 def draw_pairs(
     pairs: Mapping[str, tuple[float | None, float | None]], *, name: str, alt: str, unit: str
 ) -> str:
-    """Draw a client's and the server's bar for each row.
+    """Draw a bar of a client and a bar of the server for each row.
 
     Parameters
     ----------
     pairs : Mapping[str, tuple[float | None, float | None]]
-        Row -> client, server.
+        Row -> (client, server).
     name, alt, unit : str
         See `draw_stacks`.
     """
@@ -101,16 +102,16 @@ def draw_pairs(
 def draw_shards(
     class_counts: Sequence[Sequence[int]], class_names: Sequence[str], *, name: str, alt: str
 ) -> str:
-    """Draw who holds what: a dot for each client and class, its area the number of images.
+    """Draw a dot for each client and class, whose area is the number of images.
 
-    Of more than 40 clients or 30 classes, only how many images each client holds.
+    With more than 40 clients or 30 classes, draw only the number of images of each client.
 
     Parameters
     ----------
     class_counts : Sequence[Sequence[int]]
-        [K, classes].
+        Training images of each client and class, [K, classes].
     class_names : Sequence[str]
-        [classes].
+        The names of the classes, [classes].
     name, alt : str
         See `draw_stacks`.
     """

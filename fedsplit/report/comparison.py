@@ -1,4 +1,4 @@
-"""What a comparison's directory says of itself: ``comparison.json``."""
+"""comparison.json: the record that a directory of a comparison keeps of itself."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ComparedRun:
     Attributes
     ----------
     setting, label : str
-        Of its setting (empty: there are none) and its variant.
+        The labels of its setting (empty if there are no settings) and of its variant.
     seed : int
-        The run's seed.
+        The seed of the run.
     directory : str
-        Its run directory, from the comparison's.
+        Its run directory, relative to the directory of the comparison.
     """
 
     setting: str
@@ -37,26 +37,26 @@ class ComparedRun:
 
 @dataclass
 class Comparison:
-    """A comparison as its directory keeps it.
+    """A comparison as its directory records it.
 
     Attributes
     ----------
     name, command : str
-        What it is called, and what made it.
+        Its name, and the command that made it.
     seeds : list[int]
-        Of each variant in each setting.
+        The seeds of each variant in each setting.
     base : dict[str, Scalar]
-        The keys that all runs share and that are not defaults.
+        The keys that all runs share and whose values are not defaults.
     settings, variants : dict[str, dict[str, Scalar]]
-        Label -> the keys in which it differs.
+        Label -> the keys that it sets.
     jobs : int
-        Runs at a time.
+        The number of runs at a time.
     runs : list[ComparedRun]
-        All that were asked for.
+        All planned runs.
     failures : dict[str, str]
         Directory of a run -> why it failed.
     wall_seconds : float
-        Spent on it so far, over all starts.
+        The time spent on it so far, over all starts.
     """
 
     name: str
@@ -71,19 +71,19 @@ class Comparison:
     wall_seconds: float = 0.0
 
     def write(self, directory: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write it to its directory, whole or not at all."""
         temporary = directory / f".{FILE_NAME}.{os.getpid()}"
         temporary.write_text(dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         temporary.replace(directory / FILE_NAME)
 
     @classmethod
     def read(cls, directory: Path) -> Comparison:
-        """Read it.
+        """Read it from its directory.
 
         Raises
         ------
         ConfigError
-            If it is not there, or not what `write` has written.
+            If the file does not exist, or is not what `write` has written.
         """
         path = directory / FILE_NAME
         try:
@@ -93,5 +93,5 @@ class Comparison:
         except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
             raise ConfigError(
                 f"'{path}' cannot be read ({error or type(error).__name__}). Give a directory that "
-                "'fedsplit compare' has made; running the comparison again repairs this file."
+                "'fedsplit compare' has made. Running the comparison again repairs this file."
             ) from None

@@ -1,4 +1,4 @@
-"""Curves: accuracy against rounds, bytes or FLOPs, one for each variant; or a run's losses."""
+"""Curves: the accuracy of variants against rounds, bytes or FLOPs; the scores of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsplit.report.svg import FONT_SIZE, GRID, INK, MUTED, SERIES, new_axes, t
 from fedsplit.results.text import fixed
 
 _MARKS = "os^DvPX<>ph*"
-_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))  # so that more variants than colours differ
+_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))  # tell variants apart that share a colour
 _LONGEST_LABEL = 16
 _LINE_INCHES = 0.19
 _LABEL_INCHES = 1.72
@@ -21,7 +21,7 @@ _LOG_FROM_RATIO = 12
 
 
 def style(number: int) -> dict[str, object]:
-    """Return how a variant is drawn, in every picture the same."""
+    """Return the style of a variant, the same in every picture."""
     return {
         "color": SERIES[number % len(SERIES)],
         "marker": _MARKS[number % len(_MARKS)],
@@ -40,22 +40,22 @@ def draw_curves(
     unit: str | None,
     measure: str = "test accuracy",
 ) -> str:
-    """Draw curves with their labels beside them, highest at the end on top.
+    """Draw curves with their labels beside them, in the order of their last values.
 
-    A curve that does not grow along x (a variant that sends nothing) is a level line.
+    A variant whose x does not grow, because it sends nothing, is a level line.
 
     Parameters
     ----------
     curves : Sequence[Curve]
         One for each variant.
     name, alt : str
-        Of the picture (see `to_svg`).
+        The name and description of the picture (see `to_svg`).
     along : str
-        What x is.
+        The label of x.
     unit : str | None
-        Of x; None for rounds.
+        The unit of x, or None for rounds.
     measure : str
-        What y is; an accuracy is at most 1.
+        The label of y. An accuracy is at most 1.
     """
     axes = new_axes(max(2.9, 0.85 + _LINE_INCHES * len(curves)), left=0.42, right=_LABEL_INCHES)
     growing = [curve for curve in curves if curve.xs[-1] > 0]
@@ -96,7 +96,7 @@ def _draw(axes: Axes, curve: Curve, *, log: bool) -> None:
 
 
 def _label(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Write the labels in the order of the curves' ends, each beside a piece of its line."""
+    """Write the labels in the order of the last values, each beside a sample of its line."""
     height = axes.bbox.height / axes.get_figure(root=True).dpi  # type: ignore[union-attr]
     width = axes.bbox.width / axes.get_figure(root=True).dpi  # type: ignore[union-attr]
     step = min(_LINE_INCHES, height / max(1, len(curves))) / height
@@ -129,18 +129,18 @@ def _label(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def spread(wanted: Sequence[float], step: float) -> list[float]:
-    """Move places apart until they are a step from each other, and stay between 0 and 1.
+    """Move places apart until they are one step from each other, within 0 and 1.
 
     Parameters
     ----------
     wanted : Sequence[float]
-        Falling, from 1 to 0.
+        Falling values between 0 and 1.
     step : float
-        Least distance; so many places have to fit.
+        The smallest distance. All places must fit.
     """
     places: list[float] = []
     for index, place in enumerate(wanted):
-        # Leave room below for those that follow.
+        # Leave room below for the places that follow.
         lowest = (len(wanted) - 1 - index) * step
         highest = places[-1] - step if places else 1.0
         places.append(min(highest, max(place, lowest)))
@@ -148,5 +148,5 @@ def spread(wanted: Sequence[float], step: float) -> list[float]:
 
 
 def shortened(label: str) -> str:
-    """Return a label that fits beside a picture; tables have it in full."""
+    """Return a label that fits beside a picture. Tables show it in full."""
     return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"

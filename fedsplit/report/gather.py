@@ -1,4 +1,4 @@
-"""Read what finished runs have left in their directories."""
+"""Read the directories of finished runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
+from fedsplit.fields import DECLARED_KEY, Metric, declared_in
 from fedsplit.names import printable
 from fedsplit.report.comparison import ComparedRun, Comparison
 from fedsplit.results.run_directory import RunDirectory
@@ -17,22 +18,24 @@ from fedsplit.results.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's directory holds.
+    """What the directory of a run holds.
 
     Attributes
     ----------
     directory : Path
         Absolute.
     config : Config
-        The run's.
+        The configuration of the run.
     rounds : list[dict[str, Any]]
         The objects in rounds.jsonl.
     summary : dict[str, Any]
         The object in summary.json.
     class_counts : list[list[int]]
-        [K, classes], training images of each client and class; empty if the run has not kept it.
+        Training images of each client and class, [K, classes]. Empty if the run did not keep them.
     class_names : list[str]
-        [classes].
+        The names of the classes, [classes].
+    metrics : tuple[Metric, ...]
+        The metrics that the strategy and rules of the run declare.
     """
 
     directory: Path
@@ -41,6 +44,7 @@ class RunRecord:
     summary: dict[str, Any]
     class_counts: list[list[int]]
     class_names: list[str]
+    metrics: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Gathered:
     Attributes
     ----------
     directory : Path
-        Absolute; of the whole comparison.
+        The directory of the whole comparison, absolute.
     comparison : Comparison
         What was compared.
     finished : Mapping[ComparedRun, RunRecord]
@@ -63,12 +67,12 @@ class Gathered:
 
     @property
     def settings(self) -> list[str]:
-        """The settings' labels; one empty one if there are none."""
+        """The labels of the settings, or one empty label if there are no settings."""
         return list(self.comparison.settings) or [""]
 
     @property
     def failed(self) -> dict[str, str]:
-        """The directories of the runs that failed, and why."""
+        """Directory of a run that failed -> why."""
         return {
             run.directory: self.comparison.failures[run.directory]
             for run in self.comparison.runs
@@ -90,7 +94,7 @@ def gather(directory: Path) -> Gathered:
     Raises
     ------
     ConfigError
-        If it is none, or one of its files cannot be read.
+        If it is not a comparison's, or one of its files cannot be read.
     """
     directory = directory.absolute()
     comparison = Comparison.read(directory)
@@ -108,7 +112,7 @@ def read_run(directory: Path) -> RunRecord:
     Raises
     ------
     ConfigError
-        If it is none, or one of its files cannot be read.
+        If it is not a finished run's, or one of its files cannot be read.
     """
     kept = RunDirectory(directory)
     try:
@@ -116,15 +120,17 @@ def read_run(directory: Path) -> RunRecord:
         shards: dict[str, Any] = {}
         if kept.shards_path.is_file():
             shards = json.loads(kept.shards_path.read_text(encoding="utf-8"))
+        summary = json.loads(kept.summary_path.read_text(encoding="utf-8"))
         return RunRecord(
             directory=kept.path,
             config=Config.load(kept.config_path),
             rounds=[json.loads(line) for line in lines],
-            summary=json.loads(kept.summary_path.read_text(encoding="utf-8")),
+            summary=summary,
             class_counts=shards.get("class_counts", []),
             class_names=[printable(name) for name in shards.get("class_names", [])],
+            metrics=declared_in(summary),
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(
             f"'{directory}' cannot be read as the directory of a finished run: {error}. Give a "
             "directory that 'fedsplit run' or 'fedsplit compare' has made."
@@ -132,5 +138,6 @@ def read_run(directory: Path) -> RunRecord:
 
 
 def summary_keys(records: Sequence[RunRecord]) -> list[str]:
-    """Return the keys of all summaries, in their order."""
-    return list(dict.fromkeys(key for record in records for key in record.summary))
+    """Return the keys of all summaries in their order, without the descriptions of metrics."""
+    keys = dict.fromkeys(key for record in records for key in record.summary)
+    return [key for key in keys if key != DECLARED_KEY]

@@ -1,4 +1,4 @@
-"""Reports as one HTML file each, that fetches nothing."""
+"""Reports as HTML: one file that fetches nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def to_html(title: str, facts: Facts, sections: Sequence[Section]) -> str:
     """Return a report as a page."""
     environment = Environment(
         loader=PackageLoader("fedsplit.report"),
-        autoescape=True,  # labels and names are people's
+        autoescape=True,  # people choose labels and names
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""Reports as Markdown: the tables of the page, and pictures that lie beside it."""
+"""Reports as Markdown: the tables of the page, and links to image files beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def to_markdown(title: str, facts: Facts, sections: Sequence[Section]) -> str:
     if facts.how_to_read:
         lines += [facts.how_to_read, ""]
     if facts.failed:
-        lines += ["Failed, and missing from what follows:", ""]
+        lines += ["These runs failed and are missing below:", ""]
         for name, reason in facts.failed.items():
             lines.append(f"- `{name}`: {escaped(' '.join(reason.split()))}")
         lines.append("")
@@ -24,7 +24,7 @@ def to_markdown(title: str, facts: Facts, sections: Sequence[Section]) -> str:
         images = [image for image in section.images if image.is_file()]
         if section.tables or images:
             lines += [f"## {section.title}", ""]
-            lines += [section.text, ""] if section.text else []
+            lines += [escaped(section.text), ""] if section.text else []
             for image in images:
                 lines += [f"![{section.title}]({image.name})", ""]
             for table in section.tables:
@@ -33,7 +33,7 @@ def to_markdown(title: str, facts: Facts, sections: Sequence[Section]) -> str:
 
 
 def table_lines(table: Table) -> Iterator[str]:
-    """Yield a table's caption, and its rows."""
+    """Yield the caption and the rows of a table."""
     yield f"{escaped(table.caption)}:"
     yield ""
     yield f"| {' | '.join(map(escaped, table.header))} |"
@@ -43,5 +43,5 @@ def table_lines(table: Table) -> Iterator[str]:
 
 
 def escaped(text: str) -> str:
-    """Return a text in which nothing is Markdown or HTML."""
+    """Return a text without Markdown or HTML: their characters are escaped."""
     return re.sub(r"([\\`*_<>|\[\]#&~$])", r"\\\1", text)

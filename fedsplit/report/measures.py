@@ -1,4 +1,4 @@
-"""What is measured, gathered over seeds: estimates for tables, curves for pictures."""
+"""Measurements over several seeds: estimates for tables, curves for pictures."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedsplit.fields import fields_shown_in, traffic_fields
 from fedsplit.report.gather import RunRecord
-from fedsplit.results.summary import BYTE_KEYS
 
 Row = Mapping[str, Any]
 
-TRAINING_BYTES = tuple(key for key in BYTE_KEYS if not key.startswith("evaluate"))
-EVALUATION_BYTES = tuple(key for key in BYTE_KEYS if key.startswith("evaluate"))
+TRAINING_BYTES = tuple(field.key for field in fields_shown_in("traffic"))
+EVALUATION_BYTES = tuple(field.key for field in traffic_fields("evaluate"))
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Estimate:
     Attributes
     ----------
     values : tuple[float, ...]
-        One of each seed that has it.
+        One for each seed that has a value.
     """
 
     values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Their mean."""
+        """The mean."""
         return statistics.fmean(self.values)
 
     @property
@@ -43,14 +43,14 @@ class Estimate:
 def estimate(
     records: Sequence[RunRecord], of: str | Callable[[RunRecord], float | None]
 ) -> Estimate | None:
-    """Return a summary's key, or what a function makes of a run, over runs that have it.
+    """Return the estimate of a value over the runs that have it, or None if no run has it.
 
     Parameters
     ----------
     records : Sequence[RunRecord]
-        Of one variant in one setting.
+        The runs of one variant in one setting.
     of : str | Callable[[RunRecord], float | None]
-        The key or the function.
+        The key of the summary, or a function that returns the value of a run.
     """
     found = [r.summary.get(of) if isinstance(of, str) else of(r) for r in records]
     values = tuple(value for value in found if value is not None)
@@ -58,46 +58,46 @@ def estimate(
 
 
 def training_bytes(record: RunRecord) -> int:
-    """Return what crossed at the cut and for synchronising, both ways; evaluation is apart."""
+    """Return the bytes at the cut and for synchronising, both ways, without evaluation."""
     return sum(record.summary[key] for key in TRAINING_BYTES)
 
 
 def evaluation_bytes(record: RunRecord) -> int:
-    """Return what crossed for federated evaluation, both ways."""
+    """Return the bytes of federated evaluation, both ways."""
     return sum(record.summary[key] for key in EVALUATION_BYTES)
 
 
 def client_flops(record: RunRecord) -> int:
-    """Return the FLOPs of training of all clients together, over all rounds."""
+    """Return the training FLOPs of all clients together, over all rounds."""
     samples = sum(row["num_examples"] or 0 for row in record.rounds)
     return samples * int(record.summary["client_flops_per_sample"])
 
 
 def rounds_so_far(row: Row, record: RunRecord) -> float:
-    """Return what a round adds to the number of rounds."""
+    """Return what one round adds to the number of rounds."""
     return 1.0
 
 
 def bytes_so_far(row: Row, record: RunRecord) -> float:
-    """Return what a round adds to the bytes of training."""
+    """Return what one round adds to the bytes of training."""
     return float(sum(row[key] or 0 for key in TRAINING_BYTES))
 
 
 def client_flops_so_far(row: Row, record: RunRecord) -> float:
-    """Return what a round adds to the clients' FLOPs."""
+    """Return what one round adds to the FLOPs of all clients."""
     return float((row["num_examples"] or 0) * record.summary["client_flops_per_sample"])
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy against something that grows from round to round, as means over seeds.
+    """Accuracy against a quantity that grows from round to round, as means over seeds.
 
     Attributes
     ----------
     label : str
-        Of the variant.
+        The label of the variant.
     number : int
-        Of the variant, for its colour and mark.
+        The number of the variant, which decides its colour and mark.
     xs, ys : list[float]
         From before the first round (x = 0) to the last.
     deviation : float | None
@@ -117,18 +117,18 @@ def curve(
     number: int,
     growth: Callable[[Row, RunRecord], float],
 ) -> Curve | None:
-    """Return test accuracy over what grows, or None if there is none.
+    """Return test accuracy against a growing quantity, or None if there is no accuracy.
 
     Parameters
     ----------
     records : Sequence[RunRecord]
-        One run for each seed. Rounds that not all of them have measured are left out.
+        One run for each seed. A round is left out unless all of them have measured it.
     label : str
-        Of the variant.
+        The label of the variant.
     number : int
-        Of the variant.
+        The number of the variant.
     growth : Callable[[Row, RunRecord], float]
-        What a round adds to x.
+        What one round adds to x.
     """
     lines = []
     for record in records:

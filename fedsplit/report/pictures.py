@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from fedsplit.report.bars import draw_pairs, draw_shards, draw_stacks
+from fedsplit.fields import FIELDS, fields_shown_in
+from fedsplit.report.bars import EVALUATION, draw_pairs, draw_shards, draw_stacks
 from fedsplit.report.curves import draw_curves
 from fedsplit.report.gather import Gathered, RunRecord
 from fedsplit.report.measures import (
@@ -28,9 +29,9 @@ class Picture:
     Attributes
     ----------
     caption : str
-        What stands below it.
+        The text below it.
     svg : str
-        The picture.
+        The picture itself.
     """
 
     caption: str
@@ -39,18 +40,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Axis:
-    """What accuracy is drawn along.
+    """The horizontal axis of a picture of accuracy.
 
     Attributes
     ----------
     name : str
-        Begins the pictures' ids.
+        The beginning of the ids in the pictures.
     along : str
-        In words.
+        The label of the axis.
     unit : str | None
-        None for rounds.
+        The unit of the axis, or None for rounds.
     growth : Growth
-        What a round adds.
+        Returns what one round adds.
     """
 
     name: str
@@ -65,7 +66,7 @@ BY_CLIENT_FLOPS = Axis("flops", "FLOPs of all clients", "FLOP", client_flops_so_
 
 
 def accuracy(gathered: Gathered, axis: Axis) -> Iterator[Picture]:
-    """Yield a picture of all variants' accuracy for each setting."""
+    """Yield a picture of the accuracy of all variants, for each setting."""
     for number, setting in enumerate(gathered.settings):
         found = [
             curve(gathered.of(setting, label), label, index, axis.growth)
@@ -86,7 +87,7 @@ def accuracy(gathered: Gathered, axis: Axis) -> Iterator[Picture]:
 
 
 def by_direction(gathered: Gathered) -> Iterator[Picture]:
-    """Yield the bytes of each variant by purpose and direction, for each setting."""
+    """Yield a picture of bytes by purpose and direction, for each setting."""
     for number, setting in enumerate(gathered.settings):
         stacks = {
             label: traffic(gathered.of(setting, label))
@@ -99,25 +100,22 @@ def by_direction(gathered: Gathered) -> Iterator[Picture]:
 
 
 def traffic(records: list[RunRecord]) -> dict[str, float]:
-    """Return mean bytes by direction, named as the bars are."""
-    keys = {
-        "cut up": "cut_uplink_bytes",
-        "cut down": "cut_downlink_bytes",
-        "sync up": "sync_uplink_bytes",
-        "sync down": "sync_downlink_bytes",
+    """Return the mean bytes of each part of a bar (see `bars.TRAFFIC`)."""
+    found = {
+        field.short_label: estimate(records, field.key) for field in fields_shown_in("traffic")
     }
-    found = {name: estimate(records, key) for name, key in keys.items()}
-    found["evaluation"] = estimate(records, evaluation_bytes)
+    found[EVALUATION] = estimate(records, evaluation_bytes)
     return {name: size.mean if size else 0.0 for name, size in found.items()}
 
 
 def sides(gathered: Gathered) -> Iterator[Picture]:
-    """Yield what client and server hold and compute, once if all settings agree."""
-    for key, caption, unit in (
-        ("parameters", "Parameters held", ""),
-        ("flops_per_sample", "FLOPs of one training step, per sample", "FLOP"),
-        ("memory_bytes", "Memory for training", "B"),
+    """Yield pictures of what client and server hold and compute: once if all settings agree."""
+    for key, caption in (
+        ("parameters", "Parameters held"),
+        ("flops_per_sample", "FLOPs of one training step, per sample"),
+        ("memory_bytes", "Memory for training"),
     ):
+        unit = FIELDS[f"client_{key}"].unit
         of_settings = {
             setting: {
                 label: (
@@ -144,7 +142,7 @@ def sides(gathered: Gathered) -> Iterator[Picture]:
 
 
 def shards(gathered: Gathered) -> Iterator[Picture]:
-    """Yield who holds what, with the first seed, for each setting."""
+    """Yield a picture of the shards with the first seed, for each setting."""
     for number, setting in enumerate(gathered.settings):
         record = next(
             (
@@ -161,7 +159,7 @@ def shards(gathered: Gathered) -> Iterator[Picture]:
 
 
 def shard_picture(record: RunRecord, *, name: str, alt: str) -> str:
-    """Return who holds what in one run."""
+    """Return the picture of the shards of one run."""
     sizes = [sum(row) for row in record.class_counts]
     alt += f". Clients hold {min(sizes)} to {max(sizes)} images."
     return draw_shards(record.class_counts, record.class_names, name=name, alt=alt)

@@ -1,4 +1,4 @@
-"""One row for each finished run, with every key of its summary as it stands there."""
+"""results.csv: one row for each finished run, with the values of its summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def results_csv(gathered: Gathered) -> str:
     Parameters
     ----------
     gathered : Gathered
-        The comparison. What a summary does not hold is an empty cell.
+        The comparison. A key that a summary lacks is an empty cell.
     """
     keys = [key for key in summary_keys(list(gathered.finished.values())) if key != "seed"]
     file = io.StringIO()

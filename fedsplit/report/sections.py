@@ -1,4 +1,4 @@
-"""A comparison's report as sections of tables and pictures, and what stands at its top."""
+"""The report of a comparison as sections of tables and pictures, and the facts at its top."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedsplit.fields import FIELDS
 from fedsplit.report import pictures, tables
 from fedsplit.report.gather import Gathered
 from fedsplit.report.pictures import Picture
 from fedsplit.report.tables import Table
-from fedsplit.results.text import duration
+from fedsplit.results.text import counted, duration
+
+SHARDS_TEXT = "The images of each client. The area of a dot is the number of images."
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,11 @@ class Section:
     title, text : str
         Its heading, and what to know before reading it.
     pictures : Sequence[Picture]
-        Come first.
+        The pictures of the page. They come first.
     images : Sequence[Path]
-        Files beside the report that show the same, for Markdown.
+        Files beside the report that Markdown shows instead.
     tables : Sequence[Table]
-        Come after them.
+        The tables. They come last.
     """
 
     title: str
@@ -37,24 +40,24 @@ class Section:
 
     @property
     def id(self) -> str:
-        """Its anchor."""
+        """The anchor of the section."""
         return self.title.lower().replace(" ", "-")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What stands at the top.
+    """The facts at the top of a report.
 
     Attributes
     ----------
     lead : str
         What was compared, in a sentence.
     command : str
-        What made it.
+        The command that made it.
     details : dict[str, str]
         Name -> value.
     how_to_read : str
-        What the numbers are.
+        What the numbers mean.
     failed : dict[str, str]
         Directory of a run -> why it failed.
     """
@@ -67,23 +70,18 @@ class Facts:
 
 
 def facts_of(gathered: Gathered) -> Facts:
-    """Say what was compared, how, on what, and how long it took."""
+    """Return what was compared and how, the versions used, and how long it took."""
     comparison, records = gathered.comparison, list(gathered.finished.values())
     lead = counted(len(comparison.variants), "variant")
     if len(gathered.settings) > 1:
         lead += f" in {counted(len(gathered.settings), 'setting')} ({', '.join(gathered.settings)})"
     lead += f", {counted(len(comparison.seeds), 'seed')}: {counted(len(comparison.runs), 'run')}"
     left = len(comparison.runs) - len(records) - len(gathered.failed)
-    lead += f", of which {left} have not been made yet." if left else "."
+    lead += f", {left} of them not made yet." if left else "."
     details = {}
-    for name, key in (
-        ("Model", "model"),
-        ("Data", "dataset"),
-        ("Clients", "num_clients"),
-        ("Rounds", "num_rounds"),
-    ):
+    for key in ("model", "dataset", "num_clients", "num_rounds"):
         if found := list(dict.fromkeys(str(record.summary[key]) for record in records)):
-            details[name] = ", ".join(found)
+            details[FIELDS[key].label.capitalize()] = ", ".join(found)
     details["Seeds"] = ", ".join(map(str, comparison.seeds))
     shared = (f"{key} = {value}" for key, value in comparison.base.items())
     details["All runs share"] = ", ".join(shared) or "the defaults"
@@ -101,11 +99,11 @@ def facts_of(gathered: Gathered) -> Facts:
         f"Numbers are means over the seeds, ± the sample standard deviation (n = {n}; divided by "
         "n - 1)."
         if n > 1
-        else "One seed: there is no deviation to show, and small differences mean nothing."
+        else "There is one seed: no deviation can be shown, and small differences mean nothing."
     )
     if len(records) < len(comparison.runs):
-        how += " Where runs are missing, they are of those that there are."
-    how += " The exact values of each seed stand in a cell's tooltip and in results.csv."
+        how += " Where runs are missing, the numbers are those of the runs that have finished."
+    how += " The exact value of each seed is in the tooltip of a cell and in results.csv."
     return Facts(lead, comparison.command, details, how, gathered.failed)
 
 
@@ -117,23 +115,23 @@ def sections_of(gathered: Gathered, *, drawn: bool) -> list[Section]:
     gathered : Gathered
         The comparison.
     drawn : bool
-        With pictures.
+        Whether pictures are drawn.
     """
     silent = _silent(gathered)
     apart = (
-        "Sent by all clients together, both ways: at the cut, and for synchronising the model. "
-        "Bytes are exact serialized lengths. Federated evaluation is counted apart, and is not in "
-        "the curves."
+        "Bytes of all clients together, both ways: at the cut, and for synchronising the model. "
+        "They are exact serialized lengths. Federated evaluation is counted separately and is not "
+        "in the curves."
     )
     if silent:
         apart += (
-            f" {silent} trains where all images are: it moves the images instead, and sends "
-            "nothing but for evaluation. Its line is level, at its last accuracy."
+            f" {silent} trains where all images are: it would move the images instead, and sends "
+            "bytes only for evaluation. Its line is level, at its last accuracy."
         )
     return [
         Section(
             "Accuracy",
-            "On the test images, of the model as it stands after each round.",
+            "Measured on the test images, with the model as it is after each round.",
             list(pictures.accuracy(gathered, pictures.BY_ROUND)) if drawn else [],
             tables=[tables.accuracy_table(gathered)],
         ),
@@ -147,8 +145,8 @@ def sections_of(gathered: Gathered, *, drawn: bool) -> list[Section]:
         ),
         Section(
             "Client and server",
-            "What each side holds and computes. FLOPs are of forward and backward pass, as the "
-            "algorithm needs them; those of all clients are of training, over all rounds.",
+            "What each side holds and computes. FLOPs cover the forward and the backward pass that "
+            "the algorithm needs; those of all clients cover training in all rounds.",
             [*pictures.accuracy(gathered, pictures.BY_CLIENT_FLOPS), *pictures.sides(gathered)]
             if drawn
             else [],
@@ -157,32 +155,33 @@ def sections_of(gathered: Gathered, *, drawn: bool) -> list[Section]:
         Section(
             "Time",
             f"Wall time on one machine, with {counted(gathered.comparison.jobs, 'run')} at a "
-            "time: compare it within this report only.",
+            "time. Compare it only within this report.",
             tables=tables.time_tables(gathered),
         ),
         Section(
+            "Metrics",
+            "What strategies and rules measure beside the built-in fields. Each metric declares "
+            "how it is aggregated over clients and rounds: summary.json has the declarations.",
+            tables=tables.metric_tables(gathered),
+        ),
+        Section(
             "Shards",
-            "Who holds what. A dot's area is the number of images.",
+            SHARDS_TEXT,
             list(pictures.shards(gathered)) if drawn else [],
         ),
         Section(
             "What differs",
-            "Keys that are not here are the same in all runs.",
+            "All other keys are the same in all runs.",
             tables=list(tables.difference_tables(gathered)),
         ),
     ]
 
 
 def _silent(gathered: Gathered) -> str:
-    """Name the variants that send nothing for training."""
+    """Return the labels of the variants that send nothing for training."""
     labels = dict.fromkeys(
         run.label
         for run, record in gathered.finished.items()
         if record.summary["strategy"] == "centralized"
     )
     return ", ".join(labels)
-
-
-def counted(number: int, thing: str) -> str:
-    """Return a number of things, with an s where it belongs."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,7 +1,7 @@
-"""Pictures as SVG in a page: colours and text follow the page's colour scheme.
+"""Pictures as SVG whose colours and text follow the colour scheme of the page.
 
-matplotlib writes fixed colours. Those of `COLOURS` are exchanged for the page's CSS variables, so
-that one picture serves light and dark, screen and paper.
+matplotlib writes fixed colours. Those of `COLOURS` are replaced by CSS variables of the page, so
+that one picture suits light and dark schemes, screen and paper.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# What matplotlib draws with -> the variable of templates/page.html.j2 that is shown.
+# The colours that matplotlib draws with -> CSS variables of templates/page.html.j2.
 INK, MUTED, GRID, PAPER = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0202{number:02x}" for number in range(7))
 COLOURS = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
     colour: f"c{number}" for number, colour in enumerate(SERIES)
 }
-WIDTH_INCHES = 5.2  # 374 units, as wide as a phone: letters keep about their size there
+WIDTH_INCHES = 5.2  # 374 units, the width of a phone: letters keep their size there
 FONT_SIZE = 10
 
 
 def new_axes(height_inches: float, *, left: float, right: float) -> Axes:
-    """Return the axes of a new figure, with margins in inches; those above and below are fixed."""
+    """Return the axes of a new figure: left and right margins in inches, the others fixed."""
     figure = Figure(figsize=(WIDTH_INCHES, height_inches))
     FigureCanvasSVG(figure)
     figure.patch.set_alpha(0.0)
@@ -48,16 +48,16 @@ def new_axes(height_inches: float, *, left: float, right: float) -> Axes:
 
 
 def to_svg(axes: Axes, name: str, alt: str) -> str:
-    """Return the picture as an element of a page.
+    """Return the picture as an element for a page.
 
     Parameters
     ----------
     axes : Axes
-        Of `new_axes`.
+        From `new_axes`.
     name : str
-        Begins every id in it, so that no two pictures of a page share one.
+        The beginning of every id in it, so that no two pictures of a page share an id.
     alt : str
-        What it shows, for who cannot see it.
+        A description for readers who cannot see it.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from fedsplit.config import Config
+from fedsplit.fields import Field, Metric, fields_shown_in
 from fedsplit.report.gather import Gathered, RunRecord
 from fedsplit.report.measures import (
     Estimate,
@@ -15,7 +16,7 @@ from fedsplit.report.measures import (
     evaluation_bytes,
     training_bytes,
 )
-from fedsplit.results.text import NOTHING, duration, fixed, with_unit
+from fedsplit.results.text import NOTHING, fixed, shown, with_unit
 
 Show = Callable[[float], str]
 Source = str | Callable[[RunRecord], float | None]
@@ -24,14 +25,14 @@ Column = tuple[str, Source, Show]
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table.
+    """One cell of a table.
 
     Attributes
     ----------
     text : str
-        As people read it.
+        What is shown.
     exact : str
-        The values behind it, in full; may be empty.
+        The values behind it, in full. May be empty.
     """
 
     text: str
@@ -47,7 +48,7 @@ class Table:
     caption : str
         What it shows.
     header : list[str]
-        Of all columns.
+        The names of all columns.
     rows : list[list[Cell]]
         The first cell is the row's header.
     """
@@ -58,14 +59,14 @@ class Table:
 
 
 def exactly(value: float) -> str:
-    """Return a number in full."""
+    """Return a number in full, or with six significant digits."""
     return f"{value:,.0f}" if value == int(value) else f"{value:,.6g}"
 
 
 def cell(found: Estimate | None, show: Show, *, zero: bool = False) -> Cell:
     """Return a mean with its deviation, if there is one, and the values of all seeds.
 
-    A deviation of `zero` is shown on request: what does not depend on seeds reads better without.
+    A deviation of 0 is shown only with `zero`: what does not depend on seeds reads better without.
     """
     if found is None:
         return Cell(NOTHING)
@@ -75,62 +76,47 @@ def cell(found: Estimate | None, show: Show, *, zero: bool = False) -> Cell:
     return Cell(text, "; ".join(exactly(value) for value in found.values))
 
 
+def columns_of(fields: Iterable[Field]) -> tuple[Column, ...]:
+    """Return a column for each field of a summary."""
+    return tuple((field.label, field.key, partial(shown, field)) for field in fields)
+
+
 _accuracy: Show = partial(fixed, digits=3)
 _bytes: Show = partial(with_unit, unit="B")
 _flops: Show = partial(with_unit, unit="FLOP")
-_numbers: Show = partial(with_unit, unit="")
-
-
 _TRAFFIC: tuple[Column, ...] = (
-    ("cut up", "cut_uplink_bytes", _bytes),
-    ("cut down", "cut_downlink_bytes", _bytes),
-    ("sync up", "sync_uplink_bytes", _bytes),
-    ("sync down", "sync_downlink_bytes", _bytes),
+    *columns_of(fields_shown_in("traffic")),
     ("training, both ways", training_bytes, _bytes),
     ("evaluation, both ways", evaluation_bytes, _bytes),
 )
-_SIDES: tuple[Column, ...] = (
-    ("client parameters", "client_parameters", _numbers),
-    ("that train", "client_trainable_parameters", _numbers),
-    ("server parameters", "server_parameters", _numbers),
-    ("that train", "server_trainable_parameters", _numbers),
-    ("client FLOPs per sample", "client_flops_per_sample", _flops),
-    ("server FLOPs per sample", "server_flops_per_sample", _flops),
-    ("client memory", "client_memory_bytes", _bytes),
-    ("server memory", "server_memory_bytes", _bytes),
-)
+_SIDES = columns_of(fields_shown_in("sides"))
 _TIME: tuple[Column, ...] = (
-    ("all clients' FLOPs", client_flops, _flops),
-    ("whole run", "wall_seconds", duration),
-    ("training samples/s", "train_samples_per_second", partial(fixed, digits=0)),
-    ("s per client-round", "seconds_per_client_round", partial(fixed, digits=2)),
-    ("communication, measured", "communication_seconds", duration),
-    ("communication, simulated", "simulated_communication_seconds", duration),
-    ("failed clients", "failed_clients", partial(fixed, digits=0)),
+    ("FLOPs of all clients", client_flops, _flops),
+    *columns_of(fields_shown_in("time")),
 )
 
 
 def accuracy_table(gathered: Gathered) -> Table:
-    """Return final and best test accuracy, settings side by side."""
-    columns = (("final", "final_accuracy"), ("best", "best_accuracy"))
+    """Return final and best test accuracy, with the settings side by side."""
+    columns = fields_shown_in("scores")
     header = ["variant"]
-    header += [f"{s} {name}".strip() for s in gathered.settings for name, _ in columns]
+    header += [f"{s} {field.short_label}".strip() for s in gathered.settings for field in columns]
     rows = [
         [
             Cell(label),
             *(
-                cell(estimate(gathered.of(setting, label), key), _accuracy, zero=True)
+                cell(estimate(gathered.of(setting, label), field.key), _accuracy, zero=True)
                 for setting in gathered.settings
-                for _, key in columns
+                for field in columns
             ),
         ]
         for label in gathered.comparison.variants
     ]
-    return Table("Test accuracy after the last round, and in the best", header, rows)
+    return Table("Test accuracy after the last round, and after the best one", header, rows)
 
 
 def traffic_tables(gathered: Gathered) -> list[Table]:
-    """Return the bytes of all clients together in the whole run, by direction."""
+    """Return the bytes of all clients together in the whole run, by purpose and direction."""
     return _for_settings(gathered, "Bytes of all clients in the whole run", _TRAFFIC)
 
 
@@ -140,12 +126,29 @@ def side_tables(gathered: Gathered) -> list[Table]:
 
 
 def time_tables(gathered: Gathered) -> list[Table]:
-    """Return how long it took."""
+    """Return times, and what they depend on."""
     return _for_settings(gathered, "Compute and time of one run", _TIME)
 
 
+def metric_tables(gathered: Gathered) -> list[Table]:
+    """Return the metrics that strategies and rules declare: none if there are none."""
+    records = gathered.finished.values()
+    metrics = dict.fromkeys(metric for record in records for metric in record.metrics)
+    columns = [
+        (metric.label, partial(_declared, metric=metric), partial(shown, metric))
+        for metric in metrics
+        if metric.over_rounds != "none"
+    ]
+    return _for_settings(gathered, "Declared metrics of one run", columns) if columns else []
+
+
+def _declared(record: RunRecord, *, metric: Metric) -> float | None:
+    """Return a run's value, if it declares this metric and not another one of the same key."""
+    return record.summary.get(metric.key) if metric in record.metrics else None
+
+
 def _for_settings(gathered: Gathered, caption: str, columns: Sequence[Column]) -> list[Table]:
-    """Return a table for each setting, or one for all if they agree; empty columns are left out."""
+    """Return a table for each setting, or one for all if they agree, without empty columns."""
     labels = list(gathered.comparison.variants)
     bodies: dict[str, list[list[Cell]]] = {}
     for setting in gathered.settings:
@@ -168,7 +171,7 @@ def _for_settings(gathered: Gathered, caption: str, columns: Sequence[Column]) -
 
 
 def _merged(bodies: Sequence[list[list[Cell]]]) -> list[list[Cell]]:
-    """Return one body for several that say the same where they say anything, or nothing."""
+    """Return the one body that several equal ones make, or nothing if two of their cells differ."""
     merged: list[list[Cell]] = []
     for rows in zip(*bodies, strict=True):
         merged.append([])
@@ -192,7 +195,7 @@ def _without_empty_columns(table: Table) -> Table:
 
 
 def difference_tables(gathered: Gathered) -> Iterator[Table]:
-    """Yield the keys in which variants differ, and those in which settings do."""
+    """Yield a table of the keys in which variants differ, and one for settings."""
     comparison = gathered.comparison
     shared = {**Config().to_flat(), **comparison.base}
     for what, of_label in (("variant", comparison.variants), ("setting", comparison.settings)):

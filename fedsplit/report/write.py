@@ -1,4 +1,4 @@
-"""Write a directory's report: of a comparison, or of one run."""
+"""Write the report of a directory: of a comparison, or of one run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fedsplit.results.run_directory import RunDirectory
 
 
 def write_report(directory: str | Path) -> list[Path]:
-    """Write the report into the directory that it is about.
+    """Write the report of a comparison or run into its own directory.
 
     Returns
     -------
     list[Path]
-        The files written: of a comparison ``results.csv``, ``report.md`` and ``report.html``, of a
-        run the last two.
+        The written files: ``results.csv``, ``report.md`` and ``report.html`` for a comparison, the
+        last two for a run.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The picture of a run: how it learnt, and what crossed."""
+"""The picture of a run: scores by round, and bytes by purpose."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsplit.fields import Purpose, traffic_fields
 from fedsplit.names import printable
-from fedsplit.results.summary import how_split
-from fedsplit.results.text import fixed, with_unit
+from fedsplit.results.summary import how_split, scores_by_round
+from fedsplit.results.text import counted, fixed, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Row = Mapping[str, Any]
 
-# Of Okabe and Ito's palette, which people with any colour vision can tell apart.
+# From the palette of Okabe and Ito, which suits any kind of colour vision.
 _DATA_COLOURS = {"train": "#D55E00", "test": "#0072B2", "validation": "#009E73"}
 # Directions differ in lightness, so that no colour means two things in one picture.
-_DIRECTIONS = (("uplink", "#3B4A54", -0.05), ("downlink", "#9FB0BA", 0.25))
+_DIRECTIONS = {"uplink": ("#3B4A54", -0.05), "downlink": ("#9FB0BA", 0.25)}
 INK, MUTED, GRID = "#222222", "#666666", "#E4E4E4"
 _FONT_SIZE = 9.5
 _MARKERS_UP_TO_ROUNDS = 30
 _LABEL_GAP = 0.07
-"""Least distance of two labels, in parts of an axis."""
+"""The smallest distance between two labels, as a share of the axis."""
 
 
 def plot_run(rows: Sequence[Row], summary: Mapping[str, Any], path: Path) -> None:
-    """Draw accuracy and loss by round, and the bytes by purpose and direction.
+    """Draw accuracy and loss by round, and bytes by purpose and direction.
 
     Parameters
     ----------
     rows : Sequence[Row]
-        The rounds (see `fedsplit.results.recorder.ROW_KEYS`).
+        The rounds (see `fedsplit.fields.ROUND_FIELDS`).
     summary : Mapping[str, Any]
         The run's summary (see `fedsplit.results.summary.summarise`).
     path : Path
-        The file to write; its suffix decides the format.
+        The file to write. Its suffix decides the format.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -50,8 +51,8 @@ def plot_run(rows: Sequence[Row], summary: Mapping[str, Any], path: Path) -> Non
     figure.text(0.04, 0.93, _title(summary), fontsize=14, color=INK, weight="bold")
     about = _subtitle(summary)  # with names that people chose: a $ in them is a $
     figure.text(0.04, 0.868, about, fontsize=10, color=MUTED, parse_math=False)
-    _curves(accuracy, rows, "accuracy", initial=summary["initial_accuracy"])
-    _curves(loss, rows, "loss", initial=summary["initial_loss"])
+    _curves(accuracy, rows, summary, "accuracy")
+    _curves(loss, rows, summary, "loss")
     _traffic(traffic, summary)
     figure.savefig(path)
 
@@ -61,10 +62,10 @@ def _title(summary: Mapping[str, Any]) -> str:
 
 
 def _subtitle(summary: Mapping[str, Any]) -> str:
-    clients, rounds = summary["num_clients"], summary["finished_rounds"]
     return (
         f"{_short(summary['model'])} on {_short(summary['dataset'])} ({summary['partitioner']}), "
-        f"{clients} client{'s' * (clients != 1)}, {rounds} round{'s' * (rounds != 1)}, "
+        f"{counted(summary['num_clients'], 'client')}, "
+        f"{counted(summary['finished_rounds'], 'round')}, "
         f"seed {summary['seed']}"
     )
 
@@ -74,20 +75,16 @@ def _short(name: str, length: int = 40) -> str:
     return shown if len(shown) <= length else "…" + shown[-length + 1 :]
 
 
-def _curves(axes: Axes, rows: Sequence[Row], measure: str, *, initial: float | None) -> None:
-    """Draw one line for each data set that was measured, with its name at its end."""
+def _curves(axes: Axes, rows: Sequence[Row], summary: Row, measure: str) -> None:
+    """Draw one line for each measured set of images, and write its name at the end of the line."""
     from matplotlib.ticker import MaxNLocator
 
     style(axes, f"{measure.capitalize()} by round")
     ends: list[tuple[float, str, str]] = []
     top = 1.0 if measure == "accuracy" else 0.0
-    for data, colour in _DATA_COLOURS.items():
-        points = [(0, initial)] if data == "test" and rows else []
-        points += [(row["round"], row[f"{data}_{measure}"]) for row in rows]
-        drawn = [(x, y) for x, y in points if y is not None]
-        if not drawn:
-            continue
-        xs, ys = zip(*drawn, strict=True)
+    for data, points in scores_by_round(rows, summary, measure).items():
+        colour = _DATA_COLOURS[data]
+        xs, ys = zip(*points, strict=True)
         axes.plot(
             xs,
             ys,
@@ -111,13 +108,13 @@ def _curves(axes: Axes, rows: Sequence[Row], measure: str, *, initial: float | N
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Write every name beside its line's end, moved apart where they would touch."""
+    """Write each name beside the end of its line, and move names apart that would touch."""
     ends = sorted(ends)
     wanted = [y / axes.get_ylim()[1] for y, _, _ in ends]
     places = wanted.copy()
     for index in range(1, len(places)):
         places[index] = max(places[index], places[index - 1] + _LABEL_GAP)
-    # As much down as the lower ones have pushed the others up, but not below the axis.
+    # Move all of them down by the mean of what they were pushed up, but not below the axis.
     shift = min((sum(places) - sum(wanted)) / len(places), places[0])
     for place, (_, text, colour) in zip(places, ends, strict=True):
         axes.text(
@@ -132,32 +129,36 @@ def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
 
 
 def _traffic(axes: Axes, summary: Mapping[str, Any]) -> None:
-    """Draw the run's bytes as a pair of bars for each purpose."""
+    """Draw the bytes of the run as two bars for each purpose."""
     style(axes, "Traffic of all clients in the whole run")
-    purposes = {"sync": "synchronising the model"}
+    purposes: dict[Purpose, str] = {"sync": "synchronising the model"}
     if summary["cut_layer"] is not None:
         purposes = {
             "cut": "cut, training",
             "evaluate": "cut, evaluation",
             "sync": "synchronising the bottoms",
         }
-    sizes = {(p, d): float(summary[f"{p}_{d}_bytes"]) for p in purposes for d, _, _ in _DIRECTIONS}
-    most = max(sizes.values()) or 1
+    fields = {purpose: traffic_fields(purpose) for purpose in purposes}
+    most = max(summary[field.key] for pair in fields.values() for field in pair) or 1
     for row, (purpose, name) in enumerate(purposes.items()):
         axes.text(0, row - 0.32, name, va="center", color=MUTED, fontsize=_FONT_SIZE)
-        for direction, colour, offset in _DIRECTIONS:
-            size = sizes[purpose, direction]
+        for field, (direction, (colour, offset)) in zip(
+            fields[purpose], _DIRECTIONS.items(), strict=True
+        ):
+            size = float(summary[field.key])
             axes.barh(row + offset, size, height=0.26, color=colour)
             axes.text(
                 size + 0.02 * most,
                 row + offset,
-                f"{with_unit(size, 'B')} {direction}",
+                f"{shown(field, size)} {direction}",
                 va="center",
                 color=INK,
                 fontsize=_FONT_SIZE,
             )
     axes.set_yticks([])
-    axes.set_ylim(2.5, -0.5)  # room for three, so that bars are equally thick in every picture
+    axes.set_ylim(
+        2.5, -0.5
+    )  # always room for three, so that bars have the same height in every picture
     axes.set_xlim(0, most * 1.62)
     axes.set_xticks([])
     axes.grid(visible=False)
@@ -165,7 +166,7 @@ def _traffic(axes: Axes, summary: Mapping[str, Any]) -> None:
 
 
 def style(axes: Axes, title: str) -> None:
-    """Give axes a title and the looks of all pictures of this project."""
+    """Give axes a title and the style of all pictures of this project."""
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

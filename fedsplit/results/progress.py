@@ -1,33 +1,34 @@
-"""The lines that show how a run goes on; plain text that stays readable in a log file."""
+"""The lines that show the progress of a run, as plain text that suits a log file too."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedsplit.results.text import NOTHING, fixed, megabytes, minutes
+from fedsplit.fields import fields_shown_in
+from fedsplit.results.text import NOTHING, fixed, megabytes, minutes, shown
 
 _HEADER_EVERY_ROUNDS = 20
 _SECONDS_BETWEEN_LINES = 5.0
 _ROUNDS_TO_ESTIMATE_FROM = 5
 
-_COLUMNS = (
-    ("round", 5),
-    ("train loss", 10),
-    ("test acc", 8),
-    ("val acc", 7),
-    ("ok/failed", 9),
-    ("cut MB up", 9),
-    ("MB down", 9),
-    ("samples/s", 9),
-    ("seconds", 7),
-    ("left", 7),
-)
+_SCORES = tuple(field for field in fields_shown_in("log") if field.form == "score")
+_BYTES = tuple(field for field in fields_shown_in("log") if field.unit == "B")
+# A column is as wide as its name, or as the values that it has to hold.
+_COLUMNS = {
+    "round": 5,
+    **{field.short_label: 7 for field in _SCORES},
+    "ok/failed": 9,
+    **{f"{field.short_label} MB": 9 for field in _BYTES},
+    "samples/s": 9,
+    "seconds": 7,
+    "left": 7,
+}
 
 
 class Progress:
-    """Logs one line for each round, and some within a long one.
+    """Logs one line for each round, and more within a long one.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class Progress:
     clock : Callable[[], float]
         Seconds that never run backwards.
     num_rounds : int
-        Of the run.
+        The number of rounds of the run.
     """
 
     def __init__(
@@ -44,22 +45,29 @@ class Progress:
     ) -> None:
         self._log = log
         counter = len(f"{num_rounds}/{num_rounds}")
-        self._widths = [max(counter, _COLUMNS[0][1]), *(width for _, width in _COLUMNS[1:])]
+        widths = [max(len(name), width) for name, width in _COLUMNS.items()]
+        self._widths = [max(counter, widths[0]), *widths[1:]]
         self._clock = clock
         self._num_rounds = num_rounds
         self._last_seconds: deque[float] = deque(maxlen=_ROUNDS_TO_ESTIMATE_FROM)
+        self._lines = 0
         self._doing = ""
         self._doing_since = self._last_call = self._last_line = clock()
 
+    def resume(self, round_seconds: Sequence[float]) -> None:
+        """Take how long each round took that an earlier process has finished."""
+        self._last_seconds.clear()
+        self._last_seconds.extend(round_seconds)
+
     def round_begins(self) -> None:
-        """Restart the estimates within the round."""
+        """Restart the estimates of the time left in the round."""
         self._doing = ""
         self._doing_since = self._last_call = self._last_line = self._clock()
 
     def clients_done(self, done: int, total: int, doing: str) -> None:
-        """Log how many clients are done, unless a line was logged in the last 5 seconds."""
+        """Log how many clients are done, at most once in 5 seconds."""
         now = self._clock()
-        if doing != self._doing:  # it began when what came before was last heard of
+        if doing != self._doing:  # it began when the work before it last made progress
             self._doing, self._doing_since = doing, self._last_call
         self._last_call = now
         if not 0 < done < total or now - self._last_line < _SECONDS_BETWEEN_LINES:
@@ -70,21 +78,19 @@ class Progress:
         self._log(f"  {done}/{total} clients done, {in_words} left in this round's {doing}")
 
     def round_done(self, row: Mapping[str, Any]) -> None:
-        """Log a round's line, and the header where it is due."""
+        """Log the line of a round, with the header above every 20th."""
         self._last_seconds.append(row["round_seconds"])
-        if (row["round"] - 1) % _HEADER_EVERY_ROUNDS == 0:
-            self._line([name for name, _ in _COLUMNS])
+        if self._lines % _HEADER_EVERY_ROUNDS == 0:
+            self._line(list(_COLUMNS))
+        self._lines += 1
         rounds_left = self._num_rounds - row["round"]
         mean_seconds = sum(self._last_seconds) / len(self._last_seconds)
         self._line(
             [
                 f"{row['round']}/{self._num_rounds}",
-                fixed(row["train_loss"], 4),
-                fixed(row["test_accuracy"], 4),
-                fixed(row["validation_accuracy"], 4),
+                *(shown(field, row[field.key]) for field in _SCORES),
                 _ok_and_failed(row),
-                megabytes(row["cut_uplink_bytes"]),
-                megabytes(row["cut_downlink_bytes"]),
+                *(megabytes(row[field.key]) for field in _BYTES),
                 _samples_per_second(row),
                 fixed(row["round_seconds"], 1),
                 minutes(mean_seconds * rounds_left),

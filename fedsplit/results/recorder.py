@@ -1,41 +1,18 @@
-"""What a run reports while it goes on: a row and a line for each round, and the summary."""
+"""What a run records while it goes on: a row and a log line for each round, and the summary."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedsplit.config import Config
+from fedsplit.fields import ROW_KEYS, START_KEYS, Field, Metric, declare
 from fedsplit.results.progress import Progress
 from fedsplit.results.run_directory import RunDirectory
+from fedsplit.results.saved import Saved
 from fedsplit.results.strict_json import finite
 from fedsplit.results.summary import summarise
-
-ROW_KEYS = (
-    "round",
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "num_participants",
-    "failed_clients",
-    "num_examples",
-    "cut_uplink_bytes",
-    "cut_downlink_bytes",
-    "evaluate_uplink_bytes",
-    "evaluate_downlink_bytes",
-    "sync_uplink_bytes",
-    "sync_downlink_bytes",
-    "simulated_communication_seconds",
-    "communication_seconds",
-    "train_seconds",
-    "evaluate_seconds",
-    "round_seconds",
-)
-"""The keys of a round's row; what a round did not report is None."""
 
 
 class Recorder:
@@ -51,14 +28,17 @@ class Recorder:
     config : Config
         The run's configuration.
     log : Callable[[str], None]
-        Takes one line for the person who watches.
+        Takes one line of the run's log.
     clock : Callable[[], float]
         Seconds that never run backwards.
 
     Attributes
     ----------
     rows : list[dict[str, Any]]
-        The rows of the finished rounds, with the keys `ROW_KEYS`.
+        The rows of the finished rounds. Their keys are `fedsplit.fields.ROW_KEYS` and those of
+        the declared metrics.
+    metrics : tuple[Metric, ...]
+        The declared metrics.
     """
 
     def __init__(
@@ -70,6 +50,7 @@ class Recorder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.metrics: tuple[Metric, ...] = ()
         self._run_directory = run_directory
         self._config = config
         self._log = log
@@ -80,88 +61,72 @@ class Recorder:
         self._started = self._round_started = clock()
         self._progress = Progress(log, clock, config.num_server_rounds)
 
-    def start(  # noqa: PLR0913 - one for each entry of the summary
-        self,
-        *,
-        engine: str,
-        num_clients: int,
-        cut_layer: int | None,
-        client_parameters: int,
-        server_parameters: int,
-        client_trainable_parameters: int,
-        server_trainable_parameters: int,
-        client_flops_per_sample: int,
-        server_flops_per_sample: int,
-        client_memory_bytes: int,
-        server_memory_bytes: int,
-    ) -> None:
+    def start(self, facts: Mapping[str, object], *, metrics: Sequence[Field] = ()) -> None:
         """Take what is known before the first round, and start the clock.
 
         Parameters
         ----------
-        engine : str
-            ``flower`` or ``inprocess``.
-        num_clients : int
-            Clients that can be sampled.
-        cut_layer : int | None
-            Where the model is cut; None for an unsplit strategy.
-        client_parameters, server_parameters : int
-            What each side holds.
-        client_trainable_parameters, server_trainable_parameters : int
-            What of it trains.
-        client_flops_per_sample, server_flops_per_sample : int
-            What one training step with one example costs each side.
-        client_memory_bytes, server_memory_bytes : int
-            What training keeps in memory at a client, and at the server for all participants
-            (see `fedsplit.results.memory`).
+        facts : Mapping[str, object]
+            What the run is and what it costs each side, by `fedsplit.fields.START_KEYS`.
+            ``engine`` is ``flower`` or ``inprocess``, ``cut_layer`` None for an unsplit strategy;
+            FLOPs are those of one training step with one example, and memory at the server is for
+            all participants (see `fedsplit.results.memory`).
+        metrics : Sequence[Field]
+            What the strategy, its client rule and its update rule declare beside the built-in
+            fields. `note` then takes their keys too.
+
+        Raises
+        ------
+        TypeError
+            If the keys of `facts` are not exactly `START_KEYS`.
+        ConfigError
+            If a metric is invalid (see `fedsplit.fields.declare`).
         """
-        self._facts = {
-            "num_clients": num_clients,
-            "engine": engine,
-            "cut_layer": cut_layer,
-            "client_parameters": client_parameters,
-            "server_parameters": server_parameters,
-            "client_trainable_parameters": client_trainable_parameters,
-            "server_trainable_parameters": server_trainable_parameters,
-            "client_flops_per_sample": client_flops_per_sample,
-            "server_flops_per_sample": server_flops_per_sample,
-            "client_memory_bytes": client_memory_bytes,
-            "server_memory_bytes": server_memory_bytes,
-        }
+        if set(facts) != set(START_KEYS):
+            missing = sorted(set(START_KEYS) - set(facts))
+            unknown = sorted(set(facts) - set(START_KEYS))
+            raise TypeError(
+                f"A recorder starts with the keys {', '.join(START_KEYS)}. Missing: "
+                f"{', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}."
+            )
+        self._facts = {key: facts[key] for key in START_KEYS}
+        self.metrics = declare(metrics)
         self._started = self._clock()
         self._begin_round()
 
     def note_initial(self, *, test_loss: float, test_accuracy: float) -> None:
-        """Take the test result of the initial weights; the first round starts now."""
+        """Take the test result of the initial weights. The first round starts now."""
         self._initial = {"test_loss": test_loss, "test_accuracy": test_accuracy}
         self._log(f"Before training: test accuracy {test_accuracy:.4f}, test loss {test_loss:.4f}")
         self._begin_round()
 
     def note(self, **values: object) -> None:
-        """Merge values into the current round's row; the last value of a key counts.
+        """Merge values into the current round's row. The last value of a key counts.
 
         Raises
         ------
         TypeError
-            If a key is not one of `ROW_KEYS`.
+            If a key is neither one of `fedsplit.fields.ROW_KEYS` nor that of a declared metric.
         """
-        if unknown := sorted(set(values) - set(ROW_KEYS)):
+        keys = self._row_keys()
+        if unknown := sorted(set(values) - set(keys)):
             raise TypeError(
-                f"A round's row has no {', '.join(unknown)}. Its keys are {', '.join(ROW_KEYS)}."
+                f"A round's row has no {', '.join(unknown)}. Its keys are {', '.join(keys)}. "
+                "Declare a value of your own as a fedsplit.fields.Metric of the strategy or rule."
             )
         self._current.update(values)
 
     def progress(self, done: int, total: int, *, doing: str = "training") -> None:
-        """Tell that so many of the round's clients have replied.
+        """Take how many of the round's clients have replied.
 
         Logs at most one line in 5 seconds, so that short rounds stay silent.
 
         Parameters
         ----------
         done, total : int
-            Clients.
+            Numbers of clients.
         doing : str
-            What they have done; the estimate starts anew when this changes.
+            What they have done. The estimate of the time left restarts when this changes.
         """
         self._progress.clients_done(done, total, doing)
 
@@ -178,7 +143,7 @@ class Recorder:
         RunError
             If the row cannot be written.
         """
-        row: dict[str, Any] = dict.fromkeys(ROW_KEYS)
+        row: dict[str, Any] = dict.fromkeys(self._row_keys())
         row |= {"failed_clients": [], "round_seconds": self._clock() - self._round_started}
         row |= self._current
         row["round"] = len(self.rows) + 1
@@ -206,11 +171,58 @@ class Recorder:
                 initial=self._initial,
                 wall_seconds=self._clock() - self._started,
                 run_directory=self._run_directory.path,
+                metrics=self.metrics,
             )
         )
         assert isinstance(summary, dict)
         self._run_directory.write_summary(summary)
         return summary
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a recorder needs to continue this run, as plain JSON values.
+
+        Call it between rounds: what has been noted of a round that has not ended is not in it.
+        """
+        return Saved(
+            rows=self.rows,
+            initial=self._initial,
+            facts=self._facts,
+            elapsed_seconds=self._clock() - self._started,
+            metrics=self.metrics,
+        ).to_json()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the recording that `state_dict` has saved, in this run directory.
+
+        The next round gets the next number, the summary covers all rounds, and the time that the
+        saved run took counts as this run's. rounds.jsonl gets the saved rows, and nothing else.
+
+        Parameters
+        ----------
+        state : Mapping[str, Any]
+            From `state_dict`. It replaces what `start` was given, which must declare the same
+            metrics.
+
+        Raises
+        ------
+        ConfigError
+            If the state is not one that `state_dict` returns, or holds other metrics than those
+            that `start` was given. Nothing is changed then.
+        RunError
+            If rounds.jsonl cannot be written.
+        """
+        saved = Saved.from_json(state)
+        if self._facts:
+            saved.check_metrics(self.metrics)
+        self._run_directory.write_rounds(saved.rows)
+        self.rows, self.metrics = list(saved.rows), saved.metrics
+        self._facts, self._initial = dict(saved.facts), dict(saved.initial)
+        self._started = self._clock() - saved.elapsed_seconds
+        self._progress.resume([row["round_seconds"] for row in self.rows])
+        self._begin_round()
+
+    def _row_keys(self) -> tuple[str, ...]:
+        return (*ROW_KEYS, *(metric.key for metric in self.metrics))
 
     def _begin_round(self) -> None:
         self._current = {}

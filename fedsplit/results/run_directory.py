@@ -1,4 +1,4 @@
-"""The directory that a run leaves behind: ``<output-dir>/<run-name>/``."""
+"""A run's directory: ``<output-dir>/<run-name>/``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fedsplit.results.strict_json import dumps
 
 
 class RunDirectory:
-    """A directory of one run, and the only one that writes its records.
+    """The directory of one run. Only this class writes its records.
 
     ::
 
         config.toml     every key of the run, loadable again
         rounds.jsonl    one object per finished round
-        shards.json     who holds how many images of each class
+        shards.json     the number of images of each class at each client
         summary.json    written when the run ends
         model/          the final weights, and beside it the plots
 
@@ -39,42 +39,42 @@ class RunDirectory:
 
     @property
     def config_path(self) -> Path:
-        """Where the resolved config is."""
+        """The path of the resolved config."""
         return self.path / "config.toml"
 
     @property
     def rounds_path(self) -> Path:
-        """Where the rounds are."""
+        """The path of the rounds."""
         return self.path / "rounds.jsonl"
 
     @property
     def summary_path(self) -> Path:
-        """Where the summary is."""
+        """The path of the summary."""
         return self.path / "summary.json"
 
     @property
     def shards_path(self) -> Path:
-        """Where it stands who holds what."""
+        """The path of the class counts of all clients."""
         return self.path / "shards.json"
 
     @property
     def model_dir(self) -> Path:
-        """Where the final model belongs; made by whoever saves it."""
+        """The directory of the final model. Whoever saves the model makes it."""
         return self.path / "model"
 
     @property
     def clients_dir(self) -> Path:
-        """Where clients' own parts belong, if they keep their own; made by whoever saves them."""
+        """The directory of parts that clients keep for themselves. Whoever saves them makes it."""
         return self.path / "clients"
 
     @classmethod
     def check_free(cls, config: Config) -> None:
-        """Refuse what `create` would refuse, and make nothing.
+        """Refuse what `create` would refuse, without making anything.
 
         Raises
         ------
         ConfigError
-            If the named run directory exists, or no directory can be made in ``output-dir``.
+            If the named run directory exists, or ``output-dir`` cannot hold a new directory.
         """
         output_dir = Path(config.output_dir).absolute()
         try:
@@ -92,8 +92,8 @@ class RunDirectory:
     def create(cls, config: Config) -> Self:
         """Make the run directory with its ``config.toml``.
 
-        Without a ``run-name`` the name is strategy, data set and local time; runs that start in
-        the same second get ``-2``, ``-3``, and so on.
+        Without a ``run-name``, the name is made of strategy, data set and local time. Runs that
+        start in the same second get ``-2``, ``-3``, and so on.
 
         Raises
         ------
@@ -113,7 +113,7 @@ class RunDirectory:
         return directory
 
     def append_round(self, row: Mapping[str, object]) -> None:
-        """Add one line to ``rounds.jsonl``; it is there even if the run is killed right after.
+        """Add one line to ``rounds.jsonl``. A run that is killed right after keeps it.
 
         Raises
         ------
@@ -131,7 +131,7 @@ class RunDirectory:
     def write_shards(
         self, class_counts: Sequence[Sequence[int]], class_names: Sequence[str]
     ) -> None:
-        """Write ``shards.json``: [K, classes] training images, and the classes' names.
+        """Write ``shards.json``: the numbers of training images, [K, classes], and class names.
 
         Raises
         ------
@@ -140,10 +140,20 @@ class RunDirectory:
         """
         text = dumps({"class_names": class_names, "class_counts": class_counts}) + "\n"
         try:
-            # A folder's name need not be Unicode: half a character is written as JSON's escape.
+            # Folder names need not be valid Unicode: a lone surrogate becomes an escape of JSON.
             self.shards_path.write_bytes(text.encode(errors="backslashreplace"))
         except OSError as error:
             raise _cannot_write(self.shards_path, error) from None
+
+    def write_rounds(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Replace ``rounds.jsonl``, whole or not at all.
+
+        Raises
+        ------
+        RunError
+            If it cannot be written.
+        """
+        _replace(self.rounds_path, "".join(dumps(row) + "\n" for row in rows))
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, whole or not at all.
@@ -153,17 +163,7 @@ class RunDirectory:
         RunError
             If it cannot be written.
         """
-        text = dumps(summary, indent=2) + "\n"
-        temporary = self.summary_path.with_name(f".{self.summary_path.name}.{os.getpid()}")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.summary_path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise _cannot_write(self.summary_path, error) from None
+        _replace(self.summary_path, dumps(summary, indent=2) + "\n")
 
     def _write_config(self, config: Config) -> None:
         try:
@@ -173,14 +173,14 @@ class RunDirectory:
 
 
 def config_toml(config: Config, path: Path) -> str:
-    """Return a config as TOML with every key; the first line is the command that runs it again.
+    """Return a config as TOML with every key. Its first line is the command that runs it again.
 
     Parameters
     ----------
     config : Config
         What to write.
     path : Path
-        Where the text will be.
+        The file that the text is for.
     """
     command = f"fedsplit run {shlex.quote(str(path))}"
     if config.run_name:
@@ -190,7 +190,7 @@ def config_toml(config: Config, path: Path) -> str:
         command = "fedsplit run config.toml"
     lines = [f"# {command}"]
     section = ""
-    # Keys without a section have to come before the first table.
+    # In TOML, keys without a table come before the first table.
     for key, value in sorted(config.to_flat().items(), key=lambda item: "." in item[0]):
         table, _, name = key.rpartition(".")
         if table != section:
@@ -204,9 +204,22 @@ def _toml_value(value: Scalar) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
+        # JSON and TOML share their escapes, except that TOML requires one for DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from None
 
 
 def _make(output_dir: Path, config: Config) -> Path:
@@ -220,7 +233,7 @@ def _make(output_dir: Path, config: Config) -> Path:
     for name in _names(config):
         path = output_dir / name
         try:
-            path.mkdir()  # atomic: of two runs that want the name, one gets it
+            path.mkdir()  # atomic: only one of two runs gets the name
         except FileExistsError:
             continue
         return path
@@ -228,7 +241,7 @@ def _make(output_dir: Path, config: Config) -> Path:
 
 
 def free_name(config: Config) -> str:
-    """Return ``run-name``, or a name that no run in ``output-dir`` has."""
+    """Return ``run-name``, or one that is free in ``output-dir``."""
     if config.run_name:
         return config.run_name
     output_dir = Path(config.output_dir)
@@ -236,7 +249,7 @@ def free_name(config: Config) -> str:
 
 
 def _names(config: Config) -> Iterator[str]:
-    """Yield the names that a run without a name of its own may take."""
+    """Yield the names that a run without a ``run-name`` tries."""
     base = f"{config.strategy}-{_dataset_word(config.data.name)}-{_timestamp()}"
     yield base
     yield from (f"{base}-{number}" for number in itertools.count(2))
@@ -253,20 +266,20 @@ def _dataset_word(name: str) -> str:
 
 def _taken(path: Path) -> ConfigError:
     return ConfigError(
-        f"The run directory '{path}' exists already and is left as it is. Choose another "
-        "run-name, leave run-name empty to get a new name for each run, or remove the directory."
+        f"The run directory '{path}' exists already and was not changed. Choose another "
+        "run-name, leave it empty to get a new name for each run, or remove the directory."
     )
 
 
 def _cannot_make(output_dir: Path, reason: str) -> ConfigError:
     return ConfigError(
-        f"No run directory can be made in '{output_dir}': {reason}. "
+        f"Cannot make a run directory in '{output_dir}': {reason}. "
         "Set output-dir to a directory that you can write to."
     )
 
 
 def _cannot_write(path: Path, error: OSError) -> RunError:
     return RunError(
-        f"'{path}' cannot be written: {error.strerror or error}. Free space on its disk and check "
-        "that the run directory is still there, then run again."
+        f"Cannot write '{path}': {error.strerror or error}. Free space on its disk, check that "
+        "the run directory still exists, and run again."
     )

@@ -1,6 +1,6 @@
-"""Where else a run's rounds are sent while it goes on: TensorBoard, Weights & Biases.
+"""Sinks that a run sends its rounds to while it goes on: TensorBoard, Weights & Biases.
 
-Both are off by default, and both are copies: rounds.jsonl and summary.json are always written.
+Both are off by default and get copies: rounds.jsonl and summary.json are always written.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
+from fedsplit.fields import FIELDS, METRICS_GROUP, as_number
 
 _logger = logging.getLogger(__name__)
 
@@ -23,13 +24,13 @@ class Sink(Protocol):
     """Takes a run's rounds and its summary."""
 
     def send_round(self, row: Row) -> None:
-        """Take the row of a round (see `fedsplit.results.recorder.ROW_KEYS`)."""
+        """Take the row of a round (see `fedsplit.fields.ROUND_FIELDS`)."""
 
     def send_summary(self, summary: Row) -> None:
         """Take the summary (see `fedsplit.results.summary.summarise`)."""
 
     def close(self) -> None:
-        """Write what is not written yet; without a summary before, the run has failed."""
+        """Write what is still pending. Without a summary before, the run counts as failed."""
 
 
 def check_sinks(config: Config) -> None:
@@ -53,34 +54,34 @@ def check_sinks(config: Config) -> None:
 
 
 class Sinks:
-    """The sinks of one run. One that breaks is left out, with a warning: the run goes on.
+    """The sinks of one run. The run goes on without a sink that breaks, and logs a warning.
 
     Parameters
     ----------
     config : Config
-        The run's configuration, past `check_sinks`; says which there are.
+        The run's configuration, which `check_sinks` has accepted.
     run_dir : Path
-        The run directory. What a sink keeps on this machine is inside it.
+        The run directory. Sinks write their local files into it.
 
     Raises
     ------
     ConfigError
-        If one cannot be opened.
+        If a sink cannot be opened.
     """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         self._sinks = dict(_opened(config, run_dir))
 
     def send_round(self, row: Row) -> None:
-        """Send a round's row to all."""
+        """Send the row of a round to all sinks."""
         self._tell("send_round", row)
 
     def send_summary(self, summary: Row) -> None:
-        """Send the summary to all."""
+        """Send the summary to all sinks."""
         self._tell("send_summary", summary)
 
     def close(self) -> None:
-        """Close all; there is nothing to send any more."""
+        """Close all sinks, after the last row or summary."""
         self._tell("close")
         self._sinks = {}
 
@@ -91,7 +92,7 @@ class Sinks:
             except Exception as error:
                 del self._sinks[key]
                 _logger.warning(
-                    "%s gets nothing more of this run (%s: %s); rounds.jsonl has it all.",
+                    "%s gets no more data of this run (%s: %s); rounds.jsonl has all of it.",
                     *(key, type(error).__name__, error),
                 )
 
@@ -114,7 +115,7 @@ class TensorBoard:
         self._writer.add_text("config", f"| key | value |\n|---|---|\n{rows}")
 
     def send_round(self, row: Row) -> None:
-        """Add a point to each measure's curve."""
+        """Add a point to the curve of each number."""
         for key, value in _numbers(row).items():
             self._writer.add_scalar(key, value, row["round"])
         self._writer.flush()
@@ -130,7 +131,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases; what it keeps here is in ``wandb/`` of the run directory."""
+    """A run of Weights & Biases, with its local files in ``wandb/`` of the run directory."""
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         import wandb
@@ -153,27 +154,30 @@ class WeightsAndBiases:
         self._exit_code = 1
 
     def send_round(self, row: Row) -> None:
-        """Log each measure at its round."""
-        self._run.log(_numbers(row), step=row["round"], commit=True)  # else with the next one
+        """Log the numbers of a round."""
+        self._run.log(
+            _numbers(row), step=row["round"], commit=True
+        )  # else they would wait for the next round
 
     def send_summary(self, summary: Row) -> None:
-        """Keep the summary as the run's."""
+        """Store the summary as the run's summary."""
         self._run.summary.update(dict(summary))
         self._exit_code = 0
 
     def close(self) -> None:
-        """End the run there: as failed, if there was no summary."""
+        """End the run: as failed, if there was no summary."""
         self._run.finish(exit_code=self._exit_code)
 
 
 def _numbers(row: Row) -> dict[str, float]:
-    """Return a row's measures, grouped by the first word of their names; of failures how many.
+    """Return a row's numbers, named ``group/key``; of a list, such as failures, its length.
 
-    In a group, because the summary has keys of the same names, for the run as a whole.
+    The groups keep them apart from the summary, which has some of the same keys for the whole
+    run. Declared metrics have a group of their own.
     """
-    counted = {**row, "failed_clients": len(row["failed_clients"])}
+    numbers = {key: as_number(value) for key, value in row.items()}
     return {
-        f"{key.partition('_')[0]}/{key}": value
-        for key, value in counted.items()
+        f"{FIELDS[key].group if key in FIELDS else METRICS_GROUP}/{key}": value
+        for key, value in numbers.items()
         if isinstance(value, int | float)
     }

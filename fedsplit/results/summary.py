@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from fedsplit.config import Config
-
-BYTE_KEYS = (
-    "cut_uplink_bytes",
-    "cut_downlink_bytes",
-    "evaluate_uplink_bytes",
-    "evaluate_downlink_bytes",
-    "sync_uplink_bytes",
-    "sync_downlink_bytes",
+from fedsplit.fields import (
+    DECLARED_KEY,
+    SUMMARY_KEYS,
+    TOTAL_FIELDS,
+    Metric,
+    over_rounds,
 )
-"""What crossed, by purpose and direction: exact serialized lengths."""
+from fedsplit.names import printable
+from fedsplit.results.text import counted
 
-COMMUNICATION_KEYS = ("simulated_communication_seconds", "communication_seconds")
-"""How long that would take on the profile's links, and took on the way (docs/network.md)."""
+SCORED_DATA = ("test", "train", "validation")
+"""The images that a model is scored on."""
 
 
 def summarise(
@@ -31,8 +30,11 @@ def summarise(
     initial: Mapping[str, float | None],
     wall_seconds: float,
     run_directory: Path,
+    metrics: Sequence[Metric] = (),
 ) -> dict[str, Any]:
     """Return a run's summary: what it was, how well it learnt, what it cost.
+
+    Its keys are `fedsplit.fields.SUMMARY_KEYS` and those of the declared metrics.
 
     Parameters
     ----------
@@ -41,13 +43,15 @@ def summarise(
     config : Config
         The run's configuration.
     facts : Mapping[str, Any]
-        What `Recorder.start` was told.
+        What is known before the first round, by `fedsplit.fields.START_KEYS`.
     initial : Mapping[str, float | None]
         ``test_loss`` and ``test_accuracy`` before the first round.
     wall_seconds : float
         From the start of the run to now.
     run_directory : Path
         Absolute.
+    metrics : Sequence[Metric]
+        The declared metrics. If there are any, ``declared_metrics`` describes them.
     """
     last = rows[-1] if rows else {}
     best = max(
@@ -55,7 +59,7 @@ def summarise(
         key=lambda row: row["test_accuracy"],
         default={},
     )
-    return {
+    found = {
         "strategy": config.strategy,
         "model": config.model.name,
         "dataset": config.data.name,
@@ -71,10 +75,8 @@ def summarise(
         "final_loss": last.get("test_loss"),
         "best_accuracy": best.get("test_accuracy"),
         "best_round": best.get("round"),
-        **{key: _total(rows, key) for key in BYTE_KEYS},
+        **{field.key: over_rounds(field, rows) for field in TOTAL_FIELDS},
         "network_profile": None if config.network.profile == "none" else config.network.profile,
-        **{key: _total_if_any(rows, key) for key in COMMUNICATION_KEYS},
-        "failed_clients": sum(len(row["failed_clients"]) for row in rows),
         "wall_seconds": wall_seconds,
         "train_samples_per_second": _samples_per_second(rows),
         "seconds_per_client_round": _seconds_per_client_round(rows),
@@ -83,6 +85,58 @@ def summarise(
         "torch_version": _version("torch"),
         "flwr_version": _version("flwr"),
     }
+    summary = {key: found[key] for key in SUMMARY_KEYS}
+    if metrics:
+        totals = [metric for metric in metrics if metric.over_rounds != "none"]
+        summary |= {metric.key: over_rounds(metric, rows) for metric in totals}
+        summary[DECLARED_KEY] = [metric.description() for metric in metrics]
+    return summary
+
+
+def what_ran(summary: Mapping[str, Any], *, rounds: str) -> str:
+    """Say in one line what a run was.
+
+    Parameters
+    ----------
+    summary : Mapping[str, Any]
+        The run's summary.
+    rounds : str
+        How many rounds, in words.
+    """
+    return (
+        f"{summary['strategy']} ({how_split(summary)}), {printable(summary['model'])} on "
+        f"{printable(summary['dataset'])} ({summary['partitioner']}), "
+        f"{counted(summary['num_clients'], 'client')}, {rounds}, seed {summary['seed']}"
+    )
+
+
+def scores_by_round(
+    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], measure: str
+) -> dict[str, list[tuple[int, float]]]:
+    """Return a run's curves: data -> (round, score), without what was not measured.
+
+    Parameters
+    ----------
+    rows : Sequence[Mapping[str, Any]]
+        The rounds.
+    summary : Mapping[str, Any]
+        The run's summary. The test score before training is the point at round 0.
+    measure : str
+        ``accuracy`` or ``loss``.
+
+    Returns
+    -------
+    dict[str, list[tuple[int, float]]]
+        In the order of `SCORED_DATA`, without those that have no point.
+    """
+    curves = {}
+    for data in SCORED_DATA:
+        points = [(row["round"], row[f"{data}_{measure}"]) for row in rows]
+        if data == "test" and rows:
+            points.insert(0, (0, summary[f"initial_{measure}"]))
+        if known := [(number, score) for number, score in points if score is not None]:
+            curves[data] = known
+    return curves
 
 
 def how_split(summary: Mapping[str, Any]) -> str:
@@ -93,15 +147,6 @@ def how_split(summary: Mapping[str, Any]) -> str:
     return f"cut {summary['cut_layer']}{u_shaped}"
 
 
-def _total(rows: Sequence[Mapping[str, Any]], key: str) -> int:
-    return sum(row[key] or 0 for row in rows)
-
-
-def _total_if_any(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    known = [row[key] for row in rows if row[key] is not None]
-    return sum(known) if known else None
-
-
 def _samples_per_second(rows: Sequence[Mapping[str, Any]]) -> float | None:
     seconds = sum(row["train_seconds"] or 0.0 for row in rows)
     samples = sum(row["num_examples"] or 0 for row in rows)
@@ -109,7 +154,7 @@ def _samples_per_second(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _seconds_per_client_round(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the wall time of training for each participant of each round."""
+    """Return the wall time of training, per participant and round."""
     seconds = sum(row["train_seconds"] or 0.0 for row in rows)
     participants = sum(row["num_participants"] or 0 for row in rows)
     return seconds / participants if participants else None
@@ -118,5 +163,5 @@ def _seconds_per_client_round(rows: Sequence[Mapping[str, Any]]) -> float | None
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:  # fedsplit itself, when Flower runs it from a bundle
+    except PackageNotFoundError:  # Flower runs fedsplit itself from a bundle
         return None

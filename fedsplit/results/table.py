@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -10,13 +10,28 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from fedsplit.fields import (
+    FIELDS,
+    BuiltIn,
+    Purpose,
+    as_number,
+    declared_in,
+    fields_shown_in,
+    traffic_fields,
+)
 from fedsplit.names import printable
-from fedsplit.results.summary import BYTE_KEYS, how_split
-from fedsplit.results.text import NOTHING, fixed, minutes, with_unit
+from fedsplit.results.summary import what_ran
+from fedsplit.results.text import counted, duration, fixed, shown
 
 WIDTH_COLUMNS = 100
 _ALL_ROUNDS_UP_TO = 15
 _LABEL_COLUMNS = 16
+_PURPOSES: Mapping[str, Purpose] = {
+    "Cut traffic": "cut",
+    "Evaluation": "evaluate",
+    "Synchronisation": "sync",
+}
+_OVER_ROUNDS = {"last": "last round", "mean": "mean over rounds", "sum": "sum over rounds"}
 
 Row = Mapping[str, Any]
 
@@ -24,24 +39,24 @@ Row = Mapping[str, Any]
 def results_table(rows: Sequence[Row], summary: Mapping[str, Any]) -> str:
     """Return the results of a run as lines of at most 100 columns.
 
-    Only the run directory's path, which has to stay in one piece, may be longer.
+    Only the path of the run directory may be longer, because it must stay in one piece.
 
     Parameters
     ----------
     rows : Sequence[Row]
-        The rounds (see `fedsplit.results.recorder.ROW_KEYS`). Of more than 15, some are shown:
-        the first, the best, the last, and evenly spaced ones.
+        The rounds (see `fedsplit.fields.ROUND_FIELDS`). If there are more than 15, only some are
+        shown: the first, the best, the last, and evenly spaced ones.
     summary : Mapping[str, Any]
         The run's summary (see `fedsplit.results.summary.summarise`).
     """
-    shown = _shown(rows, summary["best_round"])
+    chosen = _chosen(rows, summary["best_round"])
     parts: list[RenderableType] = [_title(summary)]
-    parts += [_rounds(shown, summary)] if shown else [""]
+    parts += [_rounds(chosen, summary)] if chosen else [""]
     lines = "\n".join(_text(part) for part in [*parts, _block(summary)])
     return f"{lines}\n  {'Run directory':{_LABEL_COLUMNS}} {printable(summary['run_directory'])}"
 
 
-def _shown(rows: Sequence[Row], best_round: int | None) -> list[Row]:
+def _chosen(rows: Sequence[Row], best_round: int | None) -> list[Row]:
     if len(rows) <= _ALL_ROUNDS_UP_TO:
         return list(rows)
     every = next(
@@ -56,27 +71,30 @@ def _shown(rows: Sequence[Row], best_round: int | None) -> list[Row]:
 
 def _rounds(rows: Sequence[Row], summary: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    names = ["\nround", "train\nloss", "test\nloss", "test\naccuracy", "val\naccuracy"]
-    names += ["clients\nfailed"]
-    split = summary["cut_layer"] is not None
-    names += ["cut\nup", "cut\ndown"] if split else []
-    for name in [*names, "sync\nup", "sync\ndown", "\ntime"]:
-        table.add_column(name, justify="right", no_wrap=True)
+    unsplit = summary["cut_layer"] is None
+    columns = [
+        field
+        for field in fields_shown_in("table")
+        if not (unsplit and field in traffic_fields("cut"))
+    ]
+    for field in columns:
+        table.add_column(_heading(field), justify="right", no_wrap=True)
     for row in rows:
-        best = row["round"] == summary["best_round"]
-        table.add_row(
-            f"{row['round']}",
-            fixed(row["train_loss"], 4),
-            fixed(row["test_loss"], 4),
-            fixed(row["test_accuracy"], 4) + ("*" if best else " "),
-            fixed(row["validation_accuracy"], 4),
-            f"{len(row['failed_clients'])}",
-            *([_bytes(row, "cut_uplink"), _bytes(row, "cut_downlink")] if split else []),
-            _bytes(row, "sync_uplink"),
-            _bytes(row, "sync_downlink"),
-            _seconds(row["round_seconds"]),
-        )
+        table.add_row(*(_cell(row, field, summary["best_round"]) for field in columns))
     return table
+
+
+def _heading(field: BuiltIn) -> str:
+    """Return the short label in two lines."""
+    first, _, last = field.short_label.rpartition(" ")
+    return f"{first}\n{last}"
+
+
+def _cell(row: Row, field: BuiltIn, best_round: int | None) -> str:
+    text = shown(field, as_number(row[field.key]))
+    if field.key != "test_accuracy":
+        return text
+    return text + ("*" if row["round"] == best_round else " ")
 
 
 def _block(summary: Mapping[str, Any]) -> Table:
@@ -85,14 +103,9 @@ def _block(summary: Mapping[str, Any]) -> Table:
     block.add_column(no_wrap=True, width=_LABEL_COLUMNS)
     block.add_column(overflow="fold")
     block.add_row("", "Test accuracy", _accuracy(summary))
-    traffic = {key: with_unit(summary[key], "B") for key in BYTE_KEYS}
-    for label, purpose in (
-        ("Cut traffic", "cut"),
-        ("Evaluation", "evaluate"),
-        ("Synchronisation", "sync"),
-    ):
+    for label, purpose in _PURPOSES.items():
         if summary["cut_layer"] is not None or purpose == "sync":
-            up, down = traffic[f"{purpose}_uplink_bytes"], traffic[f"{purpose}_downlink_bytes"]
+            up, down = (shown(field, summary[field.key]) for field in traffic_fields(purpose))
             block.add_row("", label, f"{up} up, {down} down")
     if summary["network_profile"] is not None:
         block.add_row("", "Communication", _communication(summary))
@@ -102,23 +115,17 @@ def _block(summary: Mapping[str, Any]) -> Table:
     of_training = "" if speed is None else f", {speed:,.0f} training samples/s"
     for_each = summary["seconds_per_client_round"]
     of_training += "" if for_each is None else f", {1000 * for_each:,.0f} ms per client-round"
-    block.add_row("", "Time", _seconds(summary["wall_seconds"]) + of_training)
+    block.add_row("", "Time", duration(summary["wall_seconds"]) + of_training)
+    for number, line in enumerate(_metrics(summary)):
+        block.add_row("", "" if number else "Metrics", line)
     return block
 
 
 def _title(summary: Mapping[str, Any]) -> str:
-    rounds = _counted(summary["num_rounds"], "round")
+    rounds = counted(summary["num_rounds"], "round")
     if summary["finished_rounds"] != summary["num_rounds"]:
         rounds = f"{summary['finished_rounds']} of {rounds}"
-    return (
-        f"{summary['strategy']} ({how_split(summary)}), {printable(summary['model'])} on "
-        f"{printable(summary['dataset'])} ({summary['partitioner']}), "
-        f"{_counted(summary['num_clients'], 'client')}, {rounds}, seed {summary['seed']}"
-    )
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+    return what_ran(summary, rounds=rounds)
 
 
 def _accuracy(summary: Mapping[str, Any]) -> str:
@@ -131,30 +138,29 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
 
 
 def _communication(summary: Mapping[str, Any]) -> str:
-    simulated = _seconds(summary["simulated_communication_seconds"])
+    simulated = duration(summary["simulated_communication_seconds"])
     text = f"{simulated} simulated on {summary['network_profile']}"
     if summary["communication_seconds"] is not None:
-        text += f", {_seconds(summary['communication_seconds'])} measured here without server time"
+        measured = duration(summary["communication_seconds"])
+        text += f", {measured} measured here without server time"
     return text
 
 
 def _side(summary: Mapping[str, Any], side: str) -> str:
-    parameters, flops = summary[f"{side}_parameters"], summary[f"{side}_flops_per_sample"]
-    memory = with_unit(summary[f"{side}_memory_bytes"], "B")
-    if not parameters and not flops:
+    parameters = summary[f"{side}_parameters"]
+    flops, memory = FIELDS[f"{side}_flops_per_sample"], FIELDS[f"{side}_memory_bytes"]
+    if not parameters and not summary[flops.key]:
         return "holds no part of the model"
-    work = f"{with_unit(flops, 'FLOP')} per training sample"
-    return f"{parameters:,} parameters, {work}, {memory} to train"
+    work = f"{shown(flops, summary[flops.key])} per training sample"
+    return f"{parameters:,} parameters, {work}, {shown(memory, summary[memory.key])} to train"
 
 
-def _bytes(row: Row, purpose_and_direction: str) -> str:
-    return with_unit(row[f"{purpose_and_direction}_bytes"], "B")
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return NOTHING
-    return f"{seconds:.1f} s" if seconds < 60 else minutes(seconds)
+def _metrics(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each declared metric that the summary has."""
+    for metric in declared_in(summary):
+        if metric.over_rounds != "none":
+            value = shown(metric, summary[metric.key])
+            yield f"{metric.label}: {value} ({_OVER_ROUNDS[metric.over_rounds]})"
 
 
 def _text(part: RenderableType) -> str:
@@ -164,8 +170,9 @@ def _text(part: RenderableType) -> str:
         width=WIDTH_COLUMNS,
         color_system=None,
         force_terminal=False,
-        force_jupyter=False,  # where rich would show it at once, and write nothing into the file
+        force_jupyter=False,  # Jupyter would show the text and leave the file empty
         markup=False,
+        emoji=False,  # a label may hold :warning:
     )
     console.print(part)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())

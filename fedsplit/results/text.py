@@ -1,12 +1,41 @@
-"""Numbers as people read them; what does not exist is a dash."""
+"""Numbers as people read them. A missing value is a dash."""
 
 from __future__ import annotations
 
+from fedsplit.fields import BuiltIn, Field
+
 NOTHING = "-"
+_WITH_PREFIX = ("B", "FLOP")
+"""Units that take a decimal prefix: kB, MB, GFLOP."""
+
+
+def shown(field: Field, value: float | None) -> str:
+    """Return a field's value with its unit, as all tables show it.
+
+    Bytes, FLOPs and counts of parameters have three digits and a decimal prefix; scores, such as
+    losses and accuracies, have four decimals; declared metrics have four significant digits.
+    """
+    if value is None:
+        return NOTHING
+    form = "auto" if field.unit in _WITH_PREFIX else "number"
+    if isinstance(field, BuiltIn):
+        form = field.form
+    if form == "score":
+        return fixed(value, 4)
+    if form == "count":
+        return fixed(value, 0)
+    if form == "number":
+        return f"{value:.4g} {field.unit}".rstrip()
+    return duration(value) if field.unit == "s" else with_unit(value, field.unit)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things, with an s unless it is one."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def fixed(value: float | None, digits: int) -> str:
-    """Return a number with so many decimals, and huge ones as ``1.2e+12``."""
+    """Return a number with `digits` decimals, from a million on as ``1.2e+12``."""
     if value is None:
         return NOTHING
     return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:.{digits}f}"
@@ -39,7 +68,7 @@ def duration(seconds: float | None) -> str:
 
 
 def minutes(seconds: float | None) -> str:
-    """Return a duration as m:ss, or h:mm:ss from an hour on."""
+    """Return a duration as m:ss, or as h:mm:ss from one hour on."""
     if seconds is None:
         return NOTHING
     total = round(seconds)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fedsplit.fields import Field
+from fedsplit.fields import Metric
 from fedsplit.split.client import SplitSession
 from fedsplit.split.client_rules import ClientSide, SplitClient
 from fedsplit.split.copies import PerParticipantCopies
@@ -40,7 +40,7 @@ class LocalLossClient(SplitClient):
 
     uses_cut_gradient = False
     sends_every_batch = False
-    metrics = (Field("sent_batches", "batches sent", over_clients="sum", over_rounds="sum"),)
+    metrics = (Metric("sent_batches", "batches sent", over_clients="sum", over_rounds="sum"),)
     every: int = 2
 
     def __init__(self, side: ClientSide, session: SplitSession) -> None:

@@ -1,12 +1,14 @@
-"""Directories of comparisons for tests, as `fedsplit compare` leaves them, without any training."""
+"""Directories as `fedsplit compare` leaves them, made for tests without any training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fedsplit.config import Config
+from fedsplit.fields import Metric
 from fedsplit.report.comparison import ComparedRun, Comparison
 from fedsplit.results.run_directory import RunDirectory
 from tests.results.examples import SPLIT_FACTS, UNSPLIT_FACTS, a_row, a_summary
@@ -15,8 +17,13 @@ CLASS_NAMES = [f"class {number}" for number in range(10)]
 SHARDS = [[10 * (client + 1) + label for label in range(10)] for client in range(4)]
 
 
-def write_run(config: Config, *, rounds: int = 3, **facts: object) -> RunDirectory:
-    """Write the directory of a finished run; its last accuracy is 0.5 + seed / 100."""
+def write_run(
+    config: Config, *, rounds: int = 3, metrics: Sequence[Metric] = (), **facts: object
+) -> RunDirectory:
+    """Write the directory of a finished run.
+
+    Its last accuracy is 0.5 + seed / 100, and the values of a metric are 1000 x round + seed.
+    """
     directory = RunDirectory.create(config)
     split = config.strategy not in ("full", "centralized")
     of_strategy = dict(SPLIT_FACTS if split else UNSPLIT_FACTS)
@@ -27,10 +34,12 @@ def write_run(config: Config, *, rounds: int = 3, **facts: object) -> RunDirecto
         if config.strategy == "centralized":
             row |= {key: 0 for key in row if key.endswith("_bytes")}
             of_strategy |= {"client_flops_per_sample": 0, "client_parameters": 0}
+        row |= {metric.key: 1000 * number + config.seed for metric in metrics}
         rows.append(row)
         directory.append_round(row)
     directory.write_shards(SHARDS, CLASS_NAMES)
-    directory.write_summary(a_summary(rows, of_strategy | facts, **config.to_flat()))
+    of_run = of_strategy | facts
+    directory.write_summary(a_summary(rows, of_run, metrics=metrics, **config.to_flat()))
     return directory
 
 
@@ -41,8 +50,13 @@ def write_comparison(
     settings: Sequence[str] = ("iid", "dirichlet(0.1)"),
     seeds: Sequence[int] = (1, 3),
     failed: Sequence[str] = (),
+    metrics: Mapping[str, Sequence[Metric]] = MappingProxyType({}),
 ) -> Path:
-    """Write a comparison's directory; runs whose directory is in `failed` have no results."""
+    """Write the directory of a comparison.
+
+    Runs whose directory is in `failed` have no results; `metrics` are those that the runs of a
+    variant declare.
+    """
     runs = []
     for seed in seeds:
         for setting in settings or [""]:
@@ -52,7 +66,7 @@ def write_comparison(
                 if name not in failed:
                     own = {"seed": seed, "output-dir": str(directory / "runs"), "run-name": name}
                     config = Config.load({**keys, **own, "num-server-rounds": 3})
-                    write_run(config)
+                    write_run(config, metrics=metrics.get(label, ()))
     partitioners: dict[str, dict[str, Any]] = {
         "dirichlet(0.1)": {"data.partitioner": "dirichlet", "data.alpha": 0.1}
     }

@@ -11,9 +11,11 @@ import pytest
 
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, RunError
+from fedsplit.fields import DECLARED_KEY, Metric
 from fedsplit.report.comparison import Comparison
 from fedsplit.report.write import write_report
 from tests.report.examples import VARIANTS, write_comparison, write_run
+from tests.results.examples import METRICS
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_with_one_seed_there_is_no_deviation(tmp_path: Path) -> None:
     write_report(write_comparison(tmp_path, variants=VARIANTS, settings=(), seeds=[5]))
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "±" not in text
-    assert "One seed: there is no deviation to show" in text
+    assert "There is one seed: no deviation can be shown" in text
     assert "| full | 0.550 | 0.550 |" in text
 
 
@@ -71,24 +73,24 @@ def test_failed_runs_are_named_and_left_out(tmp_path: Path) -> None:
     assert "| full | 0.530 | 0.530 | 0.520 ± 0.014" in (tmp_path / "report.md").read_text()
 
 
-def test_a_comparison_without_any_result_can_be_reported(tmp_path: Path) -> None:
+def test_a_comparison_without_results_has_a_report(tmp_path: Path) -> None:
     names = [f"{label}-seed1" for label in VARIANTS]
     write_comparison(tmp_path, variants=VARIANTS, settings=(), seeds=[1], failed=names)
     write_report(tmp_path)
     assert "| full | - | - |" in (tmp_path / "report.md").read_text()
 
 
-def test_what_is_not_run_yet_is_no_failure(directory: Path) -> None:
+def test_a_run_that_is_not_made_yet_is_no_failure(directory: Path) -> None:
     comparison = Comparison.read(directory)
     comparison.runs.append(type(comparison.runs[0])("iid", "full", 9, "runs/never"))
     comparison.write(directory)
     write_report(directory)
     text = (directory / "report.md").read_text()
-    assert "13 runs, of which 1 have not been made yet" in text
+    assert "13 runs, 1 of them not made yet" in text
     assert "never" not in text
 
 
-def test_what_summaries_do_not_have_is_not_shown(directory: Path) -> None:
+def test_values_that_no_summary_has_are_not_shown(directory: Path) -> None:
     for path in directory.glob("runs/*/summary.json"):
         summary = json.loads(path.read_text())
         timed = {"simulated_communication_seconds": 90.0, "communication_seconds": None}
@@ -100,7 +102,7 @@ def test_what_summaries_do_not_have_is_not_shown(directory: Path) -> None:
     assert "| 1:30 min |" in markdown.read_text()
     assert "communication, measured" not in markdown.read_text()
 
-    # As runs of an older version have left them.
+    # Summaries as an older version wrote them.
     for path in directory.glob("runs/*/summary.json"):
         summary = json.loads(path.read_text())
         old = {key: summary[key] for key in summary if not re.search("memory|commun", key)}
@@ -109,7 +111,7 @@ def test_what_summaries_do_not_have_is_not_shown(directory: Path) -> None:
         assert not re.search("memory|communication", path.read_text(), re.IGNORECASE)
 
 
-def test_exact_bytes_stand_in_the_page(directory: Path) -> None:
+def test_the_page_has_exact_bytes(directory: Path) -> None:
     write_report(directory)
     page = (directory / "report.html").read_text(encoding="utf-8")
     assert 'title="3,000,003; 3,000,009"' in page
@@ -125,9 +127,68 @@ def test_the_report_of_a_run(tmp_path: Path) -> None:
     text, page = (path.read_text(encoding="utf-8") for path in written)
     assert "| 3 | 0.6667 | 0.8333 | 0.5400 | - | 1.00 MB | 1.00 MB |" in text
     assert "![Rounds](rounds.png)" in text
-    assert "shards.png" not in text  # it is not there
+    assert "shards.png" not in text  # the file does not exist
     assert page.count("<svg ") == 4
     assert "Accuracy by round" in page
+    assert "Metrics" not in text + page
+
+
+def test_the_report_of_a_run_has_its_declared_metrics(tmp_path: Path) -> None:
+    """Break it: leave them out of one of the tables, or escape no label."""
+    config = Config.load({"output-dir": str(tmp_path), "run-name": "one", "seed": 4})
+    write_run(config, metrics=METRICS)
+    text, page = (path.read_text(encoding="utf-8") for path in write_report(tmp_path / "one"))
+    hostile = r"\<b\>\$a\_\$\|:warning: \[red\]"
+    assert f"| time | norm of the smashed data | {hostile} | seen in rounds only |" in text
+    assert "| 3.0 s | 3004 | 3.00 kB | 3004 |" in text
+    assert "| norm of the smashed data | 3004 |" in text
+    assert f"| {hostile} | 6.01 kB |" in text
+    assert "| seen in rounds only | " not in text
+    assert "<b>" not in page
+    assert page.count("&lt;b&gt;$a_$|:warning: [red]") == 2
+    assert 'title="6,012">6.01 kB' in page
+
+
+def test_the_report_of_a_comparison_has_a_table_of_declared_metrics(tmp_path: Path) -> None:
+    """Break it: read the key of a variant that declares another metric by the same key."""
+    other = Metric("smashed_norm", "largest norm", over_clients="max", over_rounds="mean")
+    metrics = {"full": METRICS, "split <b>|": [other]}
+    write_comparison(tmp_path, variants=VARIANTS, settings=(), metrics=metrics)
+    csv_path, *paths = write_report(tmp_path)
+    text, page = (path.read_text(encoding="utf-8") for path in paths)
+    (table,) = re.findall(r"Declared metrics of one run:\n\n(.*?)\n\n", text, re.DOTALL)
+    assert table.splitlines() == [
+        "| variant | norm of the smashed data | \\<b\\>\\$a\\_\\$\\|:warning: \\[red\\] "
+        "| largest norm |",
+        "|---|---:|---:|---:|",
+        "| centralized | - | - | - |",
+        "| full | 3002 ± 1.414 | 6.01 kB ± 4 B | - |",
+        "| split \\<b\\>\\| | - | - | 2002 ± 1.414 |",
+    ]
+    assert "<b>" not in page
+    assert '<h2 id="metrics">Metrics</h2>' in page
+    with csv_path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["hostile"] for row in rows] == ["", "6003", "", "", "6009", ""]
+    assert DECLARED_KEY not in rows[0]
+
+
+def test_text_of_a_section_is_no_markup(tmp_path: Path) -> None:
+    """Break it: write a section's text into Markdown as it is: it names variants."""
+    variants = {"all <img> at *once*": {"strategy": "centralized"}}
+    _, markdown, _ = write_report(write_comparison(tmp_path, variants=variants, settings=()))
+    text = markdown.read_text(encoding="utf-8")
+    assert r"all \<img\> at \*once\* trains where all images are" in text
+    assert "<img>" not in text
+
+
+@pytest.mark.parametrize("described", [3, [{"key": "norm"}], [{"key": "Norm", "label": "n"}]])
+def test_a_summary_that_describes_no_metrics_is_refused(tmp_path: Path, described: object) -> None:
+    config = Config.load({"output-dir": str(tmp_path), "run-name": "one"})
+    path = write_run(config).summary_path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {DECLARED_KEY: described}))
+    with pytest.raises(ConfigError, match=r"one'.*"):
+        write_report(tmp_path / "one")
 
 
 @pytest.mark.parametrize("name", [".", "nowhere", "file", "x" * 300])

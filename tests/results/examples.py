@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedsplit.config import Config
-from fedsplit.results.recorder import ROW_KEYS
-from fedsplit.results.summary import BYTE_KEYS, summarise
+from fedsplit.fields import BYTE_KEYS, ROW_KEYS, Metric
+from fedsplit.results.summary import summarise
+
+NORM = Metric("smashed_norm", "norm of the smashed data")
+HOSTILE = Metric("hostile", "<b>$a_$|:warning: [red]", "B", over_clients="sum", over_rounds="sum")
+PER_ROUND = Metric("per_round", "seen in rounds only", over_rounds="none")
+METRICS = (NORM, HOSTILE, PER_ROUND)
+"""Declared metrics; one has a label that would be markup in HTML, Markdown, TeX and rich."""
 
 SPLIT_FACTS: dict[str, Any] = {
     "num_clients": 10,
@@ -52,7 +58,11 @@ def a_row(number: int, **values: object) -> dict[str, Any]:
 
 
 def a_summary(
-    rows: list[dict[str, Any]], facts: Mapping[str, Any] = SPLIT_FACTS, **config: object
+    rows: list[dict[str, Any]],
+    facts: Mapping[str, Any] = SPLIT_FACTS,
+    *,
+    metrics: Sequence[Metric] = (),
+    **config: object,
 ) -> dict[str, Any]:
     return summarise(
         rows,
@@ -61,4 +71,5 @@ def a_summary(
         initial={"test_loss": 2.3, "test_accuracy": 0.1},
         wall_seconds=12.0,
         run_directory=Path("/runs/example"),
+        metrics=metrics,
     )

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from fedsplit.config import Config
-from fedsplit.results.recorder import ROW_KEYS, Recorder
+from fedsplit.errors import ConfigError
+from fedsplit.fields import DECLARED_KEY, FIELDS, ROW_KEYS, SUMMARY_KEYS, declared_in
+from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
-from tests.results.examples import SPLIT_FACTS, UNSPLIT_FACTS
+from tests.results.examples import METRICS, SPLIT_FACTS, UNSPLIT_FACTS
 
 CONTRACT_KEYS = set(
     """strategy model dataset partitioner num_clients num_rounds seed engine cut_layer
@@ -19,12 +21,12 @@ CONTRACT_KEYS = set(
     client_trainable_parameters server_trainable_parameters
     client_flops_per_sample server_flops_per_sample client_memory_bytes server_memory_bytes
     wall_seconds train_samples_per_second
-    """.split()  # noqa: SIM905 - as the contract lists them
+    """.split()  # noqa: SIM905 - in the order of the contract
 )
 
 
 class Bench:
-    """A recorder with a clock that is turned by hand."""
+    """A recorder whose clock the test sets."""
 
     def __init__(self, directory: Path, num_rounds: int = 3) -> None:
         self.now = 100.0
@@ -34,7 +36,7 @@ class Bench:
         self.recorder = Recorder(self.directory, config, self.lines.append, clock=lambda: self.now)
 
     def start(self, facts: dict[str, Any] = SPLIT_FACTS) -> Recorder:
-        self.recorder.start(**facts)
+        self.recorder.start(facts)
         return self.recorder
 
     def round(self, seconds: float = 10.0, **values: object) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def test_row_has_every_key_in_order_and_is_written_at_once(bench: Bench) -> None
     assert bench.recorder.rows == [row]
 
 
-def test_nothing_of_a_round_leaks_into_the_next(bench: Bench) -> None:
+def test_values_of_a_round_do_not_leak_into_the_next(bench: Bench) -> None:
     bench.start()
     bench.round(train_loss=1.0, failed_clients=[3])
     row = bench.round(seconds=4.0)
@@ -109,7 +111,7 @@ def test_line_of_a_round(bench: Bench) -> None:
     assert header.index("left") + len("left") == line.index("0:25") + len("0:25")
 
 
-def test_what_does_not_exist_is_a_dash(bench: Bench) -> None:
+def test_missing_values_are_dashes(bench: Bench) -> None:
     bench.start()
     bench.round(train_loss=1.0)
     assert bench.last_cells() == ["1/3", "1.0000", *"------", "10.0", "0:20"]
@@ -156,7 +158,7 @@ def test_progress_of_a_short_round_is_silent(bench: Bench) -> None:
     assert bench.lines == []
 
 
-def test_progress_estimates_evaluation_apart(bench: Bench) -> None:
+def test_progress_estimates_evaluation_separately(bench: Bench) -> None:
     recorder = bench.start()
     bench.now += 600.0
     recorder.progress(10, 10)
@@ -165,7 +167,7 @@ def test_progress_estimates_evaluation_apart(bench: Bench) -> None:
     assert bench.lines == ["  2/10 clients done, 24 s left in this round's evaluation"]
 
 
-def test_progress_starts_anew_in_the_next_round(bench: Bench) -> None:
+def test_progress_restarts_in_the_next_round(bench: Bench) -> None:
     recorder = bench.start()
     bench.round(seconds=600.0)
     bench.now += 100.0
@@ -242,3 +244,45 @@ def test_summary_of_an_unsplit_run_without_evaluation(bench: Bench) -> None:
 def test_summary_without_any_round(bench: Bench) -> None:
     summary = bench.start().finish()
     assert (summary["finished_rounds"], summary["final_accuracy"]) == (0, None)
+
+
+def test_a_start_without_or_with_other_facts_is_refused(bench: Bench) -> None:
+    facts = {key: value for key, value in SPLIT_FACTS.items() if key != "engine"}
+    with pytest.raises(TypeError, match=r"Missing: engine; unknown: motor\."):
+        bench.recorder.start(facts | {"motor": "inprocess"})
+
+
+def test_the_summary_has_its_keys_in_order_and_nothing_of_metrics(bench: Bench) -> None:
+    """Break it: write an empty list of declared metrics."""
+    bench.start()
+    bench.round(test_accuracy=0.5)
+    assert tuple(bench.recorder.finish()) == SUMMARY_KEYS
+
+
+def test_declared_metrics_reach_rows_and_summary(bench: Bench) -> None:
+    """Break it: leave the metrics out of the row's keys, or of the summary."""
+    bench.recorder.start(SPLIT_FACTS, metrics=METRICS)
+    bench.round(smashed_norm=2.0, hostile=100, per_round=7.0)
+    bench.round(hostile=23, smashed_norm=math.nan)
+    first, second = map(json.loads, bench.directory.rounds_path.read_text().splitlines())
+    keys = ("smashed_norm", "hostile", "per_round")
+    assert tuple(first) == (*ROW_KEYS, *keys)
+    assert [first[key] for key in keys] == [2.0, 100, 7.0]
+    assert [second[key] for key in keys] == [None, 23, None]
+    summary = bench.recorder.finish()
+    assert summary == json.loads(bench.directory.summary_path.read_text())
+    assert tuple(summary) == (*SUMMARY_KEYS, "smashed_norm", "hostile", DECLARED_KEY)
+    assert (summary["smashed_norm"], summary["hostile"]) == (2.0, 123)
+    assert declared_in(summary) == METRICS
+
+
+def test_a_metric_that_is_not_declared_is_refused(bench: Bench) -> None:
+    with pytest.raises(
+        TypeError, match=r"has no smashed_norm\..*Declare .* fedsplit.fields.Metric"
+    ):
+        bench.start().note(smashed_norm=1.0)
+
+
+def test_an_invalid_metric_is_refused_at_the_start(bench: Bench) -> None:
+    with pytest.raises(ConfigError, match="'train_loss' cannot be declared"):
+        bench.recorder.start(SPLIT_FACTS, metrics=[FIELDS["train_loss"]])

@@ -11,8 +11,8 @@ import pytest
 
 from fedsplit import Config, simulate
 from fedsplit.errors import ConfigError
+from fedsplit.fields import ROW_KEYS
 from fedsplit.preparation import check
-from fedsplit.results.recorder import ROW_KEYS
 from fedsplit.results.sinks import Sinks, TensorBoard
 from tests.conftest import Run
 
@@ -76,7 +76,7 @@ def _log_records(file: bytes) -> Iterator[bytes]:
             yield record
 
 
-def test_a_run_writes_neither_unless_told(run: Run) -> None:
+def test_a_run_uses_no_sink_by_default(run: Run) -> None:
     result = run()
     assert {path.name for path in result.run_dir.iterdir()}.isdisjoint({"tensorboard", "wandb"})
 
@@ -101,7 +101,7 @@ def test_both_hold_what_rounds_jsonl_holds(tiny: dict[str, object]) -> None:
     assert exit_code == 0
 
 
-def test_what_is_no_number_is_left_out_and_failures_are_counted(tmp_path: Path) -> None:
+def test_only_numbers_are_sent_and_failures_are_counted(tmp_path: Path) -> None:
     sinks = Sinks(Config.load({"sinks.tensorboard": True}), tmp_path)
     sinks.send_round(ROW)
     sinks.close()
@@ -114,6 +114,16 @@ def test_what_is_no_number_is_left_out_and_failures_are_counted(tmp_path: Path) 
     }
 
 
+def test_declared_metrics_have_a_group_of_their_own(tmp_path: Path) -> None:
+    """Break it: group every key by its first word."""
+    sinks = Sinks(Config.load({"sinks.tensorboard": True}), tmp_path)
+    sinks.send_round(ROW | {"test_norm": 2.5})
+    sinks.close()
+    scalars = _scalars(tmp_path / "tensorboard")
+    assert scalars["metrics/test_norm"] == {1: 2.5}
+    assert "test/test_accuracy" in scalars
+
+
 def test_a_run_without_a_summary_has_failed(tmp_path: Path) -> None:
     sinks = Sinks(Config.load({"sinks.wandb": "offline"}), tmp_path)
     sinks.send_round(ROW)
@@ -122,7 +132,7 @@ def test_a_run_without_a_summary_has_failed(tmp_path: Path) -> None:
     assert (rows[0]["test/test_accuracy"], exit_code) == ("0.25", 1)
 
 
-def test_a_sink_that_breaks_costs_no_run(
+def test_a_run_survives_a_sink_that_breaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Break it: let the error out of `Sinks._tell`."""
@@ -137,14 +147,14 @@ def test_a_sink_that_breaks_costs_no_run(
         sinks.send_round(ROW)
         sinks.close()
     (message,) = caplog.messages
-    assert "sinks.tensorboard gets nothing more of this run (OSError: No space" in message
+    assert "sinks.tensorboard gets no more data of this run (OSError: No space" in message
 
 
 @pytest.mark.parametrize(
     ("key", "value", "library"),
     [("sinks.tensorboard", True, "tensorboard"), ("sinks.wandb", "offline", "wandb")],
 )
-def test_a_library_that_is_not_there_is_said_at_the_door(
+def test_a_missing_library_is_reported_before_the_run(
     tiny: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
     key: str,
@@ -160,7 +170,7 @@ def test_a_library_that_is_not_there_is_said_at_the_door(
         check(Config.load(tiny, {key: value}))
 
 
-def test_a_login_that_is_not_there_is_one_clear_error(
+def test_a_missing_login_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(**settings: object) -> None:

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from fedsplit.fields import Metric
 from fedsplit.results.table import results_table
-from tests.results.examples import UNSPLIT_FACTS, a_row, a_summary
+from tests.results.examples import METRICS, UNSPLIT_FACTS, a_row, a_summary
 
 
 def shown_rounds(text: str) -> list[int]:
@@ -16,17 +17,17 @@ def test_few_rounds_are_all_shown() -> None:
     rows = [a_row(number) for number in range(1, 16)]
     text = results_table(rows, a_summary(rows))
     assert shown_rounds(text) == list(range(1, 16))
-    assert re.search(r"^ +4  0\.5000  0\.6250   0\.7000\* +- +0  1\.00 MB", text, re.MULTILINE)
+    assert re.search(r"^ +4  0\.5000  0\.6250  0\.7000\* +- +0  1\.00 MB", text, re.MULTILINE)
 
 
-def test_of_many_rounds_first_best_last_and_some_between() -> None:
+def test_many_rounds_are_reduced_to_first_best_last_and_some_between() -> None:
     rows = [a_row(number) for number in range(1, 48)]
     text = results_table(rows, a_summary(rows))
     assert shown_rounds(text) == [1, 4, 5, 10, 15, 20, 25, 30, 35, 40, 45, 47]
     assert text.count("*") == 1
 
 
-def test_block_below() -> None:
+def test_lines_below_the_rounds() -> None:
     rows = [a_row(number) for number in range(1, 6)]
     lines = [line.strip() for line in results_table(rows, a_summary(rows)).splitlines()]
     assert lines[0] == (
@@ -44,18 +45,20 @@ def test_block_below() -> None:
     ]
 
 
-def test_communication_is_shown_with_a_profile_only() -> None:
+def test_communication_is_shown_only_with_a_network_profile() -> None:
     times = {"simulated_communication_seconds": 40.0, "communication_seconds": 0.25}
     rows = [a_row(1, **times), a_row(2, **times)]
     shown = results_table(rows, a_summary(rows, network_profile="4g"))
-    assert "  Communication    1:20 simulated on 4g, 0.5 s measured here without server" in shown
+    assert (
+        "  Communication    1:20 min simulated on 4g, 0.5 s measured here without server" in shown
+    )
     assert "Communication" not in results_table(rows, a_summary(rows))
     rows = [row | {"communication_seconds": None} for row in rows]
     shown = results_table(rows, a_summary(rows, UNSPLIT_FACTS, network_profile="4g"))
-    assert "  Communication    1:20 simulated on 4g\n" in shown
+    assert "  Communication    1:20 min simulated on 4g\n" in shown
 
 
-def test_unsplit_run_has_no_cut() -> None:
+def test_an_unsplit_run_has_no_cut() -> None:
     rows = [a_row(1, cut_uplink_bytes=None, cut_downlink_bytes=None)]
     text = results_table(rows, a_summary(rows, UNSPLIT_FACTS, strategy="full"))
     assert text.startswith("full (unsplit), ")
@@ -65,7 +68,7 @@ def test_unsplit_run_has_no_cut() -> None:
 
 @pytest.mark.parametrize("num_rounds", [0, 1, 16, 1000])
 @pytest.mark.parametrize("split", [True, False])
-def test_extremes_fit_100_columns_and_lose_nothing(num_rounds: int, split: bool) -> None:
+def test_extreme_values_fit_100_columns_without_ellipsis(num_rounds: int, split: bool) -> None:
     huge = {
         f"{purpose}_{direction}_bytes": 4_567_891_234_567_891_234
         for purpose in ("cut", "evaluate", "sync")
@@ -80,13 +83,13 @@ def test_extremes_fit_100_columns_and_lose_nothing(num_rounds: int, split: bool)
     assert not rows or "1.2e+38" in text
 
 
-def test_path_of_the_run_stays_in_one_piece() -> None:
+def test_the_run_directory_stays_in_one_piece() -> None:
     path = "/" + "deep/" * 40
     text = results_table([a_row(1)], a_summary([a_row(1)]) | {"run_directory": path})
     assert text.splitlines()[-1].endswith(" " + path)
 
 
-def test_run_that_stopped_early_says_so() -> None:
+def test_a_run_that_stopped_early_says_so() -> None:
     rows = [a_row(1), a_row(2)]
     text = results_table(rows, a_summary(rows) | {"num_rounds": 9})
     assert "2 of 9 rounds" in text
@@ -97,3 +100,23 @@ def test_a_name_with_a_line_break_keeps_its_line() -> None:
     lines = results_table([], a_summary([]) | names).splitlines()
     assert "on /data/a\ufffdb (iid)" in lines[0]
     assert lines[-1].endswith("/runs/c\ufffdd")
+
+
+def test_declared_metrics_have_lines_of_their_own() -> None:
+    """Break it: let rich read :warning: as an emoji, or show what the summary does not have."""
+    rows = [a_row(n, smashed_norm=1.23456 * n, hostile=10**6, per_round=1.0) for n in (1, 2)]
+    lines = results_table(rows, a_summary(rows, metrics=METRICS)).splitlines()
+    assert lines[-3:-1] == [
+        "  Metrics          norm of the smashed data: 2.469 (last round)",
+        "                   <b>$a_$|:warning: [red]: 2.00 MB (sum over rounds)",
+    ]
+    without = results_table(rows, a_summary(rows)).splitlines()
+    assert without == [line for line in lines if line not in lines[-3:-1]]
+
+
+def test_metrics_of_any_size_fit_100_columns() -> None:
+    metrics = [Metric(f"metric_{n}", "w" * 60, "u" * 16, over_rounds="mean") for n in range(3)]
+    rows = [a_row(1, **{metric.key: -1.23456e-300 for metric in metrics})]
+    text = results_table(rows, a_summary(rows, metrics=metrics))
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("-1.235e-300") == 3

@@ -1,0 +1,121 @@
+"""Metrics that a strategy, client rule or update rule declares beside the built-in fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args
+
+from fedsplit.errors import ConfigError
+from fedsplit.fields.field import Field, OverClients, OverRounds
+from fedsplit.fields.table import FIELDS
+
+DECLARED_KEY = "declared_metrics"
+"""The key of summary.json that holds the descriptions of a run's metrics."""
+METRICS_GROUP = "metrics"
+"""The group of all declared metrics in TensorBoard and Weights & Biases."""
+LONGEST_LABEL = 60
+LONGEST_UNIT = 16
+
+# results.csv has the last two as columns of its own, beside the keys of the summary.
+_RESERVED = frozenset({*FIELDS, DECLARED_KEY, "setting", "label"})
+
+
+@dataclass(frozen=True)
+class Metric(Field):
+    """A declared metric: a number per round, and one for the whole run.
+
+    By default a round's value is the mean over its participants, weighted by their numbers of
+    examples, and the run's value is that of the last round.
+
+    Examples
+    --------
+    >>> Metric("smashed_norm", "norm of the smashed data").over_clients
+    'mean'
+
+    Raises
+    ------
+    ConfigError
+        If the key is not ``lower_snake_case`` or is that of a built-in field, the label or unit
+        cannot be shown in one line, or a way to aggregate is unknown.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be recorded or shown."""
+        for fault in _faults(self):
+            raise ConfigError(f"The metric {self.key!r} cannot be declared: {fault}.")
+
+    def description(self) -> dict[str, str]:
+        """Return it as summary.json keeps it: `Metric(**description)` is equal to it."""
+        return asdict(self)
+
+
+def declare(metrics: Iterable[Field]) -> tuple[Metric, ...]:
+    """Return the metrics of all rules of a run, checked, each key once.
+
+    Parameters
+    ----------
+    metrics : Iterable[Field]
+        Several rules may declare the same metric.
+
+    Raises
+    ------
+    ConfigError
+        If one is invalid (see `Metric`), or two that differ have the same key.
+    """
+    found: dict[str, Metric] = {}
+    for field in metrics:
+        metric = Metric(*(getattr(field, each.name) for each in fields(Field)))
+        if found.setdefault(metric.key, metric) != metric:
+            raise ConfigError(
+                f"The metric '{metric.key}' is declared twice with different descriptions: "
+                f"{found[metric.key].description()} and {metric.description()}. Make them equal, "
+                "or rename one."
+            )
+    return tuple(found.values())
+
+
+def declared_in(summary: Mapping[str, Any]) -> tuple[Metric, ...]:
+    """Return the metrics that a summary describes: none in that of an older version.
+
+    Raises
+    ------
+    ConfigError
+        If a description is not one that `Metric.description` returns.
+    """
+    try:
+        return declare(Metric(**described) for described in summary.get(DECLARED_KEY) or ())
+    except (AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{DECLARED_KEY} = {summary[DECLARED_KEY]!r} does not describe metrics ({error}). Use "
+            "a summary.json as fedsplit has written it."
+        ) from None
+
+
+def _faults(metric: Metric) -> Iterator[str]:
+    """Yield what is wrong; what follows a fault may rely on that it is not there."""
+    for name, value in asdict(metric).items():
+        if not isinstance(value, str):
+            yield f"its {name} must be text, not {value!r}"
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", metric.key):
+        yield "its key must be lower_snake_case, such as 'smashed_norm'"
+    if metric.key in _RESERVED:
+        yield "its key is that of a built-in field; choose another"
+    for name, text, longest in (
+        ("label", metric.label, LONGEST_LABEL),
+        ("unit", metric.unit, LONGEST_UNIT),
+    ):
+        if len(text) > longest or not text.isprintable() or text != text.strip():
+            yield (
+                f"its {name} {text!r} must be printable, without spaces at its ends, and at most "
+                f"{longest} characters long"
+            )
+    if not metric.label:
+        yield "it needs a label for tables, such as 'norm of the smashed data'"
+    for name, known in (("over_clients", OverClients), ("over_rounds", OverRounds)):
+        if getattr(metric, name) not in get_args(known):
+            yield (
+                f"{name} = {getattr(metric, name)!r} is unknown; use one of "
+                f"{', '.join(map(repr, get_args(known)))}"
+            )
