@@ -111,9 +111,14 @@ def test_one_that_dies_at_any_step(
     threads = set(threading.enumerate())
     server = serving(kind)
     address, started = serve(server), time.monotonic()
-    trained, report = train_with_a_bad_one(
-        server, address, steps, (lambda client: break_off(client.stream)) if way == "cut" else lambda client: None
-    )
+
+    def die(client: Client) -> None:
+        # A stream that ends before the server has seen it is one that was never opened.
+        wait_until(lambda: server.sessions[BAD].opened)
+        if way == "cut":
+            break_off(client.stream)
+
+    trained, report = train_with_a_bad_one(server, address, steps, die)
     assert time.monotonic() - started < 5  # of timeouts of 60 seconds
     # The round may be over before the server has seen the stream end.
     ends = ("before it had finished", "broke off", "it had not finished when the round ended")
