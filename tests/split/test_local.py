@@ -222,7 +222,9 @@ def test_pooled_training_continues_from_its_state_bit_for_bit(optimizer: str) ->
 
     def pool_of() -> PooledTraining:
         model = nn.Sequential(bottom_of(), server_part_of())
-        return PooledTraining(model, lambda r: batches_of(r, 8, 3), training_of(optimizer=optimizer))
+        return PooledTraining(
+            model, lambda r: batches_of(r, 8, 3), training_of(optimizer=optimizer)
+        )
 
     whole, first, second = pool_of(), pool_of(), pool_of()
     for server_round in (1, 2, 3, 4):

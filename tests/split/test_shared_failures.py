@@ -139,7 +139,7 @@ def test_one_that_dies_at_any_step(
 def test_one_that_falls_silent_is_given_up_and_told_why(
     serve: Serve, kind: type[UpdateRule], steps: int
 ) -> None:
-    """Break it: pass `give_up` neither to `Lockstep` nor to `Turns`; then its session stays open until the round ends."""
+    """Break it: pass `give_up` to neither `Lockstep` nor `Turns`; its session then stays open."""
     key = "channel.step-timeout" if steps else "channel.join-timeout"
     config = config_of(
         channel_join_timeout=60.0 if steps else 0.2, channel_step_timeout=0.2 if steps else 60.0
@@ -256,9 +256,7 @@ def test_a_u_shaped_holder_that_falls_silent_in_its_turn(serve: Serve, place: in
     server = u_serving(InTurn, config)
     address = serve(server)
     others_done, fallen = threading.Event(), list[int]()
-    tokens = server.open_round(
-        Purpose.TRAIN, [0, 1, 2], progress=when_two_are_done(others_done)
-    )
+    tokens = server.open_round(Purpose.TRAIN, [0, 1, 2], progress=when_two_are_done(others_done))
     data = {k: batches_of(k, 8, 3 + k) for k in range(3)}
 
     def work(k: int) -> None:

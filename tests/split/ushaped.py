@@ -31,7 +31,10 @@ from tests.split.toys import (
 )
 
 U_CUT = wire_of(
-    CUT.smashed.tensors, NUM_LABELS, BATCH_SIZE, output={"hidden": TensorSpec((1, 7), torch.float32)}
+    CUT.smashed.tensors,
+    NUM_LABELS,
+    BATCH_SIZE,
+    output={"hidden": TensorSpec((1, 7), torch.float32)},
 )
 U_TREE_CUT = wire_of(
     TREE_CUT.smashed.tensors,
