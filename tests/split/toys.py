@@ -21,7 +21,7 @@ from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import Progress, Purpose, SplitServer, silent
 from fedsplit.split.steps import score
 from fedsplit.split.training import Training
-from fedsplit.split.wire import CUT_PREFIX, LABELS, Wire
+from fedsplit.split.wire import CUT_PREFIX, LABELS, Names, Wire
 from fedsplit.states import Boundary, State, TensorSpec, by_name
 
 NUM_LABELS = 5
@@ -216,13 +216,14 @@ class Client:
         bottom: nn.Module | None = None,
         config: Config | None = None,
         cut: Wire = CUT,
+        names: Names = (),
     ) -> None:
         self.bottom = bottom_of() if bottom is None else bottom
         self.optimizer = optimizer_of(
             self.bottom.parameters(), config_of() if config is None else config
         )
         self.stream = stream_to(address, token, cut=cut)
-        self.session = SplitSession(self.stream, cut)
+        self.session = SplitSession(self.stream, cut, names)
         self.losses: list[float] = []
 
     def step(self, batch: Batch) -> None:
