@@ -43,7 +43,8 @@ def check_labels(frame: Frame, labels: Tensor, num_labels: int) -> None:
     """Refuse labels outside [0, num_labels); 0 = no upper bound."""
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or (num_labels and highest >= num_labels):
-        raise refused(frame, f"has labels from {lowest} to {highest}, not 0 to {num_labels - 1}")
+        legal = f"0 to {num_labels - 1}" if num_labels else "0 or more"
+        raise refused(frame, f"has labels from {lowest} to {highest}, not {legal}")
 
 
 def check_order(frame: Frame, *, step: int) -> None:

@@ -45,8 +45,8 @@ class Codec(ABC):
         Returns
         -------
         dict[str, Packed]
-            Every tensor on the wire by a name of the codec's choice. At least one of them must
-            be longer for a larger batch.
+            Every tensor on the wire by a name of the codec's choice. The first axis of at least
+            one of them must grow by the same length with every example.
         """
 
     @abstractmethod

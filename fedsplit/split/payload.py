@@ -184,18 +184,11 @@ class Payload:
             decoded = self.codec.decode(packed, self._floating, batch_size)
         except Exception as error:  # what hostile values make a codec raise is open-ended
             raise refused(frame, f"cannot be decoded ({error})") from None
-        if decoded.keys() != packed.keys() or any(decoded[n] is not packed[n] for n in packed):
-            self._check_decoded(frame, decoded, batch_size)
-        return decoded
-
-    def _check_decoded(self, frame: Frame, decoded: Mapping[str, Tensor], batch_size: int) -> None:
-        """Refuse what decoding has made illegal; a tensor that came as it is was checked before."""
         for name, spec in self._floating.items():
-            tensor = decoded.get(name)
-            if tensor is None or (tensor.shape, tensor.dtype) != (
-                spec.shape_for(batch_size),
-                spec.dtype,
-            ):
-                raise refused(frame, f"does not decode to '{name}' of {list(spec.shape)}")
-            if not all_finite(tensor):
+            tensor, shape = decoded.get(name), spec.shape_for(batch_size)
+            if tensor is None or (tensor.shape, tensor.dtype) != (shape, spec.dtype):
+                raise refused(frame, f"does not decode to '{name}' of {spec.dtype} {list(shape)}")
+            # A tensor that came as it is was checked before.
+            if tensor is not packed.get(name) and not all_finite(tensor):
                 raise refused(frame, f"decodes to NaN or infinity in '{name}'")
+        return decoded

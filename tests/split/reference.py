@@ -17,6 +17,7 @@ from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, SplitServer
 from fedsplit.split.steps import PendingStep, StepResult, output_gradient
+from fedsplit.split.training import Training
 from fedsplit.states import State
 from tests.split.toys import (
     CUT,
@@ -26,6 +27,7 @@ from tests.split.toys import (
     average_by_hand,
     batches_of,
     bottom_of,
+    config_of,
     optimizer_of,
     server_part_of,
     settings_of,
@@ -110,7 +112,7 @@ def server_step(
     optimizer: Optimizer,
     smashed: State,
     labels: Tensor,
-    clip_norm: float = 0.0,
+    training: Training | None = None,
 ) -> tuple[StepResult, State]:
     """Train a server part on one batch, with the arithmetic of the product."""
     optimizer.zero_grad(set_to_none=True)
@@ -118,9 +120,7 @@ def server_step(
     assert isinstance(pending.output, Tensor)
     result, gradient = output_gradient(pending.output, labels)
     cut_gradient = pending.backward(gradient)
-    if clip_norm:
-        nn.utils.clip_grad_norm_(server_part.parameters(), clip_norm)
-    optimizer.step()
+    (Training.of_clients(config_of()) if training is None else training).update(optimizer)
     return result, cut_gradient
 
 

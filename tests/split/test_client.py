@@ -96,7 +96,7 @@ def test_one_step_gives_the_joined_models_gradients(serve: Serve, tree: bool) ->
     images, labels = batches_of(0, 8)[0]
     images.requires_grad_()
     cut = TREE_CUT if tree else CUT
-    with SplitSession(stream_to(serve(server), token, cut=cut)) as session:
+    with SplitSession(stream_to(serve(server), token, cut=cut), cut) as session:
         result = session.train_step(bottom(images), labels)
         torch.autograd.backward(result.loss)
     seen = images.grad
@@ -120,7 +120,7 @@ def test_the_loss_can_be_scaled_like_any_other(serve_direct: Serve) -> None:
     token = server.open_round(Purpose.TRAIN, [0])[0]
     images, labels = batches_of(0, 8)[0]
     bottom = bottom_of()
-    with SplitSession(stream_to(serve_direct(server), token)) as session:
+    with SplitSession(stream_to(serve_direct(server), token), CUT) as session:
         loss, _ = session.train_step(bottom(images), labels)
         (once,) = torch.autograd.grad(loss, [bottom.get_parameter("weight")], retain_graph=True)
         (thrice,) = torch.autograd.grad(3 * loss, [bottom.get_parameter("weight")])
@@ -135,7 +135,7 @@ def test_other_dtypes_train(serve: Serve, dtype: torch.dtype) -> None:
     token = server.open_round(Purpose.TRAIN, [0])[0]
     bottom = bottom_of().to(dtype)
     images, labels = batches_of(0, 8)[0]
-    with SplitSession(stream_to(serve(server), token, cut=cut)) as session:
+    with SplitSession(stream_to(serve(server), token, cut=cut), cut) as session:
         loss, _ = session.train_step(bottom(images.to(dtype)), labels)
         torch.autograd.backward(loss)
         session.finish()
@@ -149,7 +149,7 @@ def test_other_dtypes_train(serve: Serve, dtype: torch.dtype) -> None:
 def test_batches_of_one_example_train(serve: Serve) -> None:
     """The answer to one is longer than the question, and has to pass the limit."""
     server = make_server()
-    server.wire = wire_of(CUT.tensors, NUM_LABELS, 1)
+    server.wire = wire_of(CUT.smashed.tensors, NUM_LABELS, 1)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     Client(serve(server), token, cut=server.wire).train(batches_of(0, 1, 1, 1))
     assert server.report().num_examples == {0: 3}
@@ -197,7 +197,7 @@ def test_evaluation_scores_like_the_joined_model_and_trains_nothing(serve: Serve
     bottom = bottom_of()
     whole = nn.Sequential(bottom, server_part_of())
     token = server.open_round(Purpose.EVALUATE, [0])[0]
-    with SplitSession(stream_to(serve(server), token)) as session:
+    with SplitSession(stream_to(serve(server), token), CUT) as session:
         for images, labels in batches_of(0, 8, 8, 3):
             result = session.evaluate_step(bottom(images), labels)
             expected = score(whole(images), labels)
@@ -216,7 +216,7 @@ def test_evaluation_is_in_eval_mode(serve_direct: Serve) -> None:
     server = make_server(server_part=part)
     token = server.open_round(Purpose.EVALUATE, [0])[0]
     images, labels = batches_of(0, 8)[0]
-    with SplitSession(stream_to(serve_direct(server), token)) as session:
+    with SplitSession(stream_to(serve_direct(server), token), CUT) as session:
         hidden = bottom_of()(images)
         loss = session.evaluate_step(hidden, labels).loss.item()
     assert loss == score(server_part_of()(hidden), labels).loss.item()
@@ -226,7 +226,7 @@ def test_a_frozen_bottom_trains_the_server_part(serve: Serve) -> None:
     server = make_server()
     token = server.open_round(Purpose.TRAIN, [0])[0]
     bottom = bottom_of().requires_grad_(False)
-    with SplitSession(stream_to(serve(server), token)) as session:
+    with SplitSession(stream_to(serve(server), token), CUT) as session:
         for images, labels in batches_of(0, 8, 8):
             loss, _ = session.train_step(bottom(images), labels)
             assert not loss.requires_grad
@@ -259,7 +259,7 @@ def test_a_token_is_good_for_its_purpose_only(
     before = weights_of(server.server_part)
     token = server.open_round(purpose, [0])[0]
     with (
-        SplitSession(stream_to(serve(server), token)) as session,
+        SplitSession(stream_to(serve(server), token), CUT) as session,
         pytest.raises(ChannelError, match=words),
     ):
         step(session)
@@ -345,7 +345,7 @@ def test_wrong_answers_are_refused(
 ) -> None:
     stream = FakeStream(lambda frame: Frame(kind, step, tensors))
     smashed = torch.ones(2, 4, requires_grad=True)
-    with SplitSession(stream) as session, pytest.raises(ChannelError, match=words):
+    with SplitSession(stream, CUT) as session, pytest.raises(ChannelError, match=words):
         session.train_step(smashed, torch.tensor([0, 1]))
     assert smashed.grad is None
     assert stream.left
@@ -360,23 +360,24 @@ def test_wrong_answers_to_an_evaluation_are_refused() -> None:
         (Kind.EVALUATION, {LOSS: torch.tensor(1.0)}),
     )
     for kind, tensors in bad:
-        session = SplitSession(FakeStream(lambda f, k=kind, t=tensors: Frame(k, f.step, t)))  # type: ignore[misc]
+        stream = FakeStream(lambda f, k=kind, t=tensors: Frame(k, f.step, t))  # type: ignore[misc]
+        session = SplitSession(stream, CUT)
         with pytest.raises(ChannelError):
             _evaluate(session)
 
 
 def test_a_finish_that_is_not_confirmed_is_an_error() -> None:
-    session = SplitSession(FakeStream(lambda frame: Frame(Kind.EVALUATION, frame.step)))
+    session = SplitSession(FakeStream(lambda frame: Frame(Kind.EVALUATION, frame.step)), CUT)
     with pytest.raises(ChannelError, match="answered FINISH with EVALUATION"):
         session.finish()
-    session = SplitSession(FakeStream(lambda frame: Frame(Kind.FINISHED, frame.step + 1)))
+    session = SplitSession(FakeStream(lambda frame: Frame(Kind.FINISHED, frame.step + 1)), CUT)
     with pytest.raises(ChannelError, match="step 1 where step 0 was due"):
         session.finish()
 
 
 def test_what_is_sent_is_detached_contiguous_and_numbered() -> None:
     stream = FakeStream(lambda frame: Frame(Kind.CUT_GRADIENT, frame.step, GOOD))
-    session = SplitSession(stream)
+    session = SplitSession(stream, CUT)
     smashed = torch.ones(4, 2, requires_grad=True).t()
     for _ in range(3):
         session.train_step(smashed, torch.tensor([0, 1]))

@@ -26,7 +26,7 @@ from tests.split.toys import (
     train_jointly,
     weights_of,
 )
-from tests.split.ushaped import UClient, top_of, trunk_of, u_serving
+from tests.split.ushaped import U_CUT, UClient, top_of, trunk_of, u_serving
 
 
 def test_one_step_gives_the_joined_models_gradients(serve: Serve) -> None:
@@ -70,7 +70,7 @@ def test_a_top_that_works_in_place_does_not_reach_the_server(serve_direct: Serve
     token = server.open_round(Purpose.TRAIN, [0])[0]
     images, labels = batches_of(0, 8)[0]
     bottom, top = bottom_of(), top_of()
-    with SplitSession(stream_to(serve_direct(server), token)) as session:
+    with SplitSession(stream_to(serve_direct(server), token), U_CUT) as session:
         output = session.trunk(bottom(images))
         assert isinstance(output, Tensor)
         loss = score(top(output.mul_(2.0)), labels).loss
@@ -91,7 +91,7 @@ def test_an_evaluation_with_a_training_token_trains_nothing(serve: Serve) -> Non
     server = u_serving(PerParticipantCopies)
     before = weights_of(server.server_part)
     token = server.open_round(Purpose.TRAIN, [0])[0]
-    with SplitSession(stream_to(serve(server), token)) as session:
+    with SplitSession(stream_to(serve(server), token), U_CUT) as session:
         session.evaluate_trunk(bottom_of()(batches_of(0, 8)[0][0]))
         with pytest.raises(ChannelError, match="step 1 where step 0 was due"):
             session.evaluate_trunk(bottom_of()(batches_of(0, 8)[0][0]))
@@ -137,7 +137,7 @@ def test_wrong_outputs_are_refused(
     kind: Kind, step: int, tensors: Mapping[str, Tensor], words: str
 ) -> None:
     for call in ("trunk", "evaluate_trunk"):
-        session = SplitSession(FakeStream(lambda frame: Frame(kind, step, tensors)))
+        session = SplitSession(FakeStream(lambda frame: Frame(kind, step, tensors)), U_CUT)
         with pytest.raises(ChannelError, match=words):
             getattr(session, call)(torch.ones(2, 4, requires_grad=True))
 
@@ -154,7 +154,7 @@ def test_wrong_cut_gradients_are_refused(
         return Frame(kind, step, tensors)
 
     smashed = torch.ones(2, 4, requires_grad=True)
-    session = SplitSession(FakeStream(answer))
+    session = SplitSession(FakeStream(answer), U_CUT)
     output = session.trunk(smashed)
     assert isinstance(output, Tensor)
     with pytest.raises(ChannelError, match=words):
@@ -169,7 +169,7 @@ def test_frames_are_numbered_by_batches_and_hold_no_more_than_they_must() -> Non
         return Frame(kind, frame.step, tensors)
 
     stream = FakeStream(answer)
-    session = SplitSession(stream)
+    session = SplitSession(stream, U_CUT)
     for _ in range(2):
         output = session.trunk(torch.ones(4, 2, requires_grad=True).t())
         assert isinstance(output, Tensor)

@@ -5,7 +5,6 @@ import itertools
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -60,8 +59,8 @@ def trained_by_hand(participant: int, *sizes: int, **overrides: object) -> Weigh
     return weights_of(server_part)
 
 
-def folder_of(rule: PerParticipantCopies) -> Path:
-    return rule._finished
+def names_of(rule: PerParticipantCopies) -> list[str]:
+    return [file.name for file in rule.finished_files]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -138,7 +137,7 @@ def test_only_the_accepted_count() -> None:
     trained = [trained_by_hand(k, *SIZES[k]) for k in (1, 2)]
     average = average_by_hand(trained, [11, 1])
     assert_close(weights_of(rule.server_part), average, atol=1e-7)
-    assert list(folder_of(rule).iterdir()) == []
+    assert rule.finished_files == []
     rule.close()
 
 
@@ -154,7 +153,7 @@ def test_a_dropped_participant_leaves_nothing(when: str) -> None:
     rule.drop(1)
     rule.drop(1)
     assert rule.training_now == {}
-    assert [file.name for file in folder_of(rule).iterdir()] == ["0.safetensors"]
+    assert names_of(rule) == ["0.safetensors"]
     rule.close_round(counts)
     assert_same_bits(weights_of(rule.server_part), trained_by_hand(0, 8))
     rule.close()
@@ -167,16 +166,17 @@ def test_a_round_without_contributions_changes_nothing() -> None:
     rule.begin(1)
     rule.close_round({})
     assert_same_bits(weights_of(rule.server_part), before)
-    assert (rule._training, list(folder_of(rule).iterdir())) == ({}, [])
+    assert (rule.training_now, rule.finished_files) == ({}, [])
     rule.close()
 
 
 def test_close_removes_the_folder() -> None:
     rule = rule_of()
     train(rule, 0, 8)
-    assert folder_of(rule).is_dir()
+    (file,) = rule.finished_files
     rule.close()
-    assert not folder_of(rule).exists()
+    assert rule.finished_files == []
+    assert not file.parent.exists()
     rule.close()
 
 
@@ -227,7 +227,7 @@ def test_memory_grows_with_those_who_train_not_with_participants(at_once: int) -
 def test_copies_train_whatever_mode_the_server_part_is_in() -> None:
     rule = rule_of(nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 5)).eval())
     rule.begin(0)
-    assert rule._training[0][0].training
+    assert rule.training_now[0].training
     assert not rule.server_part.training
     rule.close()
 
@@ -295,9 +295,9 @@ def test_a_copy_that_has_diverged_is_not_kept() -> None:
     train(rule, 0, 8)
     rule.begin(1)
     with torch.no_grad():
-        next(rule._training[1][0].parameters())[0, 0] = float("nan")
+        next(rule.training_now[1].parameters())[0, 0] = float("nan")
     with pytest.raises(ChannelError, match=r"diverged: client 1's copy .* Lower learning-rate"):
         rule.finish(1)
     assert rule.training_now == {}
-    assert [file.name for file in folder_of(rule).iterdir()] == ["0.safetensors"]
+    assert names_of(rule) == ["0.safetensors"]
     rule.close()

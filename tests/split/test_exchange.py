@@ -14,6 +14,8 @@ from fedsplit.errors import ChannelError
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.lockstep import keep
+from fedsplit.split.phases import TrainingPhase
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose
 from fedsplit.split.session import ServerSession
@@ -204,8 +206,8 @@ def test_what_is_out_of_place_is_refused_and_changes_nothing(
 ) -> None:
     """Break it: count a step when its output is out; or leave `_open_batch` out of any check."""
     rule = kind(trunk_of(), settings_of(configured()))
-    rule.open_round(1, [3])
-    session = ServerSession(3, server_part=rule.server_part, rule=rule, cut=U_CUT)
+    phase = TrainingPhase(rule, U_CUT, server_round=1, participants=[3], give_up=keep)
+    session = ServerSession(3, phase)
     session.open()
     for frame in before:
         session.handle(frame)

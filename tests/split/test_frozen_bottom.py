@@ -19,7 +19,7 @@ from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, SplitServer
 from fedsplit.split.session import ServerSession
 from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT, OUTPUT_PREFIX, Wire
-from tests.split.toys import CUT, batches_of, bottom_of, server_part_of, wire_of
+from tests.split.toys import CUT, batches_of, bottom_of, server_part_of, settings_of, wire_of
 from tests.split.ushaped import U_CUT
 
 RULES = [PerParticipantCopies, InTurn, Concatenated]
@@ -52,9 +52,9 @@ def _layers() -> nn.Sequential:
 
 def _opened(kind: type[UpdateRule], cut: Wire) -> tuple[SplitServer, _Straight]:
     part = _layers()
-    server = SplitServer(
-        rule=kind(part if cut.output is None else part[:3], settings_of()), wire=cut
-    )
+    settings = replace(settings_of(), cut_gradient=cut.cut_gradient)
+    rule = kind(part if cut.output is None else part[:3], settings)
+    server = SplitServer(rule=rule, wire=cut)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     return server, _Straight(server.open(token))
 
@@ -66,7 +66,7 @@ def test_a_frozen_bottom_gets_scores_only(kind: type[UpdateRule]) -> None:
     other, plain = _opened(kind, CUT)
     bottom = bottom_of().requires_grad_(False)
     for client, made in ((stream, False), (plain, True)):  # the same batches
-        session = SplitSession(client, cut_gradient=made)
+        session = SplitSession(client, replace(CUT, cut_gradient=made))
         for images, labels in batches_of(0, 8, 3):
             loss, hits = session.train_step(bottom(images), labels)
             assert not loss.requires_grad
@@ -86,7 +86,7 @@ def test_both_ends_must_agree_on_the_cut_gradient() -> None:
     images, labels = batches_of(0, 4)[0]
     for made in (True, False):
         _, stream = _opened(PerParticipantCopies, replace(CUT, cut_gradient=made))
-        session = SplitSession(stream, cut_gradient=not made)
+        session = SplitSession(stream, replace(CUT, cut_gradient=not made))
         with pytest.raises(ChannelError, match=r"answered step 0 with CUT_GRADIENT holding"):
             session.train_step(bottom_of()(images), labels)
 
@@ -94,7 +94,7 @@ def test_both_ends_must_agree_on_the_cut_gradient() -> None:
 @pytest.mark.parametrize("kind", RULES)
 def test_u_shaped_the_trunk_trains_without_a_cut_gradient(kind: type[UpdateRule]) -> None:
     server, stream = _opened(kind, replace(U_CUT, cut_gradient=False))
-    session, top = SplitSession(stream, cut_gradient=False), _layers()[3:]
+    session, top = SplitSession(stream, server.wire), _layers()[3:]
     images, labels = batches_of(0, 8)[0]
     output = session.trunk(bottom_of().requires_grad_(False)(images))
     assert isinstance(output, torch.Tensor)
@@ -116,10 +116,7 @@ def test_u_shaped_the_trunk_trains_without_a_cut_gradient(kind: type[UpdateRule]
 def test_u_shaped_nothing_but_the_top_trains(kind: type[UpdateRule]) -> None:
     """Break it: wait in the rule for a gradient that never comes."""
     server, stream = _opened(kind, replace(U_CUT, cut_gradient=False, output_gradient=False))
-    session, top = (
-        SplitSession(stream, cut_gradient=False, output_gradient=False),
-        _layers()[3:],
-    )
+    session, top = SplitSession(stream, server.wire), _layers()[3:]
     for images, labels in batches_of(0, 8, 3):
         output = session.trunk(bottom_of()(images))
         assert isinstance(output, torch.Tensor)
@@ -142,6 +139,6 @@ def test_a_gradient_that_nobody_wants_is_refused() -> None:
 
 
 def test_the_longest_frame_without_a_gradient() -> None:
-    few = wire_of(CUT.tensors, CUT.num_labels, 1, cut_gradient=False)
+    few = wire_of(CUT.smashed.tensors, CUT.num_labels, 1, cut_gradient=False)
     with_gradient = replace(few, cut_gradient=True)
     assert few.max_frame_bytes < with_gradient.max_frame_bytes

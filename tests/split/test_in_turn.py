@@ -28,6 +28,7 @@ from tests.split.toys import (
     config_of,
     optimizer_of,
     server_part_of,
+    settings_of,
     train_jointly,
     weights_of,
 )
@@ -47,12 +48,13 @@ def test_each_step_has_one_permutation_of_those_who_deliver(serve: Serve) -> Non
 
 def _orders(seed: int) -> list[list[tuple[int, ...]]]:
     """Return the orders of two rounds of six steps of five participants."""
-    rule = InTurn(server_part_of(), config_of(seed=seed))
+    rule = InTurn(server_part_of(), settings_of(config_of(seed=seed)))
+    smashed, labels = torch.ones(2, 4), torch.tensor([0, 1])
     orders = []
     for server_round in (1, 2):
         rule.open_round(server_round, range(5))
         for _ in range(6):
-            rule._draw_order(dict.fromkeys(range(5)))
+            at_once(lambda k: rule.step(k, smashed, labels), range(5))
         orders.append(rule.order)
     rule.close()
     return orders
@@ -190,7 +192,7 @@ def test_each_turn_is_clipped_by_itself(serve_direct: Serve, clip_norm: float) -
 
 
 def test_the_rounds_rate_reaches_the_lasting_optimizer(serve_direct: Serve) -> None:
-    """Break it: leave `set_learning_rate` out of `open_round`, or make a new optimizer there."""
+    """Break it: leave `set_rate` out of `open_round`, or make a new optimizer there."""
     config = config_of(
         learning_rate_schedule="step", decay_rounds=1, learning_rate_decay=0.5, momentum=0.9
     )

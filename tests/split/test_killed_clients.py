@@ -70,14 +70,14 @@ DEATHS = {
 
 
 def victims_session(server: SplitServer) -> ServerSession:
-    return next(s for s in server._sessions.values() if s.participant == VICTIM)
+    return server.sessions[VICTIM]
 
 
 def has_arrived(server: SplitServer, death: Death) -> bool:
     """Tell whether the server has what the victim sent last."""
     rule, session = rule_in(server), victims_session(server)
-    waits = isinstance(rule, SharedServerPart) and VICTIM in rule._lockstep._delivered
-    return session._opened and (not death.sent or waits or session._exchange.num_steps > 1)
+    waits = isinstance(rule, SharedServerPart) and VICTIM in rule.delivered
+    return session.opened and (not death.sent or waits or session.num_steps > 1)
 
 
 @contextmanager

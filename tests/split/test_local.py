@@ -5,13 +5,17 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
+from fedsplit.snapshot import from_bytes, to_bytes
 from fedsplit.split.local import (
+    BatchLoss,
+    Objective,
     PooledTraining,
     evaluate_batches,
     proximal_term,
     train_batches,
 )
 from fedsplit.split.steps import StepResult, score
+from fedsplit.split.training import Training
 from tests.split.toys import (
     assert_close,
     assert_same_bits,
@@ -24,12 +28,20 @@ from tests.split.toys import (
 )
 
 
+def training_of(**keys: object) -> Training:
+    return Training.of_clients(config_of(**keys))
+
+
+def objective_of(model: nn.Module) -> Objective:
+    return lambda images, labels: BatchLoss.of(score(model(images), labels))
+
+
 def test_training_is_the_plain_loop() -> None:
     batches = batches_of(0, 8, 8, 3)
     joined = nn.Sequential(bottom_of(), server_part_of())
     config = config_of(learning_rate=0.1, momentum=0.0)
     result = train_batches(
-        batches, lambda x, y: score(joined(x), y), SGD(joined.parameters(), lr=0.1)
+        batches, objective_of(joined), SGD(joined.parameters(), lr=0.1), training_of()
     )
     reference = nn.Sequential(bottom_of(), server_part_of())
     losses = train_jointly(reference[0], reference[1], batches, config)
@@ -68,11 +80,15 @@ def test_evaluation_changes_nothing_and_builds_no_graph() -> None:
 
 
 def test_nothing_to_do() -> None:
-    def objective(images: torch.Tensor, labels: torch.Tensor) -> StepResult:
+    def evaluate(images: torch.Tensor, labels: torch.Tensor) -> StepResult:
         raise AssertionError
 
-    assert evaluate_batches([], objective) == (0, 0.0, 0.0)
-    assert train_batches([], objective, SGD(nn.Linear(1, 1).parameters(), lr=1.0)) == (0, 0.0, 0.0)
+    def train(images: torch.Tensor, labels: torch.Tensor) -> BatchLoss:
+        raise AssertionError
+
+    optimizer = SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    assert evaluate_batches([], evaluate) == (0, 0.0, 0.0)
+    assert train_batches([], train, optimizer, training_of()) == (0, 0.0, 0.0)
 
 
 def test_the_proximal_term_pulls_each_weight_towards_its_start() -> None:
@@ -102,8 +118,9 @@ def test_fedprox_equals_training_on_the_objective_with_its_term() -> None:
     mu, batches = 0.7, [(x, y % 4) for x, y in batches_of(0, 8, 8, 3)]
     train_batches(
         batches,
-        lambda x, y: score(model(x), y),
+        objective_of(model),
         SGD(model.parameters(), lr=0.1),
+        training_of(),
         proximal_term(model, mu),
     )
     optimizer = SGD(reference.parameters(), lr=0.1)
@@ -129,10 +146,10 @@ def test_the_clip_comes_after_the_proximal_term() -> None:
 
     train_batches(
         batches_of(0, 8),
-        lambda x, y: score(model(x), y),
+        objective_of(model),
         SGD(model.parameters(), lr=0.1),
+        training_of(clip_norm=2.0),
         pull,
-        clip_norm=2.0,
     )
     after = torch.cat([weight.detach().flatten() for weight in model.parameters()])
     assert float((after - before).norm()) == pytest.approx(0.1 * 2.0, rel=1e-3)
@@ -142,7 +159,11 @@ def test_pooled_training_keeps_its_optimizer_and_takes_the_rounds_rate() -> None
     """Break it: make the optimizer in `train`, or leave the rate as it is."""
     config = config_of(learning_rate_schedule="step", decay_rounds=1, learning_rate_decay=0.5)
     model, reference = (nn.Sequential(bottom_of(), server_part_of()) for _ in range(2))
-    pool = PooledTraining(model, lambda server_round: batches_of(server_round, 8, 8, 3), config)
+    pool = PooledTraining(
+        model,
+        lambda server_round: batches_of(server_round, 8, 8, 3),
+        Training.of_clients(config),
+    )
     results = [pool.train(server_round) for server_round in (1, 2, 3)]
     optimizer = SGD(reference.parameters(), lr=0.1, momentum=0.9)
     for server_round in (1, 2, 3):
@@ -157,3 +178,60 @@ def test_pooled_training_keeps_its_optimizer_and_takes_the_rounds_rate() -> None
         assert results[server_round - 1].loss == pytest.approx(sum(losses) / 19)
     assert_same_bits(weights_of(model), weights_of(reference))
     assert [result.num_examples for result in results] == [19, 19, 19]
+
+
+def test_what_is_descended_and_what_is_reported_may_differ() -> None:
+    """Break it: report the loss that is descended, or descend the one that is reported."""
+    model, reference = bottom_of(), bottom_of()
+    batches = [(images, labels % 4) for images, labels in batches_of(0, 8, 3)]
+
+    def penalised(images: torch.Tensor, labels: torch.Tensor) -> BatchLoss:
+        result = score(model(images), labels)
+        return BatchLoss(result.loss + 3.0 * model.get_parameter("weight").square().sum(), result)
+
+    found = train_batches(batches, penalised, SGD(model.parameters(), lr=0.1), training_of())
+    optimizer, losses, hits = SGD(reference.parameters(), lr=0.1), [], 0
+    for images, labels in batches:
+        optimizer.zero_grad()
+        loss, num_correct = score(reference(images), labels)
+        torch.autograd.backward(loss + 3.0 * reference.get_parameter("weight").square().sum())
+        optimizer.step()
+        losses.append(loss.item() * len(labels))
+        hits += int(num_correct)
+    assert_same_bits(weights_of(model), weights_of(reference))
+    assert (found.num_examples, found.accuracy) == (11, hits / 11)
+    assert found.loss == pytest.approx(sum(losses) / 11)
+
+
+def test_a_loss_without_a_graph_trains_nothing_and_is_reported() -> None:
+    """Break it: call `backward` whatever comes; a frozen bottom's round would fail."""
+    model = bottom_of()
+    before = weights_of(model)
+
+    def plain(images: torch.Tensor, labels: torch.Tensor) -> BatchLoss:
+        return BatchLoss.of(StepResult(torch.tensor(2.0), torch.tensor(1)))
+
+    optimizer = SGD(model.parameters(), lr=0.1)
+    assert train_batches(batches_of(0, 4, 4), plain, optimizer, training_of()) == (8, 2.0, 0.25)
+    assert_same_bits(weights_of(model), before)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_pooled_training_continues_from_its_state_bit_for_bit(optimizer: str) -> None:
+    """Break it: leave the optimizer, or the model, out of `PooledTraining.state_dict`."""
+
+    def pool_of() -> PooledTraining:
+        model = nn.Sequential(bottom_of(), server_part_of())
+        return PooledTraining(
+            model, lambda r: batches_of(r, 8, 3), training_of(optimizer=optimizer)
+        )
+
+    whole, first, second = pool_of(), pool_of(), pool_of()
+    for server_round in (1, 2, 3, 4):
+        whole.train(server_round)
+    for server_round in (1, 2):
+        first.train(server_round)
+    second.load_state_dict(from_bytes(to_bytes(first.state_dict())))
+    for server_round in (3, 4):
+        second.train(server_round)
+    assert_same_bits(weights_of(second.model), weights_of(whole.model))

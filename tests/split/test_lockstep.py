@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from fedsplit.errors import ChannelError
-from fedsplit.split.lockstep import Lockstep
+from fedsplit.split.lockstep import GiveUp, Lockstep, keep
 from tests.split.reference import at_once
 from tests.split.toys import wait_until
 
@@ -15,8 +15,10 @@ Step = Lockstep[str, str]
 LONG = 60.0
 
 
-def lockstep(*, join: float = LONG, step: float = LONG, participants: int = 3) -> Step:
-    opened: Step = Lockstep(join_seconds=join, step_seconds=step)
+def lockstep(
+    *, join: float = LONG, step: float = LONG, participants: int = 3, give_up: GiveUp = keep
+) -> Step:
+    opened: Step = Lockstep(join_seconds=join, step_seconds=step, give_up=give_up)
     opened.open(range(participants))
     return opened
 
@@ -34,7 +36,7 @@ def deliver(steps: Step, k: int) -> str:
 
 
 def waiting(steps: Step) -> set[int]:
-    return set(steps._delivered)
+    return set(steps.delivered)
 
 
 def in_background(call: Callable[[], object]) -> threading.Thread:
@@ -106,9 +108,9 @@ def test_what_a_participant_has_delivered_goes_with_it() -> None:
 @pytest.mark.parametrize("joined", [False, True], ids=["first step", "next step"])
 def test_the_silent_are_given_up_after_the_timeout_and_told_why(joined: bool) -> None:
     """Break it: use `step_seconds` for the first step too, or name the other key."""
-    steps = lockstep(join=LONG, step=0.1) if joined else lockstep(join=0.1, step=LONG)
+    join, step = (LONG, 0.1) if joined else (0.1, LONG)
     late: list[tuple[int, str]] = []
-    steps.on_late = lambda k, reason: late.append((k, reason))
+    steps = lockstep(join=join, step=step, give_up=lambda k, reason: late.append((k, reason)))
     if joined:
         at_once(lambda k: deliver(steps, k), range(3))
     started = time.monotonic()
@@ -123,26 +125,23 @@ def test_the_silent_are_given_up_after_the_timeout_and_told_why(joined: bool) ->
 
 
 def test_each_late_one_is_given_up_once_whoever_waits() -> None:
-    steps = lockstep(join=0.1, participants=6)
     late: list[int] = []
-    steps.on_late = lambda k, reason: late.append(k)
+    steps = lockstep(join=0.1, participants=6, give_up=lambda k, reason: late.append(k))
     outcomes = at_once(lambda k: deliver(steps, k), range(4))
     assert outcomes == {k: f"FROM {k}" for k in range(4)}
     assert sorted(late) == [4, 5]
 
 
 def test_the_late_are_told_without_a_lock() -> None:
-    """Break it: call `on_late` within `with self._changed`."""
-    steps = lockstep(join=0.1, participants=2)
+    """Break it: call `give_up` within `with self._changed`."""
     free: list[bool] = []
 
-    def try_the_lock() -> None:
-        free.append(steps._changed.acquire(timeout=1.0))
-
     def told(participant: int, reason: str) -> None:
-        in_background(try_the_lock).join(5)
+        asking = in_background(lambda: waiting(steps))  # it takes the lock
+        asking.join(1)
+        free.append(not asking.is_alive())
 
-    steps.on_late = told
+    steps = lockstep(join=0.1, participants=2, give_up=told)
     assert deliver(steps, 0) == "FROM 0"
     assert free == [True]
 
@@ -152,9 +151,8 @@ def test_a_step_that_takes_longer_than_the_timeout_makes_nobody_late() -> None:
 
     All have delivered in time. The clock must not go on against them while the server computes.
     """
-    steps = lockstep(step=0.1)
     late: list[int] = []
-    steps.on_late = lambda k, reason: late.append(k)
+    steps = lockstep(step=0.1, give_up=lambda k, reason: late.append(k))
     at_once(lambda k: deliver(steps, k), range(3))
 
     def slow(values: Mapping[int, str]) -> Mapping[int, str]:
@@ -202,17 +200,18 @@ def test_the_end_of_a_round_wakes_all_who_wait_at_once() -> None:
     assert at_once(lambda k: deliver(steps, k), [0, 4]) == {0: "FROM 0", 4: "FROM 4"}
 
 
-def test_nothing_polls() -> None:
+def test_nothing_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break it: wait for at most 0.1 seconds at a time, in a loop."""
-    steps = lockstep(join=40.0, step=50.0)
     asked: list[float] = []
-    wait = steps._changed.wait
 
-    def noted(timeout: float | None = None) -> bool:
-        asked.append(-1.0 if timeout is None else timeout)
-        return wait(timeout)
+    class Noting(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            asked.append(-1.0 if timeout is None else timeout)
+            return super().wait(timeout)
 
-    steps._changed.wait = noted  # type: ignore[method-assign]
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Condition", Noting)
+        steps = lockstep(join=40.0, step=50.0)
     for limit in (40.0, 50.0):
         asked.clear()
         threads = [

@@ -87,7 +87,7 @@ def test_a_crowd_of_good_and_bad_ones(serve: Serve) -> None:
             client.step(data[k][0])
             if k > 1:  # client 1 only leaves
                 with pytest.raises(ChannelError, match="was due"):
-                    client.session._stream.exchange(good_frame(k))
+                    client.stream.exchange(good_frame(k))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))

@@ -7,12 +7,12 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from torch import Tensor, nn
 
 from fedsplit.errors import ChannelError
+from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.server import Purpose
 from tests.split.rounds import BAD, GOOD, reference_round, train_good
 from tests.split.toys import (
@@ -21,6 +21,7 @@ from tests.split.toys import (
     assert_close,
     assert_same_bits,
     batches_of,
+    break_off,
     copies_in,
     expected_round,
     files_of,
@@ -53,8 +54,8 @@ def test_a_stream_that_dies_is_dropped_and_the_rest_is_right(
             alive.append(weakref.ref(copies_in(server)[BAD]))
             if way == "error":
                 raise KeyboardInterrupt
-            if way == "cut" and hasattr(dying.session._stream, "_channel"):
-                dying.session._stream._channel.close()
+            if way == "cut":
+                break_off(dying.stream)
 
     with contextlib.suppress(KeyboardInterrupt):
         die()
@@ -162,8 +163,7 @@ def test_progress_is_told_by_one_thread_at_a_time(serve: Serve) -> None:
         told.append((done, total, purpose))
         inside.release()
 
-    server.progress = tell
-    tokens = server.open_round(Purpose.TRAIN, range(5))
+    tokens = server.open_round(Purpose.TRAIN, range(5), progress=tell)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda k: Client(address, tokens[k]).train(GOOD[0]), range(4)))
     assert [entry[1:] for entry in told] == [(5, Purpose.TRAIN)] * 4
@@ -179,9 +179,8 @@ def test_a_display_that_fails_costs_nobody_its_work(
         raise BrokenPipeError("nobody reads this")
 
     server = make_server()
-    server.progress = fail
     address = serve(server)
-    run_round(server, address, GOOD)
+    run_round(server, address, GOOD, progress=fail)
     assert_close(weights_of(server.server_part), reference_round(), atol=1e-7)
     assert "The progress cannot be shown" in caplog.text
 
@@ -206,12 +205,15 @@ def test_a_new_round_ends_streams_of_one_that_was_not_reported(serve: Serve) -> 
 def test_closing_the_server_ends_everything(serve: Serve) -> None:
     server = make_server()
     address = serve(server)
-    client = Client(address, server.open_round(Purpose.TRAIN, [0])[0])
+    assert isinstance(server.rule, PerParticipantCopies)
+    tokens = server.open_round(Purpose.TRAIN, [0, 1])
+    Client(address, tokens[1]).train(GOOD[1])
+    (file,) = server.rule.finished_files
+    client = Client(address, tokens[0])
     with client.session:
         client.step(GOOD[0][0])
-        folder = Path(str(server.rule._finished))  # type: ignore[attr-defined]
         server.close()
         with pytest.raises(ChannelError):
             client.step(GOOD[0][1])
     assert copies_in(server) == {}
-    assert not folder.exists()
+    assert not file.parent.exists()

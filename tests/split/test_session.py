@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.channel.frame import Frame, Kind
-from fedsplit.config import Config
 from fedsplit.errors import ChannelError
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.lockstep import keep
+from fedsplit.split.phases import EvaluationPhase, TrainingPhase
 from fedsplit.split.session import ServerSession
 from fedsplit.split.steps import StepResult, evaluate_step
 from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT, Wire
@@ -23,8 +24,8 @@ from tests.split.toys import (
     assert_same_bits,
     batches_of,
     bottom_of,
-    config_of,
     server_part_of,
+    settings_of,
     smashed_frame,
     wait_until,
     weights_of,
@@ -35,8 +36,8 @@ from tests.split.toys import (
 class NotingRule(PerParticipantCopies):
     """Notes its calls, and can be held up in the middle of a step."""
 
-    def __init__(self, server_part: nn.Module, config: Config) -> None:
-        super().__init__(server_part, config)
+    def __init__(self, server_part: nn.Module) -> None:
+        super().__init__(server_part, settings_of())
         self.calls: list[str] = []
         self.stepping, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
@@ -64,17 +65,18 @@ class NotingRule(PerParticipantCopies):
 
 @pytest.fixture
 def rule() -> Iterator[NotingRule]:
-    rule = NotingRule(server_part_of(), config_of())
+    rule = NotingRule(server_part_of())
     yield rule
     rule.close()
 
 
-def session_of(
-    rule: NotingRule | None, *, server_part: nn.Module | None = None, cut: Wire = CUT
-) -> ServerSession:
-    if server_part is None:
-        server_part = rule.server_part if rule is not None else server_part_of()
-    return ServerSession(3, server_part=server_part, rule=rule, cut=cut)
+def session_of(rule: NotingRule, *, wire: Wire = CUT) -> ServerSession:
+    phase = TrainingPhase(rule, wire, server_round=1, participants=[3], give_up=keep)
+    return ServerSession(3, phase)
+
+
+def evaluating(server_part: nn.Module, wire: Wire = CUT) -> ServerSession:
+    return ServerSession(3, EvaluationPhase(server_part, wire, server_round=1))
 
 
 def good_frame(step: int, size: int = 4) -> Frame:
@@ -122,7 +124,7 @@ def test_time_and_messages_of_a_session(rule: NotingRule) -> None:
 def test_an_evaluation_answers_scores_only() -> None:
     server_part = server_part_of().eval()
     before = weights_of(server_part)
-    session = session_of(None, server_part=server_part)
+    session = evaluating(server_part)
     session.open()
     frame = good_frame(0)
     answer = session.handle(frame)
@@ -201,7 +203,7 @@ def test_the_server_part_sees_the_bottoms_order() -> None:
             seen.append(list(state))
             return torch.zeros(4, 5)
 
-    session = session_of(None, server_part=Spy(), cut=TREE_CUT)
+    session = evaluating(Spy(), TREE_CUT)
     session.open()
     images, labels = batches_of(0, 4)[0]
     state = TreeBottom()(images)
@@ -212,9 +214,9 @@ def test_the_server_part_sees_the_bottoms_order() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_loss_is_float32_whatever_the_dtype(dtype: torch.dtype) -> None:
-    cut = wire_of({"hidden": TensorSpec((1, 4), dtype)}, 5, 8)
-    rule = NotingRule(nn.Linear(4, 5).to(dtype), config_of())
-    session = session_of(rule, cut=cut)
+    wire = wire_of({"hidden": TensorSpec((1, 4), dtype)}, 5, 8)
+    rule = NotingRule(nn.Linear(4, 5).to(dtype))
+    session = session_of(rule, wire=wire)
     session.open()
     frame = smashed_frame(0, torch.ones(2, 4, dtype=dtype), torch.tensor([1, 2]))
     answer = session.handle(frame)
@@ -279,11 +281,14 @@ def test_revoking_frees_the_transport_once(rule: NotingRule) -> None:
     assert session.failure == "it had not finished when the round ended"
 
 
-def test_steps_in_quick_succession_cannot_outrun_the_end(rule: NotingRule) -> None:
-    """A lock is not fair: a client that never pauses could keep the end waiting for its own."""
-    session, steps = session_of(rule), list[int]()
-    session.open()
-    frames = [good_frame(step) for step in range(20)]
+def test_steps_in_quick_succession_cannot_outrun_the_end(
+    rule: NotingRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: set `_revoked` after taking the lock.
+
+    A lock is not fair: a client that never pauses could hold up the round's end until it is done.
+    """
+    steps, frames = list[int](), [good_frame(step) for step in range(20)]
 
     def work() -> None:
         with contextlib.suppress(ChannelError):
@@ -291,29 +296,30 @@ def test_steps_in_quick_succession_cannot_outrun_the_end(rule: NotingRule) -> No
                 session.handle(frame)
                 steps.append(frame.step)
 
-    worker = threading.Thread(target=work)
+    worker, lock, ending = threading.Thread(target=work), threading.Lock(), threading.Event()
 
     class Unfair:
-        """A lock that the worker gets again and again before anybody else does."""
-
-        def __init__(self) -> None:
-            self.lock = threading.Lock()
+        """A lock that the worker gets again and again before any other thread does."""
 
         def __enter__(self) -> None:
-            if threading.current_thread() is not worker:
+            if worker.is_alive() and threading.current_thread() is not worker:
+                ending.set()
                 worker.join(10)
-            self.lock.acquire()
+            lock.acquire()
 
         def __exit__(self, *error: object) -> None:
-            self.lock.release()
+            lock.release()
 
-    session._lock = Unfair()  # type: ignore[assignment]
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Lock", Unfair)
+        session = session_of(rule)
+    session.open()
     rule.go_on.clear()
     worker.start()
     assert rule.stepping.wait(5)
     ender = threading.Thread(target=session.revoke)
     ender.start()
-    wait_until(lambda: session._revoked)
+    assert ending.wait(5)
     rule.go_on.set()
     ender.join(5)
     assert steps == [0]

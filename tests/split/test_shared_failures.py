@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedsplit.channel.grpc import GrpcStream
 from fedsplit.errors import ChannelError
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, RoundReport, SplitServer
+from fedsplit.split.server import Progress, Purpose, RoundReport, SplitServer, silent
+from fedsplit.split.shared import SharedServerPart
 from fedsplit.split.steps import score
 from tests.split.reference import (
     Central,
@@ -33,6 +33,7 @@ from tests.split.toys import (
     assert_close,
     batches_of,
     bottom_of,
+    break_off,
     config_of,
     optimizer_of,
     server_part_of,
@@ -48,11 +49,6 @@ GOOD = [0, 2]
 RULES: list[type[UpdateRule]] = [InTurn, Concatenated]
 
 
-def _cut(client: Client) -> None:
-    if isinstance(client.session._stream, GrpcStream):
-        client.session._stream._channel.close()
-
-
 def when_two_are_done(happened: threading.Event) -> Callable[[int, int, Purpose], None]:
     def tell(done: int, total: int, purpose: Purpose) -> None:
         if done == 2:
@@ -62,10 +58,14 @@ def when_two_are_done(happened: threading.Event) -> Callable[[int, int, Purpose]
 
 
 def train_with_a_bad_one(
-    server: SplitServer, address: str, steps: int, then: Callable[[Client], None]
+    server: SplitServer,
+    address: str,
+    steps: int,
+    then: Callable[[Client], None],
+    progress: Progress = silent,
 ) -> tuple[dict[int, Weights], RoundReport]:
     """Train all, of whom BAD takes so many steps and then does what is given."""
-    tokens = server.open_round(Purpose.TRAIN, list(DATA))
+    tokens = server.open_round(Purpose.TRAIN, list(DATA), progress=progress)
 
     def work(k: int) -> Weights:
         client = Client(address, tokens[k])
@@ -111,9 +111,14 @@ def test_one_that_dies_at_any_step(
     threads = set(threading.enumerate())
     server = serving(kind)
     address, started = serve(server), time.monotonic()
-    trained, report = train_with_a_bad_one(
-        server, address, steps, _cut if way == "cut" else lambda client: None
-    )
+
+    def die(client: Client) -> None:
+        # A stream that ends before the server has seen it is one that was never opened.
+        wait_until(lambda: server.sessions[BAD].opened)
+        if way == "cut":
+            break_off(client.stream)
+
+    trained, report = train_with_a_bad_one(server, address, steps, die)
     assert time.monotonic() - started < 5  # of timeouts of 60 seconds
     # The round may be over before the server has seen the stream end.
     ends = ("before it had finished", "broke off", "it had not finished when the round ended")
@@ -134,7 +139,7 @@ def test_one_that_dies_at_any_step(
 def test_one_that_falls_silent_is_given_up_and_told_why(
     serve: Serve, kind: type[UpdateRule], steps: int
 ) -> None:
-    """Break it: set neither `on_late`; then its session stays open until the round ends."""
+    """Break it: pass `give_up` to neither `Lockstep` nor `Turns`; its session then stays open."""
     key = "channel.step-timeout" if steps else "channel.join-timeout"
     config = config_of(
         channel_join_timeout=60.0 if steps else 0.2, channel_step_timeout=0.2 if steps else 60.0
@@ -142,7 +147,6 @@ def test_one_that_falls_silent_is_given_up_and_told_why(
     server, refused = serving(kind, config), list[str]()
     address, started = serve(server), time.monotonic()
     others_done = threading.Event()
-    server.progress = when_two_are_done(others_done)
 
     def fall_silent(client: Client) -> None:
         assert others_done.wait(10)
@@ -150,7 +154,9 @@ def test_one_that_falls_silent_is_given_up_and_told_why(
             client.step(DATA[BAD][steps])
         refused.append(str(error.value))
 
-    trained, report = train_with_a_bad_one(server, address, steps, fall_silent)
+    trained, report = train_with_a_bad_one(
+        server, address, steps, fall_silent, when_two_are_done(others_done)
+    )
     assert time.monotonic() - started < 5
     assert f"{key} = 0.2 seconds" in report.failures[BAD]
     assert len(refused) == 1
@@ -185,7 +191,8 @@ def test_the_end_of_a_round_frees_all_who_wait(serve: Serve, kind: type[UpdateRu
     server = serving(kind)
     address, before = serve(server), weights_of(server.server_part)
     tokens = server.open_round(Purpose.TRAIN, list(DATA))
-    lockstep = server.rule._lockstep  # type: ignore[attr-defined]
+    rule = rule_in(server)
+    assert isinstance(rule, SharedServerPart)
     refused: list[int] = []
 
     def hope(k: int) -> None:
@@ -196,7 +203,7 @@ def test_the_end_of_a_round_frees_all_who_wait(serve: Serve, kind: type[UpdateRu
     waiting = [threading.Thread(target=hope, args=(k,), daemon=True) for k in GOOD]
     for thread in waiting:
         thread.start()
-    wait_until(lambda: set(lockstep._delivered) == set(GOOD))
+    wait_until(lambda: rule.delivered == set(GOOD))
     started = time.monotonic()
     report = server.report()
     for thread in waiting:
@@ -248,10 +255,9 @@ def test_a_u_shaped_holder_that_falls_silent_in_its_turn(serve: Serve, place: in
     config = config_of(channel_step_timeout=0.2)
     server = u_serving(InTurn, config)
     address = serve(server)
-    tokens = server.open_round(Purpose.TRAIN, [0, 1, 2])
+    others_done, fallen = threading.Event(), list[int]()
+    tokens = server.open_round(Purpose.TRAIN, [0, 1, 2], progress=when_two_are_done(others_done))
     data = {k: batches_of(k, 8, 3 + k) for k in range(3)}
-    others_done, silent = threading.Event(), list[int]()
-    server.progress = when_two_are_done(others_done)
 
     def work(k: int) -> None:
         client = UClient(address, tokens[k])
@@ -259,8 +265,8 @@ def test_a_u_shaped_holder_that_falls_silent_in_its_turn(serve: Serve, place: in
             for batch in data[k]:
                 client.optimizer.zero_grad()
                 loss = client.forward(batch)
-                if not silent and order_in(server)[0].index(k) == place:
-                    silent.append(k)
+                if not fallen and order_in(server)[0].index(k) == place:
+                    fallen.append(k)
                     assert others_done.wait(10)
                     with pytest.raises(ChannelError):
                         torch.autograd.backward(loss)
@@ -271,15 +277,15 @@ def test_a_u_shaped_holder_that_falls_silent_in_its_turn(serve: Serve, place: in
 
     at_once(work, range(3))
     report = server.report()
-    assert sorted(report.num_examples) == [k for k in range(3) if k not in silent]
-    assert "channel.step-timeout = 0.2 seconds" in report.failures[silent[0]]
+    assert sorted(report.num_examples) == [k for k in range(3) if k not in fallen]
+    assert "channel.step-timeout = 0.2 seconds" in report.failures[fallen[0]]
     trunk = trunk_of()
     optimizer = optimizer_of(trunk.parameters(), config)
-    ends = {k: nn.ModuleList([bottom_of(), top_of()]) for k in range(3) if k not in silent}
+    ends = {k: nn.ModuleList([bottom_of(), top_of()]) for k in range(3) if k not in fallen}
     own = {k: optimizer_of(ends[k].parameters(), config) for k in ends}
     for step, order in enumerate(order_in(server)):
         for k in order:
-            if k in silent:
+            if k in fallen:
                 continue
             images, labels = data[k][step]
             optimizer.zero_grad()

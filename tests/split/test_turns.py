@@ -79,8 +79,8 @@ def test_a_turn_that_is_lent_is_nobody_elses_until_it_is_left() -> None:
 
 def test_a_holder_that_is_away_too_long_is_given_up_and_told_why() -> None:
     """Break it: do not name it; or let nobody watch the holder."""
-    turns, late, taken = Turns(0.1), list[tuple[int, str]](), list[int]()
-    turns.on_late = lambda k, reason: late.append((k, reason))
+    late, taken = list[tuple[int, str]](), list[int]()
+    turns = Turns(0.1, lambda k, reason: late.append((k, reason)))
     turns.line_up([2, 0, 1])
     turns.take(2)
     turns.lend(2)
@@ -95,13 +95,13 @@ def test_a_holder_that_is_away_too_long_is_given_up_and_told_why() -> None:
     assert 0.1 <= time.monotonic() - started < 5
     assert late == [(2, "its turn has lasted for channel.step-timeout = 0.1 seconds")]
     assert taken == [0, 1]
-    with pytest.raises(ChannelError, match="client 2 has no turn any more"):
+    with pytest.raises(ChannelError, match="client 2 no longer has a turn"):
         turns.resume(2)
 
 
 def test_one_after_another_is_given_up() -> None:
-    turns, late = Turns(0.05), list[int]()
-    turns.on_late = lambda k, reason: late.append(k)
+    late = list[int]()
+    turns = Turns(0.05, lambda k, reason: late.append(k))
     turns.line_up([0, 1, 2, 3])
 
     def go_away(k: int) -> None:
@@ -114,8 +114,8 @@ def test_one_after_another_is_given_up() -> None:
 
 def test_a_holder_whose_batch_the_server_computes_is_not_late() -> None:
     """Break it: count from `take` instead of `lend`."""
-    turns, late, taken = Turns(0.05), list[int](), list[int]()
-    turns.on_late = lambda k, reason: late.append(k)
+    late, taken = list[int](), list[int]()
+    turns = Turns(0.05, lambda k, reason: late.append(k))
     turns.line_up([0, 1])
     turns.take(0)
     other = in_background(taking(turns, 1, taken))
@@ -147,7 +147,7 @@ def test_the_end_wakes_all_who_wait_at_once() -> None:
     turns.take(0)
 
     def hope(k: int) -> None:
-        with pytest.raises(ChannelError, match="no turn any more") as error:
+        with pytest.raises(ChannelError, match="no longer has a turn") as error:
             turns.take(k)
         refused.append(str(error.value))
 
@@ -158,26 +158,22 @@ def test_the_end_wakes_all_who_wait_at_once() -> None:
         thread.join(5)
     assert time.monotonic() - started < 2
     assert len(refused) == 4
-    with pytest.raises(ChannelError, match="client 0 has no turn any more"):
+    with pytest.raises(ChannelError, match="client 0 no longer has a turn"):
         turns.resume(0)
 
 
-def test_only_the_next_one_watches_and_nothing_polls() -> None:
+def test_only_the_next_one_watches_and_nothing_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break it: wait for at most 0.1 seconds at a time, in a loop; or let all watch."""
     turns, asked = Turns(40.0), list[float | None]()
-    turns.line_up(range(4))
 
-    def note(waiting: threading.Condition) -> None:
-        wait = waiting.wait
-
-        def noted(timeout: float | None = None) -> bool:
+    class Noting(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
             asked.append(timeout)
-            return wait(timeout)
+            return super().wait(timeout)
 
-        waiting.wait = noted  # type: ignore[method-assign]
-
-    for waiting in turns._waiting.values():
-        note(waiting)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Condition", Noting)
+        turns.line_up(range(4))
     turns.take(0)
     threads = [in_background(lambda k=k: turns.take(k)) for k in (1, 2, 3)]  # type: ignore[misc]
     wait_until(lambda: len(asked) == 3)

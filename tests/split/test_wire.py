@@ -1,6 +1,9 @@
+"""The legal frames of a step; what a codec changes about them is in test_codecs.py."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,18 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedsplit.channel.codec import encode
+from fedsplit.channel.codec import decode, encode, encoded_length
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
-from fedsplit.split.checks import CutSpec, check_order, check_tensor
-from fedsplit.split.wire import CUT_PREFIX, LABELS, LOSS, NUM_CORRECT
-from fedsplit.states import TensorSpec
+from fedsplit.split.wire import CUT_PREFIX, LABELS, LOSS, NUM_CORRECT, Wire
+from fedsplit.states import Boundary, State, TensorSpec, by_name
+from tests.split.toys import wire_of
 
-CUT = CutSpec(
-    {"hidden": TensorSpec((1, 3, 4), torch.float32), "place": TensorSpec((1, 2), torch.int64)},
-    num_labels=5,
-    max_batch_size=6,
-)
+HIDDEN = TensorSpec((1, 3, 4), torch.float32)
+PLACE = TensorSpec((1, 2), torch.int64)
+WIRE = wire_of({"hidden": HIDDEN, "place": PLACE}, num_labels=5, max_batch_size=6)
 
 
 def good_tensors(batch_size: int = 2) -> dict[str, Tensor]:
@@ -37,8 +38,14 @@ def with_value(value: float) -> Tensor:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
-def test_what_the_cut_sends_passes(batch_size: int) -> None:
-    CUT.check(Frame(Kind.SMASHED_DATA, 0, good_tensors(batch_size)))
+def test_a_legal_frame_passes(batch_size: int) -> None:
+    tensors = good_tensors(batch_size)
+    content = WIRE.unpack(Frame(Kind.SMASHED_DATA, 0, tensors))
+    assert content.batch_size == batch_size
+    assert isinstance(content.state, dict)
+    assert list(content.state) == ["hidden", "place"]
+    assert torch.equal(content.state["hidden"], tensors["cut.hidden"])
+    assert torch.equal(content.scores[LABELS], tensors["labels"])
 
 
 Change = Callable[[dict[str, Tensor]], object]
@@ -91,7 +98,7 @@ BAD: dict[str, tuple[Change, str]] = {
         r"\[2, 3, 4\], not torch.float32 \[1, 3, 4\]",
     ),
     "too many labels": (lambda t: t.update({"labels": torch.tensor([1, 1, 1])}), r"\[3, 3, 4\]"),
-    "nobody": (
+    "no examples": (
         lambda t: t.update(good_tensors(0)),
         "has 0 examples, not 1 to batch-size = 6",
     ),
@@ -103,18 +110,18 @@ BAD: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize(("change", "words"), BAD.values(), ids=BAD)
-def test_anything_else_is_refused(change: Change, words: str) -> None:
+def test_any_other_frame_is_refused(change: Change, words: str) -> None:
     tensors = good_tensors()
     change(tensors)
     with pytest.raises(ChannelError, match=words) as refusal:
-        CUT.check(Frame(Kind.SMASHED_DATA, 3, tensors))
+        WIRE.unpack(Frame(Kind.SMASHED_DATA, 3, tensors))
     assert str(refusal.value).startswith("Refused: the SMASHED_DATA frame of step 3 ")
 
 
-def test_names_without_end_do_not_make_a_message_without_end() -> None:
+def test_a_refusal_of_very_many_names_is_short() -> None:
     tensors = {f"cut.{number}" * 10: torch.zeros(0) for number in range(1000)}
     with pytest.raises(ChannelError, match="holds the tensors") as refusal:
-        CUT.check(Frame(Kind.SMASHED_DATA, 0, tensors))
+        WIRE.unpack(Frame(Kind.SMASHED_DATA, 0, tensors))
     assert len(str(refusal.value)) < 1200
 
 
@@ -128,7 +135,7 @@ def test_names_without_end_do_not_make_a_message_without_end() -> None:
 def test_no_legal_frame_is_longer_than_the_limit(
     shape: list[int], dtype: torch.dtype, max_batch_size: int, data: st.DataObject
 ) -> None:
-    cut = CutSpec({"hidden": TensorSpec((1, *shape), dtype)}, 10, max_batch_size)
+    wire = wire_of({"hidden": TensorSpec((1, *shape), dtype)}, 10, max_batch_size)
 
     def lengths(batch_size: int) -> tuple[int, int]:
         name = CUT_PREFIX + "hidden"
@@ -141,48 +148,153 @@ def test_no_legal_frame_is_longer_than_the_limit(
             len(encode(Frame(Kind.CUT_GRADIENT, 2**31, {**gradient, **scores}))),
         )
 
-    # ... and the limit is no larger than it has to be.
-    assert max(lengths(max_batch_size)) == cut.max_frame_bytes
-    assert max(lengths(data.draw(st.integers(1, max_batch_size)))) <= cut.max_frame_bytes
+    # The limit is no larger than it has to be.
+    assert max(lengths(max_batch_size)) == wire.max_frame_bytes
+    assert max(lengths(data.draw(st.integers(1, max_batch_size)))) <= wire.max_frame_bytes
 
 
 def test_the_answer_to_one_example_fits() -> None:
     """It is longer than the question: loss and hits take more than one label."""
-    cut = CutSpec({"hidden": TensorSpec((1, 4), torch.float32)}, 3, 1)
+    wire = wire_of({"hidden": TensorSpec((1, 4), torch.float32)}, 3, 1)
     scores = {LOSS: torch.zeros(()), NUM_CORRECT: torch.tensor(0)}
     answer = Frame(Kind.CUT_GRADIENT, 0, {"cut.hidden": torch.zeros(1, 4), **scores})
-    assert len(encode(answer)) == cut.max_frame_bytes
+    assert len(encode(answer)) == wire.max_frame_bytes
 
 
-@pytest.mark.parametrize("step", [0, 2, 4, 2**32 - 1])
-def test_only_the_next_step_passes(step: int) -> None:
-    check_order(Frame(Kind.FINISH, 3), step=3)
-    with pytest.raises(ChannelError, match=f"FINISH frame.* has step {step} where step 3 was due"):
-        check_order(Frame(Kind.FINISH, step), step=3)
-
-
-def test_check_tensor_reads_half_precision() -> None:
-    for dtype in (torch.float16, torch.bfloat16):
-        frame = Frame(Kind.CUT_GRADIENT, 0, {"g": torch.tensor([1.0, float("nan")], dtype=dtype)})
-        with pytest.raises(ChannelError, match="NaN or infinity in 'g'"):
-            check_tensor(frame, "g", shape=torch.Size([2]), dtype=dtype)
-
-
-def test_whole_numbers_that_the_image_size_fixes_must_be_those() -> None:
+def test_integers_that_the_image_size_fixes_must_be_those() -> None:
     """Break it: check the shape only; a grid of a million patches then makes the server compute."""
     size = TensorSpec((1, 2), torch.int64, (8, 8))
     packed = TensorSpec((4, 3), torch.float32)
-    cut = CutSpec({"hidden": packed, "size": size}, 5, 8)
+    wire = wire_of({"hidden": packed, "size": size}, 5, 8)
     tensors = {
         "cut.hidden": torch.zeros(12, 3),
         "cut.size": torch.full((3, 2), 8),
         "labels": torch.zeros(3, dtype=torch.int64),
     }
-    assert cut.check(Frame(Kind.SMASHED_DATA, 0, tensors)) == 3
+    assert wire.unpack(Frame(Kind.SMASHED_DATA, 0, tensors)).batch_size == 3
     unlabelled = {name: tensor for name, tensor in tensors.items() if name != "labels"}
-    u_shaped = CutSpec(cut.tensors, 5, 8, output={"hidden": packed})
-    assert u_shaped.check(Frame(Kind.SMASHED_DATA, 0, unlabelled)) == 3
+    u_shaped = wire_of({"hidden": packed, "size": size}, 5, 8, output={"hidden": packed})
+    assert u_shaped.unpack(Frame(Kind.SMASHED_DATA, 0, unlabelled)).batch_size == 3
 
     tensors["cut.size"][1, 0] = 10**6
     with pytest.raises(ChannelError, match=r"other numbers in 'cut\.size' than \[8, 8\]"):
-        cut.check(Frame(Kind.SMASHED_DATA, 0, tensors))
+        wire.unpack(Frame(Kind.SMASHED_DATA, 0, tensors))
+
+
+FLOAT4 = TensorSpec((1, 4), torch.float32)
+MIXED = Boundary({"z": FLOAT4, "n": TensorSpec((1,), torch.int64), "a": FLOAT4})
+VANILLA = Wire(MIXED, 5, 8)
+U_SHAPED = Wire(MIXED, 5, 8, output=Boundary({"hidden": TensorSpec((1, 7), torch.float32)}))
+
+
+@pytest.mark.parametrize(
+    ("wire", "uplink", "downlink"),
+    [
+        (
+            VANILLA,
+            {Kind.SMASHED_DATA: ["cut.z", "cut.n", "cut.a", "labels"]},
+            {Kind.CUT_GRADIENT: ["cut.z", "cut.a", "loss", "num-correct"]},
+        ),
+        (
+            replace(VANILLA, cut_gradient=False),
+            {Kind.SMASHED_DATA: ["cut.z", "cut.n", "cut.a", "labels"]},
+            {Kind.CUT_GRADIENT: ["loss", "num-correct"]},
+        ),
+        (
+            U_SHAPED,
+            {
+                Kind.SMASHED_DATA: ["cut.z", "cut.n", "cut.a"],
+                Kind.OUTPUT_GRADIENT: ["output.hidden"],
+            },
+            {Kind.TRUNK_OUTPUT: ["output.hidden"], Kind.CUT_GRADIENT: ["cut.z", "cut.a"]},
+        ),
+        (
+            replace(U_SHAPED, cut_gradient=False),
+            {
+                Kind.SMASHED_DATA: ["cut.z", "cut.n", "cut.a"],
+                Kind.OUTPUT_GRADIENT: ["output.hidden"],
+            },
+            {Kind.TRUNK_OUTPUT: ["output.hidden"], Kind.CUT_GRADIENT: []},
+        ),
+        (
+            replace(U_SHAPED, cut_gradient=False, output_gradient=False),
+            {Kind.SMASHED_DATA: ["cut.z", "cut.n", "cut.a"]},
+            {Kind.TRUNK_OUTPUT: ["output.hidden"]},
+        ),
+    ],
+    ids=["vanilla", "frozen bottom", "u-shaped", "u-shaped, frozen bottom", "only the top trains"],
+)
+def test_the_frames_of_a_step(
+    wire: Wire, uplink: Mapping[Kind, list[str]], downlink: Mapping[Kind, list[str]]
+) -> None:
+    """Break it: return the gradient of an integer tensor, or the labels in the U-shaped case."""
+    frames = wire.step(3)
+    for found, expected in ((frames.uplink, uplink), (frames.downlink, downlink)):
+        assert {frame.kind: list(frame.tensors) for frame in found} == expected
+        for frame in found:
+            assert {len(tensor) for tensor in frame.tensors.values() if tensor.ndim} <= {3}
+            assert all(tensor.is_meta for tensor in frame.tensors.values())
+            assert wire.payloads[frame.kind].names == set(frame.tensors)
+    assert wire.max_frame_bytes == max(
+        encoded_length(frame) for frame in (*wire.step(8).uplink, *wire.step(8).downlink)
+    )
+
+
+def state_of(wire: Wire, kind: Kind, batch_size: int) -> State:
+    """Return a state for a kind of frame, with values that depend on name and place."""
+    boundary = wire.payloads[kind].boundary
+    named = {}
+    for number, (name, spec) in enumerate(boundary.tensors.items()):
+        shape = spec.shape_for(batch_size)
+        values = torch.arange(float(shape.numel())).reshape(shape) + 100 * number
+        named[name] = values.to(spec.dtype)
+    return boundary.to_state(named)
+
+
+@pytest.mark.parametrize(
+    ("wire", "kind"),
+    [
+        *((VANILLA, kind) for kind in (Kind.SMASHED_DATA, Kind.CUT_GRADIENT, Kind.EVALUATION)),
+        *((U_SHAPED, kind) for kind in U_SHAPED.payloads),
+        (replace(U_SHAPED, cut_gradient=False), Kind.CUT_GRADIENT),
+    ],
+    ids=str,
+)
+def test_what_is_packed_is_what_is_unpacked(wire: Wire, kind: Kind) -> None:
+    """Break it: leave out the order of the boundary in `Payload`, or a prefix."""
+    state, scores = state_of(wire, kind, 3), {}
+    if LABELS in wire.payloads[kind].scores:
+        scores = {"labels": torch.tensor([4, 0, 2])}
+    elif LOSS in wire.payloads[kind].scores:
+        scores = {"loss": torch.tensor(0.5), "num_correct": torch.tensor(2)}
+    frame = decode(encode(wire.pack(kind, 6, state, **scores)))
+    assert (frame.kind, frame.step) == (kind, 6)
+    content = wire.unpack(frame, batch_size=3)
+    assert content.batch_size == 3
+    assert {name.replace("-", "_") for name in content.scores} == set(scores)
+    for name, tensor in scores.items():
+        assert torch.equal(content.scores[name.replace("_", "-")], tensor)
+    assert type(content.state) is type(state)
+    assert list(by_name(content.state)) == list(by_name(state))
+    for name, tensor in by_name(state).items():
+        assert torch.equal(by_name(content.state)[name], tensor)
+        assert by_name(content.state)[name].dtype == tensor.dtype
+
+
+def test_no_upper_bound_of_labels() -> None:
+    """Break it: compare with `num_labels` = 0 as with any other."""
+    wire = wire_of({"hidden": FLOAT4}, num_labels=0, max_batch_size=8)
+    tensors = {"cut.hidden": torch.zeros(2, 4), "labels": torch.tensor([0, 10**9])}
+    assert wire.unpack(Frame(Kind.SMASHED_DATA, 0, tensors)).batch_size == 2
+    tensors["labels"][0] = -1
+    with pytest.raises(ChannelError, match="labels from -1 to 1000000000, not 0 or more"):
+        wire.unpack(Frame(Kind.SMASHED_DATA, 0, tensors))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_another_batch_than_the_known_one_is_refused(size: int) -> None:
+    """Break it: read B off the frame although it is known."""
+    frame = Frame(Kind.OUTPUT_GRADIENT, 0, {"output.hidden": torch.zeros(size, 7)})
+    assert U_SHAPED.unpack(frame, batch_size=size).batch_size == size
+    with pytest.raises(ChannelError, match=rf"\[{size}, 7\], not torch.float32 \[3, 7\]"):
+        U_SHAPED.unpack(frame, batch_size=3)

@@ -18,10 +18,10 @@ from fedsplit.seeding import generator, seeded_init
 from fedsplit.split.client import SplitSession
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.rules import RuleSettings
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import Progress, Purpose, SplitServer, silent
 from fedsplit.split.steps import score
 from fedsplit.split.training import Training
-from fedsplit.split.wire import CUT_PREFIX, LABELS, Wire
+from fedsplit.split.wire import CUT_PREFIX, LABELS, Names, Wire
 from fedsplit.states import Boundary, State, TensorSpec, by_name
 
 NUM_LABELS = 5
@@ -196,6 +196,11 @@ def stream_to(address: str, token: str, *, step_timeout: float = 30.0, cut: Wire
     return connect(address, token, step_timeout=step_timeout, max_frame_bytes=cut.max_frame_bytes)
 
 
+def break_off(stream: Stream) -> None:
+    """End a stream as a client does that fails: at once, and without a word."""
+    stream.__exit__(ConnectionError, ConnectionError(), None)
+
+
 def smashed_frame(step: int, smashed: State, labels: Tensor) -> Frame:
     return Frame(Kind.SMASHED_DATA, step, {**pack_cut(smashed), LABELS: labels})
 
@@ -211,12 +216,14 @@ class Client:
         bottom: nn.Module | None = None,
         config: Config | None = None,
         cut: Wire = CUT,
+        names: Names = (),
     ) -> None:
         self.bottom = bottom_of() if bottom is None else bottom
         self.optimizer = optimizer_of(
             self.bottom.parameters(), config_of() if config is None else config
         )
-        self.session = SplitSession(stream_to(address, token, cut=cut), cut)
+        self.stream = stream_to(address, token, cut=cut)
+        self.session = SplitSession(self.stream, cut, names)
         self.losses: list[float] = []
 
     def step(self, batch: Batch) -> None:
@@ -279,10 +286,14 @@ def expected_round(batches: Mapping[int, Sequence[Batch]]) -> Weights:
 
 
 def run_round(
-    server: SplitServer, address: str, batches: Mapping[int, Sequence[Batch]]
+    server: SplitServer,
+    address: str,
+    batches: Mapping[int, Sequence[Batch]],
+    *,
+    progress: Progress = silent,
 ) -> dict[int, Weights]:
     """Train one round, one participant after the other, and average all of them."""
-    tokens = server.open_round(Purpose.TRAIN, list(batches))
+    tokens = server.open_round(Purpose.TRAIN, list(batches), progress=progress)
     trained = {
         participant: Client(address, tokens[participant]).train(batches[participant])
         for participant in batches

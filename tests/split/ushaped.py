@@ -11,7 +11,7 @@ from fedsplit.config import Config
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import score
-from fedsplit.split.wire import Wire
+from fedsplit.split.wire import Names, Wire
 from fedsplit.states import TensorSpec
 from tests.split.toys import (
     BATCH_SIZE,
@@ -31,10 +31,13 @@ from tests.split.toys import (
 )
 
 U_CUT = wire_of(
-    CUT.tensors, NUM_LABELS, BATCH_SIZE, output={"hidden": TensorSpec((1, 7), torch.float32)}
+    CUT.smashed.tensors,
+    NUM_LABELS,
+    BATCH_SIZE,
+    output={"hidden": TensorSpec((1, 7), torch.float32)},
 )
 U_TREE_CUT = wire_of(
-    TREE_CUT.tensors,
+    TREE_CUT.smashed.tensors,
     NUM_LABELS,
     BATCH_SIZE,
     output={
@@ -128,8 +131,9 @@ class TopClient(Client):
         top: nn.Module,
         cut: Wire,
         config: Config | None = None,
+        names: Names = (),
     ) -> None:
-        super().__init__(address, token, bottom=bottom, config=config, cut=cut)
+        super().__init__(address, token, bottom=bottom, config=config, cut=cut, names=names)
         self.top = top
         self.between_calls: Callable[[], object] = lambda: None
         self.optimizer = optimizer_of(
