@@ -35,7 +35,7 @@ from fedsplit.client_state import (
     kept_weights,
     restore_optimizer,
 )
-from fedsplit.config import Config
+from fedsplit.config import Config, LastBatch
 from fedsplit.data.catalog import image_size
 from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import Shard, load_shard
@@ -158,7 +158,7 @@ class _Client:
         """Return this client's images."""
         path = None if self._data_path is None else str(self._data_path)
         config = self.config
-        spec = input_spec(config.model.name, images=partial(image_size, config.data))
+        spec = input_spec(config.model.name, images=partial(image_size, config.data, look=False))
         return load_shard(self.config, self.partition_id, self.num_clients, spec, path)
 
     def model(self) -> HeldModel:
@@ -215,14 +215,16 @@ class _Client:
         images = self.shard().train
         for epoch in range(config.local_epochs):
             order = generator(config.seed, "batches", self.server_round, self.partition_id, epoch)
-            yield from self._batches(images, order)
+            yield from self._batches(images, order, config.last_batch)
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield the validation split in order."""
         return self._batches(self.shard().validation, None)
 
-    def _batches(self, images: Images, order: torch.Generator | None) -> Iterator[Batch]:
-        for indices in batches(len(images), self.config.batch_size, generator=order):
+    def _batches(
+        self, images: Images, order: torch.Generator | None, last: LastBatch = "keep"
+    ) -> Iterator[Batch]:
+        for indices in batches(len(images), self.config.batch_size, generator=order, last=last):
             pixels, labels = images.batch(indices)
             yield pixels.to(self._device), labels.to(self._device)
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fedsplit.config import Config
+from fedsplit.data.loader import largest_batch
 from fedsplit.preparation import Preparation
 from fedsplit.results.flops import count_parameters, part_flops
 from fedsplit.results.memory import part_memory, together
@@ -66,7 +67,7 @@ def _memory(
         (spec.channels, spec.height, spec.width),
         make_optimizer=optimizer_of,
     )
-    memory = measure(batch_size=config.batch_size)
+    memory = measure(batch_size=largest_batch(config))
     client = together(compress(memory, at_client)).total_bytes
     at_server = [not held for held in at_client]
     server = together(compress(memory, at_server))
@@ -77,8 +78,8 @@ def _memory(
     if rule.copies:
         return client, server.total_with_copies(participants)
     rows = next(iter(prepared.cut.tensors.values())).shape[0]
-    batches = rule.batches_at_once(prepared.server_part, participants, rows * config.batch_size)
+    batches = rule.batches_at_once(prepared.server_part, participants, rows * largest_batch(config))
     if batches > 1:
-        memory = measure(batch_size=batches * config.batch_size)
+        memory = measure(batch_size=batches * largest_batch(config))
         server = together(compress(memory, at_server))
     return client, server.total_bytes

@@ -21,6 +21,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedsplit.channel.direct import DirectChannel
 from fedsplit.client_app import app as client_app
 from fedsplit.config import Config, with_clients
+from fedsplit.data.run import reading
 from fedsplit.models.split import SplitModel
 from fedsplit.preparation import check_shards, clients_at_once
 from fedsplit.server_app import Engine, run_server
@@ -79,9 +80,10 @@ def simulate(config: Config | Mapping[str, object] | str | Path, **overrides: ob
     >>> result.summary["final_accuracy"]  # doctest: +SKIP
     """
     checked = with_clients(Config.load(config, overrides))
-    check_shards(checked)
-    with _task_identity(), InProcessGrid(checked) as grid:
-        outcome = run_server(grid, checked, IN_PROCESS)
+    with reading(checked.data):
+        check_shards(checked)
+        with _task_identity(), InProcessGrid(checked) as grid:
+            outcome = run_server(grid, checked, IN_PROCESS)
     return Result(outcome.rounds, outcome.summary, outcome.model, outcome.run_directory.path)
 
 

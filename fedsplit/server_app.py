@@ -18,12 +18,13 @@ from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
+from fedsplit.data.run import reading
 from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
 from fedsplit.exchanged import frozen_digest
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.models.split import join_parts
-from fedsplit.preparation import Preparation, check_batch_size, prepare
+from fedsplit.preparation import Preparation, check_batches, prepare
 from fedsplit.seeding import generator
 from fedsplit.split.local import Batch, PooledTraining
 from fedsplit.split.server import SplitServer
@@ -92,7 +93,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
     FedSplitError
         If the run cannot start or cannot be finished.
     """
-    with torch_threads(config.torch_threads):
+    with torch_threads(config.torch_threads), reading(config.data):
         prepared = prepare(config)
         kind = STRATEGIES[config.strategy]
         facts: dict[str, str | int] = {
@@ -106,7 +107,8 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             clients = Clients.discover(
                 grid, config, facts=facts, meet=server if kind.synchronous else None
             )
-            check_batch_size(config.batch_size, [sum(c) for c in clients.class_counts.values()])
+            sizes = [sum(counts) for counts in clients.class_counts.values()]
+            check_batches(config, sizes, lambda: (prepared.model, prepared.spec))
             facts["num-clients"] = len(clients.node_ids)
             experiment = Experiment(
                 config=config,
@@ -165,7 +167,9 @@ def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTrai
     def batches_of(server_round: int) -> Iterator[Batch]:
         for epoch in range(config.local_epochs):
             order = generator(config.seed, "pooled batches", server_round, epoch)
-            for indices in batches(len(images), config.batch_size, generator=order):
+            for indices in batches(
+                len(images), config.batch_size, generator=order, last=config.last_batch
+            ):
                 pixels, labels = images.batch(indices)
                 yield pixels.to(config.device), labels.to(config.device)
 

@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.initial"},
     {"fedsplit.channel"},
     {"fedsplit.split"},
-    {"fedsplit.results", "fedsplit.arithmetic"},
+    {"fedsplit.results", "fedsplit.arithmetic", "fedsplit.batch_check"},
     {"strategies", "fedsplit.report"},
     {"fedsplit.preparation", "fedsplit.places", "fedsplit.plan"},
     {"fedsplit.scoring", "fedsplit.costs"},

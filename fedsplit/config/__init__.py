@@ -5,6 +5,7 @@ from fedsplit.config.network import NetworkConfig, Profile
 from fedsplit.config.run import (
     DEFAULT_NUM_CLIENTS,
     Config,
+    LastBatch,
     Scalar,
     Strategy,
     read_toml,
@@ -17,6 +18,7 @@ __all__ = [
     "AggregationConfig",
     "Config",
     "DataConfig",
+    "LastBatch",
     "NetworkConfig",
     "Profile",
     "Scalar",
