@@ -20,32 +20,35 @@ from fedsplit.config import Config
 PAGE = Path(__file__).with_name("config.md")
 HEAD = """# Config keys
 
-Generated from [fedsplit/config/](../fedsplit/config). Do not edit it; write it again with
+This page is generated from [fedsplit/config/](../fedsplit/config). Do not edit it. Generate it with
 
     uv run --no-sync python docs/make_config.py
 
-and check it with `--check`, which exits 1 when it is stale.
+and check it with `--check`, which exits with 1 if it is out of date.
 
-Every key has a default, so a config file holds only the keys that differ. A dotted key may also be
-written in a table (`[data]`, then `name = ...`). The same defaults stand in
-`[tool.flwr.app.config]` of [pyproject.toml](../pyproject.toml). Unknown keys, wrong types and
-values out of bounds are refused before anything is loaded, all of them in one message. Whole
-numbers are at most 2^63 - 1, as in TOML.
+Every key has a default, so a config file has only the keys that differ. A dotted key may also be
+written in a table (`[data]`, then `name = ...`). `[tool.flwr.app.config]` of
+[pyproject.toml](../pyproject.toml) has the same defaults. Unknown keys, wrong types and values out
+of bounds are refused before anything is loaded, all in one message. Whole numbers are at most
+2^63 - 1, as in TOML.
+
+`data.name` and `model.name` also take `package.module:function`: see
+[extending.md](extending.md).
 
 """
 TYPES = {str: "text", bool: "true or false", int: "whole number", float: "number"}
-# What the validators there refuse, in words: a function has no bounds to read.
+# What the validators accept, in words: the bounds of a function cannot be read from its field.
 VALIDATED = {
     "run_name": "a plain directory name",
     "output_dir": "a path",
     "address": "host 127.0.0.1, localhost or [::1]; port up to 65535",
 }
-LARGEST = 2**63 - 1  # of every whole number: HEAD says so once
+LARGEST = 2**63 - 1  # the bound of every whole number, which HEAD states once
 SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def page() -> str:
-    """Return the text that docs/config.md must have."""
+    """Return the text of docs/config.md."""
     return HEAD + "\n\n".join(_sections()) + "\n"
 
 
@@ -109,7 +112,7 @@ def main() -> int:
     if arguments == ["--check"]:
         if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
             return 0
-        sys.stderr.write("docs/config.md is stale: run python docs/make_config.py\n")
+        sys.stderr.write("docs/config.md is out of date: run python docs/make_config.py\n")
         return 1
     if arguments:
         sys.stderr.write("usage: make_config.py [--check]\n")

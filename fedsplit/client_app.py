@@ -28,7 +28,7 @@ from fedsplit.client_state import (
     restore_optimizer,
     restore_rule,
 )
-from fedsplit.config import Config
+from fedsplit.config import Config, LastBatch
 from fedsplit.data.catalog import image_size
 from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import Shard, load_shard
@@ -152,7 +152,9 @@ class _Client:
 
     @property
     def _spec(self) -> InputSpec:
-        return input_spec(self.config.model.name, images=partial(image_size, self.config.data))
+        return input_spec(
+            self.config.model.name, images=partial(image_size, self.config.data, look=False)
+        )
 
     def model(self) -> ClientModel:
         """Return what this client holds, with the weights of the message or those it has kept."""
@@ -210,14 +212,16 @@ class _Client:
             order = generator(
                 config.seed, "batches", self.told.server_round, self.partition_id, epoch
             )
-            yield from self._batches(images, order)
+            yield from self._batches(images, order, config.last_batch)
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield the validation split in order."""
         return self._batches(self.shard().validation, None)
 
-    def _batches(self, images: Images, order: torch.Generator | None) -> Iterator[Batch]:
-        for indices in batches(len(images), self.config.batch_size, generator=order):
+    def _batches(
+        self, images: Images, order: torch.Generator | None, last: LastBatch = "keep"
+    ) -> Iterator[Batch]:
+        for indices in batches(len(images), self.config.batch_size, generator=order, last=last):
             pixels, labels = images.batch(indices)
             yield pixels.to(self._device), labels.to(self._device)
 

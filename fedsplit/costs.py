@@ -7,6 +7,7 @@ from itertools import compress
 
 from fedsplit.algorithms import strategy_class
 from fedsplit.config import Config
+from fedsplit.data.loader import largest_batch
 from fedsplit.preparation import Preparation
 from fedsplit.results.flops import count_parameters, part_flops
 from fedsplit.results.memory import TrainingMemory, part_memory, together
@@ -78,10 +79,11 @@ def _memory(
         input_shape=(spec.channels, spec.height, spec.width),
         make_optimizer=Training.of_clients(config).make_optimizer,
     )
-    memory = measure(prepared.model, batch_size=config.batch_size)
+    size = largest_batch(config)
+    memory = measure(prepared.model, batch_size=size)
     added: list[TrainingMemory] = []
     for module in prepared.added.values():
-        added += measure([prepared.model.bottom, module], batch_size=config.batch_size)[1:]
+        added += measure([prepared.model.bottom, module], batch_size=size)[1:]
     client = together([*compress(memory, at_client), *added]).total_bytes
     at_server = [not held for held in at_client]
     server = together(compress(memory, at_server))
@@ -92,8 +94,8 @@ def _memory(
     if rule.copies:
         return client, server.total_with_copies(participants)
     rows = next(iter(prepared.wire.smashed.tensors.values())).shape[0]
-    batches = rule.batches_at_once(prepared.server_part, participants, rows * config.batch_size)
+    batches = rule.batches_at_once(prepared.server_part, participants, rows * size)
     if batches > 1:
-        memory = measure(prepared.model, batch_size=batches * config.batch_size)
+        memory = measure(prepared.model, batch_size=batches * size)
         server = together(compress(memory, at_server))
     return client, server.total_bytes

@@ -1,32 +1,32 @@
-"""Errors that fedsplit raises on purpose: one paragraph with what, value and remedy.
+"""Errors that fedsplit raises deliberately: one paragraph with the fault, the value, the remedy.
 
-`exit_code` is what the command line ends with: 2 for what the caller's arguments or
-configuration got wrong, 1 for a run that failed.
+`exit_code` is the exit status of the command line: 2 if the arguments or the configuration are
+wrong, 1 if a run failed.
 """
 
 from __future__ import annotations
 
 
 class FedSplitError(Exception):
-    """Base of all errors that are meant to be read by a person."""
+    """Base of all errors whose message is meant for the user."""
 
     exit_code = 1
 
 
 class ConfigError(FedSplitError):
-    """A configuration key, value or combination that cannot be run."""
+    """A configuration key, value or combination that cannot work."""
 
     exit_code = 2
 
 
 class DataError(FedSplitError):
-    """A data set that cannot be had, or does not hold labelled images."""
+    """A data set that cannot be loaded, or does not hold labelled images."""
 
     exit_code = 2
 
 
 class ModelError(FedSplitError):
-    """A model that cannot be had, split at the asked cut, or loaded strictly."""
+    """A model that cannot be found, cut at the configured layer, or loaded strictly."""
 
     exit_code = 2
 
@@ -36,13 +36,13 @@ class ChannelError(FedSplitError):
 
 
 class RunError(FedSplitError):
-    """A run that started and could not be finished."""
+    """A run that started but could not be finished."""
 
 
 _LONGEST_FAULT = 1000
 
 
 def shorten(fault: object) -> str:
-    """Cut what a sender chose, such as names: an error has to fit into gRPC's metadata."""
+    """Shorten text that a sender chose, such as names: an error has to fit in gRPC's metadata."""
     text = str(fault)
     return text if len(text) <= _LONGEST_FAULT else f"{text[:_LONGEST_FAULT]} ..."

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from fedsplit.config import Config
+from fedsplit.data.run import reading
 from fedsplit.errors import RunError
 from fedsplit.preparation import check, check_shards, clients_at_once
 from fedsplit.results.run_directory import RunDirectory, config_toml, free_name
@@ -30,8 +31,9 @@ def run_with_flower(config: Config, *, app_dir: Path) -> None:
         If the config cannot run here, or the run fails.
     """
     config = Config.load(config, {"run-name": free_name(config)})
-    check(config)
-    check_shards(config)
+    with reading(config.data):
+        check(config)
+        check_shards(config)
     with tempfile.TemporaryDirectory(prefix="fedsplit-") as folder:
         run_config = Path(folder) / "run-config.toml"
         run_config.write_text(config_toml(config, run_config), encoding="utf-8")

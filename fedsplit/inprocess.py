@@ -20,6 +20,7 @@ from fedsplit.channel.direct import DirectChannel
 from fedsplit.client_app import app as client_app
 from fedsplit.client_state import load_state_dict, state_dict
 from fedsplit.config import Config, with_clients
+from fedsplit.data.run import reading
 from fedsplit.flower_internals import Run, error_reply, task_identity
 from fedsplit.models.split import SplitModel
 from fedsplit.preparation import check_shards, clients_at_once
@@ -109,7 +110,12 @@ def run_in_process(
         If the config is wrong, or the run cannot be finished.
     """
     checked = with_clients(config)
-    with _one_run_at_a_time(), task_identity(), InProcessGrid(checked) as grid:
+    with (
+        _one_run_at_a_time(),
+        reading(checked.data),
+        task_identity(),
+        InProcessGrid(checked) as grid,
+    ):
         check_shards(checked)
         if state is not None:
             grid.load_state_dict(state["clients"])

@@ -34,3 +34,10 @@ class InputSpec:
     resample: int = 2
     resize: int | tuple[int, int] | Literal["never"] | None = None
     crop_rounding: Literal["down", "even"] = "down"
+
+    def __post_init__(self) -> None:
+        """Turn lists into tuples: a spec is a cache key, and has to be hashable."""
+        for name in ("mean", "std", "resize"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))

@@ -1,4 +1,4 @@
-"""Names that people choose: whether one is a folder here, and how to show it."""
+"""Names that people choose: whether a name is a local folder, and how to print it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ LONGEST_FILE_NAME_BYTES = 255
 def local_directory(name: str | Path) -> Path | None:
     """Return the directory of this name with ``~`` expanded, or None if there is none.
 
-    A name that no file can have (too long, a NUL in it, the home of a user who does not exist)
-    is no directory, where `Path.is_dir` and `Path.expanduser` would raise.
+    A name that no file can have (too long, with a NUL, below the home of an unknown user) gives
+    None too, where `Path.is_dir` and `Path.expanduser` would raise.
     """
     try:
         path = Path(name).expanduser()
@@ -22,18 +22,18 @@ def local_directory(name: str | Path) -> Path | None:
 
 
 def path_fault(name: str) -> str | None:
-    """Return what keeps a text from being the path of a file, or None."""
+    """Return why a text cannot be the path of a file, or None if it can."""
     if "\0" in name:
-        return "must not hold the character NUL"
+        return "must not contain the character NUL"
     if any(len(os.fsencode(part)) > LONGEST_FILE_NAME_BYTES for part in name.split("/")):
-        return f"must not hold a file name of more than {LONGEST_FILE_NAME_BYTES} bytes"
+        return f"must not contain a file name of more than {LONGEST_FILE_NAME_BYTES} bytes"
     try:
         Path(name).expanduser()
     except RuntimeError:
-        return "must not begin with the home of a user who does not exist here"
+        return "must not begin with the home of a user who does not exist on this machine"
     return None
 
 
 def printable(name: str) -> str:
-    """Return a name in one line: what cannot be printed is replaced by the sign for that."""
+    """Return a name on one line, with U+FFFD in place of characters that cannot be printed."""
     return "".join(character if character.isprintable() else "\ufffd" for character in name)

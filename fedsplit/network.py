@@ -1,6 +1,6 @@
-"""Links between a client and the server, and how long traffic takes on them.
+"""Simulated links between a client and the server, and the time that traffic takes on them.
 
-Nothing here waits or sends: a link turns bytes and messages that were counted into seconds.
+Nothing here waits or sends: a link converts counted bytes and messages to seconds.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from fedsplit.config import NetworkConfig
 
 @dataclass(frozen=True)
 class Link:
-    """One client's link to the server, which no other client uses.
+    """One client's link to the server; no other client shares it.
 
     Attributes
     ----------
     uplink_mbps, downlink_mbps : float
-        10^6 bits a second from and to the client.
+        Rates from and to the client, in 10^6 bits per second.
     latency_ms : float
-        Milliseconds from one end to the other, half a round trip.
+        One-way latency in milliseconds: half a round trip.
     """
 
     uplink_mbps: float
@@ -34,11 +34,12 @@ class Link:
         uplink_messages: int,
         downlink_messages: int,
     ) -> float:
-        """Return how long messages take that follow one another.
+        """Return the time that a sequence of messages takes.
 
-        Every message takes the latency and its bytes over the rate of its direction; no two are
-        on their way at the same time, as in a stream each frame waits for the answer to the one
-        before. A link without loss, start-up or protocol headers: real ones take longer.
+        Each message takes the latency, plus its bits divided by the rate of its direction. No two
+        messages are in flight at the same time, because each frame of a stream waits for the
+        answer to the one before. The link has no loss, slow start or protocol headers, so a real
+        link takes longer.
         """
         return (
             8 * uplink_bytes / (self.uplink_mbps * 1e6)
@@ -48,22 +49,22 @@ class Link:
 
 
 PROFILES = {
-    # Gigabit Ethernet (IEEE 802.3ab) through one switch. The rate is the standard's; 0.1 ms is the
-    # order of what operating systems' network stacks take for a round trip of 0.2 ms.
+    # Gigabit Ethernet (IEEE 802.3ab) through one switch. The rate is that of the standard. The
+    # latency is an order of magnitude: operating systems take about 0.2 ms for a round trip.
     "lan": Link(1000.0, 1000.0, 0.1),
-    # IEEE 802.11n with two streams at 20 MHz signals 144 Mbit/s, of which its acknowledgements,
-    # headers and pauses leave some two thirds; and a round trip on a quiet channel takes a few ms.
-    # Reasoned from the standard, not measured.
+    # IEEE 802.11n with two streams at 20 MHz signals 144 Mbit/s. Acknowledgements, headers and
+    # pauses leave about two thirds of it. A round trip on a quiet channel takes a few ms. Both are
+    # estimates from the standard, not measurements.
     "wifi": Link(100.0, 100.0, 2.0),
     # "LTE" of WebPageTest's connectivity profiles (connectivity.ini): 12 Mbit/s each way, and a
     # round trip of 70 ms.
     "4g": Link(12.0, 12.0, 35.0),
 }
-"""Named links; a run's own is `custom`."""
+"""The links of the named profiles; ``custom`` has the link of the configuration."""
 
 
 def link_of(config: NetworkConfig) -> Link | None:
-    """Return the link that a run is to imagine; None if it is to imagine none."""
+    """Return the simulated link, or None if `network.profile` is "none"."""
     if config.profile == "none":
         return None
     if config.profile == "custom":

@@ -1,26 +1,28 @@
-"""Where a config's local names lead, whatever folder it is run from."""
+"""Absolute paths for a config's local names, so that they hold in any working directory."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from fedsplit.config import Config
-from fedsplit.data.catalog import BUNDLED
+from fedsplit.data.sources import BUNDLED
 from fedsplit.models.builtin import BUILTIN_MODELS
 from fedsplit.names import local_directory
+from fedsplit.references import is_reference
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Return a config whose local paths are absolute: other processes work in folders of their own.
+    """Return a config whose local paths are absolute: other processes have other folders.
 
-    A bundled data set or a built-in model goes before a folder of its name.
+    A bundled data set, a built-in model and a function (``package.module:name``) go before a
+    folder of the same name, and stay as they are.
     """
     changes: dict[str, object] = {"output-dir": str(Path(config.output_dir).expanduser().resolve())}
     for key, name, ours in (
         ("model.name", config.model.name, BUILTIN_MODELS),
         ("data.name", config.data.name, BUNDLED),
     ):
-        folder = None if name in ours else local_directory(name)
+        folder = None if name in ours or is_reference(name) else local_directory(name)
         if folder is not None:
             changes[key] = str(folder.resolve())
     return Config.load(config, changes)

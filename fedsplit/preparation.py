@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from fedsplit.algorithms import strategy_class
 from fedsplit.arithmetic import check_arithmetic
+from fedsplit.batch_check import check_batch_size, check_single_images
 from fedsplit.config import Config
 from fedsplit.data.catalog import image_size, load_images
 from fedsplit.data.loader import Images
 from fedsplit.data.partition import class_counts
+from fedsplit.data.run import reading
 from fedsplit.data.shards import load_test, validation_size
 from fedsplit.errors import ConfigError
 from fedsplit.exchanged import frozen_digest, trains
@@ -24,14 +26,15 @@ from fedsplit.input_spec import InputSpec
 from fedsplit.models.dropout import dropout_probabilities
 from fedsplit.models.hub import find_model
 from fedsplit.models.loading import input_spec
-from fedsplit.models.skeletons import empty_part
-from fedsplit.models.split import SplitModel, hold_parts, join_parts
+from fedsplit.models.skeletons import empty_part, skeleton
+from fedsplit.models.split import SplitModel, hold_parts, join_parts, split_model
 from fedsplit.models.stages import Part
 from fedsplit.models.trainable import idle_of, load_peft
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.codecs import load_codec
+from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.defences import load_defence
 from fedsplit.split.wire import Wire
 from fedsplit.threads import available_cores
@@ -149,19 +152,61 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
 
 
 def check_shards(config: Config) -> None:
-    """Refuse a data set that cannot be shared out as asked, or a batch size over a shard.
+    """Refuse a data set that cannot be divided as asked, or batches that do not suit the shards.
 
     Raises
     ------
     FedSplitError
         What is wrong with the shards of ``num-clients`` clients.
     """
-    counts = class_counts(
-        load_images(config.data), config.data, num_clients=config.num_clients, seed=config.seed
+    with reading(config.data):
+        images = load_images(config.data)
+        counts = class_counts(images, config.data, num_clients=config.num_clients, seed=config.seed)
+        fraction = config.data.validation_fraction
+        sizes = [sum(row) - validation_size(sum(row), fraction) for row in counts]
+        name, num_labels = config.model.name, len(images.class_names)
+        check_batches(
+            config,
+            sizes,
+            lambda: (
+                split_model(skeleton(name, num_labels=num_labels), config.split.points),
+                input_spec(name, images=partial(image_size, config.data)),
+            ),
+        )
+
+
+def check_batches(
+    config: Config,
+    shard_sizes: Sequence[int],
+    model: Callable[[], tuple[SplitModel, InputSpec]],
+) -> None:
+    """Refuse a batch size that does not suit the shards, or steps that the model cannot train on.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    shard_sizes : Sequence[int]
+        Training images of each client.
+    model : Callable[[], tuple[SplitModel, InputSpec]]
+        Returns the model, whose weights do not matter, and the images that it takes.
+
+    Raises
+    ------
+    ConfigError
+        Names the client.
+    """
+    strategy = strategy_class(config.strategy)
+    check_batch_size(config.batch_size, shard_sizes)
+    rule = strategy.update_rule
+    concatenates = rule is not None and issubclass(rule, Concatenated)
+    check_single_images(
+        model,
+        shard_sizes,
+        config,
+        pooled=strategy.pooled,
+        together=sample_size(config.fraction_train, len(shard_sizes)) if concatenates else 1,
     )
-    fraction = config.data.validation_fraction
-    sizes = [sum(row) - validation_size(sum(row), fraction) for row in counts]
-    check_batch_size(config.batch_size, sizes)
 
 
 def clients_at_once(config: Config) -> int:
@@ -173,32 +218,6 @@ def clients_at_once(config: Config) -> int:
     if strategy_class(config.strategy).synchronous:
         return sample_size(config.fraction_train, config.num_clients)
     return min(config.num_clients, config.max_concurrent_clients or available_cores())
-
-
-def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
-    """Refuse a batch size that some client's shard cannot fill once.
-
-    Parameters
-    ----------
-    batch_size : int
-        Images in a step.
-    shard_sizes : Sequence[int]
-        Training images of each client.
-
-    Raises
-    ------
-    ConfigError
-        Names the smallest shard.
-    """
-    size = min(shard_sizes)
-    if size < batch_size:
-        raise ConfigError(
-            f"batch-size = {batch_size} is larger than the shard of client "
-            f"{shard_sizes.index(size)}, which has {size} training images. Set batch-size to at "
-            f"most {size}, use fewer clients or more images (data.max-train-samples), keep fewer "
-            "for validation (data.validation-fraction), or share them out more evenly "
-            "(data.partitioner, data.alpha, data.min-partition-size)."
-        )
 
 
 def prepare(config: Config) -> Preparation:

@@ -1,7 +1,7 @@
-"""One seed becomes many named, independent generators.
+"""Derive many named, independent generators from one seed.
 
-Nothing here reads or writes torch's global generator. A name is any tuple of strings and
-integers, for example ``(seed, "batches", server_round, partition_id)``.
+A name is any tuple of strings and integers, for example ``("batches", server_round,
+partition_id)``. Only `seeded_init` touches torch's global generator.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 
 import torch
+
+_GLOBAL_GENERATOR = RLock()
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -21,24 +24,37 @@ def derive_seed(seed: int, *names: str | int) -> int:
     seed : int
         The run's seed.
     *names : str | int
-        What the numbers are for; ``"1"`` and ``1`` are different names.
+        The purpose of the numbers; ``"1"`` and ``1`` are different names.
     """
     material = repr((int(seed), *names)).encode()
     return int.from_bytes(hashlib.sha256(material).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """Return a CPU generator of its own for this purpose (see `derive_seed`)."""
+    """Return a new CPU generator for one purpose (see `derive_seed`)."""
     return torch.Generator().manual_seed(derive_seed(seed, *names))
+
+
+@contextmanager
+def unchanged_generator() -> Iterator[None]:
+    """Run a block that draws from torch's global generator, and restore the generator's state.
+
+    Such blocks run one at a time in a process: a thread that enters one waits until no other
+    thread is in one. They may be nested.
+    """
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+        yield
 
 
 @contextmanager
 def seeded_init(seed: int, *names: str | int) -> Iterator[None]:
     """Run a block, such as a model's constructor, under a seed, and restore the global state.
 
-    Module constructors draw from torch's global generator, which cannot be passed in; so this
-    is the one place that touches it. Not for use by concurrent threads.
+    Module constructors draw from torch's global generator, which cannot be passed to them; this is
+    the one place that seeds it. Blocks of several threads run one after another (see
+    `unchanged_generator`), so each draws the same numbers as it would alone. That does not hold
+    for a thread that draws from the global generator outside such a block.
     """
-    with torch.random.fork_rng(devices=[]):
+    with unchanged_generator():
         torch.manual_seed(derive_seed(seed, *names))
         yield

@@ -20,13 +20,14 @@ from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
+from fedsplit.data.run import reading
 from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.flower_internals import widen_simulation
 from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
-from fedsplit.preparation import Preparation, check_batch_size, prepare
+from fedsplit.preparation import Preparation, check_batches, prepare
 from fedsplit.references import reference_to
 from fedsplit.seeding import generator
 from fedsplit.snapshot import Snapshot
@@ -124,7 +125,7 @@ def run_server(
     FedSplitError
         If the run cannot start or cannot be finished.
     """
-    with torch_threads(config.torch_threads):
+    with torch_threads(config.torch_threads), reading(config.data):
         prepared = prepare(config)
         kind = strategy_class(config.strategy)
         with _served(config, prepared, engine) as (server, address):
@@ -135,7 +136,8 @@ def run_server(
                 grid, config, instructions=told, rendezvous=server if kind.synchronous else None
             )
             num_clients = len(clients.node_ids)
-            check_batch_size(config.batch_size, [sum(c) for c in clients.class_counts.values()])
+            sizes = [sum(counts) for counts in clients.class_counts.values()]
+            check_batches(config, sizes, lambda: (prepared.model, prepared.spec))
             experiment = Experiment(
                 config=config,
                 prepared=prepared,
@@ -247,7 +249,9 @@ def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTrai
     def batches_of(server_round: int) -> Iterator[Batch]:
         for epoch in range(config.local_epochs):
             order = generator(config.seed, "pooled batches", server_round, epoch)
-            for indices in batches(len(images), config.batch_size, generator=order):
+            for indices in batches(
+                len(images), config.batch_size, generator=order, last=config.last_batch
+            ):
                 pixels, labels = images.batch(indices)
                 yield pixels.to(config.device), labels.to(config.device)
 

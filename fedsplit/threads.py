@@ -1,4 +1,4 @@
-"""How many threads and cores a run uses."""
+"""The number of threads and cores that a run uses."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import torch
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Give torch's arithmetic so many threads inside the block, and the old number after it.
+    """Let torch compute with `count` threads inside the block, and with the old number after it.
 
-    The number of threads can change the last bits of a sum, so every engine sets the same.
+    The number of threads can change the last bits of a sum, so every engine sets the same number.
+    It belongs to the process: blocks of several threads at the same time would change it for each
+    other, so a process makes one run at a time.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -10,6 +10,7 @@ from torch import nn
 
 from fedsplit.config import Config
 from fedsplit.data.cache import OnceCache
+from fedsplit.data.loader import largest_batch
 from fedsplit.initial import dtype_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.hub import stamp
@@ -78,7 +79,7 @@ def make_wire(
     return Wire(
         smashed=smashed,
         num_labels=num_labels,
-        max_batch_size=config.batch_size,
+        max_batch_size=largest_batch(config),
         output=output,
         cut_gradient=cut_gradient,
         output_gradient=config.split.server_trains,

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
         ("data.name=~nosuchuser/x", "~nosuchuser/x", "Give the path of a folder"),
         ("model.name=~nosuchuser/x", "~nosuchuser/x", "vit-nano"),
         ("output-dir=~nosuchuser/x", "~nosuchuser/x", "must not begin with the home"),
-        ('output-dir="a\\u0000b"', "output-dir = ", "must not hold the character NUL"),
+        ('output-dir="a\\u0000b"', "output-dir = ", "must not contain the character NUL"),
         ("run-name=a\udce9", "run-name = 'a\\udce9'", "must be text in UTF-8"),
         ("seed=" + "9" * 5000, "seed = '999", "must be a whole number"),
         ("device=meta", "device = 'meta'", "Use 'cpu'"),

@@ -10,7 +10,7 @@ from fedsplit import Config
 from fedsplit.errors import ConfigError, DataError, FedSplitError, ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
 from fedsplit.models.stages import Part
-from fedsplit.preparation import check, check_batch_size, check_shards, prepare
+from fedsplit.preparation import check, check_shards, prepare
 from fedsplit.states import TensorSpec
 from tests.conftest import TINY
 
@@ -74,16 +74,6 @@ def test_dropout_is_a_warning(
     assert (record.levelname, record.name) == ("WARNING", "fedsplit.preparation")
     assert "(attention_probs_dropout_prob = 0.125)" in record.getMessage()
     assert "Set these to 0" in record.getMessage()
-
-
-def test_a_batch_size_must_fit_the_smallest_shard() -> None:
-    check_batch_size(8, [9, 8])
-    with pytest.raises(
-        ConfigError, match=r"batch-size = 9 .* client 1, which has 8 .*at most 8"
-    ) as caught:
-        check_batch_size(9, [9, 8, 8])
-    remedies = ("data.max-train-samples", "data.validation-fraction", "data.partitioner")
-    assert all(key in str(caught.value) for key in remedies)
 
 
 def test_shards_are_counted_without_their_validation_part() -> None:

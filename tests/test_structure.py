@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.initial"},
     {"fedsplit.channel"},
     {"fedsplit.split"},
-    {"fedsplit.results", "fedsplit.arithmetic"},
+    {"fedsplit.results", "fedsplit.arithmetic", "fedsplit.batch_check"},
     {"strategies", "fedsplit.report", "fedsplit.client_model", "fedsplit.wiring"},
     {"fedsplit.algorithms"},
     {"fedsplit.preparation", "fedsplit.places", "fedsplit.plan"},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedsplit.compare.config import OWN_KEYS, CompareConfig, Variation, read_compare
 from fedsplit.config import Config, with_clients
+from fedsplit.data.run import reading
 from fedsplit.errors import ConfigError, FedSplitError
 from fedsplit.places import with_absolute_paths
 from fedsplit.preparation import check, check_shards
@@ -132,9 +133,10 @@ def _runs(
 def _check(runs: list[PlannedRun]) -> None:
     """Refuse what cannot run, but for a run directory that exists."""
     unnamed = [replace(run, config=Config.load(run.config, {"run-name": ""})) for run in runs]
-    check(unnamed[0].config)
-    for run in unnamed:
-        check_shards(run.config)
+    with reading(unnamed[0].config.data):
+        check(unnamed[0].config)
+        for run in unnamed:
+            check_shards(run.config)
 
 
 def _file_name(setting: str, label: str, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""The configuration keys of the images, and of who holds them."""
+"""The configuration keys of the images and of how the clients share them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,49 @@ Partitioner = Literal["iid", "dirichlet", "pathological", "shard"]
 
 
 class DataConfig(Section):
-    """Which images, and who holds them."""
+    """The images, and how they are divided among the clients."""
 
-    name: str = Field("fashion-mini", min_length=1, description="bundled name, Hub id or folder")
-    partitioner: Partitioner = Field("iid", description="how the training images are shared out")
-    alpha: float = Field(0.5, gt=0.0, description="dirichlet: small means more uneven")
-    classes_per_client: Whole = Field(
-        2, ge=1, description="pathological: classes each client holds"
+    name: str = Field(
+        "fashion-mini",
+        min_length=1,
+        description="bundled name, local folder, package.module:function or Hugging Face Hub id",
     )
-    shards_per_client: Whole = Field(2, ge=1, description="shard: label-sorted shards per client")
-    min_partition_size: Whole = Field(10, ge=0, description="dirichlet: draw again below this")
+    partitioner: Partitioner = Field(
+        "iid", description="how the training images are divided among the clients"
+    )
+    alpha: float = Field(
+        0.5, gt=0.0, description="dirichlet: concentration; a smaller value is more uneven"
+    )
+    classes_per_client: Whole = Field(
+        2, ge=1, description="pathological: number of classes of each client"
+    )
+    shards_per_client: Whole = Field(
+        2, ge=1, description="shard: number of label-sorted shards of each client"
+    )
+    min_partition_size: Whole = Field(
+        10,
+        ge=0,
+        description="dirichlet: minimum number of images of each client; smaller partitions are "
+        "drawn again",
+    )
     validation_fraction: float = Field(
-        0.1, ge=0.0, lt=1.0, description="part of each shard kept for federated evaluation"
+        0.1,
+        ge=0.0,
+        lt=1.0,
+        description="fraction of each client's images that is held out for federated evaluation",
     )
     max_train_samples: Whole = Field(
-        0, ge=0, description="use only so many training images; 0 = all"
+        0, ge=0, description="maximum number of training images, balanced by class; 0 = all"
     )
-    max_test_samples: Whole = Field(0, ge=0, description="use only so many test images; 0 = all")
+    max_test_samples: Whole = Field(
+        0, ge=0, description="maximum number of test images, balanced by class; 0 = all"
+    )
     image_column: str = Field("", description="column of the images; empty = find it")
     label_column: str = Field("", description="column of the labels; empty = find it")
+
+    def only(self, *fields: str) -> DataConfig:
+        """Return a config with these fields, and the defaults of all others.
+
+        As a cache key it tells apart what differs in these fields, and nothing else.
+        """
+        return DataConfig(**self.model_dump(include=set(fields)))

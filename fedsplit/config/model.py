@@ -1,4 +1,4 @@
-"""The configuration keys of the model: which one, where it is cut, what of it trains."""
+"""The configuration keys of the model: its name, its cut, and which of its weights train."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from fedsplit.config.section import Section, Whole
 
 
 class ModelConfig(Section):
-    """Which model."""
+    """The model."""
 
     name: str = Field(
         "vit-nano",
         min_length=1,
-        description="built-in name, torchvision:NAME, timm:NAME, module:function, Hub id or "
-        "directory",
+        description="built-in name, torchvision:NAME, timm:NAME, package.module:function, "
+        "Hugging Face Hub id or local directory",
     )
-    pretrained: bool = Field(True, description="load weights where the model has any")
+    pretrained: bool = Field(True, description="load pretrained weights, if the model has any")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the weights of every part, and of what crosses the cut"
+        "float32", description="dtype of all weights and of the tensors at the cut"
     )
     autocast: Literal["none", "bfloat16", "float16"] = Field(
-        "none", description="in which dtype the split server computes, with float32 weights"
+        "none", description="autocast dtype of the split server's computation; weights stay float32"
     )
 
     @model_validator(mode="after")
@@ -31,22 +31,26 @@ class ModelConfig(Section):
         if self.autocast != "none" and self.dtype != "float32":
             raise ValueError(
                 f"autocast = '{self.autocast}' needs dtype = 'float32'; weights in "
-                f"'{self.dtype}' compute in that anyway"
+                f"'{self.dtype}' already compute in that dtype"
             )
         return self
 
 
 class SplitConfig(Section):
-    """Where the model is cut, and what of it trains."""
+    """Where the model is cut, and which of its weights train."""
 
-    cut_layer: Whole = Field(1, ge=1, description="stages on the client; 1 = the embeddings")
-    topology: Literal["vanilla", "u-shaped"] = Field(
-        "vanilla", description="labels and top at the server, or at the client"
+    cut_layer: Whole = Field(
+        1, ge=1, description="number of stages on the client; 1 = the embeddings"
     )
-    top_layer: Whole = Field(0, ge=0, description="u-shaped: stages before the top; 0 = the head")
+    topology: Literal["vanilla", "u-shaped"] = Field(
+        "vanilla", description="labels and top on the server (vanilla) or on the client (u-shaped)"
+    )
+    top_layer: Whole = Field(
+        0, ge=0, description="u-shaped: number of stages before the top; 0 = the top is the head"
+    )
 
     trainable: Literal["all", "head", "lora", "bottom-frozen"] = Field(
-        "all", description="what of the model trains (docs/algorithms.md)"
+        "all", description="which weights train (docs/algorithms.md)"
     )
 
     @property
@@ -56,12 +60,12 @@ class SplitConfig(Section):
 
     @property
     def u_shaped(self) -> bool:
-        """Whether labels and top stay at the client."""
+        """Whether labels and top stay on the client."""
         return self.topology == "u-shaped"
 
     @property
     def server_trains(self) -> bool:
-        """Whether any stage but the last trains, and with it the server in either topology."""
+        """Whether any stage other than the last one trains, and so the server in any topology."""
         return self.trainable != "head"
 
     @model_validator(mode="after")
@@ -82,6 +86,10 @@ class SplitConfig(Section):
 class LoraConfig(Section):
     """The adapters of `split.trainable = "lora"`."""
 
-    rank: Whole = Field(8, ge=1, description="numbers that an adapter passes on")
-    alpha: Whole = Field(16, ge=1, description="adapters count alpha / rank times")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="of an adapter's input, in training")
+    rank: Whole = Field(8, ge=1, description="rank of each adapter")
+    alpha: Whole = Field(
+        16, ge=1, description="scaling: the adapter's output is multiplied by alpha / rank"
+    )
+    dropout: float = Field(
+        0.0, ge=0.0, lt=1.0, description="dropout of an adapter's input during training"
+    )

@@ -1,4 +1,4 @@
-"""The configuration keys of the channel, and of the network that a run is told to imagine."""
+"""The configuration keys of the channel, and of the simulated network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ Profile = Literal["none", "lan", "wifi", "4g", "custom"]
 class ChannelConfig(Section):
     """How clients reach the split server."""
 
-    address: str = Field("127.0.0.1:0", description="host:port to listen on; port 0 = a free one")
-    join_timeout: float = Field(
-        60.0, gt=0.0, description="seconds to wait for all participants of a step-by-step round"
+    address: str = Field(
+        "127.0.0.1:0", description="host:port that the split server listens on; port 0 = a free one"
     )
-    step_timeout: float = Field(60.0, gt=0.0, description="seconds to wait for one step's answer")
+    join_timeout: float = Field(
+        60.0,
+        gt=0.0,
+        description="seconds to wait until all participants have joined a round in which they wait "
+        "for each other (sflv2, parallel)",
+    )
+    step_timeout: float = Field(
+        60.0, gt=0.0, description="seconds to wait for the answer to one step"
+    )
 
     @field_validator("address")
     @classmethod
@@ -35,16 +42,20 @@ class ChannelConfig(Section):
 
 
 class NetworkConfig(Section):
-    """Which link every client is imagined to have; nothing waits for it (docs/network.md)."""
+    """The simulated link of every client; a run never waits for it (docs/network.md)."""
 
-    profile: Profile = Field("none", description="the link; custom = the three keys below")
+    profile: Profile = Field(
+        "none", description="the link; none = no simulation, custom = the three keys below"
+    )
     uplink_mbps: float = Field(
-        0.0, ge=0.0, le=1e9, description="custom: 10^6 bits a second to the server"
+        0.0, ge=0.0, le=1e9, description="custom: rate to the server, in 10^6 bits per second"
     )
     downlink_mbps: float = Field(
-        0.0, ge=0.0, le=1e9, description="custom: 10^6 bits a second from the server"
+        0.0, ge=0.0, le=1e9, description="custom: rate from the server, in 10^6 bits per second"
     )
-    latency_ms: float = Field(0.0, ge=0.0, le=1e9, description="custom: of a message, one way")
+    latency_ms: float = Field(
+        0.0, ge=0.0, le=1e9, description="custom: one-way latency of a message, in milliseconds"
+    )
 
     @model_validator(mode="after")
     def _rates_with_custom_only(self) -> Self:
@@ -58,7 +69,7 @@ class NetworkConfig(Section):
         given = rates | {"latency-ms": self.latency_ms}
         if wrong := [f"{key} = {value:g}" for key, value in given.items() if value]:
             raise ValueError(
-                f"{', '.join(wrong)} says nothing with profile = '{self.profile}'; leave it at 0, "
+                f"{', '.join(wrong)} has no effect with profile = '{self.profile}'; leave it at 0, "
                 "or set profile = 'custom'"
             )
         return self

@@ -1,4 +1,4 @@
-"""The configuration keys of where results go."""
+"""The configuration keys of the services that receive a run's results."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from fedsplit.config.section import Section
 
 
 class SinksConfig(Section):
-    """Where else rounds and summary are sent."""
+    """Further places that receive the metrics of each round and the summary."""
 
-    tensorboard: bool = Field(False, description="write tensorboard/ into the run directory")
-    wandb: Literal["off", "offline", "online"] = Field(
-        "off", description="Weights & Biases; offline keeps wandb/ in the run directory"
+    tensorboard: bool = Field(
+        False, description="write TensorBoard files to tensorboard/ in the run directory"
     )
-    wandb_project: str = Field("fedsplit", min_length=1, description="the project there")
+    wandb: Literal["off", "offline", "online"] = Field(
+        "off", description="log to Weights & Biases; offline writes to wandb/ in the run directory"
+    )
+    wandb_project: str = Field("fedsplit", min_length=1, description="Weights & Biases project")

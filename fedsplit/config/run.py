@@ -1,8 +1,8 @@
 """All configuration keys of a run, and how they are read.
 
 Keys are kebab-case and sections flatten to dotted keys (``split.cut-layer``), because Flower's
-run config takes scalars only. The same defaults stand in ``[tool.flwr.app.config]`` of
-``pyproject.toml``; a test keeps the two equal. All errors are reported at once.
+run config takes scalars only. ``[tool.flwr.app.config]`` of ``pyproject.toml`` has the same
+defaults, which a test checks. All errors are reported at once.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ DEFAULT_NUM_CLIENTS = 10
 Scalar = str | int | float | bool
 
 STRATEGY_NAMES = ("sequential", "sflv1", "sflv2", "sflv3", "parallel", "full", "centralized")
+LastBatch = Literal["keep", "merge", "drop"]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
@@ -43,45 +44,89 @@ def _as_path(text: str) -> str:
 
 
 class Config(Section):
-    """One run. Immutable; `Config.load` and `Config.from_flat` make it."""
+    """The configuration of one run. Immutable; made by `Config.load` or `Config.from_flat`."""
 
     strategy: str = Field(
         "sflv1",
-        description="the algorithm (docs/algorithms.md), or package.module:name of your own",
+        description="training algorithm (docs/algorithms.md), or package.module:name of your own",
     )
-    num_server_rounds: Whole = Field(3, ge=1, description="federation rounds")
-    local_epochs: Whole = Field(1, ge=1, description="passes over a client's shard in a round")
-    batch_size: Whole = Field(32, ge=1, description="images in a step")
-    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="of every part")
-    learning_rate: float = Field(0.001, gt=0.0, le=1e6, description="of every part")
+    num_server_rounds: Whole = Field(3, ge=1, description="number of rounds")
+    local_epochs: Whole = Field(
+        1, ge=1, description="passes over a client's training images in a round"
+    )
+    batch_size: Whole = Field(32, ge=1, description="images in a training step")
+    last_batch: LastBatch = Field(
+        "keep",
+        description="what happens to an epoch's last batch if it has fewer than batch-size images: "
+        "it is kept, merged into the batch before it, or dropped",
+    )
+    optimizer: Literal["sgd", "adam", "adamw"] = Field(
+        "adam", description="optimizer of every part"
+    )
+    learning_rate: float = Field(
+        0.001,
+        gt=0.0,
+        le=1e6,
+        description="learning rate; server.learning-rate sets another one for the server part",
+    )
     learning_rate_schedule: Literal["constant", "step", "cosine"] = Field(
-        "constant", description="how the rate changes from round to round"
+        "constant", description="how the learning rate changes from round to round"
     )
-    learning_rate_decay: float = Field(0.1, gt=0.0, le=1.0, description="step: factor")
-    decay_rounds: Whole = Field(10, ge=1, description="step: rounds until the factor applies again")
-    warmup_rounds: Whole = Field(0, ge=0, description="rounds in which the rate rises to its value")
-    clip_norm: float = Field(0.0, ge=0.0, description="largest gradient norm of a part; 0 = any")
+    learning_rate_decay: float = Field(
+        0.1, gt=0.0, le=1.0, description="step schedule: factor that multiplies the learning rate"
+    )
+    decay_rounds: Whole = Field(
+        10, ge=1, description="step schedule: number of rounds between two multiplications"
+    )
+    warmup_rounds: Whole = Field(
+        0,
+        ge=0,
+        description="number of rounds at the start in which the learning rate rises linearly",
+    )
+    clip_norm: float = Field(
+        0.0, ge=0.0, description="maximum gradient norm of each part; 0 disables clipping"
+    )
     client_optimizer: Literal["fresh", "kept"] = Field(
-        "fresh", description="whether a client's optimizer lives for a round, or for the run"
+        "fresh",
+        description="fresh = a new client optimizer in each round; kept = one for the whole run",
     )
-    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only")
-    weight_decay: float = Field(0.0, ge=0.0, le=1e6, description="of every part")
-    fraction_train: Fraction = Field(1.0, description="part of the clients that train in a round")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd: momentum")
+    weight_decay: float = Field(0.0, ge=0.0, le=1e6, description="weight decay of every part")
+    fraction_train: Fraction = Field(
+        1.0, description="fraction of the clients that train in a round"
+    )
     fraction_evaluate: float = Field(
-        1.0, ge=0.0, le=1.0, description="part of the clients that evaluate; 0 = none"
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="fraction of the clients that evaluate in a round; 0 = no federated evaluation",
     )
-    seed: Whole = Field(42, ge=0, description="everything random derives from it")
+    seed: Whole = Field(42, ge=0, description="seed of all randomness")
     device: str = Field("cpu", min_length=1, description="torch device of every part")
-    num_clients: Whole = Field(0, ge=0, description="clients; 0 = every SuperNode")
-    max_concurrent_clients: Whole = Field(0, ge=0, description="training at once; 0 = one per core")
-    torch_threads: int = Field(
-        1, ge=1, le=1024, description="torch's threads for one client's arithmetic"
+    num_clients: Whole = Field(
+        0,
+        ge=0,
+        description="number of clients; 0 = all SuperNodes, or 10 if fedsplit starts them",
     )
-    connect_timeout: float = Field(20.0, gt=0.0, description="seconds to wait for SuperNodes")
-    round_timeout: float = Field(3600.0, gt=0.0, description="seconds to wait for replies")
-    output_dir: str = Field("runs", min_length=1, description="where run directories are made")
+    max_concurrent_clients: Whole = Field(
+        0,
+        ge=0,
+        description="maximum number of clients that train at the same time; 0 = one per core",
+    )
+    torch_threads: int = Field(
+        1, ge=1, le=1024, description="number of torch threads for one client's computation"
+    )
+    connect_timeout: float = Field(
+        20.0, gt=0.0, description="seconds to wait for SuperNodes to connect"
+    )
+    round_timeout: float = Field(
+        3600.0, gt=0.0, description="seconds to wait for the clients' replies"
+    )
+    output_dir: str = Field(
+        "runs", min_length=1, description="directory in which run directories are made"
+    )
     run_name: str = Field(
-        "", description="the run directory's name; empty = strategy, data and time"
+        "", description="name of the run directory; empty = strategy, data set and time"
     )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -170,7 +215,7 @@ class Config(Section):
         else:
             source = str(config)
             values = read_toml(Path(config))
-        # Overrides must meet the keys that they replace, however either is spelt.
+        # An override may be spelt differently from the key that it replaces.
         changes = spelt(overrides or {}, _valid_keys(), f"What overrides {source}")
         return cls._checked(spelt(values, _valid_keys(), source), changes, source)
 
@@ -191,12 +236,18 @@ def _valid_keys() -> tuple[str, ...]:
 
 
 def with_clients(config: Config) -> Config:
-    """Return a config with a number of clients, for an engine that makes them itself."""
+    """Return a config with a number of clients, for an engine that starts the clients itself."""
     return Config.load(config, {"num-clients": config.num_clients or DEFAULT_NUM_CLIENTS})
 
 
 def read_toml(path: Path) -> dict[str, object]:
-    """Read a TOML file, or raise a `ConfigError` that says why it cannot be read."""
+    """Return the content of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or is not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:

@@ -1,4 +1,4 @@
-"""The configuration keys of what the server does: train its part, aggregate the clients'."""
+"""The configuration keys of the server: how it trains its part, and aggregates the clients'."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from fedsplit.config.section import Section
 
 
 class ServerConfig(Section):
-    """In what the server part is trained otherwise than the clients' parts."""
+    """Training of the server part, where it differs from that of the clients' parts."""
 
     learning_rate: float = Field(
-        0.0, ge=0.0, le=1e6, description="of the server part; 0 = as learning-rate"
+        0.0, ge=0.0, le=1e6, description="learning rate of the server part; 0 = learning-rate"
     )
     learning_rate_schedule: Literal["same", "constant", "step", "cosine"] = Field(
-        "same", description="of the server part; same = as learning-rate-schedule"
+        "same", description="schedule of the server part; same = learning-rate-schedule"
     )
     clip_norm: float = Field(
-        -1.0, ge=-1.0, description="of the server part; 0 = any, below 0 = as clip-norm"
+        -1.0,
+        ge=-1.0,
+        description="maximum gradient norm of the server part; 0 disables clipping, a negative "
+        "value = clip-norm",
     )
 
 
 class AggregationConfig(Section):
-    """Which Flower strategy aggregates the clients' parts."""
+    """The Flower strategy that aggregates the clients' parts."""
 
-    name: str = Field("FedAvg", description="class name in flwr.serverapp.strategy")
-    options: str = Field("", description='its arguments, such as "eta = 0.1, tau = 1e-3"')
+    name: str = Field("FedAvg", description="class in flwr.serverapp.strategy")
+    options: str = Field("", description='keyword arguments of it, such as "eta = 0.1, tau = 1e-3"')

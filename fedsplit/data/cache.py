@@ -1,4 +1,4 @@
-"""A cache for values that are costly to make and are asked for by many threads at once."""
+"""A cache for values that are costly to make and that many threads ask for at the same time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ Value = TypeVar("Value")
 
 
 class OnceCache(Generic[Value]):
-    """Make each value once, whoever asks, and keep the most recently used within a size.
+    """Make each value once, and keep the most recently used ones up to a total size.
 
-    `functools.lru_cache` makes a value twice when two threads ask for it at the same time, and
+    `functools.lru_cache` makes a value twice when two threads ask for it at the same time, and it
     counts entries, not bytes. Here the second thread waits for the first one's value; threads
     that ask for other values do not wait. A failure is not kept: the next caller tries again.
+
+    A key must hold everything that its value depends on. Make it one frozen value, and make the
+    value from nothing but the key.
 
     Parameters
     ----------
     max_size : int
-        Bound on the sum of the sizes; the value used last always stays.
+        Maximum sum of the sizes; the value used last always stays.
     size_of : Callable[[Value], int]
         Size of one value; by default 1, so that `max_size` counts values.
     """
@@ -33,7 +36,7 @@ class OnceCache(Generic[Value]):
         self._lock = Lock()
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """Return the value of `key`, from `make` if nobody has made it yet."""
+        """Return the value of `key`, and call `make` for it if it is not in the cache."""
         with self._lock:
             future = self._futures.get(key)
             if future is not None:
@@ -45,10 +48,11 @@ class OnceCache(Generic[Value]):
             return future.result()
         return self._fill(key, mine, make)
 
-    def clear(self) -> None:
-        """Forget every value."""
+    def forget(self, unwanted: Callable[[Hashable], bool] = lambda _: True) -> None:
+        """Remove the values of the keys for which `unwanted` is true; by default, all."""
         with self._lock:
-            self._futures.clear()
+            for key in [key for key in self._futures if unwanted(key)]:
+                del self._futures[key]
 
     def _fill(self, key: Hashable, future: Future[Value], make: Callable[[], Value]) -> Value:
         try:

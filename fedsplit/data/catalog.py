@@ -1,15 +1,14 @@
-"""From a name to labelled images: bundled, a local folder, or a Hub data set."""
+"""From a name to labelled images: bundled, a local folder, a function, or a Hub data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
 
 from fedsplit.config import DataConfig
-from fedsplit.data import fashion_mini
 from fedsplit.data.cache import OnceCache
 from fedsplit.data.columns import (
     align_labels,
@@ -18,13 +17,12 @@ from fedsplit.data.columns import (
     find_columns,
     label_array,
 )
-from fedsplit.data.folders import Version, folder_version, read_folder
-from fedsplit.data.hub import read_hub
+from fedsplit.data.folders import read_folder
 from fedsplit.data.sampling import balanced_subset, hold_out
+from fedsplit.data.sources import Source, read, source_of
 from fedsplit.errors import DataError
 from fedsplit.names import local_directory
 
-BUNDLED: Mapping[str, Callable[[], datasets.DatasetDict]] = {"fashion-mini": fashion_mini.load}
 TEST_SPLITS = ("test", "validation", "valid", "val")
 TEST_FRACTION = 1 / 6
 # Not the run's seed: runs that differ only in their seed are compared on the same images.
@@ -33,7 +31,7 @@ CHOICE_SEED = 0
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images, with the images and labels that central evaluation uses apart.
+    """Labelled images; those of central evaluation are separate.
 
     Attributes
     ----------
@@ -55,14 +53,41 @@ class ImageDataset:
     class_names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ImagesKey:
+    """Everything that an `ImageDataset` depends on.
+
+    Attributes
+    ----------
+    source : Source
+        The state of the data set.
+    data : DataConfig
+        Its name, its columns and the limits; all other keys have their defaults.
+    """
+
+    source: Source
+    data: DataConfig
+
+
 _CACHE: OnceCache[ImageDataset] = OnceCache(max_size=4)
-_SEEN: dict[str, Version | None] = {}
-_LOAD_FIELDS = {"name", "max_train_samples", "max_test_samples", "image_column", "label_column"}
 
 
-def image_size(data: DataConfig) -> tuple[int, int, int]:
-    """Return channels (1 or 3), height and width of a data set's first image."""
-    images = load_images(data)
+def image_size(data: DataConfig, *, look: bool = True) -> tuple[int, int, int]:
+    """Return channels (1 or 3), height and width of a data set's first image.
+
+    Parameters
+    ----------
+    data : DataConfig
+        Which data set.
+    look : bool
+        As for `load_images`.
+
+    Raises
+    ------
+    FedSplitError
+        As `load_images`.
+    """
+    images = load_images(data, look=look)
     image = images.train[0][images.image_column]
     return (1 if len(image.getbands()) < 3 else 3), image.height, image.width
 
@@ -72,35 +97,53 @@ def load_images(data: DataConfig, *, look: bool = True) -> ImageDataset:
 
     The test images are the split ``test``, else ``validation``; a data set without either has
     one sixth of every class held out. Held-out images and subsets are chosen at random (subsets
-    with equal numbers of each class), always the same, whatever the run's seed or its clients.
+    with equal numbers of each class), but always the same, whatever the run's seed or its clients.
 
     Parameters
     ----------
     data : DataConfig
         Which data set.
     look : bool
-        Look whether a folder has changed since this process has read it. Within a run do not:
-        its clients have to share out one and the same data set, and looking takes time.
+        Look whether a folder has changed, or call a function again, unless a run holds the data
+        set (see `fedsplit.data.run.reading`). A run's clients pass False: they must all divide
+        the same images, and looking takes time.
 
     Raises
     ------
     DataError
-        If the data set cannot be had, has no training images, or its columns are not clear.
+        If the data set cannot be read, has no training images, or its columns are ambiguous.
+    ConfigError
+        If a function of the user's own cannot be imported.
     """
-    version = _look(data.name) if look else seen_version(data.name)
-    key = (data.model_dump_json(include=_LOAD_FIELDS), version)
-    return _CACHE.get(key, lambda: _load(data))
+    return images_of(images_key(data, look=look))
 
 
-def seen_version(name: str) -> Version | None:
-    """Return the state in which this process last saw a folder; None for other data sets."""
-    return _SEEN[name] if name in _SEEN else _look(name)
+def images_key(data: DataConfig, *, look: bool = True) -> ImagesKey:
+    """Return everything that the images of a config depend on.
+
+    Raises
+    ------
+    FedSplitError
+        If there is no such data set.
+    """
+    fields = ("name", "image_column", "label_column", "max_train_samples", "max_test_samples")
+    return ImagesKey(source_of(data.name, look=look), data.only(*fields))
 
 
-def _look(name: str) -> Version | None:
-    folder = None if name in BUNDLED else local_directory(name)
-    version = _SEEN[name] = None if folder is None else folder_version(folder)
-    return version
+def images_of(key: ImagesKey) -> ImageDataset:
+    """Return the images of a key; from memory if this process has read them before.
+
+    Raises
+    ------
+    DataError
+        If they cannot be read.
+    """
+    return _CACHE.get(key, lambda: _load(key))
+
+
+def forget(source: Source) -> None:
+    """Drop the images of a data set's state from memory."""
+    _CACHE.forget(lambda key: isinstance(key, ImagesKey) and key.source == source)
 
 
 def load_data_path(
@@ -108,22 +151,22 @@ def load_data_path(
 ) -> ImageDataset:
     """Return a SuperNode's own images: its node config's ``data-path``.
 
-    All of ``train`` is this client's shard: it is neither partitioned nor limited, and nothing is
-    held out for a test (`test` is empty).
+    All of ``train`` is this client's shard: it is not partitioned and not limited, and nothing is
+    held out as test images (`test` is empty).
 
     Parameters
     ----------
     path : str | Path
         A local folder, as for `load_images`.
     data : DataConfig
-        Gives the columns' names where they are not evident.
+        Names the columns if they are ambiguous.
     class_names : tuple[str, ...] | None
         The run's classes, to which the folder's are matched by name; None = keep its own.
 
     Raises
     ------
     DataError
-        If the folder is not there or holds no labelled images, or an unknown class.
+        If the folder does not exist, holds no labelled images, or holds an unknown class.
     """
     folder = local_directory(path)
     if folder is None:
@@ -139,13 +182,8 @@ def load_data_path(
     return replace(images, train=aligned, test=aligned.select([]), class_names=class_names)
 
 
-def is_local(name: str) -> bool:
-    """Return whether the data set `name` is bundled or an existing folder: no download."""
-    return name in BUNDLED or local_directory(name) is not None
-
-
-def _load(data: DataConfig) -> ImageDataset:
-    splits = _splits(data.name)
+def _load(key: ImagesKey) -> ImageDataset:
+    data, splits = key.data, read(key.source)
     train = _training(data.name, splits)
     test = next((splits[name] for name in TEST_SPLITS if len(splits.get(name, ()))), None)
     images = _labelled(data.name, train, test, data)
@@ -165,22 +203,6 @@ def _load(data: DataConfig) -> ImageDataset:
     )
 
 
-def _splits(name: str) -> Mapping[str, datasets.Dataset]:
-    if name in BUNDLED:
-        bundled: Mapping[str, datasets.Dataset] = BUNDLED[name]()
-        return bundled
-    folder = local_directory(name)
-    if folder is not None:
-        return read_folder(folder)
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise DataError(
-            f"The data folder '{name}' (data.name) is not there. Give the path of a folder with "
-            "class folders of images or of a data set saved with save_to_disk, the id of a data "
-            f"set on the Hugging Face Hub, or a bundled name ({', '.join(BUNDLED)})."
-        )
-    return read_hub(name)
-
-
 def _training(name: str, splits: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
     if len(splits.get("train", ())):
         return splits["train"]
@@ -198,10 +220,11 @@ def _labelled(
     if test is not None and not {image_column, label_column} <= set(test.column_names):
         raise DataError(
             f"The test images of '{name}' lack the column '{image_column}' or '{label_column}' "
-            f"of its training images. They have: {', '.join(test.column_names)}."
+            f"that its training images have. Their columns are: {', '.join(test.column_names)}. "
+            "Give both splits the same columns."
         )
     train = as_images(train, image_column, name)
-    # Empty only after the cast: a column of no rows cannot be cast.
+    # Made empty after the cast, because a column without rows cannot be cast.
     test = train.select([]) if test is None else as_images(test, image_column, name)
     train, test = as_class_labels((train, test), label_column, name)
     names = tuple(train.features[label_column].names)

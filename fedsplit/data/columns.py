@@ -23,7 +23,7 @@ def find_columns(dataset: datasets.Dataset, data: DataConfig) -> tuple[str, str]
     Raises
     ------
     DataError
-        If a configured column is not there, or none or several columns could be meant.
+        If a configured column does not exist, or no column or several columns qualify.
     """
     features = dataset.features
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -59,7 +59,7 @@ def _choose(
     raise DataError(
         f"The {kind}s of the data set '{data.name}' were not found: it has "
         f"{found if candidates else 'no column of that kind'}. Its columns are: {columns}. "
-        f"Name the right one with data.{kind}-column."
+        f"Name the right column with data.{kind}-column."
     )
 
 
@@ -69,7 +69,7 @@ def as_images(dataset: datasets.Dataset, column: str, name: str) -> datasets.Dat
     Raises
     ------
     DataError
-        If the column holds something else, or rows without an image.
+        If the column holds something else, or a row has no image.
     """
     feature = dataset.features[column]
     is_file = isinstance(feature, dict) and set(feature) <= {"bytes", "path"}
@@ -94,7 +94,7 @@ def as_images(dataset: datasets.Dataset, column: str, name: str) -> datasets.Dat
 
 
 def _without_image(dataset: datasets.Dataset, column: str) -> npt.NDArray[np.int64]:
-    """Return the rows that have neither bytes nor a path, without reading either."""
+    """Return the rows that have neither bytes nor a path, without reading the images."""
     files = dataset.select_columns([column]).with_format("arrow")[:][column]
     parts = [pc.is_null(pc.struct_field(files, part)).to_numpy() for part in ("bytes", "path")]
     return np.flatnonzero(parts[0] & parts[1])
@@ -103,9 +103,9 @@ def _without_image(dataset: datasets.Dataset, column: str) -> npt.NDArray[np.int
 def as_class_labels(
     parts: Sequence[datasets.Dataset], column: str, name: str
 ) -> list[datasets.Dataset]:
-    """Return the data sets with `column` as one and the same `ClassLabel` in all of them.
+    """Return the data sets with `column` as the same `ClassLabel` in all of them.
 
-    The class names are those of the first part where it has any; otherwise the sorted values of
+    The class names are those of the first part if it has any; otherwise the sorted values of
     all parts become the names (integers 0..n-1 keep their numbers).
 
     Raises
@@ -130,7 +130,7 @@ def as_class_labels(
     names = sorted(set().union(*texts), key=lambda text: (_number(text), text))
     if all(text.isdecimal() for text in names):
         largest = _number(names[-1])
-        # Numbers with small gaps are class ids, of which some just do not occur here.
+        # Numbers with small gaps are class ids, some of which do not occur in this data set.
         if largest < 2 * len(names) + 10:
             names = [str(number) for number in range(largest + 1)]
     ids = {text: label for label, text in enumerate(names)}
@@ -145,7 +145,7 @@ def align_labels(
 ) -> datasets.Dataset:
     """Return `dataset` with the ids of `class_names`, matched by name.
 
-    A data set without names of its own (only numbers) is taken to hold ids of `class_names`.
+    If a data set has only numbers for names, these are taken as ids of `class_names`.
 
     Raises
     ------
@@ -167,14 +167,14 @@ def align_labels(
         unknown = sorted(used - set(class_names))
         raise DataError(
             f"The data set '{name}' has classes that the run does not know: {_some(unknown)}. "
-            f"The run's classes are: {_some(class_names)}. Rename or remove them, or set "
-            "data.name to the data set with all classes."
+            f"The run's classes are: {_some(class_names)}. Rename or remove the unknown ones, or "
+            "set data.name to a data set that has all classes."
         )
     return _replace(dataset, column, ids[labels], list(class_names))
 
 
 def label_array(dataset: datasets.Dataset, column: str) -> npt.NDArray[np.int64]:
-    """Return the labels of all rows without touching the images."""
+    """Return the labels of all rows without reading the images."""
     values = dataset.select_columns([column]).with_format("arrow")[:][column]
     return np.array(values.to_numpy(), dtype=np.int64)
 
@@ -183,6 +183,9 @@ def _replace(
     dataset: datasets.Dataset, column: str, labels: npt.NDArray[np.int64], names: list[str]
 ) -> datasets.Dataset:
     feature = datasets.ClassLabel(names=names)
+    if not len(dataset):  # `add_column` cannot add to every kind of empty table
+        features = datasets.Features({**dataset.features, column: feature})
+        return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
     return dataset.remove_columns([column]).add_column(column, labels, feature=feature)
 
 

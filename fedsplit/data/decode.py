@@ -1,4 +1,4 @@
-"""One stored image to 8-bit pixels: which kinds of pixels are taken, and which are refused."""
+"""Decode one stored image to 8-bit pixels, or refuse the kind of pixels that it has."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _LARGEST_16_BIT, _LARGEST_8_BIT = 65535, 255
 def decode(
     file: Mapping[str, object] | None, *, column: str, row: int, channels: int
 ) -> Image.Image:
-    """Return an image of mode ``L`` (1 channel) or ``RGB`` (3 channels), in its own size.
+    """Return an image of mode ``L`` (1 channel) or ``RGB`` (3 channels), in its original size.
 
     Parameters
     ----------
     file : Mapping[str, object] | None
         Its ``bytes`` or its ``path``, as `datasets` stores it.
     column : str
-        Where it stands, for the message.
+        Its column, for the message.
     row : int
-        Likewise.
+        Its row, for the message.
     channels : int
         1 or 3.
 
@@ -35,7 +35,7 @@ def decode(
     ------
     DataError
         If it is missing or broken, or its pixels are 32-bit integers or floating-point numbers:
-        these have no range of their own, so that no one can tell which is white.
+        these have no fixed range, so the value of white is unknown.
     """
     path = file.get("path") if file else None
     name = f"Image {row} of the column '{column}' (file {path})"
@@ -49,14 +49,14 @@ def decode(
             f"{name} cannot be decoded ({type(error).__name__}: {error}). Remove or repair it."
         ) from error
     raise DataError(
-        f"{name} has pixels of Pillow's mode '{mode}', 32-bit numbers that have no largest value, "
-        "so that black and white are not known. Save it with 8 or 16 bits for each channel, such "
-        "as a PNG, scaled as the model shall see it."
+        f"{name} has pixels of Pillow's mode '{mode}': 32-bit numbers without a fixed range, so "
+        "the values of black and white are unknown. Scale it, and save it with 8 or 16 bits per "
+        "channel, for example as a PNG."
     )
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits: Pillow's own `convert` cuts all above 255 off, to white."""
+    """Scale 16-bit grey to 8 bits: Pillow's own `convert` turns everything above 255 white."""
     if not image.mode.startswith("I;16"):
         return image
     wide = np.asarray(image).astype(np.uint32)

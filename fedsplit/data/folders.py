@@ -1,7 +1,7 @@
 """Local folders: image folders and data sets saved by `datasets`' `save_to_disk`.
 
-Nothing is copied or cached, so that read-only folders and homes work and many processes can
-open the same folder at once.
+Nothing is copied or cached: read-only folders and homes work, and many processes can open the same
+folder at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -21,8 +22,20 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
-Version = tuple[str, str]
-"""Path and digest of what lies there: one of them differs when a folder has been changed."""
+@dataclass(frozen=True)
+class FolderState:
+    """What a folder held when it was looked at, without its images.
+
+    Attributes
+    ----------
+    path : str
+        Absolute.
+    digest : str
+        Of names, sizes and dates: it differs when a file was added, changed or removed.
+    """
+
+    path: str
+    digest: str
 
 
 def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
@@ -33,31 +46,31 @@ def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
     folder : Path
         A data set or `DatasetDict` saved by ``save_to_disk``; or class folders of image files,
         either directly (split ``train``) or below ``train``, ``test``, ``validation``.
-        Hidden entries, and those that macOS puts into archives, are no data.
+        Hidden entries are ignored, and so are those that macOS adds to archives.
 
     Raises
     ------
     DataError
-        If it is neither, or cannot be read, or a name in it is not UTF-8.
+        If the folder is neither, cannot be read, or has a name in it that is not UTF-8.
     """
     if _is_saved(folder):
         return _saved(folder)
     files = {split: _class_files(path) for split, path in _split_folders(folder).items()}
     if not files["train"]:
         raise DataError(
-            f"The folder '{folder}' holds no data set. Expected sub-folders named after the "
-            "classes with image files in them (below train/ and test/, or directly), or a data "
-            "set that was saved with save_to_disk."
+            f"The folder '{folder}' holds no data set. It must have a sub-folder of image files "
+            "for each class (directly, or below train/ and test/), or be a data set saved with "
+            "save_to_disk."
         )
     class_names = sorted({name for classes in files.values() for name in classes})
     return {split: _image_files(classes, class_names) for split, classes in files.items()}
 
 
-def folder_version(folder: Path) -> Version:
-    """Return what tells whether a folder that `read_folder` reads was changed, unread.
+def folder_state(folder: Path) -> FolderState:
+    """Return the state of a folder that `read_folder` reads, without reading its images.
 
-    Of a saved data set this looks at its records only, which `save_to_disk` writes anew; of class
-    folders at every file.
+    A saved data set is judged by its JSON files, which `save_to_disk` always writes anew; class
+    folders are judged by every file in them.
     """
     if _is_saved(folder):
         entries = [*folder.glob("*.json"), *folder.glob("*/state.json")]
@@ -67,15 +80,15 @@ def folder_version(folder: Path) -> Version:
         inside = (path for class_folder in classes for path in _inside(class_folder))
         entries = [*splits, *classes, *inside]
     digest = hashlib.sha256()
-    for path in entries:
+    for path in sorted(entries):
         digest.update(os.fsencode(f"{path}\0{_changes(path)}\0"))
-    return str(folder.resolve()), digest.hexdigest()
+    return FolderState(str(folder.resolve()), digest.hexdigest())
 
 
 def _changes(path: Path) -> tuple[int, ...]:
     try:
         status = path.stat()
-    except OSError:  # a link to nowhere, or gone in this moment
+    except OSError:  # a dangling link, or deleted just now
         return ()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -107,7 +120,7 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _class_files(folder: Path) -> dict[str, list[str]]:
-    """Return the image files of every class, sorted, so that every machine sees one order."""
+    """Return the image files of every class, sorted: the order is the same on every machine."""
     classes: dict[str, list[str]] = {}
     for class_folder in _class_folders(folder):
         entries = (path for path in _inside(class_folder) if not path.is_dir())
@@ -118,7 +131,7 @@ def _class_files(folder: Path) -> dict[str, list[str]]:
 
 
 def _inside(folder: Path) -> Iterator[Path]:
-    """Yield what lies in a folder at any depth, and is not hidden."""
+    """Yield everything in a folder, at any depth, that is not hidden."""
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not _is_hidden(name)]
         yield from (Path(root, name) for name in (*folders, *files) if not _is_hidden(name))
@@ -133,8 +146,8 @@ def _utf8(name: str) -> str:
         name.encode("utf-8")
     except UnicodeEncodeError:
         raise DataError(
-            f"The file or folder {name!a} has a name that is not UTF-8, which a data set "
-            "cannot hold. Rename it."
+            f"The name of the file or folder {name!a} is not UTF-8, so a data set cannot store it. "
+            "Rename it."
         ) from None
     return name
 

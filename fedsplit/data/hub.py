@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub, with one clear error where it cannot be reached."""
+"""Data sets of the Hugging Face Hub, with one clear error if it cannot be reached."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PROBE_TIMEOUT_SECONDS = 5.0
 
 
 def read_hub(name: str) -> dict[str, datasets.Dataset]:
-    """Return the splits of a Hub data set, by name; downloads it unless it is in the cache.
+    """Return the splits of a Hub data set, by name; download it unless it is in the local cache.
 
     Raises
     ------
     DataError
-        If the Hub cannot be reached (within seconds: `load_dataset` alone retries for 23 s), has
-        no such data set, or the data set cannot be loaded.
+        If the Hub cannot be reached (raised within seconds: `load_dataset` alone retries for
+        23 s) or has no such data set, or if the data set cannot be loaded.
     """
     unreachable = _probe(name)
     if unreachable and not _in_cache(name):
         raise DataError(
-            f"The data set '{name}' (data.name) cannot be had: the Hugging Face Hub could not be "
-            f"reached ({unreachable}), and no copy is in the local cache. Check the network, or "
+            f"The data set '{name}' (data.name) cannot be loaded: the Hugging Face Hub could not "
+            f"be reached ({unreachable}), and no copy is in the local cache. Check the network, or "
             "set data.name to a local folder (class folders of images, or a data set saved with "
             "save_to_disk) or to the bundled 'fashion-mini'."
         )
@@ -44,7 +44,7 @@ def read_hub(name: str) -> dict[str, datasets.Dataset]:
 
 
 def _probe(name: str) -> str:
-    """Return why the Hub cannot be reached, or an empty text; refuse a name it does not know."""
+    """Return why the Hub cannot be reached, or ""; refuse a name that the Hub does not know."""
     try:
         HfApi().dataset_info(name, timeout=PROBE_TIMEOUT_SECONDS)
     except (HfHubHTTPError, HFValidationError) as error:
@@ -52,9 +52,10 @@ def _probe(name: str) -> str:
         if status is not None and status >= 500:
             return f"HTTP status {status}"
         raise DataError(
-            f"There is no data set '{name}' (data.name): it is no local folder, not the bundled "
-            f"'fashion-mini', and the Hugging Face Hub refuses it ({_first_line(error)}). Check "
-            "the name; a private or gated data set needs a login with `hf auth login`."
+            f"There is no data set '{name}' (data.name): it is not a local folder, not a function "
+            "(package.module:name) and not the bundled 'fashion-mini', and the Hugging Face Hub "
+            f"refuses it ({_first_line(error)}). Check the name; a private or gated data set needs "
+            "a login with `hf auth login`."
         ) from error
     except (OSError, httpx.HTTPError) as error:
         return _first_line(error)

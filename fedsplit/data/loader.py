@@ -1,4 +1,4 @@
-"""From rows of a data set to the tensors that a model takes.
+"""From the rows of a data set to the tensors that a model takes.
 
 B batch, C channels, H height, W width.
 """
@@ -6,7 +6,6 @@ B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
 
 import datasets
 import numpy as np
@@ -15,60 +14,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedsplit.config import Config, LastBatch
 from fedsplit.data.columns import label_array
 from fedsplit.data.decode import decode
+from fedsplit.input_spec import InputSpec
 
 KEEP_DECODED_BYTES = 256 * 2**20
-
-
-class ImageSpec(Protocol):
-    """What a model takes: the size of its images and how they are normalised."""
-
-    @property
-    def channels(self) -> int:
-        """1 (grey) or 3 (RGB)."""
-        ...
-
-    @property
-    def height(self) -> int:
-        """In pixels."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """In pixels."""
-        ...
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Per channel, of pixels from 0 to 1."""
-        ...
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Per channel, of pixels from 0 to 1."""
-        ...
-
-    @property
-    def resample(self) -> int:
-        """The filter that resizes, in Pillow's numbers."""
-        ...
-
-    @property
-    def resize(self) -> int | tuple[int, int] | Literal["never"] | None:
-        """Shortest edge, or height and width, before the centre is cropped; None = no crop."""
-        ...
-
-    @property
-    def crop_rounding(self) -> Literal["down", "even"]:
-        """What becomes of half a pixel at the crop's corner."""
-        ...
 
 
 class Images:
     """A labelled set of images, ready for a model.
 
-    Sets of at most 256 MB are decoded once, to bytes, and kept; larger ones are decoded batch by
+    Sets of at most 256 MB are decoded once and kept as bytes; larger sets are decoded batch by
     batch, to the same values.
 
     Parameters
@@ -77,10 +34,10 @@ class Images:
         With the two columns below.
     image_column, label_column : str
         Of the features `Image` and `ClassLabel`.
-    spec : ImageSpec
-        Images are converted to its channels and brought to its size (see `fitted`).
+    spec : InputSpec
+        Images are converted to its channels and fitted to its size (see `fitted`).
     keep_bytes : int
-        Largest set that is kept decoded.
+        Maximum size of a set that is kept decoded.
 
     Attributes
     ----------
@@ -94,7 +51,7 @@ class Images:
         *,
         image_column: str,
         label_column: str,
-        spec: ImageSpec,
+        spec: InputSpec,
         keep_bytes: int = KEEP_DECODED_BYTES,
     ) -> None:
         self.labels = torch.from_numpy(label_array(dataset, label_column))
@@ -113,7 +70,7 @@ class Images:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that are kept: labels, and pixels if these are."""
+        """Bytes in memory: the labels, and the pixels if they are kept."""
         return self.labels.nbytes + (0 if self._pixels is None else self._pixels.nbytes)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,8 +108,8 @@ class Images:
         return np.asarray(image).reshape(spec.height, spec.width, spec.channels)
 
 
-def fitted(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Resize an image to what a model takes, and crop its centre if the model asks for that."""
+def fitted(image: Image.Image, spec: InputSpec) -> Image.Image:
+    """Resize an image to the size that a model takes, and crop its centre if the spec says so."""
     width, height = spec.width, spec.height
     if isinstance(spec.resize, int):
         shortest = min(image.size)
@@ -162,33 +119,57 @@ def fitted(image: Image.Image, spec: ImageSpec) -> Image.Image:
     elif spec.resize is not None:
         height, width = spec.resize
     if image.size != (width, height):
-        # Pillow widens the filter when it shrinks an image: that is the antialiasing.
+        # Pillow widens the filter when it shrinks an image, which antialiases it.
         image = image.resize((width, height), Image.Resampling(spec.resample))
     if image.size == (spec.width, spec.height):
         return image
     margins = (width - spec.width, height - spec.height)
-    # Python rounds halves to the even number, which is what torchvision relies on.
+    # Python rounds halves to the even number, as torchvision does.
     left, top = (m // 2 if spec.crop_rounding == "down" else round(m / 2) for m in margins)
     return image.crop((left, top, left + spec.width, top + spec.height))
 
 
 def batches(
-    num_examples: int, batch_size: int, *, generator: torch.Generator | None
+    num_examples: int,
+    batch_size: int,
+    *,
+    generator: torch.Generator | None,
+    last: LastBatch = "keep",
 ) -> Iterator[Tensor]:
-    """Yield the indices of one epoch's batches, [B] each; the last may be shorter.
+    """Yield the indices of one epoch's batches, [B] each.
 
     Parameters
     ----------
     num_examples : int
-        Indices run from 0 to one less.
+        Indices run from 0 to num_examples - 1.
     batch_size : int
         B.
     generator : torch.Generator | None
-        Draws one fresh permutation; None = in order, for evaluation.
+        Draws one permutation for the epoch; None = in order, for evaluation.
+    last : {"keep", "merge", "drop"}
+        What to do with a last batch of fewer than B examples: yield it as it is; merge it into
+        the batch before it, which then has up to 2B - 1 examples; or leave it out. A batch that
+        is the only one has no batch to be merged into, and is kept.
     """
     if generator is None:
         order = torch.arange(num_examples)
     else:
         order = torch.randperm(num_examples, generator=generator)
-    if num_examples:
-        yield from torch.split(order, batch_size)
+    sizes = batch_sizes(num_examples, batch_size, last)
+    yield from torch.split(order[: sum(sizes)], sizes) if sizes else ()
+
+
+def batch_sizes(num_examples: int, batch_size: int, last: LastBatch = "keep") -> list[int]:
+    """Return the number of examples in each batch of an epoch, as `batches` yields them."""
+    full, rest = divmod(num_examples, batch_size)
+    sizes = [batch_size] * full
+    if rest and last == "merge" and full:
+        sizes[-1] += rest
+    elif rest and last != "drop":
+        sizes.append(rest)
+    return sizes
+
+
+def largest_batch(config: Config) -> int:
+    """Return the maximum number of images in a training step."""
+    return 2 * config.batch_size - 1 if config.last_batch == "merge" else config.batch_size

@@ -1,14 +1,16 @@
-"""Share the training images out among the clients, by `flwr_datasets`' partitioners.
+"""Divide the training images among the clients with `flwr_datasets`' partitioners.
 
-The partitioners see a table of labels and row numbers in a seeded order, never the images:
-`IidPartitioner` takes contiguous blocks (without shuffling), `ShardPartitioner` sorts the data
-set (and writes a cache file beside one on disk), and both then hold for any data set.
+The partitioners see a table of labels and row numbers in a seeded order, never the images.
+`IidPartitioner` takes contiguous blocks without shuffling, and `ShardPartitioner` sorts the data
+set and writes a cache file beside one on disk; with such a table neither does any harm.
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import datasets
@@ -25,11 +27,35 @@ from fedsplit.seeding import derive_seed
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
-# One warning per redraw and per unused class; `catch_warnings` is not for threads.
+# They warn at every redraw and for every unused class; `catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"flwr_datasets\.partitioner")
 warnings.filterwarnings("ignore", message="Specifying null_placement")  # of `Dataset.sort`
 
+_PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "iid": (),
+    "dirichlet": ("alpha", "min_partition_size"),
+    "pathological": ("classes_per_client",),
+    "shard": ("shards_per_client",),
+}
+"""The keys of ``data`` that each partitioner reads."""
+
+
+@dataclass(frozen=True)
+class _SharesKey:
+    """Everything that a division of the training images depends on."""
+
+    labels_sha256: bytes
+    partitioning: DataConfig
+    num_clients: int
+    seed: int
+
+
 _CACHE: OnceCache[list[Rows]] = OnceCache(max_size=16)
+
+
+def partitioning(data: DataConfig) -> DataConfig:
+    """Return a config with the partitioner and the keys that it reads, all others at defaults."""
+    return data.only("partitioner", *_PARAMETERS[data.partitioner])
 
 
 def partition(
@@ -37,34 +63,34 @@ def partition(
 ) -> datasets.Dataset:
     """Return the training images of one client.
 
-    Every training image belongs to exactly one client, with two exceptions that lie in the
-    definitions: ``pathological`` leaves out the classes that no client has drawn (it can when
-    there are fewer clients than classes), and ``shard`` makes shards of one size, so that fewer
-    images than there are shards remain, which are left out at random.
+    Every training image belongs to exactly one client, with two exceptions that follow from the
+    definitions. ``pathological`` leaves out classes that no client has drawn, which can happen
+    when there are fewer clients than classes. ``shard`` makes shards of equal size and leaves out
+    the remaining images, chosen at random; they are fewer than the shards.
 
     Parameters
     ----------
     dataset : ImageDataset
-        What to share out.
+        What to divide.
     data : DataConfig
         Partitioner and its parameters.
     num_clients : int
-        K; all that the result depends on, besides the data set and its configuration, with
+        K.
     seed : int
-        the run's seed.
+        The run's seed.
     partition_id : int
         Which client, 0 to K - 1.
 
     Raises
     ------
     ConfigError
-        If the data set cannot be shared out so.
+        If the data set cannot be divided like this.
     """
     shares = _shares(dataset, data, num_clients=num_clients, seed=seed)
     if not 0 <= partition_id < num_clients:
         raise ConfigError(
-            f"There is no client {partition_id}: the images of '{dataset.name}' are shared out "
-            f"among {num_clients} clients, 0 to {num_clients - 1}. Start as many SuperNodes as "
+            f"There is no client {partition_id}: the images of '{dataset.name}' are divided among "
+            f"{num_clients} clients, 0 to {num_clients - 1}. Start as many SuperNodes as "
             "num-clients says."
         )
     return dataset.train.select(shares[partition_id])
@@ -78,7 +104,7 @@ def class_counts(
     Raises
     ------
     ConfigError
-        If the data set cannot be shared out so.
+        If the data set cannot be divided like this.
     """
     labels = label_array(dataset.train, dataset.label_column)
     shares = _shares(dataset, data, num_clients=num_clients, seed=seed)
@@ -88,18 +114,14 @@ def class_counts(
 
 def _shares(dataset: ImageDataset, data: DataConfig, *, num_clients: int, seed: int) -> list[Rows]:
     labels = label_array(dataset.train, dataset.label_column)
-    fields = (data.partitioner, data.alpha, data.classes_per_client, data.shards_per_client)
-    key = (hashlib.sha256(labels.tobytes()).digest(), fields, data.min_partition_size)
-    return _CACHE.get(
-        (*key, num_clients, seed),
-        lambda: _share_out(labels, data, num_clients, seed, dataset.name),
-    )
+    digest = hashlib.sha256(labels.tobytes()).digest()
+    key = _SharesKey(digest, partitioning(data), num_clients, seed)
+    return _CACHE.get(key, lambda: _divide(labels, key, dataset.name))
 
 
-def _share_out(
-    labels: Rows, data: DataConfig, num_clients: int, seed: int, name: str
-) -> list[Rows]:
-    """Return the rows of each client, in the partitioner's order."""
+def _divide(labels: Rows, key: _SharesKey, name: str) -> list[Rows]:
+    """Return the rows of each client, in the partitioner's order; `name` is for messages."""
+    data, num_clients, seed = key.partitioning, key.num_clients, key.seed
     _check(labels, data, num_clients, name)
     order = np.random.default_rng(derive_seed(seed, "partition-order")).permutation(len(labels))
     if data.partitioner == "shard":
@@ -115,8 +137,8 @@ def _share_out(
 
 
 def _partitioner(data: DataConfig, num_clients: int, seed: int) -> Partitioner:
-    # Here, because the package also imports its plotting libraries: 1.5 s that a client with a
-    # data-path of its own need not spend.
+    # Imported here: the package imports plotting libraries too, which takes 1.5 s, and a client
+    # with a data-path of its own does not need it.
     from flwr_datasets.partitioner import (
         DirichletPartitioner,
         IidPartitioner,
@@ -151,7 +173,7 @@ def _partitioner(data: DataConfig, num_clients: int, seed: int) -> Partitioner:
 
 
 def _check(labels: Rows, data: DataConfig, num_clients: int, name: str) -> None:
-    """Refuse what can be seen to be impossible before anything is drawn."""
+    """Refuse what is impossible before anything is drawn."""
     images = f"'{name}' has {len(labels)} training images"
     if num_clients < 1:
         raise ConfigError(f"num-clients is {num_clients}: at least one client must take part.")
@@ -170,7 +192,7 @@ def _check(labels: Rows, data: DataConfig, num_clients: int, name: str) -> None:
     if data.partitioner == "pathological" and data.classes_per_client > present:
         raise ConfigError(
             f"data.classes-per-client is {data.classes_per_client}, but the training images of "
-            f"'{name}' are of {present} classes. Set it to {present} or less."
+            f"'{name}' are of {present} classes. Set it to at most {present}."
         )
     num_shards = num_clients * data.shards_per_client
     if data.partitioner == "shard" and num_shards > len(labels):
@@ -183,16 +205,16 @@ def _check(labels: Rows, data: DataConfig, num_clients: int, name: str) -> None:
 def _impossible(
     data: DataConfig, num_clients: int, num_images: int, name: str, error: ValueError
 ) -> str:
-    what = f"The {num_images} training images of '{name}' cannot be shared out among {num_clients}"
+    what = f"The {num_images} training images of '{name}' cannot be divided among {num_clients}"
     if data.partitioner == "dirichlet":
         return (
-            f"{what} clients by dirichlet with data.alpha = {data.alpha}: in ten draws some "
-            f"client always got fewer than data.min-partition-size = {data.min_partition_size} "
+            f"{what} clients by dirichlet with data.alpha = {data.alpha}: in each of ten draws, "
+            f"some client got fewer than data.min-partition-size = {data.min_partition_size} "
             "images. Raise data.alpha, or lower data.min-partition-size or num-clients."
         )
     if data.partitioner == "pathological":
         return (
-            f"{what} clients with data.classes-per-client = {data.classes_per_client}: some class "
+            f"{what} clients with data.classes-per-client = {data.classes_per_client}: a class "
             "has fewer images than clients that draw it. Lower data.classes-per-client or "
             "num-clients."
         )

@@ -1,6 +1,6 @@
-"""Which rows to take: class-balanced subsets and held-out parts, as row numbers.
+"""Choose rows: class-balanced subsets and held-out parts, as row numbers.
 
-Every choice is seeded, and independent of the clients: it is made before the images are shared out.
+Every choice is seeded. None depends on the clients, as the images are divided among them later.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Rows = npt.NDArray[np.int64]
 
 
 def _shuffled_ranks(labels: Sequence[int] | Rows, seed: int) -> tuple[Rows, Rows]:
-    """Return the rows in a seeded order, and the rank of each among its class in that order."""
+    """Return the rows in a seeded order, and each row's rank within its class in that order."""
     values = np.asarray(labels, dtype=np.int64)
     order = np.random.default_rng(seed).permutation(len(values))
     ranks = np.empty_like(order)
@@ -25,19 +25,19 @@ def _shuffled_ranks(labels: Sequence[int] | Rows, seed: int) -> tuple[Rows, Rows
 
 
 def balanced_subset(labels: Sequence[int] | Rows, count: int, seed: int) -> Rows:
-    """Return `count` rows with as equal numbers of every class as there are images for.
+    """Return `count` rows, with the numbers of the classes as equal as the images allow.
 
-    A smaller subset of the same labels and seed is part of a larger one. Rows are ascending.
+    With the same labels and seed, a smaller subset is part of a larger one. Rows are ascending.
     """
     order, ranks = _shuffled_ranks(labels, seed)
     return np.sort(order[np.argsort(ranks, kind="stable")][:count])
 
 
 def hold_out(labels: Sequence[int] | Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
-    """Return the rows that stay and the rows held out, both ascending.
+    """Return the rows that stay and the rows that are held out, both ascending.
 
-    Of a class of n images floor(n * fraction) are held out; where that leaves nothing held out
-    in all, one image is, so long as one stays.
+    Of a class of n images, floor(n * fraction) are held out. If that is 0 for every class, one
+    image is held out, provided that another one stays.
     """
     values = np.asarray(labels, dtype=np.int64)
     order, ranks = _shuffled_ranks(values, seed)

@@ -1,24 +1,27 @@
-"""Who trains and is scored on what: a client's shard, all shards together, the test images."""
+"""The images that clients train on and are scored on: one client's, all clients', the test set."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import datasets
 import numpy as np
 
-from fedsplit.config import Config
+from fedsplit.config import Config, DataConfig
 from fedsplit.data.cache import OnceCache
 from fedsplit.data.catalog import (
     ImageDataset,
-    is_local,
+    ImagesKey,
+    images_key,
+    images_of,
     load_data_path,
-    load_images,
-    seen_version,
 )
-from fedsplit.data.folders import folder_version
-from fedsplit.data.loader import Images, ImageSpec
-from fedsplit.data.partition import partition
+from fedsplit.data.folders import FolderState, folder_state
+from fedsplit.data.loader import Images
+from fedsplit.data.partition import partition, partitioning
+from fedsplit.data.sources import Source, is_local
+from fedsplit.input_spec import InputSpec
 from fedsplit.names import local_directory
 from fedsplit.seeding import derive_seed
 
@@ -33,7 +36,7 @@ class Shard(NamedTuple):
 
 
 def validation_size(num_examples: int, fraction: float) -> int:
-    """Return how many of a client's images go to validation; at least one stays for training."""
+    """Return the number of a client's images for validation; at least one stays for training."""
     return min(round(num_examples * fraction), num_examples - 1)
 
 
@@ -47,14 +50,56 @@ def split_validation(
     dataset : datasets.Dataset
         At least one row.
     fraction : float
-        Part that goes to validation, rounded; at least one row stays for training.
+        Fraction for validation; the number of rows is rounded, and at least one row stays for
+        training.
     seed : int
-        Of the choice.
+        Seed of the choice.
     """
     num_validation = validation_size(len(dataset), fraction)
     order = np.random.default_rng(seed).permutation(len(dataset))
     validation, train = order[:num_validation], order[num_validation:]
     return dataset.select(np.sort(train)), dataset.select(np.sort(validation))
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """How a client's validation split is chosen."""
+
+    fraction: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class _ShareKey:
+    """Everything that a client's share of the run's data set depends on."""
+
+    images: ImagesKey
+    partitioning: DataConfig
+    num_clients: int
+    partition_id: int
+    seed: int
+    validation: _Validation
+    spec: InputSpec
+
+
+@dataclass(frozen=True)
+class _OwnKey:
+    """Everything that a shard from a SuperNode's own folder depends on."""
+
+    path: str
+    folder: FolderState | None
+    columns: DataConfig
+    class_names: tuple[str, ...] | None
+    validation: _Validation
+    spec: InputSpec
+
+
+@dataclass(frozen=True)
+class _TestKey:
+    """Everything that the test images depend on."""
+
+    images: ImagesKey
+    spec: InputSpec
 
 
 _SHARDS: OnceCache[Shard] = OnceCache(
@@ -67,7 +112,7 @@ def load_shard(
     config: Config,
     partition_id: int,
     num_clients: int,
-    spec: ImageSpec,
+    spec: InputSpec,
     data_path: str | None = None,
 ) -> Shard:
     """Return one client's images; from memory if this process has loaded them before.
@@ -79,30 +124,37 @@ def load_shard(
     partition_id : int
         Which client.
     num_clients : int
-        K: how many the images are shared out among.
-    spec : ImageSpec
+        K: the number of clients that the images are divided among.
+    spec : InputSpec
         What the model takes.
     data_path : str | None
         A SuperNode's own folder (node config ``data-path``), all of whose training images are
-        this client's. Its classes are matched by name to those of `data.name` where that is
-        bundled or a local folder; otherwise its label numbers are taken as they are.
+        this client's. Its classes are matched by name to those of `data.name` if that is bundled,
+        a local folder or a function; otherwise its label numbers are taken as they are.
 
     Raises
     ------
     DataError
-        If the images cannot be had.
+        If the images cannot be read.
     ConfigError
-        If they cannot be shared out as configured.
+        If they cannot be divided as configured.
     """
-    own = None if data_path is None else local_directory(data_path)
-    versions = seen_version(config.data.name), None if own is None else folder_version(own)
-    return _SHARDS.get(
-        (config.data, config.seed, partition_id, num_clients, _key(spec), data_path, versions),
-        lambda: _load_shard(config, partition_id, num_clients, spec, data_path),
+    if data_path is None:
+        share = _share_key(config, partition_id, num_clients, spec)
+        return _SHARDS.get(share, lambda: _load_share(share))
+    folder = local_directory(data_path)
+    own = _OwnKey(
+        path=data_path,
+        folder=None if folder is None else folder_state(folder),
+        columns=config.data.only("image_column", "label_column"),
+        class_names=_images(config).class_names if is_local(config.data.name) else None,
+        validation=_validation(config, partition_id),
+        spec=spec,
     )
+    return _SHARDS.get(own, lambda: _load_own(own))
 
 
-def load_pool(config: Config, num_clients: int, spec: ImageSpec) -> Images:
+def load_pool(config: Config, num_clients: int, spec: InputSpec) -> Images:
     """Return the training images of all clients together, without their validation splits.
 
     Raises
@@ -110,71 +162,85 @@ def load_pool(config: Config, num_clients: int, spec: ImageSpec) -> Images:
     FedSplitError
         As `load_shard`.
     """
-    source = load_images(config.data, look=False)
-    shards = [_split_share(config, client, num_clients)[0] for client in range(num_clients)]
-    pooled = datasets.concatenate_datasets(shards)
-    return _images(pooled, source, spec)
+    keys = [_share_key(config, client, num_clients, spec) for client in range(num_clients)]
+    pooled = datasets.concatenate_datasets([_split_share(key)[0] for key in keys])
+    return _fitted(pooled, _images(config), spec)
 
 
-def load_test(config: Config, spec: ImageSpec) -> Images:
-    """Return the held-out images of central evaluation; from memory after the first time.
+def load_test(config: Config, spec: InputSpec) -> Images:
+    """Return the test images of central evaluation; from memory after the first time.
 
     Raises
     ------
     DataError
-        If the images cannot be had.
+        If the images cannot be read.
     """
-
-    def load() -> Images:
-        source = load_images(config.data, look=False)
-        return _images(source.test, source, spec)
-
-    return _TESTS.get((config.data, _key(spec), seen_version(config.data.name)), load)
+    key = _TestKey(images_key(config.data, look=False), spec)
+    return _TESTS.get(key, lambda: _load_test(key))
 
 
-def _load_shard(
-    config: Config, partition_id: int, num_clients: int, spec: ImageSpec, data_path: str | None
-) -> Shard:
-    data = config.data
-    if data_path is None:
-        source = load_images(data, look=False)
-        parts = _split_share(config, partition_id, num_clients)
-    else:
-        named = is_local(data.name)
-        class_names = load_images(data, look=False).class_names if named else None
-        source = load_data_path(data_path, data, class_names)
-        parts = _split_own(source.train, config, partition_id)
-    train, validation = (_images(part, source, spec) for part in parts)
-    return Shard(train, validation)
+def forget(source: Source) -> None:
+    """Drop the images of a data set's state from memory."""
+
+    def of_source(key: object) -> bool:
+        return isinstance(key, _ShareKey | _TestKey) and key.images.source == source
+
+    _SHARDS.forget(of_source)
+    _TESTS.forget(of_source)
 
 
-def _split_share(
-    config: Config, partition_id: int, num_clients: int
-) -> tuple[datasets.Dataset, datasets.Dataset]:
+def _share_key(config: Config, partition_id: int, num_clients: int, spec: InputSpec) -> _ShareKey:
+    return _ShareKey(
+        images=images_key(config.data, look=False),
+        partitioning=partitioning(config.data),
+        num_clients=num_clients,
+        partition_id=partition_id,
+        seed=config.seed,
+        validation=_validation(config, partition_id),
+        spec=spec,
+    )
+
+
+def _validation(config: Config, partition_id: int) -> _Validation:
+    seed = derive_seed(config.seed, "validation", partition_id)
+    return _Validation(config.data.validation_fraction, seed)
+
+
+def _images(config: Config) -> ImageDataset:
+    return images_of(images_key(config.data, look=False))
+
+
+def _load_share(key: _ShareKey) -> Shard:
+    train, validation = _split_share(key)
+    source = images_of(key.images)
+    return Shard(_fitted(train, source, key.spec), _fitted(validation, source, key.spec))
+
+
+def _load_own(key: _OwnKey) -> Shard:
+    source = load_data_path(key.path, key.columns, key.class_names)
+    parts = split_validation(source.train, key.validation.fraction, key.validation.seed)
+    return Shard(*(_fitted(part, source, key.spec) for part in parts))
+
+
+def _load_test(key: _TestKey) -> Images:
+    source = images_of(key.images)
+    return _fitted(source.test, source, key.spec)
+
+
+def _split_share(key: _ShareKey) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Return a client's share of the data set as (train, validation)."""
     rows = partition(
-        load_images(config.data, look=False),
-        config.data,
-        num_clients=num_clients,
-        seed=config.seed,
-        partition_id=partition_id,
+        images_of(key.images),
+        key.partitioning,
+        num_clients=key.num_clients,
+        seed=key.seed,
+        partition_id=key.partition_id,
     )
-    return _split_own(rows, config, partition_id)
+    return split_validation(rows, key.validation.fraction, key.validation.seed)
 
 
-def _split_own(
-    rows: datasets.Dataset, config: Config, partition_id: int
-) -> tuple[datasets.Dataset, datasets.Dataset]:
-    seed = derive_seed(config.seed, "validation", partition_id)
-    return split_validation(rows, config.data.validation_fraction, seed)
-
-
-def _images(rows: datasets.Dataset, source: ImageDataset, spec: ImageSpec) -> Images:
+def _fitted(rows: datasets.Dataset, source: ImageDataset, spec: InputSpec) -> Images:
     """Return rows of a data set as a model takes them."""
     return Images(
         rows, image_column=source.image_column, label_column=source.label_column, spec=spec
     )
-
-
-def _key(spec: ImageSpec) -> tuple[object, ...]:
-    return (spec.channels, spec.height, spec.width, tuple(spec.mean), tuple(spec.std))

@@ -161,7 +161,7 @@ def test_values_out_of_bounds_are_refused(key: str, value: object) -> None:
         ({"data": 3, "data.name": "x"}, "data = 3: is a section"),
         ({"data.name": "x", "data": 3}, "data = 3: is a section"),
         ({"seed.x": 3}, "seed.x = 3: unknown key; did you mean 'seed'?"),
-        ({"run-name": "x" * 300}, "must not hold a file name of more than 255 bytes"),
+        ({"run-name": "x" * 300}, "must not contain a file name of more than 255 bytes"),
         ({"output-dir": "a\udc80"}, "output-dir = 'a\\udc80': must be text in UTF-8"),
     ],
 )

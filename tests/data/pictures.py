@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import datasets
 import numpy as np
 from PIL import Image
 
+from fedsplit.input_spec import InputSpec
 
-@dataclass(frozen=True)
-class Spec:
-    """What a model would take."""
-
-    channels: int = 1
-    height: int = 8
-    width: int = 8
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.25,)
-    resample: int = 2
-    resize: int | tuple[int, int] | None = None
-    crop_rounding: Literal["down", "even"] = "down"
+SMALL = InputSpec(channels=1, height=8, width=8, mean=(0.5,), std=(0.25,))
 
 
 def picture(seed: int, mode: str = "L", size: int = 8) -> Image.Image:

@@ -65,6 +65,14 @@ def test_least_recently_used_values_go_when_the_sizes_exceed_the_bound() -> None
     get(100)  # larger than the bound: kept all the same, alone
     get(100)
     assert made == [4, 5, 3, 5, 100]
-    cache.clear()
+    cache.forget()
     get(100)
     assert made[-2:] == [100, 100]
+
+
+def test_unwanted_values_are_forgotten() -> None:
+    cache: OnceCache[str] = OnceCache(max_size=9)
+    for key in ("a", "b", "c"):
+        cache.get(key, key.upper)
+    cache.forget(lambda key: key == "b")
+    assert [cache.get(key, lambda: "new") for key in ("a", "b", "c")] == ["A", "new", "C"]

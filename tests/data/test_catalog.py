@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from fedsplit.config import DataConfig
-from fedsplit.data.catalog import is_local, load_data_path, load_images
+from fedsplit.data.catalog import load_data_path, load_images
 from fedsplit.data.columns import label_array
+from fedsplit.data.sources import is_local
 from fedsplit.errors import DataError
 from tests.data.pictures import image_folder, labelled, picture
 
@@ -76,7 +77,7 @@ def test_test_goes_before_validation(tmp_path: Path) -> None:
 
 
 def test_data_that_cannot_be_had(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"/no/such/folder.*is not there.*fashion-mini"):
+    with pytest.raises(DataError, match=r"/no/such/folder.*does not exist.*fashion-mini"):
         load_images(DataConfig(name="/no/such/folder"))
     datasets.DatasetDict({"other": labelled([0, 1])}).save_to_disk(tmp_path / "a")
     with pytest.raises(DataError, match=r"no images in a split called 'train'.*other \(2 rows\)"):
@@ -123,7 +124,7 @@ def test_a_folder_is_known_by_where_it_lies(
 def test_names_that_no_folder_can_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert not is_local(name)
-    with pytest.raises(DataError, match=r"not there|no data set"):
+    with pytest.raises(DataError, match=r"does not exist|no data set"):
         load_images(DataConfig(name=name))
     with pytest.raises(DataError, match="is not a folder"):
         load_data_path(name, DataConfig())
@@ -135,9 +136,3 @@ def test_a_data_path_that_is_wrong(tmp_path: Path) -> None:
     image_folder(tmp_path, {"yak": 1})
     with pytest.raises(DataError, match="does not know: yak"):
         load_data_path(tmp_path, DataConfig(), ("ant",))
-
-
-def test_what_is_local(tmp_path: Path) -> None:
-    assert is_local("fashion-mini")
-    assert is_local(str(tmp_path))
-    assert not is_local("ylecun/mnist")

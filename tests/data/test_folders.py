@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from fedsplit.data.folders import folder_version, read_folder
+from fedsplit.data.folders import folder_state, read_folder
 from fedsplit.errors import DataError
 from tests.data.pictures import image_folder, labelled, picture
 
@@ -105,17 +105,17 @@ CHANGES: list[Callable[[Path], object]] = [
 @pytest.mark.parametrize("change", CHANGES, ids=["write", "date", "remove", "rename", "add"])
 def test_a_version_tells_of_every_change(tmp_path: Path, change: Callable[[Path], object]) -> None:
     image_folder(tmp_path / "train", {"cat": 2, "ant": 2})
-    before = folder_version(tmp_path)
-    assert folder_version(tmp_path) == before
+    before = folder_state(tmp_path)
+    assert folder_state(tmp_path) == before
     change(tmp_path)
-    assert folder_version(tmp_path) != before
+    assert folder_state(tmp_path) != before
 
 
 def test_the_version_of_a_saved_data_set(tmp_path: Path) -> None:
     parts = datasets.DatasetDict({"train": labelled([0, 1]), "test": labelled([1])})
     parts.save_to_disk(tmp_path)
-    before = folder_version(tmp_path)
+    before = folder_state(tmp_path)
     (tmp_path / "readme.txt").write_text("no part of it")
-    assert folder_version(tmp_path) == before
+    assert folder_state(tmp_path) == before
     parts.save_to_disk(tmp_path)
-    assert folder_version(tmp_path) != before
+    assert folder_state(tmp_path) != before

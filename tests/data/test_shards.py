@@ -1,20 +1,27 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
 
+from fedsplit import simulate
 from fedsplit.config import Config, DataConfig
 from fedsplit.data import shards
 from fedsplit.data.catalog import load_images
 from fedsplit.data.loader import Images
-from fedsplit.data.shards import Shard, load_pool, load_shard, load_test, split_validation
-from tests.data.pictures import Spec, image_folder, labelled
+from fedsplit.data.partition import partition
+from fedsplit.data.shards import forget, load_pool, load_shard, load_test, split_validation
+from fedsplit.data.sources import source_of
+from fedsplit.input_spec import InputSpec
+from tests.data.pictures import SMALL, image_folder, labelled
 
-NANO = Spec(height=28, width=28)
+NANO = replace(SMALL, height=28, width=28)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +46,7 @@ def test_a_shard_of_the_bundled_images() -> None:
     assert load_shard(Config(), 3, 10, NANO) is shard
     assert load_shard(Config(learning_rate=0.5), 3, 10, NANO) is shard, "the rest is no matter"
     assert load_shard(Config(seed=1), 3, 10, NANO) is not shard
-    assert load_shard(Config(), 3, 10, Spec(height=14, width=14)) is not shard
+    assert load_shard(Config(), 3, 10, replace(SMALL, height=14, width=14)) is not shard
 
 
 def test_the_test_images() -> None:
@@ -49,18 +56,17 @@ def test_the_test_images() -> None:
 
 
 def test_many_threads_decode_a_shard_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    original = shards._load_shard
+    made: list[Images] = []
 
-    def counted(*arguments: object) -> Shard:
-        made.append(1)
-        return original(*arguments)  # type: ignore[arg-type]
+    def counted(rows: datasets.Dataset, **options: Any) -> Images:  # noqa: ANN401
+        made.append(Images(rows, **options))
+        return made[-1]
 
-    monkeypatch.setattr(shards, "_load_shard", counted)
+    monkeypatch.setattr(shards, "Images", counted)
     config = Config(seed=987)
     with ThreadPoolExecutor(8) as pool:
         loaded = list(pool.map(lambda n: load_shard(config, n % 2, 10, NANO), range(16)))
-    assert len(made) == 2
+    assert len(made) == 2 * 2, "two clients, training and validation images each"
     assert len({id(shard) for shard in loaded}) == 2
 
 
@@ -86,6 +92,104 @@ def test_the_pool_is_all_training_images_and_no_validation_image() -> None:
     assert sorted(pictures(pool)) == sorted(p for shard in every for p in pictures(shard.train))
     held_out = {p for shard in every for p in pictures(shard.validation)}
     assert held_out.isdisjoint(pictures(pool))
+
+
+ODD = replace(SMALL, resize="never")  # crops 8 of 11 pixels: the margin is 1.5
+PAIRS = {
+    "channels": (SMALL, replace(SMALL, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)),
+    "height": (SMALL, replace(SMALL, height=7)),
+    "width": (SMALL, replace(SMALL, width=7)),
+    "mean": (SMALL, replace(SMALL, mean=(0.4,))),
+    "std": (SMALL, replace(SMALL, std=(0.5,))),
+    "resample": (SMALL, replace(SMALL, resample=3)),
+    "resize": (SMALL, replace(SMALL, resize=9)),
+    "crop_rounding": (ODD, replace(ODD, crop_rounding="even")),
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(InputSpec)])
+def test_specs_that_differ_in_one_field_get_their_own_pixels(tmp_path: Path, field: str) -> None:
+    """Break it: leave the field out of the cache keys."""
+    splits = {"train": labelled([0, 1] * 3, size=11), "test": labelled([0, 1], size=11)}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path)
+    data = DataConfig(name=str(tmp_path), validation_fraction=0.5)
+    config = Config(data=data)
+    rows = partition(load_images(data), data, num_clients=1, seed=config.seed, partition_id=0)
+
+    def pictures(images: Images) -> torch.Tensor:
+        return images.batch(torch.arange(len(images)))[0]
+
+    found = []
+    for spec in PAIRS[field]:
+        shard, test = load_shard(config, 0, 1, spec), load_test(config, spec)
+        every = Images(rows, image_column="image", label_column="label", spec=spec)
+        alone = Images(splits["test"], image_column="image", label_column="label", spec=spec)
+        assert torch.equal(pictures(test), pictures(alone))
+        assert _as_set(pictures(shard.train), pictures(shard.validation)) == _as_set(
+            pictures(every)
+        )
+        found.append([pictures(images) for images in (*shard, test)])
+    assert not any(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def _as_set(*images: torch.Tensor) -> set[bytes]:
+    return {picture.numpy().tobytes() for batch in images for picture in batch}
+
+
+OTHER_CONFIGS: dict[str, dict[str, object]] = {
+    "seed": {"seed": 5},
+    "validation fraction": {"data.validation-fraction": 0.5},
+    "partitioner": {"data.partitioner": "shard"},
+    "limit": {"data.max-train-samples": 60},
+    "image column": {"data.image-column": "other_image"},
+    "label column": {"data.label-column": "other_label"},
+}
+
+
+@pytest.mark.parametrize("changes", OTHER_CONFIGS.values(), ids=OTHER_CONFIGS)
+def test_keys_that_decide_a_shard_give_another_shard(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """Break it: leave one of these keys out of the cache key."""
+    names = datasets.ClassLabel(names=["a", "b"])
+    rows = labelled([0, 1] * 40).add_column("other_label", [1, 0] * 40, feature=names)
+    colour = labelled([0] * 80, mode="RGB").rename_column("image", "other_image")
+    rows = datasets.concatenate_datasets([rows, colour.select_columns(["other_image"])], axis=1)
+    rows.save_to_disk(tmp_path)
+    columns = {"data.image-column": "image", "data.label-column": "label"}
+    config = Config.load({"data.name": str(tmp_path), **columns})
+    first = load_shard(config, 0, 2, SMALL)
+    other = load_shard(Config.load(config, changes), 0, 2, SMALL)
+    assert load_shard(config, 0, 2, SMALL) is first
+    one, two = (shard.train.batch(torch.arange(len(shard.train))) for shard in (first, other))
+    assert not (torch.equal(one[0], two[0]) and torch.equal(one[1], two[1]))
+
+
+def test_a_key_that_the_partitioner_ignores_changes_nothing() -> None:
+    shard = load_shard(Config(), 3, 10, NANO)
+    ignored = {"data.alpha": 9.0, "data.shards-per-client": 5, "data.min-partition-size": 3}
+    assert load_shard(Config.load(Config(), ignored), 3, 10, NANO) is shard
+
+
+def test_two_models_in_one_process_get_the_runs_that_each_has_alone(tmp_path: Path) -> None:
+    """Break it: leave `resample` out of the cache keys."""
+    keys = {
+        "num-clients": 2,
+        "num-server-rounds": 1,
+        "data.max-train-samples": 60,
+        "data.max-test-samples": 20,
+        "batch-size": 8,
+        "output-dir": str(tmp_path),
+    }
+
+    def run(name: str, model: str) -> float:
+        result = simulate(keys, run_name=name, model_name=f"tests.small_models:{model}")
+        return float(result.summary["final_loss"])
+
+    together = [run("a", "make"), run("b", "make_resized_by_nearest")]
+    forget(source_of("fashion-mini"))
+    alone = run("c", "make_resized_by_nearest")
+    assert together[1] == alone != together[0]
 
 
 def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:

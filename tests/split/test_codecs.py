@@ -21,7 +21,7 @@ from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, SplitServer
-from fedsplit.split.traffic import stream_traffic, step_traffic
+from fedsplit.split.traffic import step_traffic, stream_traffic
 from fedsplit.split.wire import LOSS, NUM_CORRECT, Names, Wire
 from fedsplit.states import Boundary, TensorSpec, by_name
 from tests.channel.hosts import CountingProxy

@@ -1,0 +1,165 @@
+"""Refuse batches that a shard cannot fill, or that a model with BatchNorm cannot train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fedsplit.config import Config
+from fedsplit.data.loader import batch_sizes
+from fedsplit.errors import ConfigError
+from fedsplit.input_spec import InputSpec
+from fedsplit.models.split import SplitModel
+from fedsplit.models.stages import storage_free_copy
+from fedsplit.states import State
+
+
+class _Refusal(NamedTuple):
+    """Why a part cannot train on one image, and in which layer."""
+
+    reason: str
+    layer: str
+
+
+def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
+    """Refuse a batch size that some client's shard cannot fill once.
+
+    Parameters
+    ----------
+    batch_size : int
+        Images in a step.
+    shard_sizes : Sequence[int]
+        Training images of each client.
+
+    Raises
+    ------
+    ConfigError
+        Names the smallest shard.
+    """
+    size = min(shard_sizes)
+    if size < batch_size:
+        raise ConfigError(
+            f"batch-size = {batch_size} is larger than the shard of client "
+            f"{shard_sizes.index(size)}, which has {size} training images. Set batch-size to at "
+            f"most {size}, use fewer clients or more images (data.max-train-samples), keep fewer "
+            "for validation (data.validation-fraction), or divide them more evenly "
+            "(data.partitioner, data.alpha, data.min-partition-size)."
+        )
+
+
+def check_single_images(
+    model: Callable[[], tuple[SplitModel, InputSpec]],
+    shard_sizes: Sequence[int],
+    config: Config,
+    *,
+    pooled: bool = False,
+    together: int = 1,
+) -> None:
+    """Refuse a run in which a client would train on one image where the model needs several.
+
+    BatchNorm is the usual reason: it cannot normalise a single value. (Over an image's pixels or
+    tokens it has several values, and takes one image.) The model is asked only if a step of one
+    image can occur: storage-free copies of its parts run on the meta device in train mode.
+
+    Parameters
+    ----------
+    model : Callable[[], tuple[SplitModel, InputSpec]]
+        Returns the model, whose weights are not used, and the images that it takes.
+    shard_sizes : Sequence[int]
+        Training images of each client, without its validation split.
+    config : Config
+        The run's configuration.
+    pooled : bool
+        Whether the server trains on the images of all clients together.
+    together : int
+        Participants whose batches the server part computes as one; 1 = each batch alone.
+
+    Raises
+    ------
+    ConfigError
+        Names the client, its training images, and the layer that needs several images.
+    """
+    sizes = [sum(shard_sizes)] if pooled else shard_sizes
+    steps = [batch_sizes(size, config.batch_size, config.last_batch) for size in sizes]
+    single = [client for client, of_client in enumerate(steps) if 1 in of_client]
+    if not single:
+        return
+    refusals = _refusals(*model())
+    at_server = {"trunk"} if config.split.u_shaped else {"trunk", "top"}
+    for client in single:
+        # The last step of an epoch is the one in which the fewest others take part.
+        shorter = sum(len(other) < len(steps[client]) for other in steps)
+        accompanied = shorter < together - 1
+        for part, refusal in refusals.items():
+            if not (accompanied and part in at_server):
+                holder = "all clients together" if pooled else f"client {client}"
+                raise ConfigError(_message(holder, sizes[client], refusal, config))
+
+
+def _message(holder: str, size: int, refusal: _Refusal, config: Config) -> str:
+    where = f" in the layer '{refusal.layer}'" if refusal.layer else ""
+    remedy = "Set last-batch to 'merge' or 'drop', or choose another batch-size."
+    if config.batch_size == 1:
+        remedy = "Set batch-size to at least 2."
+    return (
+        f"With batch-size = {config.batch_size} and last-batch = '{config.last_batch}', the "
+        f"{size} training images of {holder} give a step of one image, but this model cannot "
+        f"train on one image ({refusal.reason}{where}). {remedy}"
+    )
+
+
+def _refusals(model: SplitModel, spec: InputSpec) -> Mapping[str, _Refusal]:
+    """Return the parts that train on two images but not on one."""
+    found: dict[str, _Refusal] = {}
+    one, two = (
+        torch.empty(count, spec.channels, spec.height, spec.width, device="meta")
+        for count in (1, 2)
+    )
+    states: tuple[State, State] = (one, two)
+    for name, part in zip(model._fields, model, strict=True):
+        empty = storage_free_copy(part)
+        refusal = _refusal(empty.train(), *states)
+        if refusal is not None:
+            found[name] = refusal
+        try:
+            states = _run(empty.eval(), states[0]), _run(empty, states[1])
+        except Exception:  # what is wrong has nothing to do with the number of images
+            break
+    return found
+
+
+def _refusal(part: nn.Module, one: State, two: State) -> _Refusal | None:
+    entered: list[str] = []
+    for name, module in part.named_modules():
+        label = f"{name}: {type(module).__name__}"
+        if name:
+            module.register_forward_pre_hook(partial(_enter, entered, label))
+            module.register_forward_hook(partial(_leave, entered))
+    try:
+        _run(part, one)
+    except Exception as error:
+        layer = entered[-1] if entered else ""
+        try:
+            _run(part, two)
+        except Exception:  # it does not train on any number of images here
+            return None
+        return _Refusal(" ".join(str(error).split()), layer)
+    return None
+
+
+def _enter(entered: list[str], label: str, *_: object) -> None:
+    entered.append(label)
+
+
+def _leave(entered: list[str], *_: object) -> None:
+    entered.pop()
+
+
+@torch.no_grad()
+def _run(part: nn.Module, state: State) -> State:
+    output: State = part(state)
+    return output

@@ -1,0 +1,161 @@
+"""Where the images of a name come from, and in which state a run reads them.
+
+A folder can change, and a function of the user's own can be defined again. A run reads one state
+of its data set from start to end, and the next run looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+
+import datasets
+
+from fedsplit.data import fashion_mini
+from fedsplit.data.folders import FolderState, folder_state, read_folder
+from fedsplit.data.functions import call_function
+from fedsplit.data.hub import read_hub
+from fedsplit.errors import DataError
+from fedsplit.names import local_directory
+from fedsplit.references import is_reference
+
+BUNDLED: Mapping[str, Callable[[], datasets.DatasetDict]] = {"fashion-mini": fashion_mini.load}
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A data set that comes with fedsplit."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A data set of the Hugging Face Hub, in the state in which this process loads it first."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionResult:
+    """What a function of the user's own returned; each call's result is equal to itself only."""
+
+    splits: Mapping[str, datasets.Dataset]
+
+
+Source = Bundled | FolderState | HubDataset | FunctionResult
+"""One state of a data set. Hashable: caches of what is made from it have it in their keys."""
+
+
+@dataclass
+class _Held:
+    source: Source
+    num_runs: int = 0
+
+
+_held: dict[str, _Held] = {}
+_seen: dict[str, Source] = {}
+_lock = RLock()
+
+
+def source_of(name: str, *, look: bool = True) -> Source:
+    """Return the state of a data set.
+
+    While a run holds the data set (see `held`), that is the state which the run has found.
+
+    Parameters
+    ----------
+    name : str
+        As in ``data.name``.
+    look : bool
+        Look at the folder, or call the function, now; False = return what this process found when
+        it looked last, if it has looked before.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder, or a function does not return a data set.
+    ConfigError
+        If ``package.module:name`` cannot be imported or is not a function.
+    """
+    with _lock:
+        if name in _held:
+            return _held[name].source
+        if look or name not in _seen:
+            _seen[name] = _look(name)
+        return _seen[name]
+
+
+@contextmanager
+def held(name: str) -> Iterator[Source]:
+    """Keep one state of a data set for every thread of this process until the block ends.
+
+    The first block looks; blocks that overlap with it share what it has found.
+
+    Raises
+    ------
+    FedSplitError
+        As `source_of`.
+    """
+    with _lock:
+        entry = _held.get(name) or _Held(_look(name))
+        entry.num_runs += 1
+        _held[name] = entry
+        _seen.pop(name, None)
+    try:
+        yield entry.source
+    finally:
+        with _lock:
+            entry.num_runs -= 1
+            if not entry.num_runs:
+                del _held[name]
+
+
+def is_held(source: Source) -> bool:
+    """Return whether a run still reads this state."""
+    with _lock:
+        return any(entry.source == source for entry in _held.values())
+
+
+def is_local(name: str) -> bool:
+    """Return whether reading a data set needs no download by fedsplit."""
+    return name in BUNDLED or is_reference(name) or local_directory(name) is not None
+
+
+def read(source: Source) -> Mapping[str, datasets.Dataset]:
+    """Return the splits of a data set, by name.
+
+    Raises
+    ------
+    DataError
+        If they cannot be read.
+    """
+    if isinstance(source, Bundled):
+        bundled: Mapping[str, datasets.Dataset] = BUNDLED[source.name]()
+        return bundled
+    if isinstance(source, FolderState):
+        return read_folder(Path(source.path))
+    if isinstance(source, HubDataset):
+        return read_hub(source.name)
+    return source.splits
+
+
+def _look(name: str) -> Source:
+    if name in BUNDLED:
+        return Bundled(name)
+    if is_reference(name):
+        return FunctionResult(call_function(name))
+    folder = local_directory(name)
+    if folder is not None:
+        return folder_state(folder)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise DataError(
+            f"The data folder '{name}' (data.name) does not exist. Give the path of a folder with "
+            "class folders of images or of a data set saved with save_to_disk, a function "
+            "(package.module:name), the id of a data set on the Hugging Face Hub, or a bundled "
+            f"name ({', '.join(BUNDLED)})."
+        )
+    return HubDataset(name)
