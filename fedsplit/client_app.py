@@ -41,7 +41,7 @@ from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, ConfigError, FedSplitError
 from fedsplit.exchanged import exchanged, load_exchanged, trains
-from fedsplit.models.loading import input_spec
+from fedsplit.models.resolved import resolve
 from fedsplit.seeding import generator
 from fedsplit.simulation import widen
 from fedsplit.split.client import SplitSession
@@ -88,6 +88,7 @@ def describe(message: Message, context: Context) -> Message:
         # has not come is for the server to say: it has seen the meeting as a whole.
         with suppress(ChannelError), client.session(client.token) as session:
             session.finish()
+    client.make_frozen()
     counts = [0] * client.num_labels
     if client.partition_id < client.num_clients:
         labels = client.shard().train.labels
@@ -140,6 +141,7 @@ class _Client:
         orders = message.content.config_records["config"]
         self.num_clients = int(str(orders["num-clients"]))
         self.num_labels = int(str(orders["num-labels"]))
+        self.run = str(orders.get("run-id", ""))
         self.proximal_mu = float(str(orders.get("proximal-mu", 0.0)))
         self.server_round = int(str(orders.get("server-round", 0)))
         self._address = str(orders.get("channel-address", ""))
@@ -158,17 +160,26 @@ class _Client:
         """Return this client's images."""
         path = None if self._data_path is None else str(self._data_path)
         config = self.config
-        spec = input_spec(config.model.name, images=partial(image_size, config.data))
+        spec = resolve(config.model.name, run=self.run).input_spec(partial(image_size, config.data))
         return load_shard(self.config, self.partition_id, self.num_clients, spec, path)
+
+    def make_frozen(self) -> None:
+        """Load frozen weights before the first round, so that no round has to wait for the hub."""
+        if self._frozen:
+            self._held()
+
+    def _held(self) -> HeldModel:
+        return held_model(
+            self.config,
+            split=bool(self._address),
+            num_labels=self.num_labels,
+            frozen=self._frozen,
+            run=self.run,
+        )
 
     def model(self) -> HeldModel:
         """Return what this client holds, with the weights of the message or those it has kept."""
-        model = held_model(
-            self.config,
-            split=self.token is not None,
-            num_labels=self.num_labels,
-            frozen=self._frozen,
-        )
+        model = self._held()
         if exchanged(model.held):
             arrays = self._message.content.array_records["arrays"]
             if not arrays:  # it has kept its own

@@ -20,13 +20,10 @@ from fedsplit.errors import ConfigError
 from fedsplit.exchanged import trains
 from fedsplit.initial import initial_model
 from fedsplit.input_spec import InputSpec
-from fedsplit.models.dropout import dropout_probabilities
-from fedsplit.models.hub import find_model
-from fedsplit.models.loading import input_spec
-from fedsplit.models.skeletons import empty_part
+from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import Part, smashed_spec
-from fedsplit.models.trainable import idle_of, load_peft
+from fedsplit.models.trainable import load_peft, unused_weights_of
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks
 from fedsplit.split.checks import CutSpec
@@ -90,9 +87,9 @@ class Preparation:
         return self.client_part if split else join_parts(*self.model)
 
     @property
-    def idle(self) -> tuple[str, ...]:
-        """How the names of weights start that the model's output does not use."""
-        return idle_of(self.model.bottom)
+    def unused_weights(self) -> tuple[str, ...]:
+        """The prefixes of weights that the model's output does not use."""
+        return unused_weights_of(self.model.bottom)
 
     @property
     def whole(self) -> Callable[[Tensor], Tensor]:
@@ -101,8 +98,15 @@ class Preparation:
         return lambda images: server_part(self.model.bottom(images))
 
 
-def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
+def check(config: Config, *, run: str = "") -> tuple[InputSpec, tuple[str, ...]]:
     """Refuse what cannot run, without loading weights.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    run : str
+        Identifies the run, see `resolve`.
 
     Raises
     ------
@@ -113,9 +117,10 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
     _check_device(config.device)
     check_sinks(config)
     RunDirectory.check_free(config)
-    spec = input_spec(config.model.name, images=partial(image_size, config.data))
+    model = resolve(config.model.name, run=run)
+    spec = model.input_spec(images=partial(image_size, config.data))
     class_names = load_images(config.data).class_names
-    trunk = empty_part(config.model.name, "trunk", config.split.points, num_labels=len(class_names))
+    trunk = model.empty_part("trunk", config.split.points, num_labels=len(class_names))
     if config.split.u_shaped and trunk.start == trunk.end:
         raise ConfigError(
             f"split.cut-layer = {config.split.cut_layer} leaves no stage to the server in the "
@@ -124,7 +129,7 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
     _check_strategy(config)
     if config.split.trainable == "lora":
         load_peft()
-    _warn_of_dropout(config)
+    _warn_of_dropout(config, model)
     return spec, class_names
 
 
@@ -181,16 +186,23 @@ def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
         )
 
 
-def prepare(config: Config) -> Preparation:
+def prepare(config: Config, *, run: str = "") -> Preparation:
     """Check the config, and load the model and the test images.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    run : str
+        Identifies the run, see `resolve`.
 
     Raises
     ------
     FedSplitError
         As `check`, and if weights cannot be loaded.
     """
-    spec, class_names = check(config)
-    model = initial_model(config, num_labels=len(class_names))
+    spec, class_names = check(config, run=run)
+    model = initial_model(config, num_labels=len(class_names), run=run)
     u_shaped = config.split.u_shaped
     prepared = Preparation(
         model=model,
@@ -234,9 +246,8 @@ def _check_strategy(config: Config) -> None:
         )
 
 
-def _warn_of_dropout(config: Config) -> None:
-    model_name = config.model.name
-    found = dropout_probabilities(model_name)
+def _warn_of_dropout(config: Config, model: ResolvedModel) -> None:
+    found = model.dropout_probabilities()
     if config.split.trainable == "lora" and config.lora.dropout:
         _logger.warning(
             "lora.dropout = %g draws from torch's global generator: this run will not repeat "
@@ -247,15 +258,15 @@ def _warn_of_dropout(config: Config) -> None:
         _logger.warning(
             "The model '%s' has dropout (%s), which draws from torch's global generator: this run "
             "will not repeat exactly. Set these to 0 %s if it has to.",
-            model_name,
+            model.name,
             ", ".join(f"{key} = {value:g}" for key, value in found.items()),
-            _place_of_config(model_name),
+            _place_of_config(model),
         )
 
 
-def _place_of_config(model_name: str) -> str:
-    source = find_model(model_name)
-    if source.directory is None or "factory" in source.config:
+def _place_of_config(model: ResolvedModel) -> str:
+    source = model.source
+    if source.directory is None or source.made_by_function:
         return "where the model is made"
     return "in the config.json of a local copy" if source.from_hub else "in its config.json"
 

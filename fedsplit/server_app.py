@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -93,13 +94,15 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
         If the run cannot start or cannot be finished.
     """
     with torch_threads(config.torch_threads):
-        prepared = prepare(config)
+        run = secrets.token_hex(8)
+        prepared = prepare(config, run=run)
         kind = STRATEGIES[config.strategy]
         facts: dict[str, str | int] = {
+            "run-id": run,
             "num-labels": len(prepared.class_names),
             "synchronous": int(kind.synchronous),
             "frozen-sha256": frozen_digest(
-                prepared.held_by_clients(split=kind.rule is not None), prepared.idle
+                prepared.held_by_clients(split=kind.rule is not None), prepared.unused_weights
             ),
         }
         with _served(config, prepared, engine, facts) as server:
