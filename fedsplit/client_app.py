@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from logging import ERROR
 
 import torch
@@ -37,7 +37,7 @@ from fedsplit.exchanged import exchanged, load_exchanged
 from fedsplit.flower_internals import ClientAppCallable, error_reply
 from fedsplit.input_spec import InputSpec
 from fedsplit.messages import ARRAYS, CONFIG, METRICS, Description, Instructions, Measurements
-from fedsplit.models.loading import input_spec
+from fedsplit.models.resolved import resolve
 from fedsplit.references import load_class
 from fedsplit.seeding import generator
 from fedsplit.split.client import SplitSession, attend_rendezvous
@@ -84,6 +84,8 @@ def describe(message: Message, context: Context) -> Message:
             client.stream(_RENDEZVOUS_FRAME_BYTES) as stream,
         ):
             attend_rendezvous(stream)
+    if client.told.frozen_sha256:
+        client.empty_model()  # loads frozen weights, so that no round has to wait for the hub
     counts = [0] * client.told.num_labels
     if client.partition_id < client.told.num_clients:
         labels = client.shard().train.labels
@@ -150,15 +152,14 @@ class _Client:
         num_clients = self.told.num_clients
         return load_shard(self.config, self.partition_id, num_clients, self._spec, path)
 
-    @property
+    @cached_property
     def _spec(self) -> InputSpec:
-        return input_spec(
-            self.config.model.name, images=partial(image_size, self.config.data, look=False)
-        )
+        images = partial(image_size, self.config.data, look=False)
+        return resolve(self.config.model.name, run=self.told.run).input_spec(images)
 
-    def model(self) -> ClientModel:
-        """Return what this client holds, with the weights of the message or those it has kept."""
-        model = client_model(
+    def empty_model(self) -> ClientModel:
+        """Return what this client holds; what trains has no values yet."""
+        return client_model(
             self.config,
             rule=load_class(self.told.client_rule, key="strategy", kind=ClientRule),
             spec=self._spec,
@@ -166,6 +167,10 @@ class _Client:
             frozen=self.told.frozen_sha256,
             run=self.told.run,
         )
+
+    def model(self) -> ClientModel:
+        """Return what this client holds, with the weights of the message or those it has kept."""
+        model = self.empty_model()
         if exchanged(model.held):
             arrays = self._message.content.array_records[ARRAYS]
             if not arrays:  # it has kept its own

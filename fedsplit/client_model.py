@@ -1,13 +1,14 @@
 """What a client holds of the model: a bottom, in the U-shaped topology also a top, or all of it.
 
-What trains comes with the round's message. What is frozen is never sent: a client makes it for
-itself, from the checkpoint or the seed, as the server does, and shows that it is the same. So
-there is nothing to keep, to lose or to send again. A process makes it once, and the clients that
-it serves share it. What the model's output does not use no client needs: it is whatever it is.
+Weights that train come with the round's message. Frozen weights are never sent: each client makes
+them from the checkpoint or the seed, as the server does, and compares digests. So there is nothing
+to store, to lose or to send again. A process makes them once for all the clients that it serves.
+Weights that cannot affect the output are left uninitialised on clients.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -18,11 +19,22 @@ from fedsplit.data.cache import OnceCache
 from fedsplit.errors import ModelError
 from fedsplit.exchanged import copy_to_train, frozen_digest
 from fedsplit.initial import dtype_of, initial_model
-from fedsplit.models.hub import stamp
-from fedsplit.models.skeletons import PARTS, empty_model, empty_part
-from fedsplit.models.split import hold_parts, join_parts, split_model
+from fedsplit.models.resolved import ResolvedModel, resolve
+from fedsplit.models.split import PARTS, hold_parts, join_parts, split_model
 from fedsplit.models.stages import Part
-from fedsplit.models.trainable import freeze_idle, idle_of
+from fedsplit.models.trainable import freeze_unused, unused_weights_of
+
+
+@dataclass(frozen=True)
+class _FrozenKey:
+    """All that a client's frozen weights depend on. The digest stands for the checkpoint's."""
+
+    model: ResolvedModel
+    settings: tuple[object, ...]
+    split: bool
+    num_labels: int
+    sha256: str
+
 
 _with_frozen: OnceCache[tuple[Part, ...]] = OnceCache(2)
 
@@ -33,11 +45,11 @@ class HeldModel(NamedTuple):
     Attributes
     ----------
     held : nn.Module
-        All of it, with the names of the whole model.
+        Everything that it holds, under the names of the whole model.
     bottom : nn.Module
-        The whole model, if it is not split.
+        The bottom, or the whole model if it is not split.
     top : nn.Module | None
-        Where labels stay with the client.
+        The top, if labels stay with the client.
     """
 
     held: nn.Module
@@ -45,8 +57,10 @@ class HeldModel(NamedTuple):
     top: nn.Module | None = None
 
 
-def held_model(config: Config, *, split: bool, num_labels: int, frozen: str) -> HeldModel:
-    """Return what a client holds; what trains has no values yet.
+def held_model(
+    config: Config, *, split: bool, num_labels: int, frozen: str, run: str = ""
+) -> HeldModel:
+    """Return what a client holds; weights that train have no values yet.
 
     Parameters
     ----------
@@ -55,34 +69,38 @@ def held_model(config: Config, *, split: bool, num_labels: int, frozen: str) -> 
     split : bool
         Whether the model is split.
     num_labels : int
-        Classes.
+        Number of classes.
     frozen : str
-        The server's `frozen_digest` of the same.
+        The `frozen_digest` of the same weights at the server; empty if nothing is frozen.
+    run : str
+        Identifies the run, see `resolve`.
 
     Raises
     ------
     ModelError
-        If the model cannot be had, or what is frozen differs from the server's.
+        If the model cannot be loaded, or its frozen weights differ from the server's.
     """
+    model = resolve(config.model.name, run=run)
     if frozen:
-        name = config.model.name
-        key = (config.model, config.split, config.lora, config.seed, config.device)
+        settings = (config.model, config.split, config.lora, config.seed, config.device)
         parts = _with_frozen.get(
-            (*key, split, num_labels, frozen, stamp(name)),
-            lambda: _make_frozen(config, split=split, num_labels=num_labels, frozen=frozen),
+            _FrozenKey(model, settings, split, num_labels, frozen),
+            lambda: _make_frozen(config, split, num_labels, frozen, run),
         )
         return _hold(*map(copy_to_train, parts))
-    parts = _empty(config, split, num_labels)
+    parts = _empty(config, model, split, num_labels)
     for part in parts:
-        freeze_idle(part.to(config.device))
+        freeze_unused(part.to(config.device))
     return _hold(*parts)
 
 
-def _make_frozen(config: Config, *, split: bool, num_labels: int, frozen: str) -> tuple[Part, ...]:
+def _make_frozen(
+    config: Config, split: bool, num_labels: int, frozen: str, run: str
+) -> tuple[Part, ...]:
     names = ["bottom", "top"] if config.split.u_shaped else ["bottom"]
-    model = initial_model(config, num_labels=num_labels, parts=names if split else PARTS)
-    parts = tuple(getattr(model, name) for name in names) if split else (join_parts(*model),)
-    if frozen_digest(_hold(*parts).held, idle_of(parts[0])) != frozen:
+    made = initial_model(config, num_labels=num_labels, run=run, parts=names if split else PARTS)
+    parts = tuple(getattr(made, name) for name in names) if split else (join_parts(*made),)
+    if frozen_digest(_hold(*parts).held, unused_weights_of(parts[0])) != frozen:
         all_sent = "; or set split.trainable = 'all', with which weights are sent"
         raise ModelError(
             f"The frozen weights of '{config.model.name}' at this client differ from the server's. "
@@ -92,12 +110,12 @@ def _make_frozen(config: Config, *, split: bool, num_labels: int, frozen: str) -
     return parts
 
 
-def _empty(config: Config, split: bool, num_labels: int) -> tuple[Part, ...]:
-    name, points, dtype = config.model.name, config.split.points, dtype_of(config)
+def _empty(config: Config, model: ResolvedModel, split: bool, num_labels: int) -> tuple[Part, ...]:
+    points, dtype = config.split.points, dtype_of(config)
     if not split:
-        whole = empty_model(name, num_labels=num_labels, dtype=dtype)
+        whole = model.empty_model(num_labels=num_labels, dtype=dtype)
         return (join_parts(*split_model(whole, points)),)
-    make = partial(empty_part, name, split_points=points, num_labels=num_labels, dtype=dtype)
+    make = partial(model.empty_part, points=points, num_labels=num_labels, dtype=dtype)
     return (make("bottom"), make("top")) if config.split.u_shaped else (make("bottom"),)
 
 

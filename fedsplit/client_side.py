@@ -75,7 +75,9 @@ def client_model(
     FedSplitError
         If the model cannot be had, or what is frozen differs from the server's.
     """
-    held, bottom, top = held_model(config, split=rule.splits, num_labels=num_labels, frozen=frozen)
+    held, bottom, top = held_model(
+        config, split=rule.splits, num_labels=num_labels, frozen=frozen, run=run
+    )
     if not rule.splits:
         return ClientModel(rule, held, bottom, None, {}, None)
     wire = make_wire(

@@ -160,7 +160,12 @@ class Experiment:
             load_exchanged(self._client_part, self._own_states[0])
         model = SplitModel(*(part.cpu() for part in self._prepared.model))
         merge_adapters(model)
-        save_model(model.merge(), self._prepared.spec, directory.model_dir)
+        save_model(
+            model.merge(),
+            self._prepared.spec,
+            directory.model_dir,
+            class_names=self._prepared.class_names,
+        )
         summary = self.recorder.finish()
         self._sinks.send_summary(summary)
         rows = self.recorder.rows

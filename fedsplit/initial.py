@@ -1,4 +1,4 @@
-"""The model of a run as it starts: weights from checkpoint or seed, some of them frozen."""
+"""The initial model of a run: weights from the checkpoint or the seed, some of them frozen."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from collections.abc import Sequence
 import torch
 
 from fedsplit.config import Config
-from fedsplit.models.loading import load_split_model
-from fedsplit.models.skeletons import PARTS
-from fedsplit.models.split import SplitModel
+from fedsplit.models.resolved import resolve
+from fedsplit.models.split import PARTS, SplitModel
 from fedsplit.models.trainable import Lora, train_only
 from fedsplit.seeding import seeded_init
 
 
-def initial_model(config: Config, *, num_labels: int, parts: Sequence[str] = PARTS) -> SplitModel:
-    """Load a run's model on its device, the same wherever it is done.
+def initial_model(
+    config: Config, *, num_labels: int, run: str = "", parts: Sequence[str] = PARTS
+) -> SplitModel:
+    """Load a run's model on its device. Server and clients get the same weights.
 
     Parameters
     ----------
     config : Config
         The run's configuration.
     num_labels : int
-        Classes.
+        Number of classes.
+    run : str
+        Identifies the run, see `resolve`.
     parts : Sequence[str]
-        Which of bottom, trunk and top to have; the others come without storage.
+        Which of bottom, trunk and top to load; the others have no storage.
 
     Raises
     ------
     ModelError
-        If the model or its weights cannot be had.
+        If there is no such model, or its weights cannot be loaded.
     """
     with seeded_init(config.seed, "model"):
-        model = load_split_model(
-            config.model.name,
+        model = resolve(config.model.name, run=run).load_parts(
             config.split.points,
             device=config.device,
             dtype=dtype_of(config),

@@ -23,13 +23,10 @@ from fedsplit.errors import ConfigError
 from fedsplit.exchanged import frozen_digest, trains
 from fedsplit.initial import initial_model
 from fedsplit.input_spec import InputSpec
-from fedsplit.models.dropout import dropout_probabilities
-from fedsplit.models.hub import find_model
-from fedsplit.models.loading import input_spec
-from fedsplit.models.skeletons import empty_part, skeleton
-from fedsplit.models.split import SplitModel, hold_parts, join_parts, split_model
+from fedsplit.models.resolved import ResolvedModel, resolve
+from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import Part
-from fedsplit.models.trainable import idle_of, load_peft
+from fedsplit.models.trainable import load_peft, unused_weights_of
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks
 from fedsplit.split.client_rules import ClientRule
@@ -105,12 +102,12 @@ class Preparation:
     def frozen_digest(self, *, split: bool) -> str:
         """Return the digest of what is frozen at a client (see `fedsplit.exchanged`)."""
         whole = self.held_by_clients(split=split)
-        return frozen_digest(whole, (*self.idle, *(f"{name}." for name in self.added)))
+        return frozen_digest(whole, (*self.unused_weights, *(f"{name}." for name in self.added)))
 
     @property
-    def idle(self) -> tuple[str, ...]:
-        """How the names of weights start that the model's output does not use."""
-        return idle_of(self.model.bottom)
+    def unused_weights(self) -> tuple[str, ...]:
+        """The prefixes of weights that the model's output does not use."""
+        return unused_weights_of(self.model.bottom)
 
     @property
     def whole(self) -> Callable[[Tensor], Tensor]:
@@ -119,8 +116,15 @@ class Preparation:
         return lambda images: server_part(self.model.bottom(images))
 
 
-def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
+def check(config: Config, *, run: str = "") -> tuple[InputSpec, tuple[str, ...]]:
     """Refuse what cannot run, without loading weights.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    run : str
+        Identifies the run, see `resolve`.
 
     Raises
     ------
@@ -136,9 +140,10 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
     _check_device(config.device)
     check_sinks(config)
     RunDirectory.check_free(config)
-    spec = input_spec(config.model.name, images=partial(image_size, config.data))
+    model = resolve(config.model.name, run=run)
+    spec = model.input_spec(images=partial(image_size, config.data))
     class_names = load_images(config.data).class_names
-    trunk = empty_part(config.model.name, "trunk", config.split.points, num_labels=len(class_names))
+    trunk = model.empty_part("trunk", config.split.points, num_labels=len(class_names))
     if config.split.u_shaped and trunk.start == trunk.end:
         raise ConfigError(
             f"split.cut-layer = {config.split.cut_layer} leaves no stage to the server in the "
@@ -147,7 +152,7 @@ def check(config: Config) -> tuple[InputSpec, tuple[str, ...]]:
     _check_strategy(config)
     if config.split.trainable == "lora":
         load_peft()
-    _warn_of_dropout(config)
+    _warn_of_dropout(config, model)
     return spec, class_names
 
 
@@ -164,13 +169,13 @@ def check_shards(config: Config) -> None:
         counts = class_counts(images, config.data, num_clients=config.num_clients, seed=config.seed)
         fraction = config.data.validation_fraction
         sizes = [sum(row) - validation_size(sum(row), fraction) for row in counts]
-        name, num_labels = config.model.name, len(images.class_names)
+        model, num_labels = resolve(config.model.name), len(images.class_names)
         check_batches(
             config,
             sizes,
             lambda: (
-                split_model(skeleton(name, num_labels=num_labels), config.split.points),
-                input_spec(name, images=partial(image_size, config.data)),
+                model.parts_skeleton(config.split.points, num_labels),
+                model.input_spec(images=partial(image_size, config.data)),
             ),
         )
 
@@ -220,22 +225,30 @@ def clients_at_once(config: Config) -> int:
     return min(config.num_clients, config.max_concurrent_clients or available_cores())
 
 
-def prepare(config: Config) -> Preparation:
+def prepare(config: Config, *, run: str = "") -> Preparation:
     """Check the config, and load the model and the test images.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    run : str
+        Identifies the run, see `resolve`.
 
     Raises
     ------
     FedSplitError
         As `check`, and if weights cannot be loaded.
     """
-    spec, class_names = check(config)
-    model = initial_model(config, num_labels=len(class_names))
+    spec, class_names = check(config, run=run)
+    model = initial_model(config, num_labels=len(class_names), run=run)
     rule = strategy_class(config.strategy).client_rule
     wire = make_wire(
         config,
         num_labels=len(class_names),
         spec=spec,
         cut_gradient=rule.uses_cut_gradient and trains(model.bottom),
+        run=run,
     )
     prepared = Preparation(
         model=model,
@@ -289,9 +302,8 @@ def _check_strategy(config: Config) -> None:
             )
 
 
-def _warn_of_dropout(config: Config) -> None:
-    model_name = config.model.name
-    found = dropout_probabilities(model_name)
+def _warn_of_dropout(config: Config, model: ResolvedModel) -> None:
+    found = model.dropout_probabilities()
     if config.split.trainable == "lora" and config.lora.dropout:
         _logger.warning(
             "lora.dropout = %g draws from torch's global generator: this run will not repeat "
@@ -302,15 +314,15 @@ def _warn_of_dropout(config: Config) -> None:
         _logger.warning(
             "The model '%s' has dropout (%s), which draws from torch's global generator: this run "
             "will not repeat exactly. Set these to 0 %s if it has to.",
-            model_name,
+            model.name,
             ", ".join(f"{key} = {value:g}" for key, value in found.items()),
-            _place_of_config(model_name),
+            _place_of_config(model),
         )
 
 
-def _place_of_config(model_name: str) -> str:
-    source = find_model(model_name)
-    if source.directory is None or "factory" in source.config:
+def _place_of_config(model: ResolvedModel) -> str:
+    source = model.source
+    if source.directory is None or source.made_by_function:
         return "where the model is made"
     return "in the config.json of a local copy" if source.from_hub else "in its config.json"
 

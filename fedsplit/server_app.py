@@ -126,10 +126,11 @@ def run_server(
         If the run cannot start or cannot be finished.
     """
     with torch_threads(config.torch_threads), reading(config.data):
-        prepared = prepare(config)
+        run = secrets.token_hex(8)
+        prepared = prepare(config, run=run)
         kind = strategy_class(config.strategy)
         with _served(config, prepared, engine) as (server, address):
-            told = _instructions(config, prepared, address)
+            told = _instructions(config, prepared, run, address)
             if kind.synchronous:
                 engine.make_room()
             clients = Clients.discover(
@@ -169,11 +170,11 @@ def run_server(
                 return _run_rounds(grid, config, strategy, experiment, continuation)
 
 
-def _instructions(config: Config, prepared: Preparation, address: str) -> Instructions:
+def _instructions(config: Config, prepared: Preparation, run: str, address: str) -> Instructions:
     """Return what every message of the run tells its client."""
     rule = strategy_class(config.strategy).client_rule
     return Instructions(
-        run=secrets.token_hex(8),
+        run=run,
         num_clients=max(1, config.num_clients),
         num_labels=len(prepared.class_names),
         client_rule=reference_to(rule),

@@ -13,8 +13,7 @@ from fedsplit.data.cache import OnceCache
 from fedsplit.data.loader import largest_batch
 from fedsplit.initial import dtype_of
 from fedsplit.input_spec import InputSpec
-from fedsplit.models.hub import stamp
-from fedsplit.models.skeletons import skeleton
+from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.models.split import SplitModel, join_parts, split_model
 from fedsplit.models.stages import boundary
 from fedsplit.models.storage import without_storage
@@ -27,16 +26,14 @@ from fedsplit.states import Boundary
 
 @dataclass(frozen=True)
 class _Key:
-    """What the boundaries of a model depend on."""
+    """All that the boundaries of a model depend on."""
 
-    name: str
+    model: ResolvedModel
     points: tuple[int, ...]
     u_shaped: bool
     dtype: torch.dtype
     num_labels: int
     spec: InputSpec
-    run: str
-    stamp: tuple[int, int]
 
 
 _boundaries: OnceCache[tuple[Boundary, Boundary | None]] = OnceCache(16)
@@ -66,14 +63,12 @@ def make_wire(
         If there is no such codec, or the model's boundaries cannot be had.
     """
     key = _Key(
-        name=config.model.name,
+        model=resolve(config.model.name, run=run),
         points=tuple(config.split.points),
         u_shaped=config.split.u_shaped,
         dtype=dtype_of(config),
         num_labels=num_labels,
         spec=spec,
-        run=run,
-        stamp=stamp(config.model.name),
     )
     smashed, output = _boundaries.get(key, lambda: _measure(key))
     return Wire(
@@ -98,7 +93,7 @@ def boundaries_of(
 
 
 def _measure(key: _Key) -> tuple[Boundary, Boundary | None]:
-    whole = copy.deepcopy(skeleton(key.name, num_labels=key.num_labels))
+    whole = copy.deepcopy(key.model.skeleton(key.num_labels))
     without_storage(whole, key.dtype)
     return boundaries_of(split_model(whole, key.points), key.spec, u_shaped=key.u_shaped)
 

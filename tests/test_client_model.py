@@ -12,7 +12,7 @@ from fedsplit.exchanged import exchanged, frozen_digest
 from fedsplit.initial import initial_model
 from fedsplit.models import save_model
 from fedsplit.models.split import hold_parts, join_parts
-from fedsplit.models.trainable import idle_of
+from fedsplit.models.trainable import unused_weights_of
 from tests.conftest import TINY
 from tests.models.families import zoo
 
@@ -74,7 +74,7 @@ def test_what_the_output_does_not_use_needs_no_checkpoint(split: bool, tmp_path:
     config = _config(model_name=str(tmp_path))
     start = initial_model(config, num_labels=10)
     own = start.bottom if split else join_parts(*start)
-    digest = frozen_digest(own, idle_of(start.bottom))
+    digest = frozen_digest(own, unused_weights_of(start.bottom))
     (tmp_path / "model.safetensors").unlink()
     held = held_model(config, split=split, num_labels=10, frozen=digest).held
     assert set(held.state_dict()) - set(exchanged(held)) == {"dinov2.embeddings.mask_token"}

@@ -88,21 +88,21 @@ def test_lora_and_a_frozen_bottom_have_the_smaller_ledger(tmp_path: Path) -> Non
 def test_what_the_output_does_not_use_is_neither_sent_nor_changed(
     tmp_path: Path, name: str, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Break it: leave out `idle` of a family; averaging then changes last bits."""
+    """Break it: leave out `unused_weights` of a family; averaging then changes last bits."""
     directory = _saved(name, tmp_path / "saved")
     shapes: dict[str, object] = {"num_clients": 3, "batch_size": 4, "num_server_rounds": 2}
     result = _tuned(directory, tmp_path, **keys, **shapes)
     before = load_model(directory, num_labels=10)
     after = load_model(str(result.run_dir / "model")).state_dict()
-    idle = {n for n in after if n.startswith(family_of(before).idle)}
-    assert len(idle) == {"clip": 2, "siglip": 11, "dinov2": 1, "beit-both": 1}[name]
-    assert all(torch.equal(after[n], before.state_dict()[n]) for n in idle)
+    unused = {n for n in after if n.startswith(family_of(before).unused_weights)}
+    assert len(unused) == {"clip": 2, "siglip": 11, "dinov2": 1, "beit-both": 1}[name]
+    assert all(torch.equal(after[n], before.state_dict()[n]) for n in unused)
     assert result.rounds[-1]["failed_clients"] == []
     # Without them the messages are smaller by at least most of their bytes.
-    monkeypatch.setattr("fedsplit.models.trainable.idle_of", lambda part: ())
+    monkeypatch.setattr("fedsplit.models.trainable.unused_weights_of", lambda part: ())
     all_sent = _tuned(directory, tmp_path / "all", **keys, **shapes)
     saved = all_sent.summary["sync_uplink_bytes"] - result.summary["sync_uplink_bytes"]
-    size = sum(before.state_dict()[n].nbytes for n in idle)
+    size = sum(before.state_dict()[n].nbytes for n in unused)
     assert saved > 2 * 3 * size * 0.8
 
 

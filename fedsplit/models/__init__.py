@@ -4,7 +4,7 @@ from fedsplit.input_spec import InputSpec
 from fedsplit.models.checkpoint import save_model
 from fedsplit.models.loading import input_spec, load_model, load_split_model
 from fedsplit.models.registry import register_family
-from fedsplit.models.skeletons import empty_model, empty_part, skeleton
+from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.models.split import (
     SplitModel,
     hold_parts,
@@ -19,11 +19,10 @@ from fedsplit.states import State
 __all__ = [
     "InputSpec",
     "Part",
+    "ResolvedModel",
     "SplitModel",
     "Stage",
     "State",
-    "empty_model",
-    "empty_part",
     "hold_parts",
     "input_spec",
     "join_parts",
@@ -31,8 +30,8 @@ __all__ = [
     "load_split_model",
     "num_stages",
     "register_family",
+    "resolve",
     "save_model",
-    "skeleton",
     "smashed_spec",
     "split_model",
     "stage_names",

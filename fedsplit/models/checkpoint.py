@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import threading
-import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,39 +13,37 @@ from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.family import Family
 from fedsplit.models.hub import Source
+from fedsplit.models.making import quietly
 from fedsplit.models.processing import processor_of
-from fedsplit.models.registry import family_of, family_of_config
+from fedsplit.models.registry import family_of
 from fedsplit.models.storage import weight_slots
 from fedsplit.models.weights import Filling, write
 
-# Importing transformers, its verbosity and the meta-device context are all global.
-_lock = threading.RLock()
 
-
-def build(source: Source, *, num_labels: int | None = None) -> nn.Module:
+def build(source: Source, family: Family, num_labels: int | None) -> nn.Module:
     """Make a model from its config alone, in eval mode and float32.
 
     Weights are drawn from torch's global generator.
     """
-    family = family_of_config(source.config, num_labels, name=source.name)
     with quietly(source.name):
-        model = family.load_library().build(source, family.load_class(), _checked(num_labels))
-    return _prepared(model)
+        model: nn.Module = family.load_library().build(source, family.load_class(), num_labels)
+    return model.float().eval()
 
 
-def build_empty(source: Source, *, num_labels: int | None = None) -> nn.Module:
-    """Make a model whose weights have no storage; buffers that are no weights are there.
+def build_empty(source: Source, family: Family, num_labels: int | None) -> nn.Module:
+    """Make a model whose weights have no storage; buffers that are no weights keep their values.
 
     Nothing is drawn.
     """
-    family = family_of_config(source.config, num_labels, name=source.name)
     with quietly(source.name):
-        model = family.load_library().build_empty(source, family.load_class(), _checked(num_labels))
-    return _prepared(model)
+        library, model_class = family.load_library(), family.load_class()
+        model: nn.Module = library.build_empty(source, model_class, num_labels)
+    return model.float().eval()
 
 
 def load(
     source: Source,
+    family: Family,
     empty: nn.Module,
     *,
     num_labels: int | None = None,
@@ -64,6 +58,8 @@ def load(
     ----------
     source : Source
         Not a built-in model.
+    family : Family
+        Its family.
     empty : nn.Module
         The model as `build_empty` makes it; it is changed and returned.
     num_labels : int, optional
@@ -81,7 +77,6 @@ def load(
         If a key is missing, unexpected, or of another shape. Only the classifier may be drawn
         afresh: where `num_labels` differs from the checkpoint's, or it has no classifier.
     """
-    family = family_of_config(source.config, num_labels, name=source.name)
     library = family.load_library()
     names = {name for name, _ in weight_slots(empty)} if wanted is None else wanted
     with quietly(source.name), library.open(source, empty, cache_dir) as checkpoint:
@@ -95,7 +90,7 @@ def load(
         )
         faults = filling.faults(
             names,
-            lambda name: name.startswith(family.unused) or library.may_be_left(empty, name),
+            lambda name: name.startswith(family.ignored_keys) or library.may_be_left(empty, name),
         )
         if faults:
             raise _misfit(source, family, faults, fresh_head=asks_fresh_head)
@@ -105,7 +100,13 @@ def load(
     return empty
 
 
-def save_model(model: nn.Module, spec: InputSpec, directory: str | Path) -> None:
+def save_model(
+    model: nn.Module,
+    spec: InputSpec,
+    directory: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> None:
     """Write a whole model as model.safetensors, config.json and preprocessor_config.json.
 
     The directory loads again with `load_split_model`, and with the model's own library.
@@ -118,11 +119,16 @@ def save_model(model: nn.Module, spec: InputSpec, directory: str | Path) -> None
         The images it takes.
     directory : str | Path
         Where to; made if it does not exist.
+    class_names : Sequence[str], optional
+        Of each class, in the order of the logits (see `label_names`). They go into config.json,
+        and into the model's own config or attribute ``class_names``. By default those that the
+        model has are kept.
 
     Raises
     ------
     ModelError
-        If the directory cannot be written, or the model is of no known family.
+        If the directory cannot be written, the model is of no known family, or there are more
+        names than logits.
     """
     family = family_of(model)
     processor = processor_of(spec)
@@ -130,7 +136,7 @@ def save_model(model: nn.Module, spec: InputSpec, directory: str | Path) -> None
         processor["image_processor_type"] = family.image_processor
     with quietly(str(directory), doing="saved"):
         Path(directory).mkdir(parents=True, exist_ok=True)
-        family.load_library().save(model, Path(directory))
+        family.load_library().save(model, Path(directory), class_names)
         text = json.dumps(processor, indent=2) + "\n"
         (Path(directory) / "preprocessor_config.json").write_text(text, encoding="utf-8")
 
@@ -148,55 +154,9 @@ def save_part(state: Mapping[str, Tensor], file: Path) -> None:
         write(state, file)
 
 
-def _prepared(model: nn.Module) -> nn.Module:
-    return model.float().eval()
-
-
-def _checked(num_labels: int | None) -> int | None:
-    whole = isinstance(num_labels, int) and not isinstance(num_labels, bool)
-    if num_labels is not None and not (whole and num_labels >= 1):
-        raise ModelError(f"num_labels is {num_labels!r}; give a whole number of at least 1.")
-    return num_labels
-
-
 def _misfit(source: Source, family: Family, faults: str, *, fresh_head: bool) -> ModelError:
     return ModelError(
         f"The weights in '{source.directory or source.name}' do not fit {family.class_name} with "
         f"their config.json: {faults}. Use a checkpoint of this architecture"
         + ("." if fresh_head else "; a new classifier is made only for another num_labels.")
     )
-
-
-@contextmanager
-def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
-    """Hold the lock, silence transformers, and turn any failure into a `ModelError`."""
-    with _lock:
-        try:
-            with _silence(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        except ModelError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ModelError(
-                f"The model '{name}' cannot be {doing}: {reason}{'' if reason[-1] == '.' else '.'} "
-                "Check the directory and its config.json."
-            ) from None
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    hub = importlib.import_module("huggingface_hub.utils")
-    logging = importlib.import_module("transformers.utils.logging")
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_bars = not hub.are_progress_bars_disabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()  # the hub's too
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-        (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()

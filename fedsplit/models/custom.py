@@ -7,6 +7,7 @@ it is ``__main__:function``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,8 +59,15 @@ class JoinedModel(nn.Module):
     bottom, trunk, top : nn.Module
         Any modules; the three base classes say what each takes and gives.
     factory : str
-        Where the parts come from, if that is known: ``package.module:function``.
+        The function that made the parts, if that is known: ``package.module:function``.
+
+    Attributes
+    ----------
+    class_names : Sequence[str]
+        Of the classes that it was trained on, in the order of the logits; empty = not known.
     """
+
+    class_names: Sequence[str] = ()
 
     def __init__(
         self, bottom: nn.Module, trunk: nn.Module, top: nn.Module, factory: str = ""

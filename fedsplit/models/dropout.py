@@ -1,32 +1,24 @@
-"""Dropout draws from torch's global generator, which no seed of a run reaches."""
+"""Find a model's dropout, which draws from torch's global generator and so ignores a run's seed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from fedsplit.models.skeletons import skeleton
 
+def dropout_of(model: nn.Module) -> dict[str, float]:
+    """Return what drops out in a model, with its probability where that is above 0.
 
-def dropout_probabilities(model_name: str, cache_dir: str | Path | None = None) -> dict[str, float]:
-    """Return the keys of a model's config that set a dropout above 0, with their values.
-
-    Those of a nested config carry its name: ``vision_config.attention_dropout``. For a model
-    without a config they are the names of modules that drop, and the highest value of each name.
-
-    Raises
-    ------
-    ModelError
-        If the model's config cannot be had.
+    The names are the keys of the model's config; those of a nested config carry its name:
+    ``vision_config.attention_dropout``. For a model without a config they are the names of
+    modules, with the highest probability of each name.
     """
-    model = skeleton(model_name, cache_dir=cache_dir)
     configs = [module.config for module in model.modules() if hasattr(module, "config")]
     if not configs:  # a model of the user's own, or of another library
         return _of_modules(model)
-    # Not those of CLIP's text model, say, where only the images' is held.
+    # Skip configs of what the model does not hold, such as CLIP's text model.
     return dict(_probabilities(configs[0], {type(config) for config in configs}))
 
 
@@ -42,10 +34,10 @@ def _probabilities(config: Any, held: set[type], prefix: str = "") -> Iterator[t
 def _of_modules(model: nn.Module) -> dict[str, float]:
     found: dict[str, float] = {}
     for path, module in model.named_modules():
-        # torch's Dropout, its attention, and timm's DropPath.
+        # As torch's Dropout, its attention, and timm's DropPath call it.
         values = (getattr(module, key, 0.0) for key in ("p", "dropout", "drop_prob"))
         highest = max((v for v in values if isinstance(v, int | float)), default=0.0)
-        # One name for all blocks: those on the path that are not numbers.
+        # All blocks share a name: the last part of the path that is not a number.
         name = next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
         if highest > 0:
             key = name or "dropout"

@@ -1,6 +1,6 @@
 """A family: how to find the stages of one architecture.
 
-It names its model class by text, so that knowing a family never imports the library it comes from.
+It names its model class as text, so that a family is known without importing its library.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Family:
     stages: Callable[[Root], Sequence[Stage]]
     model_type: str | None = None
     head: tuple[str, ...] = ("classifier.",)
-    unused: tuple[str, ...] = ()
+    ignored_keys: tuple[str, ...] = ()
     image_processor: str | None = None
     library: str = "transformers"
     image_shape: Callable[[Root], tuple[int, int, int]] | None = None
-    idle: tuple[str, ...] = ()
+    unused_weights: tuple[str, ...] = ()
 
     @property
     def class_name(self) -> str:
@@ -35,7 +35,7 @@ class Family:
         return self.model_class.partition(":")[2]
 
     def load_library(self) -> Library:
-        """Return what knows how the model's library makes, draws and saves its models."""
+        """Return how the model's library makes, draws and saves its models."""
         module = importlib.import_module(f"fedsplit.models.libraries.{self.library}")
         library: Library = module.LIBRARY
         return library

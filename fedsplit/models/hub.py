@@ -1,9 +1,14 @@
-"""From a model's name to its config and its directory: built-in, local, or from the hub."""
+"""Find a model by its name: its config, and its directory if it has one.
+
+A model is built in, lies in a local directory, comes from a library or from a function, or is
+fetched from the Hugging Face Hub.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,54 +17,83 @@ from typing import Any
 
 from fedsplit.errors import ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
+from fedsplit.models.making import Memo
 from fedsplit.names import local_directory
+from fedsplit.references import is_reference
 
-_CONFIG_FILES = ["config.json", "preprocessor_config.json"]
+_CONFIG = "config.json"
+_PROCESSOR = "preprocessor_config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-"""A name of a function that makes the model: ``package.module:function``."""
 PROBE_SECONDS = 5.0
 _LIBRARIES = {"torchvision": "torchvision-vit", "timm": "timm-vit"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model found by its name: config.json, and the directory if it has one."""
+    """What is known of a model before it is built.
+
+    Attributes
+    ----------
+    name : str
+        As the user calls it.
+    config : Mapping[str, Any]
+        The contents of config.json, or what stands for them.
+    directory : Path | None
+        Where its files are, as an absolute path.
+    from_hub : bool
+        Whether the directory is a snapshot in the cache of huggingface_hub.
+    processor_text : str
+        The text of preprocessor_config.json; empty if there is none.
+    """
 
     name: str
     config: Mapping[str, Any]
     directory: Path | None
     from_hub: bool = False
+    processor_text: str = ""
 
     @property
     def has_weights(self) -> bool:
-        """Whether weights are kept for it: not if it is built in, or made by a function."""
+        """Whether weights are stored for it; built-in models and functions have none."""
         return self.directory is not None or self.config["model_type"] in _LIBRARIES.values()
 
-    def read_json(self, file_name: str) -> dict[str, Any]:
-        """Return another JSON file of the model's directory; empty if there is none."""
-        if self.directory is None or not (self.directory / file_name).is_file():
+    @property
+    def made_by_function(self) -> bool:
+        """Whether a function of the user's makes the model, named by the user or in config.json."""
+        return "factory" in self.config
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the contents of both config files."""
+        text = json.dumps([self.config, self.processor_text], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def processor(self) -> dict[str, Any]:
+        """Return the contents of preprocessor_config.json; empty if there is none.
+
+        Raises
+        ------
+        ModelError
+            If it holds no JSON object.
+        """
+        if not self.processor_text:
             return {}
-        return _read_json(self.directory / file_name)
+        assert self.directory is not None
+        return _parse(self.processor_text, self.directory / _PROCESSOR)
 
 
-def find_model(
-    model_name: str, *, cache_dir: str | Path | None = None, weights: bool = False
-) -> Source:
-    """Find a model, and fetch what is needed of it if it lies on the hub.
+def find_model(model_name: str, *, cache_dir: str | Path | None = None) -> Source:
+    """Find a model, and fetch its configs if it lies on the hub.
 
     Parameters
     ----------
     model_name : str
-        A built-in name, a library's own (``torchvision:vit_b_16``), a function that makes the
-        model (``package.module:function``), a local directory, or a Hugging Face id. A name is
-        looked for in that order.
+        A built-in name, the name of a library's model (``torchvision:vit_b_16``), a function that
+        makes the model (``package.module:function``), a local directory, or a Hugging Face id.
+        The name is looked for in that order.
     cache_dir : str | Path, optional
         Where hub files are kept; default as in huggingface_hub.
-    weights : bool
-        Fetch the weights too, not only the configs. (Those of a library's own name, and shards,
-        are fetched when they are opened.)
 
     Raises
     ------
@@ -72,62 +106,77 @@ def find_model(
     if library in _LIBRARIES and architecture:
         config = {"model_type": _LIBRARIES[library], "architecture": architecture}
         return Source(model_name, config, None)
-    if FACTORY.fullmatch(model_name):
+    if is_reference(model_name):
         return Source(model_name, {"model_type": "custom", "factory": model_name}, None)
     local = local_directory(model_name)
-    directory = local or fetch(model_name, cache_dir, weights=weights)
-    if not (directory / "config.json").is_file():
+    directory = (fetch_configs(model_name, cache_dir) if local is None else local).absolute()
+    if not (directory / _CONFIG).is_file():
         raise ModelError(
             f"The model directory '{directory}' has no config.json. Give a directory written by "
             "save_pretrained, or by a fedsplit run (its model/ folder)."
         )
-    config = _read_json(directory / "config.json")
+    config = _parse(_read(directory / _CONFIG), directory / _CONFIG)
     if "model_type" not in config and "pretrained_cfg" in config:  # as timm writes it
         config = {"model_type": _LIBRARIES["timm"], **config}
-    return Source(model_name, config, directory, from_hub=local is None)
+    processor = directory / _PROCESSOR
+    text = _read(processor) if processor.is_file() else ""
+    return Source(model_name, config, directory, from_hub=local is None, processor_text=text)
 
 
-def stamp(model_name: str) -> tuple[int, int]:
-    """Return what changes when a local model's config is written anew, as a cache key."""
-    directory = local_directory(model_name)
-    if directory is None:
-        return (0, 0)
-    try:
-        status = (directory / "config.json").stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
+@dataclass(frozen=True)
+class _Lookup:
+    """All that a lookup on the hub depends on."""
+
+    model_id: str
+    cache_dir: str | None
+    files: tuple[str, ...]
+    revision: str | None
 
 
-def fetch(model_name: str, cache_dir: str | Path | None, *, weights: bool) -> Path:
-    """Fetch what is needed of a Hugging Face id, and return its directory.
+# A process looks up each id once: a run in progress must not depend on the hub, nor meet another
+# commit. The guard is another one than that of `making`, because a download can take minutes.
+_lookups: Memo[Path] = Memo(64, threading.RLock())
 
-    Of weights in shards it is their index; `fetch_file` brings a shard.
+
+def fetch_configs(model_id: str, cache_dir: str | Path | None) -> Path:
+    """Fetch the configs of a Hugging Face id, once in a process, and return its directory.
 
     Raises
     ------
     ModelError
         If there is no such model, or the hub cannot be reached.
     """
-    if model_name.startswith((".", "/", "~")) or model_name.count("/") > 1 or not model_name:
-        raise ModelError(f"The model directory '{model_name}' does not exist. {_alternatives()}")
-    from huggingface_hub import snapshot_download
+    if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1 or not model_id:
+        raise ModelError(f"The model directory '{model_id}' does not exist. {_alternatives()}")
+    return _snapshot(model_id, cache_dir, _CONFIG, _PROCESSOR)
 
-    def snapshot(*files: str) -> Path:
-        with _told(f"model '{model_name}'", _NOWHERE) as reachable:
-            return Path(
-                snapshot_download(
-                    model_name,
-                    cache_dir=cache_dir,
-                    allow_patterns=[*_CONFIG_FILES, *files],
-                    local_files_only=not reachable,
-                )
-            )
 
-    if not weights:
-        return snapshot()
-    folder = snapshot(INDEX)
-    return folder if (folder / INDEX).is_file() else snapshot(SINGLE)
+def fetch_weights(
+    model_id: str, cache_dir: str | Path | None, *, revision: str | None = None
+) -> Path:
+    """Fetch the weights of a Hugging Face id, once in a process, and return its directory.
+
+    Of weights in shards only the index is fetched; `fetch_file` fetches a shard.
+
+    Parameters
+    ----------
+    model_id : str
+        The id.
+    cache_dir : str | Path | None
+        Where hub files are kept.
+    revision : str, optional
+        The commit that the configs are of; default the newest.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or the hub cannot be reached.
+    """
+    configs = (_CONFIG, _PROCESSOR)
+    folder = _snapshot(model_id, cache_dir, *configs, INDEX, revision=revision)
+    if (folder / INDEX).is_file():
+        return folder
+    return _snapshot(model_id, cache_dir, *configs, SINGLE, revision=revision)
 
 
 def fetch_file(source: Source, file_name: str, *, cache_dir: str | Path | None) -> None:
@@ -141,7 +190,7 @@ def fetch_file(source: Source, file_name: str, *, cache_dir: str | Path | None) 
     from huggingface_hub import hf_hub_download
 
     assert source.directory is not None
-    with _told(f"file {file_name} of the model '{source.name}'", "not") as reachable:
+    with _explained(f"file {file_name} of the model '{source.name}'", "not") as reachable:
         hf_hub_download(
             source.name,
             file_name,
@@ -151,12 +200,34 @@ def fetch_file(source: Source, file_name: str, *, cache_dir: str | Path | None) 
         )
 
 
+def _snapshot(
+    model_id: str, cache_dir: str | Path | None, *files: str, revision: str | None = None
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    where = None if cache_dir is None else str(cache_dir)
+
+    def download() -> Path:
+        with _explained(f"model '{model_id}'", _NOWHERE) as reachable:
+            return Path(
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=where,
+                    allow_patterns=list(files),
+                    local_files_only=not reachable,
+                )
+            )
+
+    return _lookups.get(_Lookup(model_id, where, files, revision), download)
+
+
 _NOWHERE = "neither built in nor a local directory nor"
 
 
 @contextmanager
-def _told(what: str, where: str) -> Iterator[bool]:
-    """Give whether the hub can be reached; what then fails is one clear error."""
+def _explained(what: str, where: str) -> Iterator[bool]:
+    """Yield whether the hub can be reached, and turn what fails into one clear error."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -175,13 +246,13 @@ def _told(what: str, where: str) -> Iterator[bool]:
         ) from None
     except Exception as error:
         raise ModelError(
-            f"The {what} cannot be had from the Hugging Face hub: "
+            f"The {what} cannot be fetched from the Hugging Face Hub: "
             f"{_first_line(error)} {_alternatives()}"
         ) from None
 
 
 def _hub_reachable() -> tuple[bool, str]:
-    # One short try of our own: huggingface_hub would retry a dead hub for half a minute.
+    # One short attempt of our own: huggingface_hub retries a dead hub for half a minute.
     import httpx
     from huggingface_hub import constants, get_session
 
@@ -202,10 +273,17 @@ def _alternatives() -> str:
 _WRITE_IT_AGAIN = "Repair it, or copy or save the model again."
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> str:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
+        raise ModelError(f"The file '{path}' cannot be read: {error}. {_WRITE_IT_AGAIN}") from None
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
         raise ModelError(
             f"The file '{path}' cannot be read as JSON: {error}. {_WRITE_IT_AGAIN}"
         ) from None

@@ -1,4 +1,4 @@
-"""All families that there are: those of `families/`, and those that `register_family` adds."""
+"""All known families: those of `families/`, and those that `register_family` adds."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
     stages: Callable[[Root], Sequence[Stage]],
     model_type: str | None = None,
     head: Sequence[str] = ("classifier.",),
-    unused: Sequence[str] = (),
+    ignored_keys: Sequence[str] = (),
     image_processor: str | None = None,
     library: str = "transformers",
     image_shape: Callable[[Root], tuple[int, int, int]] | None = None,
-    idle: Sequence[str] = (),
+    unused_weights: Sequence[str] = (),
 ) -> Family:
-    """Add an architecture; one of the same name is replaced.
+    """Add an architecture. It replaces a family of the same name.
 
     Parameters
     ----------
     name : str
-        As error messages call it.
+        What error messages call it.
     model_class : type[nn.Module] | str
         The class of the whole model, or ``"module:Class"`` to import it only when needed.
         Subclasses belong to the family too.
     stages : Callable[[model], Sequence[Stage]]
         Lists the stages of such a model: embeddings, blocks, head. The last is the head.
     model_type : str, optional
-        ``model_type`` of its Hugging Face config, for models loaded by name. Where families
-        share one, the config's ``architectures`` decide.
+        ``model_type`` of its Hugging Face config, for models loaded by name. If several families
+        share it, the config's ``architectures`` decide.
     head : Sequence[str]
-        How the keys of the classifier start: these may be drawn afresh for another number of
-        labels. Empty for a model that does not classify.
-    unused : Sequence[str]
-        How checkpoint keys start that other heads use and this class has no place for.
+        Prefixes of the classifier's keys. These weights may be drawn afresh for another number
+        of labels. Empty for a model that does not classify.
+    ignored_keys : Sequence[str]
+        Prefixes of checkpoint keys that belong to other heads and that this class lacks.
     image_processor : str, optional
-        Class that `preprocessor_config.json` names when the model is saved.
+        Class that preprocessor_config.json names when the model is saved.
     library : str
-        Where models loaded by name come from: a module of `fedsplit.models.libraries`.
+        Module of `fedsplit.models.libraries` that loads its models by name.
     image_shape : Callable[[config], tuple[int, int, int]], optional
-        Reads channels, height and width of its images from its config, where neither this nor
-        the processor's says them in the usual way.
-    idle : Sequence[str]
-        How the keys of parameters start that the class holds and its output does not use: they
-        are frozen in every run, so that averaging cannot change their last bits, and no client
-        needs their values.
+        Reads channels, height and width of its images from its config, if neither this config
+        nor the processor's states them in the usual way.
+    unused_weights : Sequence[str]
+        Prefixes of parameters that the class holds but its output does not use. They are frozen
+        in every run, so that averaging cannot change their last bits, and clients leave them
+        uninitialised.
 
     Examples
     --------
@@ -83,11 +83,11 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
         stages,
         model_type,
         tuple(head),
-        tuple(unused),
+        tuple(ignored_keys),
         image_processor,
         library,
         image_shape,
-        tuple(idle),
+        tuple(unused_weights),
     )
     _families[name] = family
     return family
@@ -112,17 +112,17 @@ def family_of(model: nn.Module) -> Family:
 def family_of_config(config: object, num_labels: int | None = None, *, name: str = "") -> Family:
     """Return the family of a Hugging Face config: the object, or config.json as a mapping.
 
-    Of several with its ``model_type``, that whose class is in ``architectures``; else the first.
-    Where a number of labels is asked for, a family that classifies goes before others.
+    If several families have its ``model_type``, the one whose class is in ``architectures`` is
+    chosen, else the first. If a number of labels is given, families that classify come first.
 
     Parameters
     ----------
     config : object
         The config.
     num_labels : int | None
-        Classes that are asked for, if it is to classify images.
+        Number of classes, if the model is to classify images.
     name : str
-        What the user calls the model, for the message.
+        What the user calls the model, for the error message.
 
     Raises
     ------
@@ -142,6 +142,11 @@ def family_of_config(config: object, num_labels: int | None = None, *, name: str
         return family
     what = f"The model '{name}'" if name else "A config"
     raise ModelError(f"{what} with model_type {model_type!r} {_UNKNOWN.format(_known())}")
+
+
+def is_builtin(family: Family) -> bool:
+    """Return whether a family is one of `families/`, unchanged."""
+    return family in BUILTIN
 
 
 _UNKNOWN = (

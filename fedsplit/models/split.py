@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self, get_args
 
 from torch import Tensor, nn
 
@@ -23,6 +23,9 @@ from fedsplit.models.stages import (
     storage_free_copy,
 )
 from fedsplit.models.ties import tie_again
+
+PartName = Literal["bottom", "trunk", "top"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
 
 
 class SplitModel(NamedTuple):

@@ -1,7 +1,7 @@
 """What of a model trains: everything, all but the bottom, adapters (LoRA), or the head alone.
 
-Freezing is `requires_grad = False`, and `fedsplit.exchanged` says what follows from it. Adapters
-are those of the library PEFT, which is imported only if they are asked for.
+Freezing sets `requires_grad = False`; `fedsplit.exchanged` says what follows from it. Adapters are
+those of the library PEFT, which is imported only when they are used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Mode = Literal["all", "head", "lora", "bottom-frozen"]
 
 @dataclass(frozen=True)
 class Lora:
-    """Adapters of low rank: W x + alpha / rank * B A dropout(x), of which A and B train.
+    """Low-rank adapters: W x + alpha / rank * B A dropout(x), where A and B train.
 
     Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
 
@@ -31,9 +31,10 @@ class Lora:
     rank : int
         Rows of A and columns of B.
     alpha : int
-        Weight of the adapters, times `rank`.
+        Scaling: an adapter's output is multiplied by alpha / rank.
     dropout : float
-        Part of their input that is zeroed in training; drawn from torch's global generator.
+        Share of an adapter's input that is zeroed in training, drawn from torch's global
+        generator.
     """
 
     rank: int = 8
@@ -42,27 +43,27 @@ class Lora:
 
 
 def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: Lora) -> None:
-    """Freeze what does not train, and put in adapters if they are asked for.
+    """Freeze what does not train, and insert adapters in mode ``lora``.
 
     Parameters
     ----------
     parts : Iterable[nn.Module]
-        Some or all parts of a model, or the whole of it as one part. Changed in place; what they
-        share their modules with changes too, so this comes before parts are joined or held.
+        Some or all parts of a model, or the whole model as one part. They are changed in place,
+        with everything that shares their modules, so call this before parts are joined or held.
     mode : Mode
-        ``all``: nothing changes but that what the family calls idle is frozen, as in every mode.
-        ``bottom-frozen``: the stages before `cut_layer` are frozen.
-        ``head``: all but the last stage are. ``lora``: all are, but the classifier, and every
-        linear layer of the blocks gets an adapter, drawn from torch's global generator.
+        ``all``: freeze only the family's `unused_weights`, which every mode freezes.
+        ``bottom-frozen``: freeze the stages before `cut_layer`. ``head``: freeze all stages but
+        the last. ``lora``: freeze everything but the classifier, and give every linear layer of
+        the blocks an adapter, drawn from torch's global generator.
     cut_layer : int
-        Stages of the bottom.
+        Number of stages of the bottom.
     lora : Lora
         The adapters.
 
     Raises
     ------
     ModelError
-        If PEFT is not installed and adapters are asked for.
+        If the mode is ``lora`` and PEFT is not installed.
     """
     for part in parts:
         assert isinstance(part, Part)
@@ -71,25 +72,25 @@ def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: 
         elif mode != "all":
             last = len(part.chain.stages) - 1
             _freeze(part, before=cut_layer if mode == "bottom-frozen" else last)
-        freeze_idle(part)
+        freeze_unused(part)
 
 
-def idle_of(part: nn.Module) -> tuple[str, ...]:
-    """Return how the names of weights start that the output of a part's model does not use."""
+def unused_weights_of(part: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of weights that the output of a part's model does not use."""
     assert isinstance(part, Part)
-    return family_of(part.chain.shell).idle
+    return family_of(part.chain.shell).unused_weights
 
 
-def freeze_idle(part: Part) -> None:
-    """Freeze what the model's output does not use."""
-    idle = idle_of(part)
+def freeze_unused(part: Part) -> None:
+    """Freeze the weights that the model's output does not use."""
+    unused = unused_weights_of(part)
     for name, parameter in part.named_parameters():
-        if name.startswith(idle):
+        if name.startswith(unused):
             parameter.requires_grad_(False)
 
 
 def merge_adapters(parts: Iterable[nn.Module]) -> None:
-    """Add the adapters to the weights they belong to, so that plain modules are left."""
+    """Add the adapters to the weights they belong to, and leave plain modules."""
     for part in parts:
         for path, layer in list(part.named_modules()):
             if hasattr(layer, "lora_A") and isinstance(layer, nn.Module):
@@ -134,12 +135,12 @@ def _adapt(part: Part, lora: Lora) -> None:
             target_modules=targets,
         )
         peft.inject_adapter_in_model(config, part)
-        del part.peft_config  # PEFT's own note; parts are joined and copied without it
+        del part.peft_config  # PEFT's record of its work, which copies of parts must not carry
     _train_classifier(part)
 
 
 def _train_classifier(part: Part) -> None:
-    """Let the classifier train: what the family calls so, or all of the head."""
+    """Let the classifier train: the weights that the family names, or all of the head."""
     head = part.chain.stages[-1].paths if part.end == len(part.chain.stages) else ()
     inside = [(n, p) for n, p in part.named_parameters() if n.startswith(tuple(head))]
     named = [p for n, p in inside if head and n.startswith(family_of(part.chain.shell).head)]
@@ -158,7 +159,11 @@ def _linear_layers(part: Part) -> Iterator[str]:
             if isinstance(item, nn.Module):
                 for name, layer in item.named_modules(prefix=path):
                     parent = find(part, name.rpartition(".")[0]) if "." in name else part
-                    # torch's own attention uses its projection's weight, not the module.
+                    # torch's own attention gets no adapter. It reads its projections' weights and
+                    # does not call them as modules, and PEFT's layer for it cannot be used: it
+                    # adds the adapters to the frozen weights and takes them off again in every
+                    # forward pass, which changes the last bits of these, and it adds that of the
+                    # output projection twice.
                     if isinstance(layer, nn.Linear) and not isinstance(
                         parent, nn.MultiheadAttention
                     ):

@@ -14,8 +14,7 @@ from fedsplit.config import Config
 from fedsplit.errors import ConfigError, FedSplitError, ModelError
 from fedsplit.exchanged import exchanged, trains
 from fedsplit.input_spec import InputSpec
-from fedsplit.models.loading import input_spec
-from fedsplit.models.skeletons import skeleton
+from fedsplit.models.resolved import resolve
 from fedsplit.models.split import SplitModel, hold_parts, split_model, stage_names
 from fedsplit.models.stages import storage_free_copy
 from fedsplit.models.storage import without_storage
@@ -115,9 +114,10 @@ def plan_model(setting: Setting) -> ModelPlan:
         If the model's config cannot be had, the model takes no images, or a frame would be longer
         than a protobuf message can be.
     """
-    model = storage_free_copy(skeleton(setting.model, num_labels=setting.num_labels))
+    resolved = resolve(setting.model)
+    model = storage_free_copy(resolved.skeleton(setting.num_labels))
     without_storage(model, getattr(torch, setting.dtype))
-    spec = input_spec(setting.model)
+    spec = resolved.input_spec()
     names = stage_names(model)
     # In the U-shaped topology a trunk of one stage at least stays at the server.
     last = len(names) - (2 if setting.topology == "u-shaped" else 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedsplit import SplitModel, load_split_model, simulate, split_model
-from fedsplit.errors import ModelError
+from fedsplit.errors import ConfigError, ModelError
 from fedsplit.models import InputSpec, input_spec, load_model
 from fedsplit.models.custom import BaseBottomModel, JoinedModel
 from fedsplit.seeding import seeded_init
@@ -53,22 +53,20 @@ def test_images_are_those_of_the_data_set_unless_the_bottom_says() -> None:
 def test_the_bottoms_own_input_spec_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = InputSpec(1, 28, 28, (0.2,), (0.3,))
     monkeypatch.setattr(Bottom, "input_spec", spec)
-    from fedsplit.models import skeletons
-
-    skeletons._skeleton.cache_clear()
     assert input_spec(NAME) == spec
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "kind", "text"),
     [
-        ("tests.models.own:nothing", "cannot be imported.*PYTHONPATH"),
-        ("no_such_package.models:make", "cannot be imported"),
-        ("tests.models.own:make_nonsense", r"returned int; make it return SplitModel\("),
+        ("tests.models.own:nothing", ConfigError, "cannot be imported.*PYTHONPATH"),
+        ("no_such_package.models:make", ConfigError, "cannot be imported"),
+        ("tests.models.own:__name__", ModelError, r"is no function; make it return SplitModel\("),
+        ("tests.models.own:make_nonsense", ModelError, r"returned int; make it return SplitM"),
     ],
 )
-def test_what_makes_no_model_is_told(name: str, text: str) -> None:
-    with pytest.raises(ModelError, match=text):
+def test_a_name_that_makes_no_model_is_refused(name: str, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
         load_split_model(name, [1])
 
 

@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 
 from fedsplit.errors import ModelError
-from fedsplit.models.dropout import dropout_probabilities
+from fedsplit.models import resolve
 
 
 def test_dropout_above_0_is_found(vit_directory: Path, tmp_path: Path) -> None:
-    assert dropout_probabilities("vit-nano") == {}
+    assert resolve("vit-nano").dropout_probabilities() == {}
     config = json.loads((vit_directory / "config.json").read_text())
     changes = {"hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.0, "drop_path": 1}
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
-    assert dropout_probabilities(str(tmp_path)) == {"hidden_dropout_prob": 0.25, "drop_path": 1.0}
+    assert resolve(str(tmp_path)).dropout_probabilities() == {
+        "hidden_dropout_prob": 0.25,
+        "drop_path": 1.0,
+    }
 
 
 def test_dropout_of_a_nested_config_is_found_where_the_model_holds_it(tmp_path: Path) -> None:
@@ -26,16 +29,18 @@ def test_dropout_of_a_nested_config_is_found_where_the_model_holds_it(tmp_path: 
         "text_config": {**tower, "attention_dropout": 0.25},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert dropout_probabilities(str(tmp_path)) == {"vision_config.attention_dropout": 0.5}
+    assert resolve(str(tmp_path)).dropout_probabilities() == {
+        "vision_config.attention_dropout": 0.5
+    }
 
 
 def test_dropped_paths_are_found(tmp_path: Path) -> None:
     """Break it: look for the word dropout."""
     for model_type in ("beit", "swin"):  # whose default it is
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-        assert dropout_probabilities(str(tmp_path)) == {"drop_path_rate": 0.1}
+        assert resolve(str(tmp_path)).dropout_probabilities() == {"drop_path_rate": 0.1}
 
 
 def test_a_model_that_is_not_there() -> None:
     with pytest.raises(ModelError, match="does not exist"):
-        dropout_probabilities("./nowhere")
+        resolve("./nowhere").dropout_probabilities()

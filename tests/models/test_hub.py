@@ -173,7 +173,7 @@ def test_a_shard_that_cannot_be_had_is_one_clear_error(
     (missing,) = shards(files, "vit.embeddings.cls_token")
     (files / missing).unlink()
     said = load(address, home, files, ["bottom"])
-    assert said.startswith(f"told: The file {missing} of the model '{NAME}' cannot be had")
+    assert said.startswith(f"told: The file {missing} of the model '{NAME}' cannot be fetched")
     assert missing not in fetched
     # The configs are in the cache now; a hub that refuses the connection has no more.
     said = load("http://127.0.0.1:9", home, files, ["bottom"])

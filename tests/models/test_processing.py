@@ -16,7 +16,7 @@ from torch import Tensor
 from fedsplit.data.loader import Images
 from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
-from fedsplit.models import input_spec, skeleton
+from fedsplit.models import input_spec, resolve
 from fedsplit.models.processing import input_spec_of, processor_of
 
 _STATISTICS = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
@@ -153,7 +153,7 @@ def test_images_come_as_from_torchvisions_own_transforms(name: str, mode: str) -
 def test_images_come_as_from_timms_own_transforms(name: str, mode: str) -> None:
     """Break it: round the corner of a crop down, or the edge up before it."""
     data = pytest.importorskip("timm.data")
-    model = skeleton(f"timm:{name}", num_labels=1)
+    model = resolve(f"timm:{name}").skeleton(1)
     transforms = data.create_transform(**data.resolve_data_config({}, model=model))
     spec = input_spec(f"timm:{name}")
     for shape in [(300, 257), (501, 375), (640, 427), (333, 500), (28, 28)]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedsplit.errors import ModelError
-from fedsplit.models import empty_part, load_model, load_split_model, skeleton, split_model
+from fedsplit.models import load_model, load_split_model, resolve, split_model
 from fedsplit.models.hub import INDEX
 from fedsplit.models.libraries.transformers import LIBRARY
 from fedsplit.models.storage import kept_buffers, with_storage, without_storage
@@ -63,7 +63,7 @@ def test_a_part_alone_is_read_alone_and_exactly(shards: Path, read: list[str], w
     whole = load_split_model(str(shards), [2])
     del read[:]
     parts = load_split_model(str(shards), [2], parts=[which])
-    name_of = LIBRARY.names(skeleton(str(shards)))  # transformers stores blocks by older names
+    name_of = LIBRARY.names(resolve(shards).skeleton())  # transformers stores blocks by older names
     assert {name_of(key) for key in read} == set(getattr(whole, which).state_dict())
     for name, part in parts._asdict().items():
         tensors = part.state_dict()
@@ -131,7 +131,7 @@ def test_buffers_that_are_no_weights_are_there_without_weights(clip_directory: P
     from transformers import AutoModelForImageClassification
 
     theirs = AutoModelForImageClassification.from_pretrained(clip_directory)
-    empty = skeleton(str(clip_directory))
+    empty = resolve(clip_directory).skeleton()
     (ids,) = kept_buffers(empty).values()
     assert ids.flatten().tolist() == list(range(5))
     assert {tensor.device.type for tensor in empty.state_dict().values()} == {"meta"}
@@ -162,7 +162,7 @@ def test_what_is_tied_stays_tied_without_storage_and_with_it() -> None:
 
 def test_an_empty_part_keeps_its_buffers(clip_directory: Path) -> None:
     """Break it: give everything in the part uninitialised storage."""
-    part = empty_part(str(clip_directory), "bottom", [1], dtype=torch.float16)
+    part = resolve(clip_directory).empty_part("bottom", [1], dtype=torch.float16)
     whole = split_model(load_model(str(clip_directory)), [1]).bottom
     assert {name: t.shape for name, t in part.state_dict().items()} == {
         name: t.shape for name, t in whole.state_dict().items()

@@ -28,11 +28,11 @@ EXPECTED_STEPS = [8, 8, 8, 8, 4] * 2
 def _expected(name: str, cut: int, topology: Topology, **changes: Any) -> tuple[int, int]:  # noqa: ANN401
     """Return the bytes of the whole run, from the shapes that plan uses."""
     from fedsplit.models.loading import input_spec
-    from fedsplit.models.skeletons import skeleton
+    from fedsplit.models.resolved import resolve
     from fedsplit.models.split import split_model
 
     setting = Setting(name, batch_size=8, topology=topology, num_labels=10, **changes)
-    model = split_model(skeleton(name, num_labels=10), [cut])
+    model = split_model(resolve(name).skeleton(10), [cut])
     cut_at = cut_spec(model, input_spec(name), setting)
     traffic = stream_traffic(cut_at, EXPECTED_STEPS).traffic
     return 8 * traffic.uplink_bytes, 8 * traffic.downlink_bytes

@@ -106,7 +106,7 @@ FAMILY = Family(
     model_type="beit",
     # The pooler's norm is as new as the classifier: pretraining has no pooler.
     head=("classifier.", "beit.pooler."),
-    unused=("lm_head.", "layernorm."),
+    ignored_keys=("lm_head.", "layernorm."),
     image_processor="ViTImageProcessor",
-    idle=("beit.embeddings.mask_token",),
+    unused_weights=("beit.embeddings.mask_token",),
 )

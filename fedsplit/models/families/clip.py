@@ -44,7 +44,7 @@ FAMILY = Family(
     model_class="transformers.models.clip.modeling_clip:CLIPForImageClassification",
     stages=stages,
     model_type="clip",
-    unused=(
+    ignored_keys=(
         "text_model.",
         "text_projection.",
         "visual_projection.",
@@ -52,5 +52,5 @@ FAMILY = Family(
         "vision_model.embeddings.position_ids",  # older checkpoints: 0, 1, 2, ...
     ),
     image_processor="ViTImageProcessor",
-    idle=("vision_model.post_layernorm.",),
+    unused_weights=("vision_model.post_layernorm.",),
 )

@@ -65,7 +65,7 @@ FAMILY = Family(
     model_class=f"{_MODULE}:DeiTForImageClassification",
     stages=stages,
     model_type="deit",
-    unused=(*_UNUSED, "deit.embeddings.mask_token"),
+    ignored_keys=(*_UNUSED, "deit.embeddings.mask_token"),
     image_processor="ViTImageProcessor",
 )
 WITH_TEACHER = Family(
@@ -74,6 +74,6 @@ WITH_TEACHER = Family(
     stages=stages_with_teacher,
     model_type="deit",
     head=("cls_classifier.", "distillation_classifier."),
-    unused=_UNUSED,
+    ignored_keys=_UNUSED,
     image_processor="ViTImageProcessor",
 )

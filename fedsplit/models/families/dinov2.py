@@ -62,7 +62,7 @@ FAMILY = Family(
     stages=stages,
     model_type="dinov2",
     image_processor="ViTImageProcessor",
-    idle=("dinov2.embeddings.mask_token",),
+    unused_weights=("dinov2.embeddings.mask_token",),
 )
 WITH_REGISTERS = Family(
     "dinov2 with registers",
@@ -73,5 +73,5 @@ WITH_REGISTERS = Family(
     stages=stages_with_registers,
     model_type="dinov2_with_registers",
     image_processor="ViTImageProcessor",
-    idle=("dinov2_with_registers.embeddings.mask_token",),
+    unused_weights=("dinov2_with_registers.embeddings.mask_token",),
 )

@@ -51,7 +51,7 @@ FAMILY = Family(
     model_class="fedsplit.models.qwen3_vl_classifier:Qwen3VLForImageClassification",
     stages=stages,
     model_type="qwen3_vl",
-    unused=("model.language_model.", "lm_head.", "model.visual.deepstack_merger_list."),
+    ignored_keys=("model.language_model.", "lm_head.", "model.visual.deepstack_merger_list."),
     image_processor="ViTImageProcessor",
     image_shape=vision.image_shape,
 )

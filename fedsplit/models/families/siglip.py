@@ -42,12 +42,12 @@ FAMILY = Family(
     model_class="transformers.models.siglip.modeling_siglip:SiglipForImageClassification",
     stages=stages,
     model_type="siglip",
-    unused=(
+    ignored_keys=(
         "text_model.",
         "logit_scale",
         "logit_bias",
         "vision_model.embeddings.position_ids",  # older checkpoints: 0, 1, 2, ...
     ),
     image_processor="ViTImageProcessor",
-    idle=("vision_model.head.",),
+    unused_weights=("vision_model.head.",),
 )

@@ -71,6 +71,6 @@ FAMILY = Family(
     model_class="transformers.models.swin.modeling_swin:SwinForImageClassification",
     stages=stages,
     model_type="swin",
-    unused=("decoder.", "embeddings.mask_token", "swin.embeddings.mask_token"),
+    ignored_keys=("decoder.", "embeddings.mask_token", "swin.embeddings.mask_token"),
     image_processor="ViTImageProcessor",
 )

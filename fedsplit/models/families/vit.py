@@ -43,6 +43,6 @@ FAMILY = Family(
     model_class="transformers.models.vit.modeling_vit:ViTForImageClassification",
     stages=stages,
     model_type="vit",
-    unused=("pooler.", "vit.pooler."),
+    ignored_keys=("pooler.", "vit.pooler."),
     image_processor="ViTImageProcessor",
 )

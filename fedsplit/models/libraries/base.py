@@ -1,8 +1,8 @@
-"""What differs between the libraries that models come from."""
+"""What fedsplit asks of each library that models come from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ class Library(Protocol):
         model_class: type[nn.Module],
         num_labels: int | None,
     ) -> Any:  # noqa: ANN401
-        """Make a model whose weights are on the meta device, and nothing else is."""
+        """Make a model whose weights, and nothing else, are on the meta device."""
 
     def stored_labels(self, source: Source, model_class: type[nn.Module]) -> int | None:
         """Return the classes of a directory's own classifier; None if it has none."""
@@ -40,22 +40,22 @@ class Library(Protocol):
         model : nn.Module
             Its skeleton.
         cache_dir : str | Path | None
-            Where what comes from the hub is kept.
+            Where hub files are kept.
 
         Raises
         ------
         ModelError
-            If they cannot be had.
+            If they cannot be read or fetched.
         """
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
         """Return the function from a checkpoint's key to the model's name of that tensor."""
 
     def may_be_left(self, model: nn.Module, name: str) -> bool:
-        """Whether a checkpoint may hold a tensor of this name, for which there is no place."""
+        """Return whether a checkpoint may hold a tensor of this name, which the model lacks."""
 
     def draw(self, model: nn.Module, fresh: Collection[Tensor]) -> None:
-        """Draw these of a model's tensors, from torch's global generator, as the library does."""
+        """Draw these tensors of a model as the library does, from torch's global generator."""
 
     def input_spec(
         self, source: Source, model: nn.Module, processor: Mapping[str, Any]
@@ -72,5 +72,22 @@ class Library(Protocol):
             What its preprocessor_config.json says; empty if there is none.
         """
 
-    def save(self, model: nn.Module, directory: Path) -> None:
-        """Write config.json and model.safetensors."""
+    def save(
+        self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
+    ) -> None:
+        """Write config.json and model.safetensors.
+
+        Parameters
+        ----------
+        model : nn.Module
+            Whole. It takes over the class names.
+        directory : Path
+            Where to.
+        class_names : Sequence[str] | None
+            In the order of the logits; None = those that the model has.
+
+        Raises
+        ------
+        ModelError
+            If the library cannot describe the model, or there are more names than logits.
+        """

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.custom import JoinedModel
 from fedsplit.models.hub import Source
+from fedsplit.models.labels import label_names
 from fedsplit.models.storage import without_storage
 from fedsplit.models.weights import Checkpoint, checkpoint_of, write_model
+from fedsplit.references import load_reference
 
 _EXAMPLE = "make it return SplitModel(bottom, trunk, top), or a model of a registered family"
 
@@ -27,7 +28,7 @@ class CustomLibrary:
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
         """Call the function; with ``num_labels`` if it takes that."""
         name = str(source.config["factory"])
-        factory = _find(name)
+        factory = _load_function(name)
         takes_labels = "num_labels" in inspect.signature(factory).parameters
         arguments = {"num_labels": num_labels} if takes_labels and num_labels is not None else {}
         made = factory(**arguments)
@@ -35,7 +36,11 @@ class CustomLibrary:
             return made
         if not (isinstance(made, tuple) and len(made) == 3):
             raise ModelError(f"The function '{name}' returned {type(made).__name__}; {_EXAMPLE}.")
-        return JoinedModel(*made, factory=name)
+        model = JoinedModel(*made, factory=name)
+        class_names = tuple(source.config.get("class_names", ()))
+        if num_labels in (None, len(class_names)):
+            model.class_names = class_names
+        return model
 
     def build_empty(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
         """Call the function, and take the weights away again."""
@@ -74,25 +79,28 @@ class CustomLibrary:
         spec: InputSpec | None = getattr(getattr(model, "bottom", model), "input_spec", None)
         return spec
 
-    def save(self, model: nn.Module, directory: Path) -> None:
-        """Write the weights, and where the modules come from."""
-        config = {"model_type": "custom", "factory": getattr(model, "factory", "")}
+    def save(
+        self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
+    ) -> None:
+        """Write the weights, the name of the function, and the class names."""
+        whole: Any = model
+        if class_names is not None:
+            # How many logits a top of the user's own gives, nobody can say without running it.
+            whole.class_names = label_names(class_names, len(class_names))
+        config: dict[str, object] = {
+            "model_type": "custom",
+            "factory": getattr(model, "factory", ""),
+        }
+        if whole.class_names:
+            config["class_names"] = list(whole.class_names)
         write_model(model, config, directory)
 
 
 LIBRARY = CustomLibrary()
 
 
-def _find(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(
-            f"model.name = '{name}' is read as a function that makes the model, but it cannot be "
-            f"imported: {error}. Install its package where the server and every client run, or "
-            "put it on PYTHONPATH."
-        ) from None
+def _load_function(name: str) -> Callable[..., Any]:
+    found = load_reference(name, key="model.name")
     if not callable(found):
         raise ModelError(f"model.name = '{name}' is no function; {_EXAMPLE}.")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
-from fedsplit.models.hub import SINGLE, Source, fetch
+from fedsplit.models.hub import SINGLE, Source, fetch_weights
+from fedsplit.models.labels import label_names
 from fedsplit.models.libraries.timm_arguments import BASE, arguments_of
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.weights import Loaded, Stored, checkpoint_of, write_model
 
 _MODULE = "timm.models.vision_transformer"
+_LABELS = ("label_names", "label_descriptions")
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
@@ -34,9 +36,10 @@ class TimmLibrary:
         arguments.update(config.get("model_args") or {})
         if num_labels is not None:
             arguments["num_classes"] = num_labels
-        model = _timm().create_model(
-            name, pretrained=False, pretrained_cfg=config.get("pretrained_cfg"), **arguments
-        )
+        known = config.get("pretrained_cfg")
+        if known is not None:  # timm reads names of classes beside it, and keeps them in it
+            known = {**known, **{key: config[key] for key in _LABELS if key in config}}
+        model = _timm().create_model(name, pretrained=False, pretrained_cfg=known, **arguments)
         if not isinstance(model, model_class):
             raise ModelError(
                 f"The model '{source.name}' is a {type(model).__name__} of timm, but only its "
@@ -67,7 +70,7 @@ class TimmLibrary:
         if not hub_id:
             raise ModelError(f"There are no weights of '{source.name}' on the hub. {way_out}")
         try:
-            file = fetch(hub_id, cache_dir, weights=True) / SINGLE
+            file = fetch_weights(hub_id, cache_dir) / SINGLE
         except ModelError as error:
             raise ModelError(
                 f"The weights of '{source.name}' cannot be had. {error} {way_out}"
@@ -110,15 +113,21 @@ class TimmLibrary:
         spec = input_spec_of(source.name, processor, whole.in_chans, size)
         return replace(spec, crop_rounding="even")  # timm crops by torchvision
 
-    def save(self, model: nn.Module, directory: Path) -> None:
+    def save(
+        self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
+    ) -> None:
         """Write what `timm.create_model("local-dir:...", pretrained=True)` loads.
 
         Raises
         ------
         ModelError
-            If the arguments do not describe the model.
+            If the arguments do not describe the model, or there are more names than logits.
         """
         whole: Any = model
+        if class_names is not None:
+            kept = {k: v for k, v in (whole.pretrained_cfg or {}).items() if k not in _LABELS}
+            kept["label_names"] = label_names(class_names, whole.num_classes)
+            whole.pretrained_cfg = kept
         config = _config(whole)
         again = self.build_empty(Source(str(directory), config, None), type(model), None)
         if repr(again) != repr(model):
@@ -153,7 +162,12 @@ def _published(source: Source) -> Any:  # noqa: ANN401
 def _config(model: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return config.json as timm writes it."""
     known = getattr(model, "pretrained_cfg", None) or {}
-    places = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "custom_load")
+    names = known.get("label_names") or ()
+    labels = {key: known[key] for key in _LABELS if known.get(key)}
+    left_out = {
+        *(*_LABELS, "url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict"),
+        "custom_load",
+    }
     return {
         "model_type": "timm-vit",
         "architecture": known.get("architecture", BASE),
@@ -161,8 +175,9 @@ def _config(model: Any) -> dict[str, Any]:  # noqa: ANN401
         "num_features": model.num_features,
         "global_pool": model.global_pool,
         "model_args": arguments_of(model),
+        **(labels if len(names) == model.num_classes else {}),
         "pretrained_cfg": {
-            **{key: value for key, value in known.items() if key not in places},
+            **{key: value for key, value in known.items() if key not in left_out},
             "num_classes": model.num_classes,
             "input_size": [model.in_chans, *model.patch_embed.img_size],
             "first_conv": "patch_embed.proj",

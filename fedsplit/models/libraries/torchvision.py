@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.hub import PROBE_SECONDS, Source
+from fedsplit.models.labels import label_names
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.weights import Loaded, Stored, checkpoint_of, write_model
 
@@ -33,7 +34,16 @@ class TorchvisionLibrary:
         """Call the builder, or the class itself."""
         arguments = {key: value for key, value in source.config.items() if key != "model_type"}
         architecture = arguments.pop("architecture", _CLASS)
+        class_names = tuple(arguments.pop("class_names", ()))
         arguments["num_classes"] = num_labels or arguments.get("num_classes", _LABELS)
+        model = self._make(source, model_class, architecture, arguments)
+        # Names of the checkpoint's classes are none of another classifier's.
+        model.class_names = class_names if len(class_names) == arguments["num_classes"] else ()
+        return model
+
+    def _make(
+        self, source: Source, model_class: type[Any], architecture: str, arguments: dict[str, Any]
+    ) -> Any:  # noqa: ANN401
         if architecture != _CLASS:
             # Built for the images of its weights, whether these are asked for or not.
             size = _default_weights(source).meta["min_size"][0]
@@ -101,14 +111,20 @@ class TorchvisionLibrary:
         spec = input_spec_of(source.name, processor, 3, whole.image_size)
         return replace(spec, crop_rounding="even")
 
-    def save(self, model: nn.Module, directory: Path) -> None:
+    def save(
+        self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
+    ) -> None:
         """Write all arguments, and weights that plain torchvision loads.
 
         Raises
         ------
         ModelError
-            If the arguments do not describe the model.
+            If the arguments do not describe the model, or there are more names than logits.
         """
+        whole: Any = model
+        if class_names is not None:
+            whole.class_names = label_names(class_names, whole.heads.head.out_features)
+        names = getattr(whole, "class_names", ())
         config = {"model_type": "torchvision-vit", "architecture": _CLASS, **_arguments(model)}
         again = self.build_empty(Source(str(directory), config, None), _class(), None)
         if repr(again) != repr(model):
@@ -117,7 +133,7 @@ class TorchvisionLibrary:
                 "VisionTransformer do not describe, so it cannot be saved with a config.json. "
                 "Save its state_dict."
             )
-        write_model(model, config, directory)
+        write_model(model, {**config, "class_names": list(names)} if names else config, directory)
 
 
 LIBRARY = TorchvisionLibrary()

@@ -1,10 +1,10 @@
-"""Models of transformers, and of our own that are written as its are."""
+"""Models of transformers, and models of our own written in its style."""
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.hub import Source
+from fedsplit.models.labels import label_names
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.registry import family_of
 from fedsplit.models.storage import kept_buffers, weight_slots
@@ -35,7 +36,7 @@ class TransformersLibrary:
         return model_class(_configuration(source, model_class, num_labels))
 
     def build_empty(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
-        """Make it on the meta device, and then what no checkpoint holds for real."""
+        """Make it on the meta device; then compute the buffers that no checkpoint holds."""
         with torch.device("meta"):
             model: nn.Module = self.build(source, model_class, num_labels)
         for name, buffer in kept_buffers(model).items():
@@ -55,7 +56,7 @@ class TransformersLibrary:
         return labels
 
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
-        """Open the directory: it is there, as every name stands for one."""
+        """Open the directory; every name of transformers stands for one."""
         checkpoint = checkpoint_of(source, cache_dir)
         rename = _renaming(model)
         if not any(converted for _, converted in map(rename, checkpoint)):
@@ -75,7 +76,7 @@ class TransformersLibrary:
         return name in kept_buffers(model) or any(re.search(p, name) for p in patterns)
 
     def draw(self, model: nn.Module, fresh: Collection[Tensor]) -> None:
-        """Let the model initialise itself, with everything else said to be done."""
+        """Let the model initialise itself, with all other tensors marked as initialised."""
         drawn = {id(tensor) for tensor in fresh}
         every = [slot[2] for _, slot in weight_slots(model)] + list(kept_buffers(model).values())
         for tensor in every:
@@ -100,14 +101,21 @@ class TransformersLibrary:
             config = getattr(whole.config, "vision_config", whole.config)
             return input_spec_of(source.name, processor, config.num_channels, config.image_size)
         bounds = processor.get("size")
-        if isinstance(bounds, Mapping) and "shortest_edge" in bounds:  # of the area, and no size
+        if isinstance(bounds, Mapping) and "shortest_edge" in bounds:
+            # These bound the area and are no size.
             processor = {key: value for key, value in processor.items() if key != "size"}
         channels, *size = image_shape(whole.config)
         return input_spec_of(source.name, processor, channels, size)
 
-    def save(self, model: nn.Module, directory: Path) -> None:
+    def save(
+        self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
+    ) -> None:
         """Write what plain transformers loads."""
         whole: Any = model
+        if class_names is not None:
+            names = label_names(class_names, whole.config.num_labels)
+            whole.config.id2label = dict(enumerate(names))
+            whole.config.label2id = {name: index for index, name in enumerate(names)}
         whole.save_pretrained(directory)
 
 
@@ -119,8 +127,8 @@ _renamings: WeakKeyDictionary[nn.Module, _Renaming] = WeakKeyDictionary()
 
 
 def _renaming(model: nn.Module) -> _Renaming:
-    """Return what gives a stored key its name here, and whether its numbers are converted too."""
-    if model not in _renamings:  # asked for by `open` and by `names`
+    """Return the function from a stored key to its name here, and whether its values change too."""
+    if model not in _renamings:  # `open` and `names` both ask
         _renamings[model] = _new_renaming(model)
     return _renamings[model]
 
@@ -144,7 +152,7 @@ def _new_renaming(model: nn.Module) -> _Renaming:
 
 
 def _converted(source: Source, model: nn.Module) -> Loaded:
-    """Let transformers read all of a checkpoint that keeps tensors joined or cut."""
+    """Let transformers read all of a checkpoint whose tensors it has to join or to cut."""
     whole: Any = model
     loaded, found = type(whole).from_pretrained(
         source.directory,
@@ -161,11 +169,11 @@ def _converted(source: Source, model: nn.Module) -> Loaded:
 
 
 def _with_defaults(processor: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add what the image processor that a preprocessor_config.json names does unless told."""
+    """Add the defaults of the image processor that a preprocessor_config.json names."""
     named = processor.get("image_processor_type") or processor.get("feature_extractor_type")
     if not named:
         return processor
-    # Published checkpoints still have the names of classes that are gone.
+    # Published checkpoints still name classes that transformers has removed.
     name = str(named).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
     own = getattr(importlib.import_module("transformers"), name, None)
     defaults = {key: getattr(own, key) for key in _SETTINGS if getattr(own, key, None) is not None}

@@ -65,16 +65,19 @@ def test_outputs_loss_and_gradients_at_every_pair_of_cuts(model: nn.Module, trai
 
 
 def test_every_weight_that_trains_gets_a_gradient(model: nn.Module) -> None:
-    """What gets none is `idle`, and frozen. Break it: leave out `idle` of a family."""
+    """The others are the family's `unused_weights`, and frozen.
+
+    Break it: leave out `unused_weights` of a family.
+    """
     names = {name for name, _ in model.named_parameters()}
     gradients = whole_step(copy.deepcopy(model), *batch(model)).gradients
-    idle = {name for name in names if name.startswith(family_of(model).idle)}
-    assert names - gradients.keys() == idle
+    unused = {name for name in names if name.startswith(family_of(model).unused_weights)}
+    assert names - gradients.keys() == unused
     for cut in cuts(model):
         parts = copy.deepcopy(split_model(model, [cut]))
         train_only(parts, "all", cut_layer=cut, lora=Lora())
         trained = {n for part in parts for n, p in part.named_parameters() if p.requires_grad}
-        assert trained == names - idle
+        assert trained == names - unused
 
 
 def test_a_merged_model_has_the_same_bits(model: nn.Module) -> None:
@@ -96,7 +99,7 @@ def test_weights_after_twenty_steps_across_a_detached_cut(model: nn.Module) -> N
 
 
 def test_a_saved_merged_model_loads_again(of_transformers: nn.Module, tmp_path: Path) -> None:
-    """Break it: choose a family by its model_type alone, or leave out its `unused`."""
+    """Break it: choose a family by its model_type alone, or leave out its `ignored_keys`."""
     model = of_transformers
     images, _ = batch(model)
     spec = images_of(model)
@@ -127,7 +130,7 @@ OTHER_HEADS = {
 def test_a_checkpoint_with_another_head_gets_a_new_classifier(
     name: str, other: str, tmp_path: Path
 ) -> None:
-    """Break it: leave out `unused` of a family, or BEiT's pooler from its `head`."""
+    """Break it: leave out `ignored_keys` of a family, or BEiT's pooler from its `head`."""
     pretrained: Any = getattr(transformers, other)(make(name).config)
     pretrained.save_pretrained(tmp_path)
     model = load_model(str(tmp_path), num_labels=4)

@@ -15,11 +15,11 @@ from fedsplit.errors import ModelError
 from fedsplit.models import (
     InputSpec,
     SplitModel,
-    empty_part,
     input_spec,
     load_model,
     load_split_model,
     num_stages,
+    resolve,
     save_model,
     smashed_spec,
     split_model,
@@ -105,7 +105,7 @@ def test_merge_save_and_load(tmp_path: Path) -> None:
 
 
 def test_the_tower_of_a_whole_checkpoint(tmp_path: Path) -> None:
-    """Break it: leave the language model's keys out of the family's unused ones."""
+    """Break it: leave the language model's keys out of the family's `ignored_keys`."""
     whole = whole_of()
     whole.save_pretrained(tmp_path)
     with seeded_init(1, "head"):
@@ -135,7 +135,7 @@ def test_emptied_parts_compute_once_they_have_weights(tmp_path: Path) -> None:
     images, _ = images_of()
     split = split_model(model, [2])
     names: Any = ("bottom", "trunk", "top")
-    parts = SplitModel(*(empty_part(str(tmp_path), name, [2]) for name in names))
+    parts = SplitModel(*(resolve(tmp_path).empty_part(name, [2]) for name in names))
     for part, weights in zip(parts, split, strict=True):
         part.load_state_dict(weights.state_dict())
     assert torch.equal(parts.top(parts.trunk(parts.bottom(images))), model(images).logits)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 LOAD = """
 import json, sys
 from benchmarks.participants import peak_bytes
-from fedsplit.models import load_split_model, skeleton
+from fedsplit.models import load_split_model, resolve
 from fedsplit.models.weights import Checkpoint
 
 read = 0
@@ -33,7 +33,7 @@ class Counted:
         return tensor
 
 Checkpoint.file_of = lambda checkpoint, key: Counted(file_of(checkpoint, key))
-skeleton(sys.argv[1])  # libraries and structure are there before the weights
+resolve(sys.argv[1]).skeleton()  # libraries and structure are there before the weights
 before = peak_bytes()
 bottom = load_split_model(sys.argv[1], [1], parts=json.loads(sys.argv[2])).bottom
 held = sum(tensor.nbytes for tensor in bottom.state_dict().values())

@@ -14,16 +14,14 @@ from torch import nn
 from fedsplit import simulate
 from fedsplit.errors import ModelError
 from fedsplit.models import (
-    empty_part,
     input_spec,
     load_model,
     load_split_model,
+    resolve,
     save_model,
-    skeleton,
     split_model,
     stage_names,
 )
-from fedsplit.models.dropout import dropout_probabilities
 from fedsplit.models.hub import Source
 from fedsplit.models.weights import Checkpoint
 from fedsplit.seeding import seeded_init
@@ -55,7 +53,7 @@ def test_what_is_saved_loads_again_with_the_same_bits(name: str, tmp_path: Path)
     images, _ = batch(model)
     assert torch.equal(merged(images), model(images))
     assert input_spec(directory) == SPEC
-    assert dropout_probabilities(directory) == {}
+    assert resolve(directory).dropout_probabilities() == {}
     make(name).load_state_dict(load_file(tmp_path / "model.safetensors"))  # in the library alone
 
 
@@ -139,14 +137,14 @@ def test_a_name_is_enough_without_weights(
 ) -> None:
     """Break it: look for the weights, or take 224 for every model."""
     pytest.importorskip(name.partition(":")[0])
-    whole = skeleton(name, num_labels=5)
+    whole = resolve(name).skeleton(5)
     assert len(stage_names(whole)) == blocks + 2
     assert {tensor.device.type for tensor in whole.state_dict().values()} == {"meta"}
     images = input_spec(name)
     size, resize, resample, mean = spec
     assert (images.height, images.width, images.resize) == (size, size, resize)
     assert (images.resample, images.mean[0]) == (resample, mean)
-    assert dropout_probabilities(name) == {}
+    assert resolve(name).dropout_probabilities() == {}
 
 
 def test_a_name_without_pretrained_weights_is_drawn() -> None:
@@ -156,7 +154,7 @@ def test_a_name_without_pretrained_weights_is_drawn() -> None:
         split = load_split_model(
             "timm:vit_tiny_patch16_224", [1], pretrained=False, num_labels=3, parts=["bottom"]
         )
-    assert empty_part("timm:vit_tiny_patch16_224", "bottom", [1]).state_dict().keys() == (
+    assert resolve("timm:vit_tiny_patch16_224").empty_part("bottom", [1]).state_dict().keys() == (
         split.bottom.state_dict().keys()
     )
     assert split.bottom(torch.zeros(1, 3, 224, 224)).shape == (1, 197, 192)
@@ -271,13 +269,11 @@ def test_names_of_other_models_are_refused(name: str, message: str) -> None:
     """Break it: build whatever there is."""
     pytest.importorskip(name.partition(":")[0])
     with pytest.raises(ModelError, match=message):
-        skeleton(name)
+        resolve(name).skeleton()
 
 
 def test_without_timm_its_names_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break it: import timm where the families are listed."""
-    from fedsplit.models import skeletons
-
     import_module = importlib.import_module
 
     def without_timm(name: str, package: str | None = None) -> object:
@@ -286,9 +282,9 @@ def test_without_timm_its_names_are_one_clear_error(monkeypatch: pytest.MonkeyPa
         return import_module(name, package)
 
     monkeypatch.setattr(importlib, "import_module", without_timm)
-    skeletons._skeleton.cache_clear()
     with pytest.raises(ModelError, match=r"the library 'timm'.*pip install -U timm"):
-        skeleton("timm:vit_tiny_patch16_224")
+        # No other test names this model, whose skeleton would be kept.
+        resolve("timm:vit_tiny_patch16_384").skeleton()
 
 
 @pytest.mark.parametrize(
@@ -304,7 +300,7 @@ def test_dropout_is_found_in_the_modules(
 ) -> None:
     """Break it: look for a config, or forget attention's dropout, which is no module."""
     _, directory = saved(name, tmp_path, **changes)
-    told = dropout_probabilities(directory)
+    told = resolve(directory).dropout_probabilities()
     assert {key: told[key] for key in told if not key.startswith("drop_path")} == {
         key: value for key, value in found.items() if key != "drop_path"
     }

@@ -1,0 +1,92 @@
+"""One lock and one memo for everything that makes models: a process makes one at a time."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Generic, TypeVar
+
+from fedsplit.errors import FedSplitError, ModelError
+
+Value = TypeVar("Value")
+
+lock = threading.RLock()
+"""Held while a model is made: importing transformers, its verbosity and torch's default device are
+global. One lock serves all, because a user's function may itself load a model while it is held."""
+
+
+class Memo(Generic[Value]):
+    """Make each value once, and keep a bounded number of them; a failure is not kept.
+
+    Parameters
+    ----------
+    max_values : int
+        Where there would be more, the oldest is dropped.
+    guard : AbstractContextManager
+        A reentrant lock, held while a value is made. Values that are there are returned without it.
+    """
+
+    def __init__(self, max_values: int, guard: AbstractContextManager[object]) -> None:
+        self._max_values = max_values
+        self._guard = guard
+        self._values: dict[Hashable, Value] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """Return the value of `key`; call `make` if there is none yet."""
+        found = self._values.get(key)
+        if found is not None:
+            return found
+        with self._guard:
+            found = self._values.get(key)  # another thread may have made it meanwhile
+            if found is None:
+                found = make()
+                while len(self._values) >= self._max_values:
+                    del self._values[next(iter(self._values))]
+                self._values[key] = found
+        return found
+
+
+@contextmanager
+def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
+    """Hold the lock, silence transformers, and turn any failure into a `ModelError`.
+
+    Parameters
+    ----------
+    name : str
+        The model, for the message.
+    doing : str
+        What is done with it, for the message: ``loaded`` or ``saved``.
+    """
+    with lock:
+        try:
+            with _silence(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except FedSplitError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ModelError(
+                f"The model '{name}' cannot be {doing}: {reason}{'' if reason[-1] == '.' else '.'} "
+                "Check the directory and its config.json."
+            ) from None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    hub = importlib.import_module("huggingface_hub.utils")
+    logging = importlib.import_module("transformers.utils.logging")
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_bars = not hub.are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()  # this also disables the hub's
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()
