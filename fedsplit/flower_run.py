@@ -8,10 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from fedsplit.checking import check, check_shards, clients_at_once
 from fedsplit.config import Config
 from fedsplit.data.run import reading
 from fedsplit.errors import RunError
-from fedsplit.preparation import check, check_shards, clients_at_once
 from fedsplit.results.run_directory import RunDirectory, config_toml, free_name
 
 

@@ -17,13 +17,13 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsplit.channel.direct import DirectChannel
+from fedsplit.checking import check_shards, clients_at_once
 from fedsplit.client_app import app as client_app
 from fedsplit.client_state import load_state_dict, state_dict
 from fedsplit.config import Config, with_clients
 from fedsplit.data.run import reading
 from fedsplit.flower_internals import Run, error_reply, task_identity
 from fedsplit.models.split import SplitModel
-from fedsplit.preparation import check_shards, clients_at_once
 from fedsplit.server_app import Continuation, Engine, run_server
 from fedsplit.snapshot import Snapshot
 

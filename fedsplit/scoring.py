@@ -10,11 +10,12 @@ from queue import SimpleQueue
 
 from torch import Tensor
 
+from fedsplit.checking import clients_at_once
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
 from fedsplit.exchanged import load_exchanged
 from fedsplit.models.split import SplitModel
-from fedsplit.preparation import Preparation, clients_at_once
+from fedsplit.preparation import Preparation
 from fedsplit.split.local import LocalResult, evaluate_batches
 from fedsplit.split.steps import score
 

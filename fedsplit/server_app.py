@@ -18,6 +18,7 @@ from fedsplit.algorithms import strategy_class
 from fedsplit.arrays import to_record, to_state
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
+from fedsplit.checking import check_batches
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
 from fedsplit.data.run import reading
@@ -27,7 +28,7 @@ from fedsplit.experiment import Experiment, Outcome
 from fedsplit.flower_internals import widen_simulation
 from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
-from fedsplit.preparation import Preparation, check_batches, prepare
+from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
 from fedsplit.seeding import generator
 from fedsplit.snapshot import Snapshot

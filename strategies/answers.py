@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message
 
+from fedsplit.fields import Field, combine
 from fedsplit.messages import Measurements
 from fedsplit.network import Link
 from fedsplit.split.server import RoundReport
@@ -94,15 +95,25 @@ def reject(
     good: dict[int, Message],
     failures: dict[int, str],
     report: RoundReport | None,
-    fault_of: Callable[..., str | None],
+    fault_of: Callable[[int, Message, int | None], str | None],
 ) -> None:
     """Move every faulty reply from the good ones to the failures."""
     for client, reply in list(good.items()):
         seen = report.num_examples.get(client, 0) if report else None
-        fault = fault_of(reply, num_examples=seen)
+        fault = fault_of(client, reply, seen)
         if fault is not None:
             failures[client] = report.failures.get(client, fault) if report else fault
             del good[client]
+
+
+def metrics_of(answers: Sequence[Answered], metrics: Sequence[Field]) -> dict[str, float | None]:
+    """Return a round's values of the client rule's own metrics, over all its messages."""
+    measured = {k: found for answer in answers for k, found in answer.measured.items()}
+    weights = {client: found.num_examples for client, found in measured.items()}
+    return {
+        field.key: combine(field, {k: m.metrics[field.key] for k, m in measured.items()}, weights)
+        for field in metrics
+    }
 
 
 def cost_of(answers: Sequence[Answered], link: Link | None) -> dict[str, object]:

@@ -1,35 +1,35 @@
 """What all strategies share: a Flower strategy around any aggregator and, if split, a split server.
 
-A strategy samples by partition id, gives each participant what it needs for the round, decides
-whose contributions count, and lets the aggregator combine them in the order of partition ids.
+A strategy samples by partition id, instructs each participant, decides whose contributions count,
+and lets the aggregator combine them in the order of partition ids.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from logging import INFO, WARNING
 from typing import ClassVar
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsplit.arrays import to_compute
 from fedsplit.errors import RunError
-from fedsplit.fields import Field, combine
+from fedsplit.fields import Field
 from fedsplit.flower_internals import arrays_bytes
-from fedsplit.messages import ACCURACY, ARRAYS, CONFIG, LOSS, PROXIMAL_MU
+from fedsplit.messages import ACCURACY, ARRAYS, LOSS
 from fedsplit.network import link_of
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client_rules import ClientRule, SplitClient
 from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
+from strategies.addressing import address_messages
 from strategies.aggregation import SampledGrid, make_aggregator
 from strategies.aggregator_state import aggregator_state, load_aggregator_state
-from strategies.answers import Answered, Asked, cost_of, reject
+from strategies.answers import Answered, Asked, cost_of, metrics_of, reject
 from strategies.combination import combine_contributions
 from strategies.context import RunContext
 from strategies.replies import (
@@ -96,10 +96,7 @@ class FederatedStrategy(Strategy):
     ) -> Iterable[Message]:
         """Sample participants, open the round, and give each its weights and its token."""
         self._started = time.perf_counter()
-        sampled = self.clients.sample(
-            self.config.fraction_train, self.config.seed, "train", server_round
-        )
-        return self._ask_to_train(server_round, sampled, arrays, config, grid)
+        return self._ask_to_train(server_round, self._sample(server_round), arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -146,7 +143,12 @@ class FederatedStrategy(Strategy):
         """Average what the clients measured; a failed client leaves out only its own share."""
         good, failures = sort_replies(replies, self._asked.participants)
         report = self.server.report() if self.server is not None else None
-        reject(good, failures, report, fault_of_metrics)
+        reject(
+            good,
+            failures,
+            report,
+            lambda _, reply, seen: fault_of_metrics(reply, num_examples=seen),
+        )
         for client, reason in sorted(failures.items()):
             log(WARNING, "Client %d did not evaluate round %d: %s", client, server_round, reason)
         with_examples = [r for r in good.values() if measurements_of(r).num_examples > 0]
@@ -186,6 +188,10 @@ class FederatedStrategy(Strategy):
         if self.pool is not None:
             self.pool.load_state_dict(state["pool"])
 
+    def _sample(self, server_round: int) -> list[int]:
+        config = self.config
+        return self.clients.sample(config.fraction_train, config.seed, "train", server_round)
+
     def _ask_to_train(
         self,
         server_round: int,
@@ -214,28 +220,13 @@ class FederatedStrategy(Strategy):
         return list(participants.values())
 
     def _address(self, server_round: int, messages: Iterable[Message]) -> list[Message]:
-        """Give every message the instructions of its client, in the order of partition ids."""
-        client_of = {node: client for client, node in self._asked.participants.items()}
-        addressed: dict[int, Message] = {}
-        for message in messages:
-            client = client_of[message.metadata.dst_node_id]
-            mu = message.content.config_records[CONFIG].get(PROXIMAL_MU, 0.0)
-            told = self._run.instructions.model_copy(
-                update={
-                    "server_round": server_round,
-                    "channel_token": self._tokens.get(client, ""),
-                    "proximal_mu": float(str(mu)),
-                }
-            )
-            content = RecordDict({CONFIG: told.to_record()})
-            if self._asked.sent:
-                content[ARRAYS] = self._weights_for(client)
-            addressed[client] = Message(
-                content=content,
-                message_type=message.metadata.message_type,
-                dst_node_id=message.metadata.dst_node_id,
-            )
-        return [addressed[client] for client in sorted(addressed)]
+        return address_messages(
+            messages,
+            self._asked,
+            instructions=self._run.instructions.model_copy(update={"server_round": server_round}),
+            tokens=self._tokens,
+            weights_for=self._weights_for,
+        )
 
     def _weights_for(self, client: int) -> ArrayRecord:
         """Return the weights that a client is sent."""
@@ -243,34 +234,37 @@ class FederatedStrategy(Strategy):
 
     def _sent_to_each(self) -> dict[int, ArrayRecord]:
         """Return the weights in the messages: none where clients have nothing to train."""
-        if not self._asked.sent:
-            return {}
-        return {client: self._weights_for(client) for client in self._asked.participants}
+        return (
+            {}
+            if not self._asked.sent
+            else {client: self._weights_for(client) for client in self._asked.participants}
+        )
 
     def _accept(self, server_round: int, replies: Iterable[Message]) -> Answered:
         """End the streams of a training round, and keep the replies that are complete."""
         good, failures = sort_replies(replies, self._asked.participants)
         report = self.server.report() if self.server is not None else None
-        fault_of = partial(
-            fault_of_train_reply,
-            sent=self._asked.sent,
-            metrics=[field.key for field in self.client_rule.metrics],
-            exact=self.client_rule.sends_every_batch,
-        )
+        rule, epochs = self.client_rule, self.config.local_epochs
+        keys = [field.key for field in rule.metrics]
+
+        def fault_of(client: int, reply: Message, seen: int | None) -> str | None:
+            at_most = None
+            if not rule.sends_every_batch:  # then only the client's own count bounds its weight
+                at_most = epochs * sum(self.clients.class_counts[client])
+            return fault_of_train_reply(
+                reply, sent=self._asked.sent, num_examples=seen, metrics=keys, at_most=at_most
+            )
+
         reject(good, failures, report, fault_of)
         for client, reason in sorted(failures.items()):
             log(WARNING, "Client %d is left out of round %d: %s", client, server_round, reason)
         returned = [in_order_of(weights_of(reply), self._asked.sent) for reply in good.values()]
         for reply, arrays in zip(good.values(), returned, strict=True):
             reply.content[ARRAYS] = arrays
-        measured = {
-            client: measurements_of(reply, [f.key for f in self.client_rule.metrics])
-            for client, reply in good.items()
-        }
         return Answered(
             good=good,
             failures=failures,
-            measured=measured,
+            measured={client: measurements_of(reply, keys) for client, reply in good.items()},
             report=report,
             sync_uplink={
                 client: arrays_bytes(arrays)
@@ -297,8 +291,4 @@ class FederatedStrategy(Strategy):
             raise RunError(f"Every participant of round {server_round} failed. First: {reason}")
         seconds = time.perf_counter() - self._started
         self._note(train_seconds=seconds, **cost_of(answers, link_of(self.config.network)))
-        measured = {k: m for answer in answers for k, m in answer.measured.items()}
-        weights = {client: found.num_examples for client, found in measured.items()}
-        for field in self.client_rule.metrics:
-            values = {client: found.metrics[field.key] for client, found in measured.items()}
-            self._note(**{field.key: combine(field, values, weights)})
+        self._note(**metrics_of(answers, self.client_rule.metrics))

@@ -62,7 +62,7 @@ def fault_of_train_reply(
     sent: ArrayRecord,
     num_examples: int | None,
     metrics: Sequence[str] = (),
-    exact: bool = True,
+    at_most: int | None = None,
 ) -> str | None:
     """Return what is wrong with a reply to a train message, or None.
 
@@ -77,15 +77,15 @@ def fault_of_train_reply(
         Examples the split server counted for this client; None without a split server.
     metrics : Sequence[str]
         Keys of the client rule's own metrics, which must be there.
-    exact : bool
-        Whether every batch reaches the split server, so that both must count the same. Otherwise
-        the client may have trained on more.
+    at_most : int | None
+        The most examples that it can have trained on, where not every batch reaches the split
+        server. None: every batch does, so both must count the same.
     """
     records = [ARRAYS, METRICS] if sent else [METRICS]
     if sorted(reply.content) != records or (sent and not reply.content.array_records):
         named = " and ".join(f"'{record}'" for record in records)
         return f"its reply holds the records {sorted(reply.content)}, not {named}"
-    fault = fault_of_metrics(reply, num_examples=num_examples, metrics=metrics, exact=exact)
+    fault = fault_of_metrics(reply, num_examples=num_examples, metrics=metrics, at_most=at_most)
     if fault is not None:
         return fault
     if measurements_of(reply, metrics).num_examples < 1:
@@ -100,10 +100,10 @@ def fault_of_train_reply(
 
 def fault_of_metrics(
     reply: Message,
-    *,
     num_examples: int | None,
+    *,
     metrics: Sequence[str] = (),
-    exact: bool = True,
+    at_most: int | None = None,
 ) -> str | None:
     """Return what is wrong with the metrics of a reply, or None (see `fault_of_train_reply`)."""
     if list(reply.content.metric_records) != [METRICS]:
@@ -112,7 +112,10 @@ def fault_of_metrics(
         count = measurements_of(reply, metrics).num_examples
     except ValueError as error:
         return shorten(error)
-    if num_examples is not None and (count != num_examples if exact else count < num_examples):
+    if at_most is not None and count > at_most:
+        return f"it claims {count} examples, but it has {at_most} in a round"
+    differs = count != num_examples if at_most is None else count < (num_examples or 0)
+    if num_examples is not None and differs:
         return f"it claims {count} examples where the split server saw {num_examples}"
     return None
 

@@ -52,10 +52,7 @@ class Sequential(FederatedStrategy):
         self._started = time.perf_counter()
         self._visits: list[Answered] = []
         self._relayed = arrays
-        sampled = self.clients.sample(
-            self.config.fraction_train, self.config.seed, "train", server_round
-        )
-        for client in self.order(server_round, sampled):
+        for client in self.order(server_round, self._sample(server_round)):
             messages = self._ask_to_train(server_round, [client], self._relayed, config, grid)
             replies = grid.send_and_receive(messages, timeout=self.config.round_timeout)
             self._visits.append(self._accept(server_round, replies))

@@ -6,7 +6,7 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 from fedsplit.arrays import in_dtype, to_array, to_compute, to_record, to_state, to_tensor
-from strategies.replies import arrays_bytes
+from fedsplit.flower_internals import arrays_bytes
 
 # Every bfloat16 there is, NaN with payload and negative zero among them.
 EVERY = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)

@@ -11,10 +11,10 @@ from flwr.app import Context
 
 from fedsplit import Config, simulate
 from fedsplit.batch_check import check_batch_size, check_single_images
+from fedsplit.checking import check_shards
 from fedsplit.errors import ConfigError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.split import SplitModel
-from fedsplit.preparation import check_shards
 from tests import small_models
 from tests.conftest import TINY, Run, distance, weights
 from tests.data.pictures import image_folder

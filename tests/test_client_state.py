@@ -12,6 +12,7 @@ from fedsplit.arrays import to_record
 from fedsplit.client_state import keep_optimizer, keep_weights, kept_weights, restore_optimizer
 from fedsplit.errors import RunError
 from fedsplit.seeding import seeded_init
+from fedsplit.split.training import Training
 from tests.split.toys import (
     assert_same_bits,
     batches_of,
@@ -92,10 +93,11 @@ def test_the_rate_is_the_new_rounds() -> None:
     """Break it: keep and load the whole state dict, whose groups have the old rate."""
     model, state = model_of(), RecordDict()
     config = config_of(learning_rate_schedule="step", decay_rounds=1, learning_rate_decay=0.5)
-    first = optimizer_of(model.parameters(), config, 1)
+    training = Training.of_clients(config)
+    first = training.make_optimizer(model.parameters(), 1)
     train(model, first, range(2))
     keep_optimizer(state, first)
-    second = optimizer_of(model.parameters(), config, 3)
+    second = training.make_optimizer(model.parameters(), 3)
     restore_optimizer(state, second)
     assert second.param_groups[0]["lr"] == pytest.approx(0.025)
     for one, other in zip(first.state.values(), second.state.values(), strict=True):

@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from fedsplit import Config, inprocess, simulate
+from fedsplit.checking import check
 from fedsplit.errors import ConfigError, RunError
-from fedsplit.preparation import check
 from fedsplit.server_app import Engine, open_grpc
+from fedsplit.split.client_rules import WholeModel
+from fedsplit.split.copies import PerParticipantCopies
+from strategies.base import FederatedStrategy
 from strategies.sflv1 import SFLV1
 from tests.conftest import TINY, Run, distance, weights
 from tests.extensions import measured
@@ -161,12 +164,11 @@ def test_a_rule_that_measures_other_metrics_than_it_declares_fails_its_clients(
         simulate(tiny, strategy=f"{__name__}:Lying", num_server_rounds=1)
 
 
-class Torn(SFLV1):
+class Torn(FederatedStrategy):
     """Halves that do not fit together."""
 
-    from fedsplit.split.client_rules import WholeModel
-
     client_rule = WholeModel
+    update_rule = PerParticipantCopies
 
 
 class NoRule(SFLV1):

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from fedsplit import Config
+from fedsplit.checking import check, check_shards
 from fedsplit.errors import ConfigError, DataError, FedSplitError, ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
 from fedsplit.models.stages import Part
-from fedsplit.preparation import check, check_shards, prepare
+from fedsplit.preparation import prepare
 from fedsplit.states import TensorSpec
 from tests.conftest import TINY
 
@@ -25,7 +26,7 @@ def test_a_preparation_holds_what_a_run_needs(tiny: dict[str, object]) -> None:
     assert len(prepared.test) == 50
     assert len(prepared.class_names) == prepared.wire.num_labels == 10
     assert prepared.wire.max_batch_size == 8
-    assert prepared.wire.tensors == {"hidden": TensorSpec((1, 17, 64), torch.float32)}
+    assert prepared.wire.smashed.tensors == {"hidden": TensorSpec((1, 17, 64), torch.float32)}
     assert isinstance(prepared.model.bottom, Part)
     assert (prepared.model.bottom.start, prepared.model.bottom.end) == (0, 2)
     assert prepared.whole(torch.zeros(3, 1, 28, 28)).shape == (3, 10)

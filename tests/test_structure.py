@@ -42,6 +42,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.results", "fedsplit.arithmetic", "fedsplit.batch_check"},
     {"strategies", "fedsplit.report", "fedsplit.client_model", "fedsplit.wiring"},
     {"fedsplit.algorithms"},
+    {"fedsplit.checking"},
     {"fedsplit.preparation", "fedsplit.places", "fedsplit.plan"},
     {"fedsplit.scoring", "fedsplit.costs"},
     {"fedsplit.experiment", "fedsplit.client_state", "fedsplit.client_side"},

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from fedsplit import Config, simulate
+from fedsplit.checking import check
 from fedsplit.config import DataConfig
 from fedsplit.data.catalog import load_images
 from fedsplit.data.columns import label_array
 from fedsplit.data.functions import call_function
 from fedsplit.errors import ConfigError, DataError, FedSplitError
-from fedsplit.preparation import check
 from tests.conftest import weights
 from tests.data.pictures import labelled
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fedsplit import Config, simulate
+from fedsplit.checking import check
 from fedsplit.errors import ConfigError
 from fedsplit.fields import ROW_KEYS
-from fedsplit.preparation import check
 from fedsplit.results.sinks import Sinks, TensorBoard
 from tests.conftest import Run
 

@@ -1,0 +1,208 @@
+"""Checks of a run before it starts, the cheapest first; none of them loads weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from fedsplit.algorithms import strategy_class
+from fedsplit.batch_check import check_batch_size, check_single_images
+from fedsplit.config import Config
+from fedsplit.data.catalog import image_size, load_images
+from fedsplit.data.partition import class_counts
+from fedsplit.data.run import reading
+from fedsplit.data.shards import validation_size
+from fedsplit.errors import ConfigError
+from fedsplit.input_spec import InputSpec
+from fedsplit.models.resolved import ResolvedModel, resolve
+from fedsplit.models.split import SplitModel
+from fedsplit.models.trainable import load_peft
+from fedsplit.results.run_directory import RunDirectory
+from fedsplit.results.sinks import check_sinks
+from fedsplit.split.codecs import load_codec
+from fedsplit.split.concatenated import Concatenated
+from fedsplit.split.defences import load_defence
+from fedsplit.threads import available_cores
+from strategies.aggregation import make_aggregator
+from strategies.clients import sample_size
+
+_logger = logging.getLogger(__name__)
+
+
+def check(config: Config, *, run: str = "") -> tuple[InputSpec, tuple[str, ...]]:
+    """Refuse what cannot run, without loading weights.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    run : str
+        Identifies the run, see `resolve`.
+
+    Raises
+    ------
+    FedSplitError
+        The first thing that is wrong: strategy, aggregator, device, run directory, model, cut or
+        data.
+    """
+    strategy_class(config.strategy)
+    load_codec(config.codec.uplink, key="codec.uplink")
+    load_codec(config.codec.downlink, key="codec.downlink")
+    load_defence(config.defence.name)
+    make_aggregator(config.aggregation)
+    _check_device(config.device)
+    check_sinks(config)
+    RunDirectory.check_free(config)
+    model = resolve(config.model.name, run=run)
+    spec = model.input_spec(images=partial(image_size, config.data))
+    class_names = load_images(config.data).class_names
+    trunk = model.empty_part("trunk", config.split.points, num_labels=len(class_names))
+    if config.split.u_shaped and trunk.start == trunk.end:
+        raise ConfigError(
+            f"split.cut-layer = {config.split.cut_layer} leaves no stage to the server in the "
+            f"u-shaped topology. Cut earlier: 1 to {trunk.end - 1}."
+        )
+    _check_strategy(config)
+    if config.split.trainable == "lora":
+        load_peft()
+    _warn_of_dropout(config, model)
+    return spec, class_names
+
+
+def check_shards(config: Config) -> None:
+    """Refuse a data set that cannot be divided as asked, or batches that do not suit the shards.
+
+    Raises
+    ------
+    FedSplitError
+        What is wrong with the shards of ``num-clients`` clients.
+    """
+    with reading(config.data):
+        images = load_images(config.data)
+        counts = class_counts(images, config.data, num_clients=config.num_clients, seed=config.seed)
+        fraction = config.data.validation_fraction
+        sizes = [sum(row) - validation_size(sum(row), fraction) for row in counts]
+        model, num_labels = resolve(config.model.name), len(images.class_names)
+        check_batches(
+            config,
+            sizes,
+            lambda: (
+                model.parts_skeleton(config.split.points, num_labels),
+                model.input_spec(images=partial(image_size, config.data)),
+            ),
+        )
+
+
+def check_batches(
+    config: Config,
+    shard_sizes: Sequence[int],
+    model: Callable[[], tuple[SplitModel, InputSpec]],
+) -> None:
+    """Refuse a batch size that does not suit the shards, or steps that the model cannot train on.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    shard_sizes : Sequence[int]
+        Training images of each client.
+    model : Callable[[], tuple[SplitModel, InputSpec]]
+        Returns the model, whose weights do not matter, and the images that it takes.
+
+    Raises
+    ------
+    ConfigError
+        Names the client.
+    """
+    strategy = strategy_class(config.strategy)
+    check_batch_size(config.batch_size, shard_sizes)
+    rule = strategy.update_rule
+    concatenates = rule is not None and issubclass(rule, Concatenated)
+    check_single_images(
+        model,
+        shard_sizes,
+        config,
+        pooled=strategy.pooled,
+        together=sample_size(config.fraction_train, len(shard_sizes)) if concatenates else 1,
+    )
+
+
+def clients_at_once(config: Config) -> int:
+    """Return how many clients an engine must have at work at the same time.
+
+    This is the number of participants of a round, if they wait for each other in every step; else
+    `max-concurrent-clients`, or one for each core.
+    """
+    if strategy_class(config.strategy).synchronous:
+        return sample_size(config.fraction_train, config.num_clients)
+    return min(config.num_clients, config.max_concurrent_clients or available_cores())
+
+
+def _check_strategy(config: Config) -> None:
+    """Refuse keys that the strategy would have to ignore."""
+    strategy = strategy_class(config.strategy)
+    if not strategy.aggregates and config.aggregation.name != "FedAvg":
+        raise ConfigError(
+            f"aggregation.name = '{config.aggregation.name}' has nothing to aggregate with "
+            f"strategy = '{config.strategy}'. Leave it at 'FedAvg', or choose another strategy."
+        )
+    if strategy.update_rule is None and config.split.u_shaped:
+        raise ConfigError(
+            f"split.topology = 'u-shaped' says nothing with strategy = '{config.strategy}', which "
+            "does not split. Leave it at 'vanilla', or choose a strategy that splits."
+        )
+    if strategy.update_rule is None and config.model.autocast != "none":
+        raise ConfigError(
+            f"model.autocast = '{config.model.autocast}' is for the split server, and strategy = "
+            f"'{config.strategy}' has none. Leave it at 'none', or set model.dtype."
+        )
+    for key, value in (
+        ("codec.uplink", config.codec.uplink),
+        ("codec.downlink", config.codec.downlink),
+        ("defence.name", config.defence.name),
+    ):
+        if strategy.update_rule is None and value != "none":
+            raise ConfigError(
+                f"{key} = '{value}' has no effect with strategy = '{config.strategy}', which does "
+                "not split. Leave it at 'none', or choose a strategy that splits."
+            )
+
+
+def _warn_of_dropout(config: Config, model: ResolvedModel) -> None:
+    found = model.dropout_probabilities()
+    if config.split.trainable == "lora" and config.lora.dropout:
+        _logger.warning(
+            "lora.dropout = %g draws from torch's global generator: this run will not repeat "
+            "exactly. Set it to 0 if it has to.",
+            config.lora.dropout,
+        )
+    if found:
+        _logger.warning(
+            "The model '%s' has dropout (%s), which draws from torch's global generator: this run "
+            "will not repeat exactly. Set these to 0 %s if it has to.",
+            model.name,
+            ", ".join(f"{key} = {value:g}" for key, value in found.items()),
+            _place_of_config(model),
+        )
+
+
+def _place_of_config(model: ResolvedModel) -> str:
+    source = model.source
+    if source.directory is None or source.made_by_function:
+        return "where the model is made"
+    return "in the config.json of a local copy" if source.from_hub else "in its config.json"
+
+
+def _check_device(device: str) -> None:
+    try:
+        if torch.zeros(1, device=device).is_meta:
+            raise RuntimeError("it keeps no numbers")
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device = '{device}' cannot be used here ({reason}). Use 'cpu', or a device that "
+            "this machine's torch offers."
+        ) from None

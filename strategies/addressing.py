@@ -1,0 +1,53 @@
+"""From an aggregator's messages to those that participants get: instructions, token, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from flwr.app import ArrayRecord, Message, RecordDict
+
+from fedsplit.messages import ARRAYS, CONFIG, PROXIMAL_MU, Instructions
+from strategies.answers import Asked
+
+
+def address_messages(
+    messages: Iterable[Message],
+    asked: Asked,
+    *,
+    instructions: Instructions,
+    tokens: Mapping[int, str],
+    weights_for: Callable[[int], ArrayRecord],
+) -> list[Message]:
+    """Return a message for each participant, in the order of partition ids.
+
+    Parameters
+    ----------
+    messages : Iterable[Message]
+        As the aggregator has configured them. FedProx's mu is taken from them; weights and
+        everything else come from here.
+    asked : Asked
+        The participants of the round.
+    instructions : Instructions
+        What the round tells everyone.
+    tokens : Mapping[int, str]
+        Participant -> what opens its stream; empty without a split server.
+    weights_for : Callable[[int], ArrayRecord]
+        Returns the weights that a participant is sent, if clients have any to train.
+    """
+    client_of = {node: client for client, node in asked.participants.items()}
+    addressed: dict[int, Message] = {}
+    for message in messages:
+        client = client_of[message.metadata.dst_node_id]
+        mu = message.content.config_records[CONFIG].get(PROXIMAL_MU, 0.0)
+        told = instructions.model_copy(
+            update={"channel_token": tokens.get(client, ""), "proximal_mu": float(str(mu))}
+        )
+        content = RecordDict({CONFIG: told.to_record()})
+        if asked.sent:
+            content[ARRAYS] = weights_for(client)
+        addressed[client] = Message(
+            content=content,
+            message_type=message.metadata.message_type,
+            dst_node_id=message.metadata.dst_node_id,
+        )
+    return [addressed[client] for client in sorted(addressed)]
