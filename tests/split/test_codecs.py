@@ -21,7 +21,7 @@ from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import Purpose, SplitServer
-from fedsplit.split.traffic import stream_traffic, step_traffic
+from fedsplit.split.traffic import step_traffic, stream_traffic
 from fedsplit.split.wire import LOSS, NUM_CORRECT, Names, Wire
 from fedsplit.states import Boundary, TensorSpec, by_name
 from tests.channel.hosts import CountingProxy
@@ -249,7 +249,7 @@ class HalfForgotten(Codec):
 def test_a_decoder_that_hands_on_another_dtype_is_refused() -> None:
     """Break it: trust every tensor that comes out as it came in."""
     wire = Wire(TOKENS, 5, 6, uplink=HalfForgotten())
-    with pytest.raises(ChannelError, match="does not decode to 'hidden' of torch.float32"):
+    with pytest.raises(ChannelError, match=r"does not decode to 'hidden' of torch\.float32"):
         wire.unpack(packed_frame(wire, 2))
 
 
