@@ -46,12 +46,13 @@ def from_bytes(data: bytes) -> Snapshot:
         values = json.loads(header["__metadata__"]["values"])
         tensors = safetensors.torch.load(data)
         state = _with_tensors(values, tensors)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
     except Exception as error:  # what broken bytes make the libraries raise is open-ended
         raise RunError(
             f"A saved state of {len(data)} bytes cannot be read ({error}). It is incomplete, or "
             "another version of fedsplit wrote it."
         ) from None
-    assert isinstance(state, dict)
     return state
 
 

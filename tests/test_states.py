@@ -4,7 +4,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsplit.states import State, TensorSpec, concatenate, each, examples, length, zeros
+from fedsplit.states import (
+    BARE_NAME,
+    Boundary,
+    State,
+    TensorSpec,
+    by_name,
+    concatenate,
+    each,
+    examples,
+    has_numbers,
+    length,
+    zeros,
+)
 
 
 def tensor_of(first: int, size: int) -> Tensor:
@@ -74,3 +86,65 @@ def test_packed_rows_are_shared_out_by_examples() -> None:
     assert view["hidden"].flatten().tolist() == [3, 4, 5, 6, 7, 8]
     assert view["size"].flatten().tolist() == [1, 2]
     assert TensorSpec((3, 1), torch.float32).shape_for(4) == packed["hidden"].shape
+
+
+FLOAT = TensorSpec((1, 3), torch.float32)
+BARE = Boundary({BARE_NAME: FLOAT}, bare=True)
+LONE = Boundary({BARE_NAME: FLOAT})
+MIXED = Boundary({"z": FLOAT, "count": TensorSpec((1,), torch.int64), "a": FLOAT})
+
+
+def test_a_state_by_name() -> None:
+    """Break it: call a bare tensor by another name, or copy a dict's tensors."""
+    tensor = torch.ones(2, 3)
+    assert by_name(tensor) == {"hidden": tensor}
+    for state in ({"hidden": tensor}, {"z": tensor, "a": tensor}):
+        assert by_name(state) is state
+
+
+@pytest.mark.parametrize(
+    ("boundary", "state"),
+    [
+        (BARE, torch.ones(2, 3)),
+        (LONE, {"hidden": torch.ones(2, 3)}),
+        (MIXED, {"z": torch.ones(2, 3), "count": torch.arange(2), "a": torch.ones(2, 3)}),
+    ],
+    ids=["bare", "a dict of one", "a dict"],
+)
+def test_a_boundary_gives_back_the_form_that_modules_pass(boundary: Boundary, state: State) -> None:
+    """Break it: look at the number of tensors instead of at `bare`."""
+    found = boundary.to_state(by_name(state))
+    assert type(found) is type(state)
+    assert list(by_name(found)) == list(by_name(state))
+    assert all(by_name(found)[name] is tensor for name, tensor in by_name(state).items())
+
+
+def test_the_order_is_that_of_the_boundary() -> None:
+    named = {"a": torch.ones(1), "count": torch.ones(1), "z": torch.ones(1), "b": torch.ones(1)}
+    found = MIXED.to_state(named)
+    assert isinstance(found, dict)
+    assert list(found) == ["z", "count", "a"]
+
+
+def test_nothing_is_an_empty_dict_whatever_the_form() -> None:
+    """What stands for the cut gradient of a frozen bottom."""
+    for boundary in (BARE, LONE, MIXED, Boundary({})):
+        assert boundary.to_state({}) == {}
+
+
+def test_the_floating_part_keeps_the_form() -> None:
+    """Break it: make a dict of one bare when its integers are gone."""
+    assert BARE.floating == BARE
+    assert LONE.floating == LONE
+    assert list(MIXED.floating.tensors) == ["z", "a"]
+    one = Boundary({"hidden": FLOAT, "count": TensorSpec((1,), torch.int64)}).floating
+    assert isinstance(one.to_state({"hidden": torch.ones(1, 3)}), dict)
+    integers = Boundary({"count": TensorSpec((1,), torch.int64)})
+    assert dict(integers.floating.tensors) == {}
+
+
+def test_numbers_are_floats_with_storage() -> None:
+    assert has_numbers(torch.ones(1))
+    assert has_numbers({"count": torch.arange(2), "x": torch.ones(1)})
+    assert not has_numbers({"count": torch.arange(2)})
+    assert not has_numbers(torch.ones(1, device="meta"))

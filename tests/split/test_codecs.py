@@ -249,7 +249,7 @@ class HalfForgotten(Codec):
 def test_a_decoder_that_hands_on_another_dtype_is_refused() -> None:
     """Break it: trust every tensor that comes out as it came in."""
     wire = Wire(TOKENS, 5, 6, uplink=HalfForgotten())
-    with pytest.raises(ChannelError, match="does not decode to 'hidden' of torch.float32"):
+    with pytest.raises(ChannelError, match=r"does not decode to 'hidden' of torch\.float32"):
         wire.unpack(packed_frame(wire, 2))
 
 

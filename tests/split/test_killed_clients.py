@@ -1,7 +1,7 @@
 """Client processes that are killed, or never connect: the round ends, right for the rest.
 
 Over gRPC, by SIGKILL, at every update rule. What a participant in a thread can do besides is in
-test_shared_failures.py.
+test_shared.py.
 """
 
 from __future__ import annotations
