@@ -78,7 +78,7 @@ def _assert_one_paragraph(err: str, said: str, remedy: str) -> None:
 def test_all_wrong_settings_at_once(call: Call, config: Path) -> None:
     code, err = call("run", str(config), "--set", "a=1", "--set", "seed=x", "--set", "data.alpha=0")
     assert code == 2
-    assert f"What overrides {config} has 3 errors:" in err
+    assert f"The overrides of {config} have 3 errors:" in err
 
 
 def test_output_directories_that_cannot_be_made(call: Call, config: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Turn pydantic's findings about a config into one message a person can act on."""
+"""Turn pydantic's errors about a config into one message that a user can act on."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ def describe(
     Parameters
     ----------
     error : ValidationError
-        What pydantic found.
+        The errors that pydantic found.
     source : str
         Where the values come from.
     valid_keys : Sequence[str]
         All of them, dotted.
     overrides : Collection[str]
-        The keys that do not come from there, but override it.
+        Keys whose values override those of the source.
     """
     found = error.errors()
     overriding = [details for details in found if _key(details) in overrides]
     if not overriding:
         head = f"{source} has"
     elif len(overriding) == len(found):
-        head = f"What overrides {source} has"
+        head = f"The overrides of {source} have"
     else:
-        head = f"{source} and what overrides it have"
+        head = f"{source} and its overrides have"
     count = "1 error" if len(found) == 1 else f"{len(found)} errors"
     return "\n  ".join([f"{head} {count}:", *findings(error, valid_keys)])
 
 
 def findings(error: ValidationError, valid_keys: Sequence[str]) -> list[str]:
-    """Return one line for each thing that pydantic found, without saying where it found them."""
+    """Return one line for each error, without a line that names their source."""
     return [_line(details, valid_keys) for details in error.errors()]
 
 
@@ -86,7 +86,7 @@ def _shortened(text: str) -> str:
 
 
 def _nearest(key: str, valid_keys: Sequence[str]) -> str:
-    # Who writes only some words of a key has them right: 'rounds' is not 'round-timeout'.
+    # A key that shares all of its words comes first: 'rounds' does not mean 'round-timeout'.
     with_its_words = [valid for valid in valid_keys if _words(key) <= _words(valid)]
     close = difflib.get_close_matches(key, with_its_words, n=1, cutoff=0.0)
     close = close or difflib.get_close_matches(key, valid_keys, n=1, cutoff=0.5)

@@ -8,7 +8,7 @@ from fedsplit.errors import ConfigError
 
 
 def pairs(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield dotted keys with their values, however deep these lie in tables."""
+    """Yield dotted keys and their values, from tables of any depth."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from pairs(value, f"{prefix}{key}.")
@@ -33,7 +33,7 @@ def spelt(
     Raises
     ------
     ConfigError
-        If a key is there in two spellings.
+        If a key occurs in two spellings.
     """
     underscored = {key.replace(".", "_").replace("-", "_"): key for key in valid_keys}
     found: dict[str, object] = {}
@@ -43,14 +43,15 @@ def spelt(
         key = underscored.get(spelling, dashed if dashed in valid_keys else spelling)
         if key in found:
             raise ConfigError(
-                f"{source} sets {key} twice, as '{spellings[key]}' and as '{spelling}'. Keep one."
+                f"{source}: {key} is set twice, as '{spellings[key]}' and as '{spelling}'. "
+                "Keep one."
             )
         found[key], spellings[key] = value, spelling
     return found
 
 
 def nest(values: Mapping[str, object], sections: Collection[str]) -> dict[str, object]:
-    """Return dotted keys as tables, for those sections that there are."""
+    """Return the values with the keys of each section in a table of their own."""
     nested: dict[str, object] = {}
     for key, value in values.items():
         section, _, name = key.partition(".")
@@ -58,5 +59,5 @@ def nest(values: Mapping[str, object], sections: Collection[str]) -> dict[str, o
             nested[key] = value
         elif isinstance(table := nested.setdefault(section, {}), dict):
             table[name] = value
-        # else the section itself was set: that is the error to report, not its keys.
+        # Otherwise the section itself was set, and that is the error to report.
     return nested

@@ -216,7 +216,7 @@ class Config(Section):
             source = str(config)
             values = read_toml(Path(config))
         # An override may be spelt differently from the key that it replaces.
-        changes = spelt(overrides or {}, _valid_keys(), f"What overrides {source}")
+        changes = spelt(overrides or {}, _valid_keys(), f"The overrides of {source}")
         return cls._checked(spelt(values, _valid_keys(), source), changes, source)
 
     def to_flat(self) -> dict[str, Scalar]:

@@ -1,4 +1,4 @@
-"""What every table of keys is: kebab-case, strict, immutable."""
+"""The base of every table of configuration keys: kebab-case, strict, immutable."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Whole = Annotated[int, Field(le=2**63 - 1)]  # what TOML and Flower's run config hold
+Whole = Annotated[int, Field(le=2**63 - 1)]  # the range of TOML and of Flower's run config
 
 
 def _kebab(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Who holds what: the clients' images by class, as a table of text and as a picture."""
+"""The clients' images by class, as a text table and as a picture."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ CLASS_NAMES_UP_TO = 30
 
 
 def shard_table(class_counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> str:
-    """Return a table of text, at most 100 columns wide.
+    """Return a text table of at most 100 columns.
 
-    More than 20 clients are cut to the five largest and the five smallest; classes that do not
-    fit side by side are cut to each client's three largest.
+    If there are more than 20 clients, it has the five largest and the five smallest. If there are
+    too many classes for a column each, it has the three largest classes of each client.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ def shard_table(class_counts: Sequence[Sequence[int]], class_names: Sequence[str
     lines = [rows[0], *(rows[1 + client] for client in clients)]
     if len(clients) < len(counts):
         hidden = len(counts) - len(clients)
-        lines.insert(1 + EXTREME_CLIENTS, f"   ...  ({hidden} clients of sizes in between)")
+        lines.insert(1 + EXTREME_CLIENTS, f"   ...  ({hidden} more clients, of sizes in between)")
     return "\n".join([_summary(counts), *lines, rows[-1]])
 
 
 def plot_shards(
     class_counts: Sequence[Sequence[int]], class_names: Sequence[str], path: str | Path
 ) -> None:
-    """Draw who holds what: a heat map of clients by classes under the clients' totals.
+    """Draw a heat map of clients by classes, below the clients' totals.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def plot_shards(
     class_names : Sequence[str]
         [classes].
     path : str | Path
-        File to write; its suffix (.png, .svg, .pdf) says which kind.
+        File to write; its suffix (.png, .svg, .pdf) decides the format.
     """
     counts = np.asarray(class_counts, dtype=np.int64).reshape(-1, len(class_names))
     num_clients, num_classes = counts.shape
@@ -100,7 +100,7 @@ def _range(values: list[int], what: str) -> str:
 
 
 def _columns(counts: Counts, class_names: Sequence[str]) -> list[str]:
-    """Return a header, one line for each client and one for all, with a column for each class."""
+    """Return a header, a line for each client and a line of totals, with a column per class."""
     fits = (TABLE_WIDTH - 16) // len(class_names)
     width = min(fits, 2 + max(len(text) for text in [*class_names, str(counts.sum())]))
     names = "".join(f"{name[: width - 1]:>{width}}" for name in class_names)
@@ -114,7 +114,7 @@ def _columns(counts: Counts, class_names: Sequence[str]) -> list[str]:
 
 
 def _largest_classes(counts: Counts, class_names: Sequence[str]) -> list[str]:
-    """Return the same lines with each client's total, number of classes and largest classes."""
+    """Return the same lines with the total, the number of classes and the largest classes."""
 
     def line(name: str, row: Counts) -> str:
         order = np.argsort(-row, kind="stable")[:3]
@@ -151,7 +151,7 @@ def _draw_heat(
     class_names: Sequence[str],
 ) -> None:
     num_clients, num_classes = counts.shape
-    # An even share-out is half dark, not all dark; the square root keeps few apart from none.
+    # An even division is half dark, not all dark; the square root separates a few from none.
     darkest = max(1.0, float(counts.max(initial=0)), 4.0 * counts.sum() / max(1, counts.size))
     axes.imshow(
         counts.T,

@@ -164,7 +164,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
         ),
         (
             SMALL + VARIANTS + "lora.rank = 4\nlora_rank = 4",
-            "sets lora.rank twice",
+            "lora.rank is set twice",
         ),
     ],
 )

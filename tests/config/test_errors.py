@@ -56,7 +56,7 @@ def test_overriding_keys_are_told_apart() -> None:
     error = _error(size="x", b=1)
     assert describe(error, "a.toml", ["size"]).startswith("a.toml has 2 errors:")
     head = describe(error, "a.toml", ["size"], {"size"}).partition("\n")[0]
-    assert head == "a.toml and what overrides it have 2 errors:"
+    assert head == "a.toml and its overrides have 2 errors:"
     assert describe(error, "a.toml", ["size"], {"size", "b"}).startswith(
-        "What overrides a.toml has"
+        "The overrides of a.toml have"
     )

@@ -45,7 +45,7 @@ def test_unknown_keys_stay_as_they_are() -> None:
     ],
 )
 def test_two_spellings_of_one_key_are_refused(values: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=rf"my.toml sets .* twice, as {said}. Keep one"):
+    with pytest.raises(ConfigError, match=rf"my.toml: .* is set twice, as {said}. Keep one"):
         spelt(values, VALID, "my.toml")
 
 

@@ -175,11 +175,13 @@ def test_what_is_wrong_and_nothing_else_is_said(values: dict[str, object], said:
 def test_one_key_in_two_spellings_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text("batch-size = 3\nbatch_size = 4\n")
-    with pytest.raises(ConfigError, match=r"a\.toml sets batch-size twice.*'batch_size'. Keep one"):
+    with pytest.raises(
+        ConfigError, match=r"a\.toml: batch-size is set twice.*'batch_size'. Keep one"
+    ):
         Config.load(path)
-    with pytest.raises(ConfigError, match=r"the configuration sets batch-size twice"):
+    with pytest.raises(ConfigError, match=r"the configuration: batch-size is set twice"):
         Config.from_flat({"batch-size": 3, "batch_size": 3})
-    with pytest.raises(ConfigError, match=r"What overrides the configuration sets batch-size"):
+    with pytest.raises(ConfigError, match=r"The overrides of the configuration: batch-size"):
         Config.load({}, {"batch-size": 3, "batch_size": 3})
 
 
@@ -193,8 +195,8 @@ def test_errors_are_told_from_where_they_come(tmp_path: Path) -> None:
         return str(caught.value).splitlines()[0]
 
     assert head({}) == f"{path} has 1 error:"
-    assert head({"batch_size": 0}) == f"{path} and what overrides it have 2 errors:"
-    assert head({"seed": "x", "data.alpha": 0}) == f"What overrides {path} has 2 errors:"
+    assert head({"batch_size": 0}) == f"{path} and its overrides have 2 errors:"
+    assert head({"seed": "x", "data.alpha": 0}) == f"The overrides of {path} have 2 errors:"
 
 
 def test_a_number_without_a_point_is_a_number() -> None:

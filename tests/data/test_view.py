@@ -40,7 +40,7 @@ def test_many_clients_are_cut_to_the_largest_and_the_smallest() -> None:
     lines = shard_table(counts, ["only"]).splitlines()
     clients = [line.split()[0] for line in lines[2:-1]]
     assert clients == ["29", "28", "27", "26", "25", "...", "4", "3", "2", "1", "0"]
-    assert "(20 clients" in lines[7]
+    assert "(20 more clients" in lines[7]
 
 
 def test_many_classes_are_cut_to_the_largest() -> None:

@@ -32,8 +32,8 @@ def load() -> datasets.DatasetDict:
     """Return the splits ``train`` and ``test`` with the columns ``image`` and ``label``.
 
     They are built in memory in about 0.1 s. `datasets.load_dataset("json", ...)` would read the
-    same files, but it writes a cache (which fails in a read-only home, and which ten starting
-    actors would wait for one another to write) and asks a server on the internet to count it.
+    same files, but it writes a cache, which fails in a read-only home and makes concurrent
+    processes wait for each other, and it reports the call to a server on the internet.
     """
     folder = Path(__file__).parent
     return datasets.DatasetDict(
