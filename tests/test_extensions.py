@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,7 +76,8 @@ def test_an_added_module_counts_in_the_clients_costs(run: Run) -> None:
     flops = local.summary["client_flops_per_sample"] - plain.summary["client_flops_per_sample"]
     assert flops == 3 * 2 * 64 * 10
     assert local.summary["client_memory_bytes"] > plain.summary["client_memory_bytes"]
-    assert local.summary["server_flops_per_sample"] < plain.summary["server_flops_per_sample"]
+    # The norm before a block trains, so the server saves no product by not returning a gradient.
+    assert local.summary["server_flops_per_sample"] == plain.summary["server_flops_per_sample"]
     assert sum(t.numel() for t in weights(local).values()) == sum(
         t.numel() for t in weights(plain).values()
     )  # the final model is without it
@@ -188,19 +192,21 @@ class Lying(SFLV1):
     client_rule = _LyingClient
 
 
-def test_a_package_of_the_users_called_strategies_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_of_the_users_called_strategies_is_refused(tmp_path: Path) -> None:
     """Break it: leave out the check; the import then fails with "No module named"."""
-    import os
-    import subprocess
-    import sys
-
     (tmp_path / "strategies").mkdir()
     (tmp_path / "strategies" / "__init__.py").write_text("")
     root = Path(__file__).parents[1]
+    command = "from fedsplit.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-m", "fedsplit.cli", "run", "--engine", "inprocess"],
+        [
+            sys.executable,
+            "-c",
+            command,
+            "run",
+            str(root / "configs/full.toml"),
+            "--engine=inprocess",
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
         capture_output=True,
