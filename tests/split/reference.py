@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from fedsplit.config import Config
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import PendingStep, StepResult, output_gradient
 from fedsplit.split.training import Training
 from fedsplit.states import State

@@ -13,7 +13,7 @@ from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.errors import ChannelError
 from fedsplit.split.client import SplitSession
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 from fedsplit.split.steps import StepResult, score
 from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT
 from fedsplit.states import TensorSpec

@@ -12,7 +12,7 @@ from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.client import SplitSession
 from fedsplit.split.copies import PerParticipantCopies
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 from fedsplit.split.steps import score
 from tests.split.test_client import FakeStream
 from tests.split.toys import (

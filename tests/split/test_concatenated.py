@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from fedsplit.errors import ChannelError
 from fedsplit.split import pieces
 from fedsplit.split.concatenated import Concatenated
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 from fedsplit.split.steps import output_gradient
 from tests.split.reference import (
     Central,

@@ -13,8 +13,9 @@ from fedsplit.config import Config
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import score
 from fedsplit.split.wire import Wire
 from fedsplit.states import Boundary, TensorSpec

@@ -15,9 +15,8 @@ from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
 from fedsplit.split.lockstep import keep
-from fedsplit.split.phases import TrainingPhase
+from fedsplit.split.phases import Purpose, TrainingPhase
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose
 from fedsplit.split.session import ServerSession
 from fedsplit.split.steps import score
 from fedsplit.split.wire import LABELS

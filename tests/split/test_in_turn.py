@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedsplit.split.in_turn import InTurn
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 from fedsplit.split.steps import score
 from tests.split.reference import (
     Central,

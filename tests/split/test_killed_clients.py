@@ -17,8 +17,9 @@ import pytest
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, RoundReport, SplitServer
+from fedsplit.split.server import RoundReport, SplitServer
 from fedsplit.split.session import ServerSession
 from fedsplit.split.shared import SharedServerPart
 from tests.split.chains import SHAPE, Points, serving_chain

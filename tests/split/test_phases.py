@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import pytest
@@ -23,8 +23,8 @@ from fedsplit.split.exchange import (
     UShapedExchange,
 )
 from fedsplit.split.lockstep import keep
-from fedsplit.split.phases import EvaluationPhase, Phase, RendezvousPhase, TrainingPhase
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.phases import EvaluationPhase, Phase, Purpose, RendezvousPhase, TrainingPhase
+from fedsplit.split.server import SplitServer
 from fedsplit.split.session import ServerSession
 from fedsplit.split.wire import LABELS, Wire
 from tests.split.reference import at_once
@@ -45,6 +45,8 @@ from tests.split.toys import (
     wire_of,
 )
 from tests.split.ushaped import U_CUT
+
+MakePhase = Callable[[PerParticipantCopies, Wire], Phase]
 
 
 def training(rule: PerParticipantCopies, wire: Wire) -> Phase:
@@ -70,7 +72,7 @@ FROZEN = wire_of(U_CUT.smashed.tensors, 5, 8, output=U_CUT.smashed.tensors, outp
     ],
 )
 def test_each_phase_answers_as_its_topology_asks(
-    phase_of: type[Phase], wire: Wire, kind: type[Exchange]
+    phase_of: MakePhase, wire: Wire, kind: type[Exchange]
 ) -> None:
     rule = NotingRule(server_part_of())
     assert type(phase_of(rule, wire).exchange(3)) is kind

@@ -17,8 +17,9 @@ from fedsplit.config import Config
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from tests.split.chains import POINTS, SHAPE, Points, client_of, held_by, serving_chain
 from tests.split.drawn import Shards, few, shards
 from tests.split.reference import Data, at_once, averaged, examples_in, order_in

@@ -13,8 +13,10 @@ from fedsplit.snapshot import Snapshot, flat, from_bytes, to_bytes
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.lockstep import GiveUp
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import RuleSettings, UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from tests.split.reference import at_once, data_of, order_in, serving, train_round
 from tests.split.toys import (
     CUT,
@@ -186,10 +188,12 @@ def test_who_is_given_up_is_for_the_server_to_know(kind: type[UpdateRule]) -> No
     """Break it: keep the function of the round before, or that of the constructor."""
     rule = kind(server_part_of(), settings_of())
     seen: list[tuple[int, int, str]] = []
+
+    def noting(server_round: int) -> GiveUp:
+        return lambda k, why: seen.append((server_round, k, why))
+
     for server_round in (1, 2):
-        rule.open_round(
-            server_round, [0, 1], lambda k, why, r=server_round: seen.append((r, k, why))
-        )
+        rule.open_round(server_round, [0, 1], noting(server_round))
         rule.give_up(1, "too slow")
     rule.open_round(3, [0, 1])
     rule.give_up(0, "nobody is told")

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from fedsplit.channel.codec import encode
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.phases import Purpose
+from fedsplit.split.server import SplitServer
 from tests.channel.hosts import CountingProxy, RawStream
 from tests.split.rounds import BAD, GOOD, good_frame, reference_round, train_good
 from tests.split.toys import (

@@ -10,7 +10,8 @@ from torch import nn
 
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.phases import Purpose
+from fedsplit.split.server import SplitServer
 from tests.split.rounds import BAD, GOOD, changed, good_frame, reference_round, spoiled
 from tests.split.toys import (
     Client,

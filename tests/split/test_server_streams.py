@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedsplit.errors import ChannelError
 from fedsplit.split.copies import PerParticipantCopies
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 from tests.split.rounds import BAD, GOOD, reference_round, train_good
 from tests.split.toys import (
     Client,

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from fedsplit.errors import ChannelError
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Progress, Purpose, RoundReport, SplitServer, silent
+from fedsplit.split.server import Progress, RoundReport, SplitServer, silent
 from fedsplit.split.shared import SharedServerPart
 from fedsplit.split.steps import score
 from tests.split.reference import (

@@ -8,8 +8,9 @@ import pytest
 
 from fedsplit.channel.ledger import Traffic
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import RuleSettings
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from fedsplit.split.traffic import step_traffic, stream_traffic
 from fedsplit.split.wire import Wire
 from tests.channel.hosts import CountingProxy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -262,7 +263,7 @@ def state_of(wire: Wire, kind: Kind, batch_size: int) -> State:
 )
 def test_what_is_packed_is_what_is_unpacked(wire: Wire, kind: Kind) -> None:
     """Break it: leave out the order of the boundary in `Payload`, or a prefix."""
-    state, scores = state_of(wire, kind, 3), {}
+    state, scores = state_of(wire, kind, 3), dict[str, Any]()
     if LABELS in wire.payloads[kind].scores:
         scores = {"labels": torch.tensor([4, 0, 2])}
     elif LOSS in wire.payloads[kind].scores:

@@ -17,8 +17,10 @@ from fedsplit.config import Config
 from fedsplit.seeding import generator, seeded_init
 from fedsplit.split.client import SplitSession
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import RuleSettings
-from fedsplit.split.server import Progress, Purpose, SplitServer, silent
+from fedsplit.split.server import Progress, SplitServer, silent
+from fedsplit.split.session import ServerSession
 from fedsplit.split.steps import score
 from fedsplit.split.training import Training
 from fedsplit.split.wire import CUT_PREFIX, LABELS, Names, Wire
@@ -203,6 +205,25 @@ def break_off(stream: Stream) -> None:
 
 def smashed_frame(step: int, smashed: State, labels: Tensor) -> Frame:
     return Frame(Kind.SMASHED_DATA, step, {**pack_cut(smashed), LABELS: labels})
+
+
+class Straight:
+    """A stream that hands frames to a server's session, and keeps them."""
+
+    def __init__(self, session: ServerSession) -> None:
+        self._session = session
+        self.frames: list[Frame] = []
+
+    def exchange(self, frame: Frame) -> Frame:
+        answer = self._session.handle(frame)
+        self.frames += [frame, answer]
+        return answer
+
+    def __enter__(self) -> Straight:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close("the stream has ended")
 
 
 class Client:
