@@ -99,7 +99,7 @@ def test_the_identity_sends_the_very_tensors() -> None:
 
 
 def test_the_bytes_of_a_frame_without_a_codec_are_the_tensors_own() -> None:
-    """Break it: name or order the tensors otherwise in `Payload._named`."""
+    """Break it: change a name or the order of the tensors in `Payload._named`."""
     wire = Wire(TOKENS, 5, 6)
     state, labels = tokens_of(2), torch.tensor([0, 1])
     frame = wire.pack(Kind.SMASHED_DATA, 4, state, stream=("train", 1, 0), labels=labels)
@@ -110,7 +110,7 @@ def test_the_bytes_of_a_frame_without_a_codec_are_the_tensors_own() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
-def test_a_codecs_frame_is_what_it_says_and_decodes_to_the_boundary(batch_size: int) -> None:
+def test_a_codecs_frame_matches_packed_and_decodes_to_the_boundary(batch_size: int) -> None:
     """Break it: give the codec the integers too, or decode to its own dtype."""
     frame = decode(encode(packed_frame(INT8, batch_size)))
     assert {name: (list(t.shape), t.dtype) for name, t in frame.tensors.items()} == {
@@ -227,8 +227,8 @@ WRONG: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize(("decoded", "words"), WRONG.values(), ids=WRONG)
-def test_what_decodes_wrongly_is_refused(decoded: object, words: str) -> None:
-    """Break it: leave `_check_decoded` out; a finite scale can decode to infinity."""
+def test_a_wrong_decoding_is_refused(decoded: object, words: str) -> None:
+    """Break it: trust what a codec decodes; finite numbers can decode to infinity."""
     wire = replace(INT8, uplink=Decoding(decoded))
     with pytest.raises(ChannelError, match=f"SMASHED_DATA frame of step 0 .*{words}"):
         wire.unpack(packed_frame(wire, 2))
@@ -237,7 +237,7 @@ def test_what_decodes_wrongly_is_refused(decoded: object, words: str) -> None:
 
 
 class HalfForgotten(Codec):
-    """Sends 16 bits, and hands on what came as if it were the boundary's own."""
+    """Sends 16 bits and forgets to convert them back."""
 
     def packed(self, tensors: Mapping[str, TensorSpec], batch_size: int) -> dict[str, Packed]:
         return {n: Packed(s.shape_for(batch_size), torch.float16) for n, s in tensors.items()}
@@ -252,7 +252,7 @@ class HalfForgotten(Codec):
 
 
 def test_a_decoder_that_hands_on_another_dtype_is_refused() -> None:
-    """Break it: trust every tensor that comes out as it came in."""
+    """Break it: trust every tensor that a codec returns unchanged."""
     wire = Wire(TOKENS, 5, 6, uplink=HalfForgotten())
     with pytest.raises(ChannelError, match=r"does not decode to 'hidden' of torch\.float32"):
         wire.unpack(packed_frame(wire, 2))
@@ -263,7 +263,7 @@ def test_a_decoder_that_hands_on_another_dtype_is_refused() -> None:
 def test_b_is_read_off_the_packed_tensors_where_no_label_travels(
     codec: Codec, batch_size: int
 ) -> None:
-    """Break it: divide a length by that of one example; a buffer with a header has another."""
+    """Break it: divide a length by that of one example; a buffer may have a header."""
     wire = replace(U_FLOATS, uplink=codec)
     frame = decode(encode(packed_frame(wire, batch_size)))
     content = wire.unpack(frame)
@@ -481,6 +481,6 @@ def test_a_codec_is_found_by_its_name() -> None:
         ("tests.split.toy_codecs:SCALE", "is a str. Name a class derived from .*Codec"),
     ],
 )
-def test_what_is_no_codec_is_refused_with_its_key(name: str, words: str) -> None:
+def test_a_name_of_no_codec_is_refused_with_its_key(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_codec(name, key="codec.uplink")

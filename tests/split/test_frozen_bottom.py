@@ -65,7 +65,7 @@ def test_a_frozen_bottom_gets_scores_only(kind: type[UpdateRule]) -> None:
         each.close_round(each.report().num_examples)
     answers = [set(f.tensors) for f in stream.frames if f.kind is Kind.CUT_GRADIENT]
     assert answers == [{LOSS, NUM_CORRECT}] * 2
-    # The server learns the same whether the gradient goes on or not.
+    # The server learns the same whether the cut gradient is returned or not.
     one, two = server.server_part.state_dict(), other.server_part.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["1.weight"], server_part_of().state_dict()["1.weight"])
@@ -116,7 +116,7 @@ def test_u_shaped_nothing_but_the_top_trains(kind: type[UpdateRule]) -> None:
     assert kinds == {Kind.SMASHED_DATA, Kind.TRUNK_OUTPUT, Kind.FINISH, Kind.FINISHED}
 
 
-def test_a_gradient_that_nobody_wants_is_refused() -> None:
+def test_an_unexpected_output_gradient_is_refused() -> None:
     _, stream = _opened(PerParticipantCopies, replace(U_CUT, output_gradient=False))
     images, labels = batches_of(0, 8)[0]
     assert len(labels) == 8
