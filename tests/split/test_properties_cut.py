@@ -133,7 +133,7 @@ def test_parallel_is_a_step_on_all_batches(points: Points, drawn: Shards) -> Non
 def test_a_round_of_one_parallel_step_is_one_on_the_concatenated_batch(
     points: Points, drawn: Shards
 ) -> None:
-    """Break it: return the gradient of a participant's share of the loss, not of its own loss.
+    """Break it: return the gradient of a participant's share of the loss, not of its loss.
 
     With plain SGD, FedAvg of the clients' steps is the step of the whole model, with or without a top.
     """
