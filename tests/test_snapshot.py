@@ -65,7 +65,7 @@ def assert_same(one: object, other: object) -> None:
         assert one == other
 
 
-def test_what_is_saved_comes_back() -> None:
+def test_a_saved_state_comes_back() -> None:
     """Break it: lose a dtype, the order of keys, or an empty branch."""
     assert_same(from_bytes(to_bytes(WHOLE)), WHOLE)
     assert_same(from_bytes(to_bytes({})), {})
@@ -119,7 +119,7 @@ def test_a_dict_may_hold_a_tensor_called_tensor_beside_others() -> None:
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j])
-def test_what_json_does_not_hold_is_refused(value: object) -> None:
+def test_values_that_json_cannot_hold_are_refused(value: object) -> None:
     with pytest.raises(TypeError):
         to_bytes({"a": value})
 

@@ -120,4 +120,6 @@ def load_codec(name: str, *, key: str) -> Codec:
     ConfigError
         If there is no such codec.
     """
-    return IDENTITY if name == NO_CODEC else load_instance(name, key=key, kind=Codec)
+    if name == NO_CODEC:
+        return IDENTITY
+    return load_instance(name, key=key, kind=Codec)  # type: ignore[type-abstract]

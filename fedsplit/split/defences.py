@@ -58,4 +58,6 @@ def load_defence(name: str, *, key: str = "defence.name") -> Defence:
     ConfigError
         If there is no such defence.
     """
-    return NO_DEFENCE if name == NO_DEFENCE_NAME else load_instance(name, key=key, kind=Defence)
+    if name == NO_DEFENCE_NAME:
+        return NO_DEFENCE
+    return load_instance(name, key=key, kind=Defence)  # type: ignore[type-abstract]

@@ -21,7 +21,7 @@ TOKEN_KEY = "fedsplit-token"
 
 
 class EchoSession:
-    """Answers a frame with itself, and remembers what it was asked."""
+    """Answers each frame with itself, and records the frames."""
 
     def __init__(self, answer: Callable[[Frame], Frame], on_revoke: Callable[[], object]) -> None:
         self.traffic = Traffic()
@@ -61,7 +61,7 @@ class EchoHost:
 
 
 class RawStream:
-    """A gRPC client of the tests' own: bytes out, bytes in."""
+    """A plain gRPC client that sends and receives bytes."""
 
     def __init__(self, address: str, token: str) -> None:
         self.channel = grpc.insecure_channel(address)
@@ -82,7 +82,7 @@ class RawStream:
 
 
 class CountingProxy:
-    """A gRPC server that hands every message on, and counts the bytes that it sees."""
+    """A gRPC server that forwards every message and counts its bytes."""
 
     def __init__(self, target: str) -> None:
         self.uplink_bytes = 0
@@ -131,7 +131,7 @@ def _next(frames: Iterator[bytes]) -> bytes | None:
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
-    """Wait for what another thread does; fail if it does not."""
+    """Wait until a condition holds; fail after a timeout."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -73,7 +73,7 @@ def test_round_trip(tensor: Tensor, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("names", ["abc", "cab", "bca", "a", ""])
 def test_the_order_of_the_tensors_travels(names: str) -> None:
-    """Break it: leave `order` out of `encode`. Dtypes differ, by which the file itself sorts."""
+    """Break it: leave `order` out of `encode`. A safetensors file sorts by dtype."""
     dtypes = {"a": torch.int64, "b": torch.float32, "c": torch.float16}
     frame = Frame(Kind.TRUNK_OUTPUT, 0, {n: torch.ones(2, dtype=dtypes[n]) for n in names})
     assert "".join(decode(encode(frame)).tensors) == names
@@ -306,6 +306,6 @@ def test_a_step_that_has_no_bytes_is_not_encoded(step: int) -> None:
         encode(Frame(Kind.SMASHED_DATA, step))
 
 
-def test_what_a_sender_wrote_is_cut_short() -> None:
+def test_long_text_from_a_sender_is_shortened() -> None:
     assert shorten("short") == "short"
     assert shorten("x" * 5000) == "x" * 1000 + " ..."

@@ -55,7 +55,7 @@ def test_frames_go_there_and_back(serve: Serve) -> None:
 
 
 def test_eight_streams_at_once(serve: Serve) -> None:
-    barrier = threading.Barrier(8)  # nobody is answered before all have asked
+    barrier = threading.Barrier(8)  # no frame is answered before all have arrived
 
     def together(frame: Frame) -> Frame:
         barrier.wait(10)
@@ -96,7 +96,7 @@ def test_a_port_that_another_channel_listens_on(serve: Serve, name: str) -> None
         GrpcChannel(EchoHost(), address=f"{name}:{port}", max_streams=1)
 
 
-def test_a_closed_channel_gives_its_port_back(serve: Serve) -> None:
+def test_a_closed_channel_frees_its_port(serve: Serve) -> None:
     channel = serve(EchoHost())
     channel.close()
     again = GrpcChannel(EchoHost(), address=channel.address, max_streams=1)
@@ -112,7 +112,7 @@ def test_localhost_is_reachable() -> None:
     channel.close()
 
 
-def test_a_server_that_is_not_there_is_known_at_once() -> None:
+def test_an_unreachable_server_is_detected_at_once() -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound, not listening: nobody else takes it meanwhile
         address = f"127.0.0.1:{held.getsockname()[1]}"
@@ -177,7 +177,7 @@ def test_a_server_that_closes_between_steps(serve: Serve) -> None:
 def test_frames_beyond_the_limit_are_not_even_read(serve: Serve) -> None:
     host = EchoHost(max_frame_bytes=len(encode(frame_of())))
     with stream_to(serve(host).address) as stream:
-        stream.exchange(frame_of())  # exactly as long as may be
+        stream.exchange(frame_of())  # exactly as long as allowed
         with pytest.raises(ChannelError, match="larger than max"):
             stream.exchange(frame_of(1, size=4))
     assert [frame.step for frame in host.sessions["t"].frames] == [0]
@@ -206,7 +206,7 @@ def test_bytes_that_are_no_frame_end_the_stream(serve: Serve) -> None:
 
 
 def test_a_refusal_of_any_length_arrives(serve: Serve) -> None:
-    """Too long a reason would not fit into gRPC's metadata, and nobody would read it."""
+    """A reason that does not fit into gRPC's metadata would be lost."""
     header = b'{"a":{"dtype":"' + b"x" * 3000 + b'","shape":[],"data_offsets":[0,0]}}'
     file = len(header).to_bytes(8, "little") + header
     data = b"\x0d\0\0\0\0\x10\x01\x1a" + bytes([len(file) % 128 + 128, len(file) // 128]) + file
@@ -286,7 +286,7 @@ def test_a_session_that_ends_while_it_is_being_opened_ends_its_stream(serve: Ser
 
 @pytest.mark.parametrize("way", ["cancel", "half-close", "close the channel"])
 @pytest.mark.parametrize("steps", [0, 1, 2])
-def test_a_client_that_goes_away_closes_its_session(serve: Serve, way: str, steps: int) -> None:
+def test_a_client_that_disconnects_closes_its_session(serve: Serve, way: str, steps: int) -> None:
     host = EchoHost()
     raw = RawStream(serve(host).address, "t")
     for step in range(steps):
@@ -303,7 +303,7 @@ def test_a_client_that_goes_away_closes_its_session(serve: Serve, way: str, step
     raw.__exit__(None, None, None)
 
 
-def test_a_client_that_goes_away_in_the_middle_of_a_step_holds_nobody_up(serve: Serve) -> None:
+def test_a_client_that_disconnects_mid_step_does_not_block_others(serve: Serve) -> None:
     """`close` has to wait for the step; it must not do so on the thread that serves the others."""
     busy, release, lock = threading.Event(), threading.Event(), threading.Lock()
 
@@ -335,7 +335,7 @@ def test_a_client_that_goes_away_in_the_middle_of_a_step_holds_nobody_up(serve: 
         victim.outgoing.put(encode(frame_of(1)))
         assert busy.wait(5)
         victim.call.cancel()
-        for step in range(1, 20):  # long enough for the server to have heard of it
+        for step in range(1, 20):  # long enough for the server to notice
             assert other.exchange(frame_of(step)).step == step
             time.sleep(0.01)
         assert not host.sessions["victim"].closed.is_set()
@@ -344,7 +344,7 @@ def test_a_client_that_goes_away_in_the_middle_of_a_step_holds_nobody_up(serve: 
     victim.__exit__(None, None, None)
 
 
-def test_a_client_that_goes_away_while_it_is_taken_in(serve: Serve) -> None:
+def test_a_client_that_disconnects_while_its_stream_opens(serve: Serve) -> None:
     opening, gone = threading.Event(), threading.Event()
 
     class SlowHost(EchoHost):

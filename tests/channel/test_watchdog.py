@@ -36,7 +36,7 @@ def test_expires_once_and_in_time() -> None:
 def test_the_time_counts_from_the_entry() -> None:
     expired = threading.Event()
     watchdog = Watchdog(0.3, expired.set)
-    time.sleep(0.2)  # were the time counted from the constructor, 0.1 s would be left
+    time.sleep(0.2)  # counted from the constructor, 0.1 s would be left
     with watchdog:
         assert not expired.wait(0.2)
         assert expired.wait(0.5)
@@ -77,7 +77,7 @@ def test_the_thread_ends_when_the_time_is_up() -> None:
         wait_until(lambda: not _watchdogs())
 
 
-def test_a_limit_of_centuries_is_one_that_never_comes() -> None:
+def test_a_limit_of_centuries_never_expires() -> None:
     watchdog = Watchdog(1e300, lambda: None)
     with watchdog:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A tiny ViT of 2 blocks, cut into what a split server and its clients hold."""
+"""A tiny ViT of 2 blocks, cut into the parts of a split server and its clients."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def _whole() -> nn.Module:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
-    # In double precision a fault cannot pass for rounding. Drawn anew, because biases start at 0
-    # and norms at 1, and then blocks hardly differ from nothing.
+    # In double precision a fault cannot pass for rounding. Weights are drawn at random, because
+    # biases start at 0 and norms at 1, so that fresh blocks are almost the identity.
     return seeded(ViTForImageClassification(ViTConfig(**values)).double().train())
 
 
@@ -69,7 +69,7 @@ def u_shaped(points: Points) -> bool:
 def serving_chain(
     kind: type[UpdateRule], points: Points, config: Config | None = None
 ) -> SplitServer:
-    """Return a server of this rule that holds what lies behind the cut."""
+    """Return a server with this rule and the part behind the cut."""
     model, cut = _split(points)
     server_part = copy.deepcopy(model.trunk if u_shaped(points) else model.server_part())
     rule = kind(server_part, settings_of(config))
@@ -84,7 +84,7 @@ def client_of(
     held: Mapping[str, Tensor] | None = None,
     config: Config | None = None,
 ) -> Client:
-    """Return a participant that holds what lies before the cut, and in the U-shaped case a top."""
+    """Return a participant with a bottom and, in the U-shaped topology, a top."""
     model, cut = _split(points)
     bottom, top = copy.deepcopy(model.bottom), copy.deepcopy(model.top)
     if held is not None:

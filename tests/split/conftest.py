@@ -14,7 +14,7 @@ from tests.split.toys import Serve
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Toys this small only lose by torch's threads; the product uses one by default, too."""
+    """Models this small are slower with several threads; the product defaults to one, too."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -28,7 +28,7 @@ class Shards(NamedTuple):
     epochs: int
 
     def data(self, server_round: int, shape: Sequence[int] = (6,)) -> Data:
-        """Return each one's batches: those of an epoch with a rest, epoch after epoch."""
+        """Return the batches of each participant: all epochs, each with its smaller last batch."""
         data = {}
         for k, n in sorted(self.examples.items()):
             whole, rest = divmod(n, self.batch_size)
@@ -38,7 +38,7 @@ class Shards(NamedTuple):
 
 
 def shards(participants: tuple[int, int] = (1, 4), largest: int = 12) -> st.SearchStrategy[Shards]:
-    """Draw from so many to so many participants, with at most so many examples each."""
+    """Draw a number of participants in a range, each with at most `largest` examples."""
     fewest, most = participants
     examples = st.dictionaries(
         st.integers(0, 9), st.integers(1, largest), min_size=fewest, max_size=most

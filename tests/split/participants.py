@@ -1,4 +1,4 @@
-"""Participants that are processes: they stop where they are told, to go on or to be killed."""
+"""Participants in processes of their own, which stop at a chosen place to continue or be killed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _processes.set_forkserver_preload([__name__])
 
 
 class Participant:
-    """A process that trains one round on batches of these sizes, and sends what it then holds.
+    """A process that trains one round on batches of these sizes, and returns its weights.
 
     Parameters
     ----------
     stop : str | None
-        The place at which it waits until `go_on`.
+        The place at which it waits for `go_on`.
     """
 
     def __init__(
@@ -55,23 +55,23 @@ class Participant:
         theirs.close()
 
     def wait_for_stop(self, seconds: float = 200.0) -> None:
-        """Wait until it is at its place; the first process of all has to import torch."""
+        """Wait until it has reached its place; the very first process has to import torch."""
         if self._stop is not None:
             assert self._pipe.poll(seconds), f"it has not come to '{self._stop}'"
             assert self._pipe.recv() == self._stop
 
     def go_on(self) -> None:
-        """Let it go on from its place."""
+        """Let it continue from its place."""
         if self._stop is not None:
             self._pipe.send(None)
 
     def held(self, seconds: float) -> Weights:
-        """Wait for what it holds at the end of its round."""
+        """Return its weights at the end of its round."""
         assert self._pipe.poll(seconds), "it has not finished"
         return load(self._pipe.recv_bytes())
 
     def kill(self) -> int | None:
-        """End this one process with SIGKILL, unless it has ended; return its exit code."""
+        """Kill this process with SIGKILL, unless it has ended; return its exit code."""
         self._process.kill()
         self._process.join()
         return self._process.exitcode

@@ -1,4 +1,4 @@
-"""The algorithms in plain PyTorch, without a session, a rule or a thread; and rounds to compare."""
+"""The algorithms in plain PyTorch, without sessions, rules or threads, for comparison."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from fedsplit.config import Config
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import PendingStep, StepResult, output_gradient
 from fedsplit.split.training import Training
 from fedsplit.states import State
@@ -39,7 +40,7 @@ Answer = TypeVar("Answer")
 
 
 class Central:
-    """One server part whose optimizer lasts, and a bottom for each participant in a round."""
+    """One server part with a lasting optimizer; a fresh bottom per participant and round."""
 
     def __init__(self, config: Config) -> None:
         self.server_part = server_part_of()
@@ -68,7 +69,7 @@ class Central:
     def concatenated(
         self, data: Data, accepted: Collection[int] | None = None
     ) -> dict[int, Weights]:
-        """Take one step on everyone's t-th batch as one; each bottom's is on its own mean loss."""
+        """Take one step on everyone's t-th batch; each bottom descends its own mean loss."""
         self._open(data)
         for step in range(max(map(len, data.values()))):
             self._step_on_all({k: b[step] for k, b in sorted(data.items()) if step < len(b)})
@@ -129,7 +130,7 @@ def examples_in(batches: Iterable[Batch]) -> int:
 
 
 def data_of(**sizes: Sequence[int]) -> dict[int, list[Batch]]:
-    """Return batches of these sizes; ``data_of(k0=(8, 3), k4=(1,))`` is for 0 and 4."""
+    """Return batches of these sizes: ``data_of(k0=(8, 3), k4=(1,))`` for participants 0, 4."""
     return {int(name[1:]): batches_of(int(name[1:]), *each) for name, each in sizes.items()}
 
 

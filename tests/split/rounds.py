@@ -1,4 +1,4 @@
-"""A round of two good clients, and what a third may send."""
+"""A round of two good clients, and frames for a third to send."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.errors import ChannelError
 from fedsplit.split.client import SplitSession
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 from fedsplit.split.steps import StepResult, score
 from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT
 from fedsplit.states import TensorSpec
@@ -147,7 +147,7 @@ def test_other_dtypes_train(serve: Serve, dtype: torch.dtype) -> None:
 
 
 def test_batches_of_one_example_train(serve: Serve) -> None:
-    """The answer to one is longer than the question, and has to pass the limit."""
+    """The answer to one example is longer than the question, and must pass the limit."""
     server = make_server()
     server.wire = wire_of(CUT.smashed.tensors, NUM_LABELS, 1)
     token = server.open_round(Purpose.TRAIN, [0])[0]
@@ -375,7 +375,7 @@ def test_a_finish_that_is_not_confirmed_is_an_error() -> None:
         session.finish()
 
 
-def test_what_is_sent_is_detached_contiguous_and_numbered() -> None:
+def test_sent_frames_are_detached_contiguous_and_numbered() -> None:
     stream = FakeStream(lambda frame: Frame(Kind.CUT_GRADIENT, frame.step, GOOD))
     session = SplitSession(stream, CUT)
     smashed = torch.ones(4, 2, requires_grad=True).t()

@@ -25,7 +25,8 @@ from fedsplit.split.client_rules import (
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.defences import NO_DEFENCE, Defence
 from fedsplit.split.local import BatchLoss, LocalResult, evaluate_batches
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.phases import Purpose
+from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import score
 from fedsplit.split.training import Training
 from fedsplit.split.wire import Wire
@@ -333,7 +334,7 @@ def test_a_bottom_that_gives_other_tensors_is_refused(serve: Serve) -> None:
     assert "['cut.features', 'labels'], not ['cut.hidden', 'labels']" in str(refusal.value)
 
 
-def test_a_rule_keeps_nothing_between_rounds_unless_it_says_so() -> None:
+def test_a_rule_keeps_no_state_by_default() -> None:
     rule = WholeModel(side_of())
     assert rule.state_dict() == {}
     rule.load_state_dict({})

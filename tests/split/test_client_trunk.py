@@ -12,7 +12,7 @@ from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.client import SplitSession
 from fedsplit.split.copies import PerParticipantCopies
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 from fedsplit.split.steps import score
 from tests.split.test_client import FakeStream
 from tests.split.toys import (
@@ -30,7 +30,7 @@ from tests.split.ushaped import U_CUT, UClient, top_of, trunk_of, u_serving
 
 
 def test_one_step_gives_the_joined_models_gradients(serve: Serve) -> None:
-    """Break it: do not go on into the bottom; its gradient is None."""
+    """Break it: stop the backward pass at the cut; the bottom's gradient is None."""
     server = u_serving(PerParticipantCopies)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     client = UClient(serve(server), token)
@@ -49,7 +49,7 @@ def test_one_step_gives_the_joined_models_gradients(serve: Serve) -> None:
 
 @pytest.mark.parametrize("tree", [False, True], ids=["tensor", "tree"])
 def test_a_frozen_bottom_trains_trunk_and_top(serve: Serve, tree: bool) -> None:
-    """Break it: hand autograd the smashed data as it is; it sees nothing to go back to."""
+    """Break it: pass autograd the smashed data as it is; without a graph it never goes back."""
     server = u_serving(PerParticipantCopies, tree=tree)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     client = UClient(serve(server), token, tree=tree)
@@ -65,7 +65,7 @@ def test_a_frozen_bottom_trains_trunk_and_top(serve: Serve, tree: bool) -> None:
 
 
 def test_a_top_that_works_in_place_does_not_reach_the_server(serve_direct: Serve) -> None:
-    """Break it: hand out the server's own output; there is no wire between them."""
+    """Break it: return the server's own tensor, since the direct channel copies nothing."""
     server = u_serving(PerParticipantCopies)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     images, labels = batches_of(0, 8)[0]
@@ -101,7 +101,7 @@ def test_an_evaluation_with_a_training_token_trains_nothing(serve: Serve) -> Non
     assert_same_bits(weights_of(server.server_part), before)
 
 
-def test_a_second_batch_before_the_first_ones_backward_is_refused(serve: Serve) -> None:
+def test_a_second_batch_before_the_backward_pass_of_the_first_is_refused(serve: Serve) -> None:
     server = u_serving(PerParticipantCopies)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     client = UClient(serve(server), token)
@@ -162,7 +162,7 @@ def test_wrong_cut_gradients_are_refused(
     assert smashed.grad is None
 
 
-def test_frames_are_numbered_by_batches_and_hold_no_more_than_they_must() -> None:
+def test_frames_are_numbered_by_batch_and_hold_one_tensor() -> None:
     def answer(frame: Frame) -> Frame:
         is_batch = frame.kind is Kind.SMASHED_DATA
         kind, tensors = (Kind.TRUNK_OUTPUT, OUTPUT) if is_batch else (Kind.CUT_GRADIENT, GRADIENT)

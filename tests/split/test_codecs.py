@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,15 @@ from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError, ConfigError
 from fedsplit.seeding import generator
+from fedsplit.split.client import SplitSession
 from fedsplit.split.codecs import IDENTITY, Codec, Packed, load_codec
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
+from fedsplit.split.steps import score
 from fedsplit.split.traffic import step_traffic, stream_traffic
 from fedsplit.split.wire import LOSS, NUM_CORRECT, Names, Wire
 from fedsplit.states import Boundary, TensorSpec, by_name
@@ -33,6 +37,7 @@ from tests.split.toys import (
     Batch,
     Client,
     Serve,
+    Straight,
     assert_close,
     assert_same_bits,
     batches_of,
@@ -70,7 +75,7 @@ def packed_frame(
     wire: Wire, batch_size: int, *, step: int = 0, stream: Names = ("train", 1, 4)
 ) -> Frame:
     labels = torch.arange(batch_size) % 5
-    scores = {} if wire.output else {"labels": labels}
+    scores: dict[str, Any] = {} if wire.output else {"labels": labels}
     state = {name: tokens_of(batch_size)[name] for name in wire.smashed.tensors}
     return wire.pack(Kind.SMASHED_DATA, step, state, stream=stream, **scores)
 
@@ -94,7 +99,7 @@ def test_the_identity_sends_the_very_tensors() -> None:
 
 
 def test_the_bytes_of_a_frame_without_a_codec_are_the_tensors_own() -> None:
-    """Break it: name or order the tensors otherwise in `Payload._named`."""
+    """Break it: change a name or the order of the tensors in `Payload._named`."""
     wire = Wire(TOKENS, 5, 6)
     state, labels = tokens_of(2), torch.tensor([0, 1])
     frame = wire.pack(Kind.SMASHED_DATA, 4, state, stream=("train", 1, 0), labels=labels)
@@ -105,7 +110,7 @@ def test_the_bytes_of_a_frame_without_a_codec_are_the_tensors_own() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
-def test_a_codecs_frame_is_what_it_says_and_decodes_to_the_boundary(batch_size: int) -> None:
+def test_a_codecs_frame_matches_packed_and_decodes_to_the_boundary(batch_size: int) -> None:
     """Break it: give the codec the integers too, or decode to its own dtype."""
     frame = decode(encode(packed_frame(INT8, batch_size)))
     assert {name: (list(t.shape), t.dtype) for name, t in frame.tensors.items()} == {
@@ -138,7 +143,7 @@ def test_draws_repeat_by_names_and_differ_by_each() -> None:
     names: list[Names] = [("train", 1, 4), ("train", 1, 5), ("train", 2, 4), ("evaluate", 1, 4)]
     streams = [drawn(INT8, 0, stream) for stream in names]
     others = [drawn(INT8, 1, names[0]), drawn(replace(INT8, seed=4), 0, names[0])]
-    scores = {"loss": torch.tensor(1.0), "num_correct": torch.tensor(1)}
+    scores: dict[str, Any] = {"loss": torch.tensor(1.0), "num_correct": torch.tensor(1)}
     floating = {name: tokens_of(4)[name] for name in ("hidden", "tap")}
     answer = INT8.pack(Kind.CUT_GRADIENT, 0, floating, stream=names[0], **scores)
     found = [*streams, *others, answer.tensors["cut.hidden"]]
@@ -222,8 +227,8 @@ WRONG: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize(("decoded", "words"), WRONG.values(), ids=WRONG)
-def test_what_decodes_wrongly_is_refused(decoded: object, words: str) -> None:
-    """Break it: leave `_check_decoded` out; a finite scale can decode to infinity."""
+def test_a_wrong_decoding_is_refused(decoded: object, words: str) -> None:
+    """Break it: trust what a codec decodes; finite numbers can decode to infinity."""
     wire = replace(INT8, uplink=Decoding(decoded))
     with pytest.raises(ChannelError, match=f"SMASHED_DATA frame of step 0 .*{words}"):
         wire.unpack(packed_frame(wire, 2))
@@ -232,7 +237,7 @@ def test_what_decodes_wrongly_is_refused(decoded: object, words: str) -> None:
 
 
 class HalfForgotten(Codec):
-    """Sends 16 bits, and hands on what came as if it were the boundary's own."""
+    """Sends 16 bits and forgets to convert them back."""
 
     def packed(self, tensors: Mapping[str, TensorSpec], batch_size: int) -> dict[str, Packed]:
         return {n: Packed(s.shape_for(batch_size), torch.float16) for n, s in tensors.items()}
@@ -247,7 +252,7 @@ class HalfForgotten(Codec):
 
 
 def test_a_decoder_that_hands_on_another_dtype_is_refused() -> None:
-    """Break it: trust every tensor that comes out as it came in."""
+    """Break it: trust every tensor that a codec returns unchanged."""
     wire = Wire(TOKENS, 5, 6, uplink=HalfForgotten())
     with pytest.raises(ChannelError, match=r"does not decode to 'hidden' of torch\.float32"):
         wire.unpack(packed_frame(wire, 2))
@@ -258,7 +263,7 @@ def test_a_decoder_that_hands_on_another_dtype_is_refused() -> None:
 def test_b_is_read_off_the_packed_tensors_where_no_label_travels(
     codec: Codec, batch_size: int
 ) -> None:
-    """Break it: divide a length by that of one example; a buffer with a header has another."""
+    """Break it: divide a length by that of one example; a buffer may have a header."""
     wire = replace(U_FLOATS, uplink=codec)
     frame = decode(encode(packed_frame(wire, batch_size)))
     content = wire.unpack(frame)
@@ -296,7 +301,7 @@ def test_lengths_follow_from_the_codec(wire: Wire, batch_size: int) -> None:
     floating = {name: t for name, t in state.items() if t.is_floating_point()}
     sent = [packed_frame(wire, batch_size)]
     if wire.output is None:
-        scores = {"loss": torch.tensor(1.0), "num_correct": torch.tensor(1)}
+        scores: dict[str, Any] = {"loss": torch.tensor(1.0), "num_correct": torch.tensor(1)}
         answers = [wire.pack(Kind.CUT_GRADIENT, 0, floating, **scores)]
     else:
         output = torch.randn(batch_size, 7, generator=generator(1))
@@ -382,6 +387,39 @@ def test_the_ledger_is_the_length_of_what_crossed_and_both_channels_agree(
         assert_same_bits(again[k], trained[k])
 
 
+def sent_in(wire: Wire, participant: int, server_round: int) -> list[Tensor]:
+    """Return all packed tensors of a step of training, by a participant in a round."""
+    server = serving(PerParticipantCopies, wire)
+    token = server.open_round(Purpose.TRAIN, [participant], server_round)[participant]
+    stream = Straight(server.open(token))
+    session = SplitSession(stream, wire, (Purpose.TRAIN, server_round, participant))
+    images, labels = batches_of(0, 8)[0]
+    if wire.output is None:
+        loss = session.train_step(bottom_of()(images), labels).loss
+    else:
+        loss = score(top_of()(session.trunk(bottom_of()(images))), labels).loss
+    torch.autograd.backward(loss)
+    server.close()
+    return [
+        tensor
+        for frame in stream.frames
+        for tensor in frame.tensors.values()
+        if tensor.dtype == torch.int8
+    ]
+
+
+@pytest.mark.parametrize("plain", [CUT, U_CUT], ids=["vanilla", "u-shaped"])
+def test_both_ends_draw_anew_for_each_participant_and_round(plain: Wire) -> None:
+    """Break it: pack a frame without the names of its stream, at either end."""
+    wire = replace(plain, uplink=Int8(), downlink=Int8())
+    drawn = [sent_in(wire, k, r) for k, r in ((0, 1), (1, 1), (0, 2))]
+    assert {len(tensors) for tensors in drawn} == {2 if plain.output is None else 4}
+    for one, other in itertools.combinations(drawn, 2):
+        assert not any(torch.equal(x, y) for x, y in zip(one, other, strict=True))
+    again = sent_in(wire, 0, 1)
+    assert all(torch.equal(x, y) for x, y in zip(drawn[0], again, strict=True))
+
+
 @pytest.mark.parametrize("plain", [CUT, U_CUT], ids=["vanilla", "u-shaped"])
 def test_training_through_a_codec_is_near_that_without_and_not_the_same(
     serve: Serve, plain: Wire
@@ -418,7 +456,7 @@ def test_a_codec_sees_no_integers(wire: Wire) -> None:
 
 def test_scores_are_touched_by_no_codec() -> None:
     """Break it: encode loss and labels too."""
-    scores = {"loss": torch.tensor(0.123456789), "num_correct": torch.tensor(3)}
+    scores: dict[str, Any] = {"loss": torch.tensor(0.123456789), "num_correct": torch.tensor(3)}
     frame = INT8.pack(Kind.EVALUATION, 0, {}, **scores)
     assert frame.tensors[LOSS] is scores["loss"]
     assert frame.tensors[NUM_CORRECT] is scores["num_correct"]
@@ -443,6 +481,6 @@ def test_a_codec_is_found_by_its_name() -> None:
         ("tests.split.toy_codecs:SCALE", "is a str. Name a class derived from .*Codec"),
     ],
 )
-def test_what_is_no_codec_is_refused_with_its_key(name: str, words: str) -> None:
+def test_a_name_of_no_codec_is_refused_with_its_key(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_codec(name, key="codec.uplink")

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from fedsplit.errors import ChannelError
 from fedsplit.split import pieces
 from fedsplit.split.concatenated import Concatenated
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 from fedsplit.split.steps import output_gradient
 from tests.split.reference import (
     Central,
@@ -47,7 +47,7 @@ MANY = data_of(k0=(8, 8, 3, 8), k1=(8, 1), k3=(5, 5, 5), k7=(8, 2))
 
 
 def _together(data: Data) -> Batch:
-    """Return the first batches of all as one."""
+    """Return everyone's first batch as one."""
     first = [batches[0] for batches in data.values()]
     return torch.cat([images for images, _ in first]), torch.cat([labels for _, labels in first])
 
@@ -71,7 +71,7 @@ def test_a_step_is_one_centralised_step_on_the_concatenated_batch(
     assert_close(weights_of(server.server_part), weights_of(server_part))
 
 
-def test_so_are_the_averaged_bottoms_when_a_round_is_one_step_of_plain_sgd(serve: Serve) -> None:
+def test_averaged_bottoms_equal_centralised_ones_for_one_step_of_sgd(serve: Serve) -> None:
     """Break it: return the gradient of the step's whole loss instead of each one's own mean."""
     config = config_of(momentum=0.0)
     server = serving(Concatenated, config)
@@ -90,7 +90,7 @@ def test_so_are_the_averaged_bottoms_when_a_round_is_one_step_of_plain_sgd(serve
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_rounds_of_many_steps_equal_the_same_in_plain_pytorch(serve: Serve, optimizer: str) -> None:
-    """Break it: make a new optimizer in each round, or leave out whoever has run out of batches."""
+    """Break it: make a new optimizer in each round, or leave out participants without a batch."""
     config = config_of(optimizer=optimizer, learning_rate=0.05)
     server, central = serving(Concatenated, config), Central(config)
     address = serve(server)
@@ -135,7 +135,7 @@ def test_steps_in_pieces_are_the_same_up_to_rounding_and_repeat(
 
 
 def test_all_steps_are_computed_in_one_thread(serve: Serve) -> None:
-    """Break it: compute in the thread of whoever comes last; memory grows with such threads."""
+    """Break it: compute in the last participant's thread; memory grows with the threads."""
     server, threads = serving(Concatenated), set()
     server.server_part.register_forward_hook(lambda *_: threads.add(threading.get_ident()))
     train_round(server, serve(server), MANY)
@@ -148,7 +148,7 @@ def _rule(**overrides: object) -> Concatenated:
     return rule
 
 
-def test_each_gets_the_gradient_of_its_own_mean_loss() -> None:
+def test_each_participant_gets_the_gradient_of_its_own_mean_loss() -> None:
     """Break it: leave out the factor B / B_k on the way back. Each example weighs the same."""
     rule, before = _rule(), server_part_of()
     batches = {k: _smashed(k, k + 2) for k in range(3)}
@@ -161,7 +161,7 @@ def test_each_gets_the_gradient_of_its_own_mean_loss() -> None:
 
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
-def test_one_that_fails_between_forward_and_backward_leaves_the_step_right(gone: int) -> None:
+def test_a_failure_between_forward_and_backward_leaves_the_step_correct(gone: int) -> None:
     """Break it: divide by all examples of the step, those of the failed one too."""
     rule = _rule()
     sizes = {0: 4, 1: 3, 2: 6}
@@ -193,7 +193,7 @@ def test_one_that_fails_between_forward_and_backward_leaves_the_step_right(gone:
 
 @pytest.mark.parametrize("last", [False, True], ids=["first step", "second step"])
 def test_a_u_shaped_client_that_dies_before_its_gradient(serve: Serve, last: bool) -> None:
-    """... over the channel, the same: its batch of that step is as if it were not there."""
+    """Over a channel too, the step is computed as if its batch did not exist."""
     server = u_serving(Concatenated)
     address = serve(server)
     tokens = server.open_round(Purpose.TRAIN, [0, 1, 2])
@@ -244,7 +244,7 @@ def test_a_u_shaped_client_that_dies_before_its_gradient(serve: Serve, last: boo
     assert_close(weights_of(server.server_part), weights_of(trunk))
 
 
-def test_one_whose_loss_is_not_finite_leaves_the_step_right() -> None:
+def test_an_infinite_loss_of_one_participant_leaves_the_step_correct() -> None:
     """Break it: let `check_gradients` or the loss of one end the step of all."""
     rule, start = _rule(), server_part_of()
     rule.drop(2)
@@ -299,7 +299,7 @@ def test_trees_are_concatenated_by_name(serve: Serve) -> None:
     assert_close(average, weights_of(whole))
 
 
-def test_an_error_of_one_step_is_everyones_and_says_why() -> None:
+def test_an_error_of_a_shared_step_reaches_everyone_with_its_reason() -> None:
     rule = _rule()
     rule.server_part.get_parameter("3.weight").data.fill_(torch.nan)
     before = weights_of(rule.server_part)

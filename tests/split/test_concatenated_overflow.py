@@ -30,10 +30,10 @@ def _smashed(participant: int, size: int) -> Batch:
     return images[:, :4], labels
 
 
-def test_one_whose_examples_overflow_harms_nobody_else() -> None:
-    """Break it: trust that zero times what its rows have become is zero; it is NaN.
+def test_overflowing_examples_of_one_participant_harm_no_other() -> None:
+    """Break it: assume that zero times its overflowed rows is zero; it is NaN.
 
-    What it sent is finite, as the check at the door asks, and its loss is not.
+    What it sends is finite and passes the check; its loss is not.
     """
     with seeded_init(0):
         first = nn.Linear(4, 5)
@@ -65,8 +65,8 @@ def test_one_whose_examples_overflow_harms_nobody_else() -> None:
     rule.close()
 
 
-def test_gradients_that_overflow_with_nobody_missing_are_everyones_error() -> None:
-    """Break it: try again whoever is missing; it would never end."""
+def test_overflowing_gradients_with_nobody_missing_fail_everyone() -> None:
+    """Break it: retry even if nobody is missing; it would never end."""
     part = nn.Linear(4, 5)
     with torch.no_grad():
         part.weight.zero_()

@@ -72,7 +72,7 @@ def test_a_round_is_the_average_by_examples(optimizer: str) -> None:
     trained = [trained_by_hand(k, *sizes, optimizer=optimizer) for k, sizes in SIZES.items()]
     average = average_by_hand(trained, [16, 11, 1, 31])
     assert_close(weights_of(rule.server_part), average, atol=1e-7)
-    # ... which the plain mean, and any one copy, are far from
+    # The plain mean and each single copy are far from it.
     for other in (average_by_hand(trained, [1, 1, 1, 1]), *trained):
         assert max(float((average[n] - other[n]).abs().max()) for n in average) > 1e-4
     rule.close()
@@ -94,7 +94,7 @@ def test_the_optimizer_starts_fresh_each_round() -> None:
 def test_the_order_of_finishing_does_not_change_a_bit() -> None:
     results = []
     for order in itertools.islice(itertools.permutations(SIZES), 0, None, 5):
-        # In double precision the sum is not cast, and every bit of it shows.
+        # In double precision the sum is not cast, so every bit of it counts.
         rule = rule_of(server_part_of().double())
         counts = {k: train(rule, k, *SIZES[k]) for k in order}
         rule.close_round(counts)
@@ -181,7 +181,7 @@ def test_close_removes_the_folder() -> None:
 
 
 class _Counting(nn.Linear):
-    """Counts its copies that are alive."""
+    """Counts its living copies."""
 
     alive: weakref.WeakSet[nn.Module]
     most = 0
@@ -195,7 +195,7 @@ class _Counting(nn.Linear):
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_memory_grows_with_those_who_train_not_with_participants(at_once: int) -> None:
+def test_memory_grows_with_concurrent_training_not_with_participants(at_once: int) -> None:
     _Counting.alive, _Counting.most = weakref.WeakSet(), 0
     rule = rule_of(_Counting(4, 5))
     barrier = threading.Barrier(at_once)

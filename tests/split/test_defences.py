@@ -55,7 +55,7 @@ def test_a_defence_is_found_by_its_name() -> None:
         (f"{__name__}:Defence", "cannot be made without arguments"),
     ],
 )
-def test_what_is_no_defence_is_refused_with_its_key(name: str, words: str) -> None:
+def test_a_name_of_no_defence_is_refused_with_its_key(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_defence(name)
     with pytest.raises(ConfigError, match=r"other\.key = "):

@@ -1,4 +1,4 @@
-"""What a module gives, a tensor or a dict, is what the next one gets, from end to end."""
+"""A module's output reaches the next module in its form, a tensor or a dict."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from fedsplit.config import Config
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import score
 from fedsplit.split.wire import Wire
 from fedsplit.states import Boundary, TensorSpec
@@ -36,7 +37,7 @@ FORMS = ["tensor", "lone dict", "mixed dict"]
 
 
 class Link(nn.Module):
-    """A linear layer that insists on the form of its input, and gives a form of its own."""
+    """A linear layer that requires one form of input and returns a form of its own."""
 
     def __init__(self, takes: str, width: int, gives: str, out: int) -> None:
         super().__init__()
@@ -100,7 +101,7 @@ def client_of(address: str, token: str, chain: nn.Sequential, wire: Wire, config
 def test_training_equals_that_of_the_whole(
     serve: Serve, kind: type[UpdateRule], cut: str, output: str, u_shaped: bool
 ) -> None:
-    """Break it: hand on a lone "hidden" as a bare tensor, or a bare one as a dict."""
+    """Break it: pass a lone "hidden" on as a bare tensor, or a bare tensor as a dict."""
     config, chain = config_of(), chain_of(cut, output)
     wire = wire_of_chain(cut, output, u_shaped=u_shaped)
     server, whole = serving(kind, chain, wire, config), copy.deepcopy(chain)

@@ -1,4 +1,4 @@
-"""The U-shaped topology's frames: whose turn it is, and what may be in them."""
+"""The exchange of frames in the U-shaped topology: their order and their content."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
 from fedsplit.split.lockstep import keep
-from fedsplit.split.phases import TrainingPhase
+from fedsplit.split.phases import Purpose, TrainingPhase
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose
 from fedsplit.split.session import ServerSession
 from fedsplit.split.steps import score
 from fedsplit.split.wire import LABELS
@@ -70,7 +69,7 @@ def gradient(step: int, tensor: Tensor | None = None, **more: Tensor) -> Frame:
 def test_one_client_is_plain_training_of_the_three_parts(
     serve: Serve, kind: type[UpdateRule], tree: bool
 ) -> None:
-    """Break it: give the top what comes in the order of names, or drop a tensor's gradient."""
+    """Break it: pass tensors to the top in the order of names, or drop a tensor's gradient."""
     server = u_serving(kind, tree=tree)
     token = server.open_round(Purpose.TRAIN, [4])[4]
     client = UClient(serve(server), token, tree=tree)
@@ -201,10 +200,10 @@ OUT_OF_PLACE = {
 
 @pytest.mark.parametrize("kind", RULES)
 @pytest.mark.parametrize(("before", "bad", "words"), OUT_OF_PLACE.values(), ids=OUT_OF_PLACE)
-def test_what_is_out_of_place_is_refused_and_changes_nothing(
+def test_an_illegal_frame_is_refused_and_changes_nothing(
     before: list[Frame], bad: Frame, words: str, kind: type[UpdateRule]
 ) -> None:
-    """Break it: count a step when its output is out; or leave `_open_batch` out of any check."""
+    """Break it: count a step when its output is sent, or leave `_open_batch` out of a check."""
     rule = kind(trunk_of(), settings_of(configured()))
     phase = TrainingPhase(rule, U_CUT, server_round=1, participants=[3], give_up=keep)
     session = ServerSession(3, phase)
@@ -225,7 +224,7 @@ def test_what_is_out_of_place_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("tree", [False, True], ids=["tensor", "tree"])
-def test_an_evaluation_gives_the_output_and_takes_no_gradient(serve: Serve, tree: bool) -> None:
+def test_evaluation_returns_the_output_and_refuses_a_gradient(serve: Serve, tree: bool) -> None:
     server = u_serving(Concatenated, tree=tree)
     address, before = serve(server), weights_of(server.server_part)
     bottom, top, trunk = bottom_of(tree=tree), top_of(tree=tree), trunk_of(tree=tree).eval()

@@ -15,33 +15,22 @@ from fedsplit.split.client import SplitSession
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
-from fedsplit.split.session import ServerSession
+from fedsplit.split.server import SplitServer
 from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT, OUTPUT_PREFIX, Wire
-from tests.split.toys import CUT, batches_of, bottom_of, server_part_of, settings_of, wire_of
+from tests.split.toys import (
+    CUT,
+    Straight,
+    batches_of,
+    bottom_of,
+    server_part_of,
+    settings_of,
+    wire_of,
+)
 from tests.split.ushaped import U_CUT
 
 RULES = [PerParticipantCopies, InTurn, Concatenated]
-
-
-class _Straight:
-    """A stream that hands frames to a server's session, and keeps them."""
-
-    def __init__(self, session: ServerSession) -> None:
-        self._session = session
-        self.frames: list[Frame] = []
-
-    def exchange(self, frame: Frame) -> Frame:
-        answer = self._session.handle(frame)
-        self.frames += [frame, answer]
-        return answer
-
-    def __enter__(self) -> _Straight:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.close("the stream has ended")
 
 
 def _layers() -> nn.Sequential:
@@ -50,13 +39,13 @@ def _layers() -> nn.Sequential:
     return part
 
 
-def _opened(kind: type[UpdateRule], cut: Wire) -> tuple[SplitServer, _Straight]:
+def _opened(kind: type[UpdateRule], cut: Wire) -> tuple[SplitServer, Straight]:
     part = _layers()
     settings = replace(settings_of(), cut_gradient=cut.cut_gradient)
     rule = kind(part if cut.output is None else part[:3], settings)
     server = SplitServer(rule=rule, wire=cut)
     token = server.open_round(Purpose.TRAIN, [0])[0]
-    return server, _Straight(server.open(token))
+    return server, Straight(server.open(token))
 
 
 @pytest.mark.parametrize("kind", RULES)
@@ -76,7 +65,7 @@ def test_a_frozen_bottom_gets_scores_only(kind: type[UpdateRule]) -> None:
         each.close_round(each.report().num_examples)
     answers = [set(f.tensors) for f in stream.frames if f.kind is Kind.CUT_GRADIENT]
     assert answers == [{LOSS, NUM_CORRECT}] * 2
-    # The server learns the same whether the gradient goes on or not.
+    # The server learns the same whether the cut gradient is returned or not.
     one, two = server.server_part.state_dict(), other.server_part.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["1.weight"], server_part_of().state_dict()["1.weight"])
@@ -127,7 +116,7 @@ def test_u_shaped_nothing_but_the_top_trains(kind: type[UpdateRule]) -> None:
     assert kinds == {Kind.SMASHED_DATA, Kind.TRUNK_OUTPUT, Kind.FINISH, Kind.FINISHED}
 
 
-def test_a_gradient_that_nobody_wants_is_refused() -> None:
+def test_an_unexpected_output_gradient_is_refused() -> None:
     _, stream = _opened(PerParticipantCopies, replace(U_CUT, output_gradient=False))
     images, labels = batches_of(0, 8)[0]
     assert len(labels) == 8

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedsplit.split.in_turn import InTurn
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 from fedsplit.split.steps import score
 from tests.split.reference import (
     Central,
@@ -36,8 +36,8 @@ from tests.split.toys import (
 DATA = data_of(k0=(8, 8, 3, 8), k1=(8, 1), k3=(5, 5, 5), k7=(8, 8, 8))
 
 
-def test_each_step_has_one_permutation_of_those_who_deliver(serve: Serve) -> None:
-    """Break it: line up `self._lockstep._active` instead of those who have delivered."""
+def test_each_step_orders_the_participants_that_deliver(serve: Serve) -> None:
+    """Break it: order all active participants instead of those that have delivered."""
     server = serving(InTurn)
     address = serve(server)
     for server_round in (1, 2):
@@ -61,7 +61,7 @@ def _orders(seed: int) -> list[list[tuple[int, ...]]]:
 
 
 def test_the_permutation_is_fresh_in_each_step_round_and_seed() -> None:
-    """Break it: draw the order once per round (leave the step out of the generator's name)."""
+    """Break it: draw the order once per round (leave the step out of the generator's names)."""
     first, second = _orders(1)
     for order in (first, second):
         assert len(set(order)) >= 5  # of 120 permutations, six draws are rarely the same
@@ -72,8 +72,8 @@ def test_the_permutation_is_fresh_in_each_step_round_and_seed() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_replaying_the_order_centrally_gives_the_same_weights(serve: Serve, optimizer: str) -> None:
-    """Break it: draw the order anew in the trace, or forget the server's momentum between rounds.
+def test_a_central_replay_of_the_order_gives_the_same_weights(serve: Serve, optimizer: str) -> None:
+    """Break it: record another order than the one used, or forget the momentum between rounds.
 
     Three rounds, with unequal numbers of steps and examples, and partial participation.
     """
@@ -92,8 +92,8 @@ def test_replaying_the_order_centrally_gives_the_same_weights(serve: Serve, opti
         assert_close(weights_of(server.server_part), weights_of(central.server_part))
 
 
-def test_another_order_gives_other_weights(serve_direct: Serve) -> None:
-    """... or the replay above would prove nothing."""
+def test_a_different_order_gives_different_weights(serve_direct: Serve) -> None:
+    """Otherwise the replay above would prove nothing."""
     server, reversed_order = serving(InTurn), Central(config_of())
     train_round(server, serve_direct(server), DATA)
     reversed_order.in_turn(DATA, [step[::-1] for step in order_in(server)])
@@ -111,7 +111,7 @@ def test_another_order_gives_other_weights(serve_direct: Serve) -> None:
 def test_both_channels_and_every_schedule_of_threads_give_the_same_bits(
     serve_direct: Serve, serve_grpc: Serve
 ) -> None:
-    """Break it: let whoever comes first have the first turn."""
+    """Break it: give the first turn to the participant that arrives first."""
     results = []
     for serve in (serve_direct, serve_grpc, serve_direct):
         server = serving(InTurn)
@@ -128,7 +128,7 @@ def test_one_participant_at_a_time_is_plain_training_relayed(serve: Serve) -> No
     """Break it: make the server part's optimizer in `open_round`.
 
     Sequential split learning: the bottom goes from client to client, each with a fresh optimizer,
-    while the server part and its momentum go on.
+    while the server part keeps its momentum.
     """
     server = serving(InTurn)
     address = serve(server)
@@ -161,7 +161,7 @@ def test_one_client_alone_is_plain_training(serve: Serve) -> None:
     assert_close(weights_of(server.server_part), weights_of(server_part))
 
 
-def test_a_participant_without_a_batch_holds_nobody_up(serve: Serve) -> None:
+def test_a_participant_without_batches_does_not_block_others(serve: Serve) -> None:
     data = {**data_of(k0=(8, 8), k1=(8,)), 2: []}
     server = serving(InTurn, config_of(channel_join_timeout=60.0))
     train_round(server, serve(server), data)

@@ -1,7 +1,7 @@
-"""Client processes that are killed, or never connect: the round ends, right for the rest.
+"""Client processes that are killed or never connect: the round ends and is correct for the rest.
 
-Over gRPC, by SIGKILL, at every update rule. What a participant in a thread can do besides is in
-test_shared.py.
+Over gRPC, by SIGKILL, at every update rule. Failures of participants in
+threads are in test_shared.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import pytest
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, RoundReport, SplitServer
+from fedsplit.split.server import RoundReport, SplitServer
 from fedsplit.split.session import ServerSession
 from fedsplit.split.shared import SharedServerPart
 from tests.split.chains import SHAPE, Points, serving_chain
@@ -44,7 +45,7 @@ RULES: list[type[UpdateRule]] = [PerParticipantCopies, InTurn, Concatenated]
 VANILLA: Points = (1,)
 U_SHAPED: Points = (1, 3)
 JOIN_SECONDS = 4.0
-BOUND_SECONDS = 25.0  # of timeouts of 60 seconds, except where one never connects
+BOUND_SECONDS = 25.0  # timeouts are 60 seconds, except where one never connects
 
 
 class Death(NamedTuple):
@@ -74,7 +75,7 @@ def victims_session(server: SplitServer) -> ServerSession:
 
 
 def has_arrived(server: SplitServer, death: Death) -> bool:
-    """Tell whether the server has what the victim sent last."""
+    """Return whether the server has received what the victim sent last."""
     rule, session = rule_in(server), victims_session(server)
     waits = isinstance(rule, SharedServerPart) and VICTIM in rule.delivered
     return session.opened and (not death.sent or waits or session.num_steps > 1)
@@ -84,9 +85,9 @@ def has_arrived(server: SplitServer, death: Death) -> bool:
 def participants(
     server: SplitServer, address: str, death: Death
 ) -> Iterator[dict[int, Participant]]:
-    """Start a process for each, and bring the victim to where it dies."""
+    """Start a process for each participant, and bring the victim to its place of death."""
     tokens = server.open_round(Purpose.TRAIN, list(SIZES))
-    # The others stop too where the victim's death has to come before their next step.
+    # The others stop, too, if the victim has to die before their next step.
     early = {CONNECTING: CONNECTED}.get(death.place, death.place if death.sent else None)
     with ExitStack() as stack:
         everyone = {
@@ -127,7 +128,7 @@ def finish_round(
 
 
 def replay(server: SplitServer, death: Death) -> Whole:
-    """Compute what the round must come to, with as many of the victim's steps as stay."""
+    """Compute the expected round, with the victim's steps that stay."""
     whole, rule = Whole(death.points, config_of()), rule_in(server)
     if isinstance(rule, PerParticipantCopies):
         whole.fedavg({k: DATA[k] for k in GOOD})
@@ -149,7 +150,7 @@ def replay(server: SplitServer, death: Death) -> Whole:
 @pytest.mark.slow
 @pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS)
 @pytest.mark.parametrize("kind", RULES)
-def test_the_round_ends_and_is_right_for_the_rest(
+def test_the_round_ends_and_is_correct_for_the_rest(
     serve_grpc: Serve, kind: type[UpdateRule], death: Death
 ) -> None:
     """Break it: leave the last `session.close` out of `GrpcChannel._serve`."""

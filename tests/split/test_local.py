@@ -180,7 +180,7 @@ def test_pooled_training_keeps_its_optimizer_and_takes_the_rounds_rate() -> None
     assert [result.num_examples for result in results] == [19, 19, 19]
 
 
-def test_what_is_descended_and_what_is_reported_may_differ() -> None:
+def test_the_descended_loss_and_the_reported_one_may_differ() -> None:
     """Break it: report the loss that is descended, or descend the one that is reported."""
     model, reference = bottom_of(), bottom_of()
     batches = [(images, labels % 4) for images, labels in batches_of(0, 8, 3)]

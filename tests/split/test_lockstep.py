@@ -28,7 +28,7 @@ def shout(values: Mapping[int, str]) -> Mapping[int, str]:
 
 
 def deliver(steps: Step, k: int) -> str:
-    """Return one's outcome, or the first words of what has been refused."""
+    """Return a participant's outcome, or the first word of the refusal."""
     try:
         return steps.together(k, f"from {k}", shout)
     except ChannelError as error:
@@ -62,7 +62,7 @@ def test_a_step_is_computed_once_with_all_values_in_the_order_of_participants() 
     assert seen == [[(k, 10 * step + k) for k in range(5)] for step in range(3)]
 
 
-def test_nobody_goes_on_before_the_last_has_delivered() -> None:
+def test_nobody_continues_before_the_last_has_delivered() -> None:
     steps, done = lockstep(), list[int]()
     threads = [
         in_background(lambda k=k: done.append(len(deliver(steps, k)) and k))  # type: ignore[misc]
@@ -76,7 +76,7 @@ def test_nobody_goes_on_before_the_last_has_delivered() -> None:
     assert sorted(done) == [0, 1]
 
 
-def test_whoever_leaves_is_no_longer_waited_for() -> None:
+def test_a_participant_that_leaves_is_no_longer_waited_for() -> None:
     """Break it: do not notify in `leave`."""
     steps, outcomes = lockstep(), list[str]()
     threads = [
@@ -95,7 +95,7 @@ def test_whoever_leaves_is_no_longer_waited_for() -> None:
             steps.require(k)
 
 
-def test_what_a_participant_has_delivered_goes_with_it() -> None:
+def test_a_participant_that_leaves_takes_back_what_it_delivered() -> None:
     steps, outcomes = lockstep(), dict[int, str]()
     left = in_background(lambda: outcomes.update({0: deliver(steps, 0)}))
     wait_until(lambda: waiting(steps) == {0})
@@ -106,7 +106,7 @@ def test_what_a_participant_has_delivered_goes_with_it() -> None:
 
 
 @pytest.mark.parametrize("joined", [False, True], ids=["first step", "next step"])
-def test_the_silent_are_given_up_after_the_timeout_and_told_why(joined: bool) -> None:
+def test_late_participants_are_given_up_after_the_timeout_with_the_reason(joined: bool) -> None:
     """Break it: use `step_seconds` for the first step too, or name the other key."""
     join, step = (LONG, 0.1) if joined else (0.1, LONG)
     late: list[tuple[int, str]] = []
@@ -124,7 +124,7 @@ def test_the_silent_are_given_up_after_the_timeout_and_told_why(joined: bool) ->
     assert len(late) == 2
 
 
-def test_each_late_one_is_given_up_once_whoever_waits() -> None:
+def test_each_late_participant_is_given_up_once() -> None:
     late: list[int] = []
     steps = lockstep(join=0.1, participants=6, give_up=lambda k, reason: late.append(k))
     outcomes = at_once(lambda k: deliver(steps, k), range(4))
@@ -132,7 +132,7 @@ def test_each_late_one_is_given_up_once_whoever_waits() -> None:
     assert sorted(late) == [4, 5]
 
 
-def test_the_late_are_told_without_a_lock() -> None:
+def test_late_participants_are_given_up_without_holding_the_lock() -> None:
     """Break it: call `give_up` within `with self._changed`."""
     free: list[bool] = []
 
@@ -146,10 +146,10 @@ def test_the_late_are_told_without_a_lock() -> None:
     assert free == [True]
 
 
-def test_a_step_that_takes_longer_than_the_timeout_makes_nobody_late() -> None:
-    """Break it: give up whoever has not delivered without looking whether the step is over.
+def test_a_computation_longer_than_the_timeout_makes_nobody_late() -> None:
+    """Break it: give up participants without checking whether the step is complete.
 
-    All have delivered in time. The clock must not go on against them while the server computes.
+    All have delivered in time. The server's computation must not count against them.
     """
     late: list[int] = []
     steps = lockstep(step=0.1, give_up=lambda k, reason: late.append(k))
@@ -165,7 +165,7 @@ def test_a_step_that_takes_longer_than_the_timeout_makes_nobody_late() -> None:
     assert at_once(lambda k: deliver(steps, k), range(3)) == outcomes
 
 
-def test_an_error_of_the_computation_is_everyones_and_the_next_step_is_as_ever() -> None:
+def test_an_error_of_the_computation_reaches_everyone_and_the_next_step_works() -> None:
     """Break it: let the error out of `_complete`; then only one thread learns of it."""
     steps = lockstep()
 
@@ -181,7 +181,7 @@ def test_an_error_of_the_computation_is_everyones_and_the_next_step_is_as_ever()
     assert at_once(lambda k: deliver(steps, k), range(3))[2] == "FROM 2"
 
 
-def test_the_end_of_a_round_wakes_all_who_wait_at_once() -> None:
+def test_closing_a_lockstep_wakes_everyone_at_once() -> None:
     """Break it: do not notify in `close`."""
     steps, outcomes = lockstep(participants=5), list[str]()
     threads = [
@@ -226,7 +226,7 @@ def test_nothing_polls(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(asked) == 2
 
 
-def test_a_timeout_without_end_is_a_timeout() -> None:
-    """Break it: hand the number to `Condition.wait` as it is; it overflows."""
+def test_an_unlimited_timeout_does_not_overflow() -> None:
+    """Break it: pass the number to `Condition.wait` as it is; it overflows."""
     steps = lockstep(join=1e300, step=1e300)
     assert at_once(lambda k: deliver(steps, k), range(3))[0] == "FROM 0"

@@ -49,7 +49,7 @@ def test_a_bare_tensor_is_called_hidden_and_comes_back_bare() -> None:
 
 
 def test_a_dict_of_one_stays_a_dict() -> None:
-    """Break it: unpack whatever is alone and called "hidden" to a bare tensor."""
+    """Break it: unpack every lone tensor called "hidden" as a bare one."""
     payload = Payload("cut.", Boundary({"hidden": FLOAT}), IDENTITY)
     frame = payload.pack(Kind.SMASHED_DATA, 1, {"hidden": torch.ones(2, 3)}, {}, never)
     state = unpacked(payload, frame).state
@@ -72,7 +72,7 @@ def test_several_tensors_come_in_the_order_of_the_boundary(order: str) -> None:
         assert all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_what_is_sent_is_detached_and_contiguous() -> None:
+def test_sent_tensors_are_detached_and_contiguous() -> None:
     """Break it: leave `contiguous` out; the arithmetic would depend on the channel."""
     payload = Payload("cut.", Boundary({"hidden": FLOAT}, bare=True), IDENTITY)
     hidden = torch.ones(3, 2, requires_grad=True).t()
@@ -82,7 +82,7 @@ def test_what_is_sent_is_detached_and_contiguous() -> None:
     assert hidden.requires_grad
 
 
-def test_scores_stand_beside_the_tensors_under_names_of_their_own() -> None:
+def test_scores_travel_beside_the_tensors_without_a_prefix() -> None:
     payload = Payload("cut.", MIXED.floating, IDENTITY, SCORES)
     scores = {"loss": torch.tensor(0.5), "hits": torch.tensor(2)}
     gradient = {name: state_of(2)[name] for name in ("z", "a")}

@@ -1,9 +1,9 @@
-"""Phases of a round: what answers in each, and the rendezvous before round 1."""
+"""Phases of a round: which exchange answers in each, and the rendezvous before round 1."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import pytest
@@ -23,8 +23,8 @@ from fedsplit.split.exchange import (
     UShapedExchange,
 )
 from fedsplit.split.lockstep import keep
-from fedsplit.split.phases import EvaluationPhase, Phase, RendezvousPhase, TrainingPhase
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.phases import EvaluationPhase, Phase, Purpose, RendezvousPhase, TrainingPhase
+from fedsplit.split.server import SplitServer
 from fedsplit.split.session import ServerSession
 from fedsplit.split.wire import LABELS, Wire
 from tests.split.reference import at_once
@@ -45,6 +45,8 @@ from tests.split.toys import (
     wire_of,
 )
 from tests.split.ushaped import U_CUT
+
+MakePhase = Callable[[PerParticipantCopies, Wire], Phase]
 
 
 def training(rule: PerParticipantCopies, wire: Wire) -> Phase:
@@ -70,7 +72,7 @@ FROZEN = wire_of(U_CUT.smashed.tensors, 5, 8, output=U_CUT.smashed.tensors, outp
     ],
 )
 def test_each_phase_answers_as_its_topology_asks(
-    phase_of: type[Phase], wire: Wire, kind: type[Exchange]
+    phase_of: MakePhase, wire: Wire, kind: type[Exchange]
 ) -> None:
     rule = NotingRule(server_part_of())
     assert type(phase_of(rule, wire).exchange(3)) is kind
@@ -132,7 +134,7 @@ def present(server: SplitServer) -> int:
     return sum(session.uplink_messages == 1 for session in server.sessions.values())
 
 
-def test_all_come_and_nobody_goes_before(serve: Serve) -> None:
+def test_nobody_leaves_the_rendezvous_before_everybody_has_come(serve: Serve) -> None:
     """Break it: let `RendezvousPhase.finish` return at once."""
     server = make_server()
     address, before = serve(server), weights_of(server.server_part)
@@ -154,10 +156,10 @@ def test_all_come_and_nobody_goes_before(serve: Serve) -> None:
     assert_same_bits(weights_of(server.server_part), before)
 
 
-def test_those_present_go_on_after_the_join_timeout_and_the_absent_are_reported(
+def test_after_the_join_timeout_the_present_continue_and_the_absent_are_reported(
     serve: Serve,
 ) -> None:
-    """Break it: wait in `finish` for the step timeout, or without end."""
+    """Break it: wait in `finish` for the step timeout, or for ever."""
     server = make_server(config=config_of(channel_join_timeout=0.2, channel_step_timeout=60.0))
     address = serve(server)
     tokens = server.open_round(Purpose.RENDEZVOUS, range(5))
@@ -176,7 +178,7 @@ def test_those_present_go_on_after_the_join_timeout_and_the_absent_are_reported(
     )
 
 
-def test_one_that_comes_and_goes_is_not_waited_for(serve: Serve) -> None:
+def test_a_participant_that_leaves_the_rendezvous_is_not_waited_for(serve: Serve) -> None:
     """Break it: do not leave the lockstep in `RendezvousPhase.drop`."""
     server = make_server()
     address = serve(server)
@@ -213,7 +215,7 @@ def test_a_batch_is_refused_in_a_rendezvous(serve: Serve) -> None:
     assert (exchange.num_steps, exchange.num_examples) == (0, 0)
 
 
-def test_the_end_frees_all_who_wait(serve: Serve) -> None:
+def test_the_end_of_a_rendezvous_wakes_everyone_who_waits(serve: Serve) -> None:
     """Break it: leave `RendezvousPhase.interrupt` empty."""
     server = make_server()
     address = serve(server)
@@ -232,7 +234,7 @@ def test_the_end_frees_all_who_wait(serve: Serve) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_rendezvous_knows_who_waits_and_admits_nobody_twice() -> None:
+def test_a_rendezvous_knows_who_waits_and_refuses_latecomers() -> None:
     """Break it: leave `require` out of `begin`; one given up would count as present."""
     given_up: list[int] = []
     phase = RendezvousPhase([0, 1, 2], join_seconds=0.3, give_up=lambda k, _: given_up.append(k))

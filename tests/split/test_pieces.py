@@ -1,4 +1,4 @@
-"""A forward pass in pieces is one over everything, but for its memory."""
+"""A forward pass in pieces equals one over the whole, with less memory."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_batches_stay_whole_where_an_example_has_several_rows() -> None:
 
 
 def test_dropout_leaves_out_the_same_in_the_backward_pass() -> None:
-    """Break it: compute again without the random state of the first time."""
+    """Break it: compute again without the random state of the first pass."""
     inputs = torch.ones(22, 5)
     torch.manual_seed(5)
     output, gradient = _gradients(
@@ -109,7 +109,7 @@ def test_a_part_that_normalises_by_the_batch_stays_in_one_piece(norm: nn.Module)
     assert part.lengths == [22]
 
 
-def test_so_does_one_with_statistics_of_its_own() -> None:
+def test_a_part_with_running_statistics_stays_in_one_piece() -> None:
     part = _Counted(nn.Identity())
     part.register_buffer("mean", torch.zeros(5))
     pieces.forward(part, torch.randn(22, 5), LENGTHS)

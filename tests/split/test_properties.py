@@ -34,7 +34,7 @@ ROUNDS = (1, 2)
 
 
 def train(kind: type[UpdateRule], drawn: Shards, compare: Callable[..., Weights]) -> None:
-    """Train two rounds; `compare` checks each, and returns the bottoms' average as it must be."""
+    """Train two rounds; `compare` checks each, and returns the expected average of the bottoms."""
     server = serving(kind)
     channel = DirectChannel(server)
     bottom = weights_of(bottom_of())

@@ -17,8 +17,9 @@ from fedsplit.config import Config
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from tests.split.chains import POINTS, SHAPE, Points, client_of, held_by, serving_chain
 from tests.split.drawn import Shards, few, shards
 from tests.split.reference import Data, at_once, averaged, examples_in, order_in
@@ -39,7 +40,7 @@ def train(
     replay: Replay,
     config: Config | None = None,
 ) -> None:
-    """Train these rounds at a cut; after each, all weights must be those that `replay` gives."""
+    """Train these rounds at a cut; after each, all weights must equal those of `replay`."""
     config = config_of() if config is None else config
     server, whole = serving_chain(kind, points, config), Whole(points, config)
     channel = DirectChannel(server)
@@ -67,7 +68,7 @@ def train_round(
     held: Weights,
     config: Config,
 ) -> dict[int, Weights]:
-    """Train one round and close it; return what each participant then holds."""
+    """Train one round and close it; return each participant's weights."""
     tokens = server.open_round(Purpose.TRAIN, list(data), server_round)
     clients = {k: client_of(address, tokens[k], points, held=held, config=config) for k in data}
     at_once(lambda k: clients[k].train(data[k]), data)
@@ -132,9 +133,9 @@ def test_parallel_is_a_step_on_all_batches(points: Points, drawn: Shards) -> Non
 def test_a_round_of_one_parallel_step_is_one_on_the_concatenated_batch(
     points: Points, drawn: Shards
 ) -> None:
-    """Break it: give back the gradient of a participant's share of the loss, not of its own.
+    """Break it: return the gradient of a participant's share of the loss, not of its loss.
 
-    With plain SGD, FedAvg of the clients' steps is the step of the one model, top or no top.
+    With plain SGD, FedAvg of the clients' steps is the step of the whole model, with or without a top.
     """
     rounds = [{k: batches[:1] for k, batches in data.items()} for data in two_rounds(drawn)]
 

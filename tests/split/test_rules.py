@@ -1,4 +1,4 @@
-"""What every update rule has in common; each rule's arithmetic is in the test of its own name."""
+"""Properties of every update rule; each rule's arithmetic is in the test of its name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from fedsplit.snapshot import Snapshot, flat, from_bytes, to_bytes
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.lockstep import GiveUp
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import RuleSettings, UpdateRule
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from tests.split.reference import at_once, data_of, order_in, serving, train_round
 from tests.split.toys import (
     CUT,
@@ -72,10 +74,10 @@ def test_a_server_continues_from_its_state_bit_for_bit(
 
 
 @pytest.mark.parametrize("kind", [InTurn, Concatenated])
-def test_the_optimizer_is_what_makes_the_difference(
+def test_the_restored_optimizer_changes_the_result(
     serve_direct: Serve, kind: type[UpdateRule]
 ) -> None:
-    """Without it the test above would prove nothing of the momentum."""
+    """Otherwise the test above would prove nothing about the momentum."""
     whole, fresh = serving(kind), serving(kind)
     train(whole, serve_direct(whole), range(1, 3), "sgd")
     fresh.load_state_dict(through_bytes(whole.state_dict()))
@@ -140,7 +142,7 @@ def test_a_step_is_a_forward_and_a_backward_pass(kind: type[UpdateRule]) -> None
 
 
 @pytest.mark.parametrize("kind", RULES)
-def test_no_cut_gradient_where_nobody_wants_one(kind: type[UpdateRule]) -> None:
+def test_no_cut_gradient_is_computed_unless_needed(kind: type[UpdateRule]) -> None:
     """Break it: leave `cut_gradient` of the settings out of a rule's forward pass."""
     settings = RuleSettings(training=settings_of().training, cut_gradient=False)
     rule, other = kind(server_part_of(), settings), kind(server_part_of(), settings_of())
@@ -182,14 +184,18 @@ def test_a_diverged_loss_is_refused_and_the_rest_goes_on(kind: type[UpdateRule])
 
 
 @pytest.mark.parametrize("kind", RULES)
-def test_who_is_given_up_is_for_the_server_to_know(kind: type[UpdateRule]) -> None:
+def test_a_rule_reports_lateness_to_the_function_of_the_current_round(
+    kind: type[UpdateRule],
+) -> None:
     """Break it: keep the function of the round before, or that of the constructor."""
     rule = kind(server_part_of(), settings_of())
     seen: list[tuple[int, int, str]] = []
+
+    def noting(server_round: int) -> GiveUp:
+        return lambda k, why: seen.append((server_round, k, why))
+
     for server_round in (1, 2):
-        rule.open_round(
-            server_round, [0, 1], lambda k, why, r=server_round: seen.append((r, k, why))
-        )
+        rule.open_round(server_round, [0, 1], noting(server_round))
         rule.give_up(1, "too slow")
     rule.open_round(3, [0, 1])
     rule.give_up(0, "nobody is told")

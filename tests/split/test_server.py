@@ -1,4 +1,4 @@
-"""The split server's rounds: bits, bytes, and clients of every kind at once."""
+"""The split server's rounds: bits, bytes, and clients of every kind together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from fedsplit.channel.codec import encode
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.phases import Purpose
+from fedsplit.split.server import SplitServer
 from tests.channel.hosts import CountingProxy, RawStream
 from tests.split.rounds import BAD, GOOD, good_frame, reference_round, train_good
 from tests.split.toys import (
@@ -71,7 +72,7 @@ def test_four_at_once_give_the_bits_of_one_after_the_other(
             assert_same_bits(one, other)
 
 
-def test_a_crowd_of_good_and_bad_ones(serve: Serve) -> None:
+def test_eight_concurrent_clients_of_which_half_fail(serve: Serve) -> None:
     """Eight at once, half of which fail in the middle: no deadlock, and the right average."""
     server = make_server()
     address = serve(server)

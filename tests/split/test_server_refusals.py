@@ -1,4 +1,4 @@
-"""What the split server refuses: frames and tokens that are not what is due."""
+"""What the split server refuses: illegal frames and tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import nn
 
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.phases import Purpose
+from fedsplit.split.server import SplitServer
 from tests.split.rounds import BAD, GOOD, changed, good_frame, reference_round, spoiled
 from tests.split.toys import (
     Client,
@@ -89,7 +90,7 @@ def test_a_bad_frame_is_refused_and_changes_nothing(serve: Serve, frame: Frame, 
             wait_until(lambda: BAD not in copies_in(server))
             assert_same_bits(weights_of(server.server_part), before)
             assert_same_bits(weights_of(copies_in(server)[0]), others)
-            with pytest.raises(ChannelError):  # ... and the stream is over
+            with pytest.raises(ChannelError):  # the stream is over
                 bad.exchange(good_frame(1))
         for batch in GOOD[0][1:]:
             first.step(batch)

@@ -1,4 +1,4 @@
-"""Streams that die, wait or are ended, and what is left of their round."""
+"""Streams that die, wait or are ended, and the rest of their round."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedsplit.errors import ChannelError
 from fedsplit.split.copies import PerParticipantCopies
-from fedsplit.split.server import Purpose
+from fedsplit.split.phases import Purpose
 from tests.split.rounds import BAD, GOOD, reference_round, train_good
 from tests.split.toys import (
     Client,
@@ -35,7 +35,7 @@ from tests.split.toys import (
 
 @pytest.mark.parametrize("way", ["error", "leave", "cut"])
 @pytest.mark.parametrize("steps", [0, 1, 3])
-def test_a_stream_that_dies_is_dropped_and_the_rest_is_right(
+def test_a_stream_that_dies_is_dropped_and_the_rest_is_correct(
     serve: Serve, way: str, steps: int
 ) -> None:
     server = make_server()
@@ -73,7 +73,7 @@ def test_a_stream_that_dies_is_dropped_and_the_rest_is_right(
     assert files_of(server) == []
 
 
-def test_a_client_that_says_nothing_more_does_not_hold_the_round_up(serve: Serve) -> None:
+def test_a_silent_client_does_not_delay_the_end_of_the_round(serve: Serve) -> None:
     server = make_server()
     address = serve(server)
     tokens = server.open_round(Purpose.TRAIN, [0, 1, BAD])
@@ -90,7 +90,7 @@ def test_a_client_that_says_nothing_more_does_not_hold_the_round_up(serve: Serve
         with pytest.raises(ChannelError, match=r"round (is over|ended)"):
             silent.step(batches_of(BAD, 8)[0])
         after = weights_of(server.server_part)
-        # The next round has the same participant, and nothing of the old stream in it.
+        # The next round has the same participant, and ignores its old stream.
         tokens = server.open_round(Purpose.TRAIN, [BAD])
         with pytest.raises(ChannelError):
             silent.session.finish()
@@ -99,7 +99,7 @@ def test_a_client_that_says_nothing_more_does_not_hold_the_round_up(serve: Serve
 
 
 class _HeldUp(nn.Module):
-    """A server part in which a step can be held up; its copies share the switches."""
+    """A server part whose steps can be held up; its copies share the switches."""
 
     entered, go_on = threading.Event(), threading.Event()
 
@@ -147,11 +147,11 @@ def test_report_in_the_middle_of_a_step(serve: Serve) -> None:
     assert_same_bits(weights_of(part), before)
     server.close_round({0: 19})
     assert files_of(server) == []
-    # The server goes on as if nothing had been.
+    # The server continues as usual.
     run_round(server, address, GOOD)
 
 
-def test_progress_is_told_by_one_thread_at_a_time(serve: Serve) -> None:
+def test_progress_is_reported_by_one_thread_at_a_time(serve: Serve) -> None:
     server = make_server()
     address = serve(server)
     told: list[tuple[int, int, Purpose]] = []
@@ -172,7 +172,7 @@ def test_progress_is_told_by_one_thread_at_a_time(serve: Serve) -> None:
     assert sorted(server.report().num_examples) == [0, 1, 2, 3]
 
 
-def test_a_display_that_fails_costs_nobody_its_work(
+def test_a_failing_progress_display_loses_no_work(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(done: int, total: int, purpose: Purpose) -> None:
@@ -185,7 +185,7 @@ def test_a_display_that_fails_costs_nobody_its_work(
     assert "The progress cannot be shown" in caplog.text
 
 
-def test_a_new_round_ends_streams_of_one_that_was_not_reported(serve: Serve) -> None:
+def test_a_new_round_ends_the_streams_of_an_unreported_one(serve: Serve) -> None:
     server = make_server()
     address = serve(server)
     stale = Client(address, server.open_round(Purpose.TRAIN, [0])[0])

@@ -34,7 +34,7 @@ from tests.split.toys import (
 
 
 class NotingRule(PerParticipantCopies):
-    """Notes its calls, and can be held up in the middle of a step."""
+    """Records its calls, and can be held up in the middle of a step."""
 
     def __init__(self, server_part: nn.Module) -> None:
         super().__init__(server_part, settings_of())
@@ -195,7 +195,7 @@ def test_a_bad_frame_ends_the_session(rule: NotingRule, frame: Frame, words: str
 
 
 def test_the_server_part_sees_the_bottoms_order() -> None:
-    """The bytes of a frame come in the order of names, which is another."""
+    """A frame may come in the order of names, which is not the bottom's."""
     seen: list[list[str]] = []
 
     class Spy(nn.Module):
@@ -281,7 +281,7 @@ def test_revoking_frees_the_transport_once(rule: NotingRule) -> None:
     assert session.failure == "it had not finished when the round ended"
 
 
-def test_steps_in_quick_succession_cannot_outrun_the_end(
+def test_steps_in_quick_succession_cannot_delay_the_end_of_the_round(
     rule: NotingRule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Break it: set `_revoked` after taking the lock.
@@ -335,7 +335,7 @@ def test_a_stream_that_comes_after_the_round_is_refused(rule: NotingRule) -> Non
     assert session.failure == "it never opened its stream"
 
 
-def test_many_threads_open_and_close_but_one_wins(rule: NotingRule) -> None:
+def test_of_many_threads_that_open_a_session_one_wins(rule: NotingRule) -> None:
     session = session_of(rule)
     opened: list[int] = []
     barrier = threading.Barrier(8)
@@ -359,7 +359,7 @@ def test_many_threads_open_and_close_but_one_wins(rule: NotingRule) -> None:
     wait_until(lambda: rule.training_now == {})
 
 
-def test_one_that_is_given_up_before_it_came_is_reported_with_the_reason(rule: NotingRule) -> None:
+def test_an_absent_participant_is_reported_with_the_reason(rule: NotingRule) -> None:
     """Break it: keep the reason only for sessions that are open."""
     session = session_of(rule)
     session.revoke("the others have waited")
@@ -368,7 +368,7 @@ def test_one_that_is_given_up_before_it_came_is_reported_with_the_reason(rule: N
     assert rule.calls == []
 
 
-def test_one_that_the_rule_does_not_take_in_is_not_open(rule: NotingRule) -> None:
+def test_a_participant_that_the_rule_refuses_has_no_open_session(rule: NotingRule) -> None:
     def refuse(participant: int) -> None:
         raise ChannelError(f"Refused: client {participant} no longer takes part in the round.")
 

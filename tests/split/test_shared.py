@@ -1,4 +1,4 @@
-"""Participants that die, fall silent or never come: one server part is right for the rest."""
+"""Participants that die, fall silent or never come; the rest get the right server part."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from fedsplit.errors import ChannelError
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.server import Progress, Purpose, RoundReport, SplitServer, silent
+from fedsplit.split.server import Progress, RoundReport, SplitServer, silent
 from fedsplit.split.shared import SharedServerPart
 from fedsplit.split.steps import score
 from tests.split.reference import (
@@ -64,7 +65,7 @@ def train_with_a_bad_one(
     then: Callable[[Client], None],
     progress: Progress = silent,
 ) -> tuple[dict[int, Weights], RoundReport]:
-    """Train all, of whom BAD takes so many steps and then does what is given."""
+    """Train all; BAD takes `steps` steps and then calls `then`."""
     tokens = server.open_round(Purpose.TRAIN, list(DATA), progress=progress)
 
     def work(k: int) -> Weights:
@@ -86,7 +87,7 @@ def train_with_a_bad_one(
 
 
 def replayed(server: SplitServer, steps: int) -> tuple[Weights, dict[int, Weights]]:
-    """Return server part and bottoms as they must be if BAD has taken so many steps."""
+    """Return the expected server part and bottoms if BAD has taken `steps` steps."""
     central, data = Central(config_of()), {**DATA, BAD: DATA[BAD][:steps]}
     data = {k: batches for k, batches in data.items() if batches}
     if isinstance(rule_in(server), InTurn):
@@ -101,12 +102,12 @@ def replayed(server: SplitServer, steps: int) -> tuple[Weights, dict[int, Weight
 @pytest.mark.parametrize("way", ["leave", "cut"])
 @pytest.mark.parametrize("steps", range(4))
 @pytest.mark.parametrize("kind", RULES)
-def test_one_that_dies_at_any_step(
+def test_a_participant_that_dies_at_any_step(
     serve: Serve, kind: type[UpdateRule], steps: int, way: str
 ) -> None:
-    """Break it: do not let the others go on in `SharedServerPart.drop`.
+    """Break it: do not leave the lockstep in `SharedServerPart.drop`.
 
-    Its steps stay. At the last of them it has done all, but has not said so.
+    Its steps stay. After the last of them it has done all its work but not finished.
     """
     threads = set(threading.enumerate())
     server = serving(kind)
@@ -119,7 +120,7 @@ def test_one_that_dies_at_any_step(
             break_off(client.stream)
 
     trained, report = train_with_a_bad_one(server, address, steps, die)
-    assert time.monotonic() - started < 5  # of timeouts of 60 seconds
+    assert time.monotonic() - started < 5  # timeouts are 60 seconds
     # The round may be over before the server has seen the stream end.
     ends = ("before it had finished", "broke off", "it had not finished when the round ended")
     assert any(end in report.failures[BAD] for end in ends)
@@ -136,7 +137,7 @@ def test_one_that_dies_at_any_step(
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
 @pytest.mark.parametrize("kind", RULES)
-def test_one_that_falls_silent_is_given_up_and_told_why(
+def test_a_silent_participant_is_given_up_and_told_why(
     serve: Serve, kind: type[UpdateRule], steps: int
 ) -> None:
     """Break it: pass `give_up` to neither `Lockstep` nor `Turns`; its session then stays open."""
@@ -167,7 +168,7 @@ def test_one_that_falls_silent_is_given_up_and_told_why(
 
 
 @pytest.mark.parametrize("kind", RULES)
-def test_one_that_never_comes_is_not_waited_for_without_end(
+def test_an_absent_participant_is_waited_for_only_until_the_timeout(
     serve: Serve, kind: type[UpdateRule]
 ) -> None:
     server = serving(kind, config_of(channel_join_timeout=0.2))
@@ -186,7 +187,7 @@ def test_one_that_never_comes_is_not_waited_for_without_end(
 
 
 @pytest.mark.parametrize("kind", RULES)
-def test_the_end_of_a_round_frees_all_who_wait(serve: Serve, kind: type[UpdateRule]) -> None:
+def test_the_end_of_a_round_wakes_everyone_who_waits(serve: Serve, kind: type[UpdateRule]) -> None:
     """Break it: leave `interrupt` out of `SplitServer.report`; then it waits for the timeout."""
     server = serving(kind)
     address, before = serve(server), weights_of(server.server_part)
@@ -232,8 +233,8 @@ def test_nobody_is_late_while_the_server_computes(
 ) -> None:
     """Break it: leave `serve` out of `InTurn`.
 
-    A step of four turns, or of one computation, takes longer than the timeout; whoever is first
-    done waits for the others, who could not have been faster.
+    A step of four turns, or of one computation, takes longer than the timeout. The first to finish
+    waits for the others, which could not have been faster.
     """
     seconds = 0.08 if kind is InTurn else 0.3
     rule = kind(_Slow(seconds), settings_of(config_of(channel_step_timeout=0.2)))
@@ -246,11 +247,11 @@ def test_nobody_is_late_while_the_server_computes(
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_u_shaped_holder_that_falls_silent_in_its_turn(serve: Serve, place: int) -> None:
+def test_a_u_shaped_participant_that_falls_silent_in_its_turn(serve: Serve, place: int) -> None:
     """Break it: let nobody watch the last holder (`answer` left out of `InTurn.forward`).
 
-    In whatever place its turn comes, the others go on; its gradient never came, so the step is as
-    if its batch were not there.
+    Wherever its turn comes, the others continue. Its gradient never arrives, so the step is
+    computed as if its batch did not exist.
     """
     config = config_of(channel_step_timeout=0.2)
     server = u_serving(InTurn, config)
@@ -297,7 +298,7 @@ def test_a_u_shaped_holder_that_falls_silent_in_its_turn(serve: Serve, place: in
     assert_close(weights_of(server.server_part), weights_of(trunk))
 
 
-def test_after_a_bad_round_the_next_is_as_ever(serve: Serve) -> None:
+def test_a_round_after_a_failure_is_normal(serve: Serve) -> None:
     server = serving(InTurn)
     address = serve(server)
     train_with_a_bad_one(server, address, 1, lambda client: None)

@@ -41,7 +41,7 @@ def test_score_by_hand() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_loss_is_float32_whatever_the_logits_are(dtype: torch.dtype) -> None:
-    """Break it: compute it in the dtype of the logits; 1e-4 and 1e-5 are then much the same."""
+    """Break it: compute it in the dtype of the logits, which cannot tell 1e-4 from 1e-5."""
     logits = torch.tensor([[9.5, 0.0], [11.5, 0.0]], dtype=dtype)
     losses = [score(row[None], torch.tensor([0])).loss for row in logits]
     assert {loss.dtype for loss in losses} == {torch.float32}
@@ -103,7 +103,7 @@ def test_a_tree_gets_gradients_for_its_floats() -> None:
     assert torch.equal(gradient["unused"], torch.zeros(3, 2))
     assert torch.equal(gradient["a"], gradient["b"])
     assert gradient["a"].abs().sum() > 0
-    # Each of its own: the next reader may change one in place.
+    # Separate tensors: the next reader may change one in place.
     assert gradient["a"].data_ptr() != gradient["b"].data_ptr()
 
 

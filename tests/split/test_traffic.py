@@ -1,4 +1,4 @@
-"""The bytes of a stream, known before anything is sent, are those that cross."""
+"""The bytes of a stream, predicted before anything is sent."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 
 from fedsplit.channel.ledger import Traffic
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import RuleSettings
-from fedsplit.split.server import Purpose, SplitServer
+from fedsplit.split.server import SplitServer
 from fedsplit.split.traffic import step_traffic, stream_traffic
 from fedsplit.split.wire import Wire
 from tests.channel.hosts import CountingProxy
@@ -38,7 +39,7 @@ WIRES = {
 
 
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
-def test_a_stream_is_as_long_as_it_was_said_to_be(serve_grpc: Serve, wire: Wire) -> None:
+def test_the_predicted_length_of_a_stream_is_its_length(serve_grpc: Serve, wire: Wire) -> None:
     """Break it: forget the frames that end a stream, or count a gradient that never returns."""
     tree = wire.smashed == TREE_CUT.smashed
     part = trunk_of(tree=tree) if wire.output else server_part_of(tree=tree)
@@ -67,7 +68,7 @@ def test_a_stream_is_as_long_as_it_was_said_to_be(serve_grpc: Serve, wire: Wire)
     assert (stream.uplink_messages, stream.downlink_messages) == (messages, messages)
 
 
-def test_a_stream_is_its_steps_and_an_end() -> None:
+def test_a_stream_is_as_long_as_its_steps_and_its_end() -> None:
     steps = [step_traffic(U_CUT, size) for size in SIZES]
     empty = stream_traffic(U_CUT, [])
     whole = stream_traffic(U_CUT, SIZES)

@@ -15,7 +15,7 @@ LONG = 60.0
 
 
 def taking(turns: Turns, k: int, taken: list[int]) -> Callable[[], None]:
-    """Return what waits for a turn and notes that it has come."""
+    """Return a function that waits for a turn and records that it has come."""
 
     def take() -> None:
         turns.take(k)
@@ -30,8 +30,8 @@ def in_background(call: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_turns_come_in_the_order_given_whoever_asks_first() -> None:
-    """Break it: let `take` return to whoever comes."""
+def test_turns_follow_the_given_order_whoever_asks_first() -> None:
+    """Break it: let `take` return at once."""
     turns, taken = Turns(LONG), list[int]()
 
     def have_one(k: int) -> None:
@@ -62,7 +62,7 @@ def test_one_at_a_time() -> None:
     assert most == [1] * 6
 
 
-def test_a_turn_that_is_lent_is_nobody_elses_until_it_is_left() -> None:
+def test_a_lent_turn_stays_with_its_holder_until_it_leaves() -> None:
     turns, taken = Turns(LONG), list[int]()
     turns.line_up([0, 1])
     turns.take(0)
@@ -77,7 +77,7 @@ def test_a_turn_that_is_lent_is_nobody_elses_until_it_is_left() -> None:
     assert taken == [1]
 
 
-def test_a_holder_that_is_away_too_long_is_given_up_and_told_why() -> None:
+def test_a_holder_that_takes_too_long_is_given_up_with_the_reason() -> None:
     """Break it: do not name it; or let nobody watch the holder."""
     late, taken = list[tuple[int, str]](), list[int]()
     turns = Turns(0.1, lambda k, reason: late.append((k, reason)))
@@ -99,7 +99,7 @@ def test_a_holder_that_is_away_too_long_is_given_up_and_told_why() -> None:
         turns.resume(2)
 
 
-def test_one_after_another_is_given_up() -> None:
+def test_several_holders_are_given_up_one_after_another() -> None:
     late = list[int]()
     turns = Turns(0.05, lambda k, reason: late.append(k))
     turns.line_up([0, 1, 2, 3])
@@ -127,7 +127,7 @@ def test_a_holder_whose_batch_the_server_computes_is_not_late() -> None:
 
 
 @pytest.mark.parametrize("gone", [0, 1], ids=["the holder", "one that waits"])
-def test_whoever_leaves_is_skipped(gone: int) -> None:
+def test_a_participant_that_leaves_is_skipped(gone: int) -> None:
     """Break it: do not notify in `_remove`."""
     turns, taken = Turns(LONG), list[int]()
     turns.line_up([0, 1, 2])
@@ -140,7 +140,7 @@ def test_whoever_leaves_is_skipped(gone: int) -> None:
     assert taken == [2]
 
 
-def test_the_end_wakes_all_who_wait_at_once() -> None:
+def test_closing_turns_wakes_everyone_at_once() -> None:
     """Break it: do not notify in `close`."""
     turns, refused = Turns(LONG), list[str]()
     turns.line_up(range(5))

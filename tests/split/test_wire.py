@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_no_legal_frame_is_longer_than_the_limit(
 
 
 def test_the_answer_to_one_example_fits() -> None:
-    """It is longer than the question: loss and hits take more than one label."""
+    """It is longer than the question: loss and number of correct predictions exceed one label."""
     wire = wire_of({"hidden": TensorSpec((1, 4), torch.float32)}, 3, 1)
     scores = {LOSS: torch.zeros(()), NUM_CORRECT: torch.tensor(0)}
     answer = Frame(Kind.CUT_GRADIENT, 0, {"cut.hidden": torch.zeros(1, 4), **scores})
@@ -260,9 +261,9 @@ def state_of(wire: Wire, kind: Kind, batch_size: int) -> State:
     ],
     ids=str,
 )
-def test_what_is_packed_is_what_is_unpacked(wire: Wire, kind: Kind) -> None:
+def test_a_packed_frame_unpacks_to_what_was_packed(wire: Wire, kind: Kind) -> None:
     """Break it: leave out the order of the boundary in `Payload`, or a prefix."""
-    state, scores = state_of(wire, kind, 3), {}
+    state, scores = state_of(wire, kind, 3), dict[str, Any]()
     if LABELS in wire.payloads[kind].scores:
         scores = {"labels": torch.tensor([4, 0, 2])}
     elif LOSS in wire.payloads[kind].scores:

@@ -1,4 +1,4 @@
-"""Codecs that nobody would ship: 8-bit integers with a scale per token, and one flat buffer."""
+"""Toy codecs: 8-bit integers with a scale per token, and one flat buffer."""
 
 from __future__ import annotations
 

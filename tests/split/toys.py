@@ -17,8 +17,10 @@ from fedsplit.config import Config
 from fedsplit.seeding import generator, seeded_init
 from fedsplit.split.client import SplitSession
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import RuleSettings
-from fedsplit.split.server import Progress, Purpose, SplitServer, silent
+from fedsplit.split.server import Progress, SplitServer, silent
+from fedsplit.split.session import ServerSession
 from fedsplit.split.steps import score
 from fedsplit.split.training import Training
 from fedsplit.split.wire import CUT_PREFIX, LABELS, Names, Wire
@@ -37,7 +39,7 @@ def wire_of(
     cut_gradient: bool = True,
     output_gradient: bool = True,
 ) -> Wire:
-    """Return a wire; what is called ``hidden`` and is alone passes the boundary bare."""
+    """Return a wire; a lone tensor called ``hidden`` passes the boundary bare."""
     return Wire(
         _boundary(tensors),
         num_labels,
@@ -75,7 +77,7 @@ Serve = Callable[[SplitServer], str]
 
 
 class TreeBottom(nn.Module):
-    """Gives several tensors: one of integers, one that nobody uses, not in order of names."""
+    """Returns several tensors out of alphabetical order; one of integers, one unused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class TreeBottom(nn.Module):
 
 
 class TreeServer(nn.Module):
-    """Depends on the order in which the tensors stand in the dict."""
+    """Depends on the order of the tensors in the dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class TreeServer(nn.Module):
         return logits
 
 
-_making = threading.Lock()  # constructors draw from torch's one global generator
+_making = threading.Lock()  # constructors draw from torch's global generator
 
 
 def bottom_of(*, tree: bool = False) -> nn.Module:
@@ -197,12 +199,31 @@ def stream_to(address: str, token: str, *, step_timeout: float = 30.0, cut: Wire
 
 
 def break_off(stream: Stream) -> None:
-    """End a stream as a client does that fails: at once, and without a word."""
+    """End a stream at once, as a client does that fails."""
     stream.__exit__(ConnectionError, ConnectionError(), None)
 
 
 def smashed_frame(step: int, smashed: State, labels: Tensor) -> Frame:
     return Frame(Kind.SMASHED_DATA, step, {**pack_cut(smashed), LABELS: labels})
+
+
+class Straight:
+    """A stream that hands frames to a server's session directly, and records them."""
+
+    def __init__(self, session: ServerSession) -> None:
+        self._session = session
+        self.frames: list[Frame] = []
+
+    def exchange(self, frame: Frame) -> Frame:
+        answer = self._session.handle(frame)
+        self.frames += [frame, answer]
+        return answer
+
+    def __enter__(self) -> Straight:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close("the stream has ended")
 
 
 class Client:
@@ -261,7 +282,7 @@ def train_jointly(
 def average_by_hand(
     trained: Sequence[Mapping[str, Tensor]], num_examples: Sequence[int]
 ) -> Weights:
-    """Weigh weights by examples, in double precision."""
+    """Return the average of weights by numbers of examples, in double precision."""
     total = sum(num_examples)
     return {
         name: sum(
@@ -275,7 +296,7 @@ def average_by_hand(
 
 
 def expected_round(batches: Mapping[int, Sequence[Batch]]) -> Weights:
-    """Return the server part after one SFLV1 round, computed without any of our machinery."""
+    """Return the server part after one SFLV1 round, computed without the product."""
     trained, counts = [], []
     for participant in sorted(batches):
         server_part = server_part_of()

@@ -50,7 +50,7 @@ U_TREE_CUT = wire_of(
 
 
 class TreeTrunk(nn.Module):
-    """Gives several tensors: one of integers, one that no top uses, not in order of names."""
+    """Returns several tensors out of alphabetical order; one of integers, one unused by the top."""
 
     def __init__(self) -> None:
         super().__init__()

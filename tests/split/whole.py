@@ -1,4 +1,4 @@
-"""The algorithms on a ViT that is never cut, in plain PyTorch: what every cut must come to."""
+"""The algorithms on an uncut ViT in plain PyTorch: the reference for every cut."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.split.toys import Batch, Weights, average_by_hand, optimizer_of, weig
 
 
 class Whole:
-    """One model of which each participant has some weights of its own, and all share the rest.
+    """One model, of which each participant has some weights of its own and all share the rest.
 
-    Own are those of the stages that clients hold, with an optimizer as old as the round; that of
-    the shared ones lasts.
+    A participant owns the stages that clients hold; its optimizer lives for one round. The
+    optimizer of the shared weights lasts.
     """
 
     def __init__(self, points: Points, config: Config) -> None:
@@ -36,17 +36,17 @@ class Whole:
 
     @property
     def own(self) -> Weights:
-        """What clients hold, averaged."""
+        """The average of the weights that clients hold."""
         return {n: t for n, t in weights_of(self.model).items() if n in self._own}
 
     @property
     def shared(self) -> Weights:
-        """What the server holds."""
+        """The weights that the server holds."""
         return {n: t for n, t in weights_of(self.model).items() if n not in self._own}
 
     def train(self, batches: Iterable[Batch]) -> None:
-        """Train all of it plainly, with a fresh optimizer."""
-        self.held = {}  # nobody's own
+        """Train the whole model with a fresh optimizer."""
+        self.held = {}  # no participant has its own weights
         optimizer = optimizer_of(self.model.parameters(), self._config)
         for images, labels in batches:
             optimizer.zero_grad()
@@ -54,7 +54,7 @@ class Whole:
             optimizer.step()
 
     def fedavg(self, data: Data, accepted: Collection[int] | None = None) -> None:
-        """Train all of it at each participant, plainly, and average all of it."""
+        """Train the whole model at each participant, and average all its weights."""
         before, trained = weights_of(self.model), {}
         for k, batches in data.items():
             self.model.load_state_dict(before)
@@ -118,7 +118,7 @@ class Whole:
     ) -> None:
         counts = {k: examples_in(data[k]) for k in sorted(data if accepted is None else accepted)}
         average = average_by_hand([trained[k] for k in counts], list(counts.values()))
-        self.model.load_state_dict(average, strict=False)  # the rest is one for all
+        self.model.load_state_dict(average, strict=False)  # the rest is shared
 
 
 def _at_client(name: str, points: Points) -> bool:
