@@ -1,4 +1,4 @@
-"""What is compared: a plain loop over the whole model, and the same steps split."""
+"""The contenders: a plain loop over the whole model, and the same steps split."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ CLIENT_WORKERS = 2
 
 
 class Contender(Protocol):
-    """Something that trains."""
+    """A way to train."""
 
     def window(self, seconds: float) -> float:
-        """Train for so many seconds; return samples per second."""
+        """Train for a number of seconds, and return samples per second."""
 
     def close(self) -> None:
         """Free what it holds."""
@@ -40,11 +40,11 @@ class Centralised:
         with seeded_init(config.seed, "model"):
             self._model = load_model(config.model.name, pretrained=False, num_labels=10).train()
         self._optimizer = Training.of_clients(config).make_optimizer(self._model.parameters())
-        # One client that holds everything the clients train on together.
+        # One client with the training images of all clients.
         self._images = load_shard(config, 0, 1, input_spec(config.model.name)).train
 
     def window(self, seconds: float) -> float:
-        """Train on."""
+        """Continue the training."""
         log: Log = []
         timed = logged(for_seconds(whole_batches(self._images, self._config), seconds), log)
         with torch_threads(self._threads):
@@ -56,7 +56,7 @@ class Centralised:
         return throughput([log])
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 class InProcess:

@@ -1,7 +1,7 @@
-"""What one exchange costs: smashed data there, a cut gradient of the same size back.
+"""The time of one exchange: smashed data to the server, a cut gradient of the same size back.
 
-Nothing is computed. Over fedsplit's channel the other end is a process that echoes; by Flower's
-messages it is a ClientApp that echoes, in a simulation that `flwr run` starts.
+Nothing is computed. The other end of fedsplit's channel is a process that echoes. The other end of
+Flower's messages is a ClientApp that echoes, in a simulation that `flwr run` starts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EchoSession:
         return Frame(Kind.CUT_GRADIENT, frame.step, {**tensors, **scores})
 
     def close(self, reason: str) -> None:
-        """Nothing is to be kept."""
+        """Do nothing: nothing is kept."""
 
 
 class EchoServer:
@@ -82,7 +82,7 @@ def over_grpc(smashed: Tensor, exchanges: int) -> list[float]:
 
 def by_flower(smashed: Tensor, exchanges: int) -> list[float]:
     """Return the seconds of each exchange by ``grid.send_and_receive``."""
-    from tests.e2e.flower import Flower  # which is kept with the tests that need it most
+    from tests.e2e.flower import Flower  # it is kept with the tests, which need it most
 
     run_config = {"floats": smashed.numel(), "exchanges": exchanges}
     with Flower() as flower:

@@ -1,9 +1,9 @@
-"""What splitting costs in time: an in-process run against a plain centralised loop.
+"""The time overhead of splitting: an in-process run against a plain centralised loop.
 
-Both train vit-nano on the same number of samples with the same batch size and optimizer, in
-turn and in one process, so that a machine whose speed drifts drifts for both. The plain loop is
-what one would write without fedsplit: the whole transformers model, images in memory, nothing
-evaluated, with the number of torch threads that is fastest here.
+Both train vit-nano on the same number of samples with the same batch size and optimizer. They take
+turns in one process, so that a change of the machine's speed affects both. The plain loop is what
+one would write without fedsplit: the whole transformers model, images in memory, no evaluation, and
+the number of torch threads that is fastest on this machine.
 
     uv run python benchmarks/overhead.py
 """
@@ -32,7 +32,7 @@ from fedsplit.threads import available_cores, torch_threads
 
 
 def plain_loop(config: Config, images: Images, num_epochs: int, threads: int) -> float:
-    """Train the whole model on pooled images; return the wall seconds."""
+    """Train the whole model on pooled images, and return the wall seconds."""
     with seeded_init(config.seed, "model"):
         model = load_model(config.model.name, pretrained=False, num_labels=10).train()
     optimizer = Training.of_clients(config).make_optimizer(model.parameters())
@@ -50,7 +50,7 @@ def plain_loop(config: Config, images: Images, num_epochs: int, threads: int) ->
 
 
 def split_run(config: Config) -> float:
-    """Run the config in this process; return the wall seconds, evaluation and files included."""
+    """Run the config in this process; return the wall seconds with evaluation and files."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         simulate(config, output_dir=folder)
@@ -58,7 +58,7 @@ def split_run(config: Config) -> float:
 
 
 def main() -> None:
-    """Measure in turn and print every pair, and the median ratio."""
+    """Measure both in turn, and print every pair and the median ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
@@ -67,7 +67,7 @@ def main() -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     logging.getLogger("fedsplit").setLevel(logging.ERROR)
     config = Config.load({"num-clients": arguments.clients, "num-server-rounds": arguments.rounds})
-    # One client that holds everything the clients train on together.
+    # One client with the training images of all clients.
     pooled = load_shard(config, 0, 1, input_spec(config.model.name)).train
     split_run(Config.load(config, {"num-server-rounds": 1}))  # warm: imports, caches
     choices = [1, available_cores()]

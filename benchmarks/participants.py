@@ -1,8 +1,8 @@
-"""How much memory and time a round with many participants takes, by strategy.
+"""The memory and time of a round with many participants, by strategy.
 
-Runs one round of every strategy on vit-nano and fashion-mini, each in a process of its own, and
-prints a table of its peak memory, the milliseconds per client-round, and the seconds of the whole
-run with its evaluations and files.
+Runs one round of every strategy on vit-nano and fashion-mini, each in its own process, and prints
+a table of peak memory, milliseconds per client-round, and the seconds of the whole run with its
+evaluations and files.
 
     uv run python benchmarks/participants.py
 """
@@ -34,7 +34,7 @@ RUNS = [*((name, "vanilla") for name in ["full", *SPLIT]), *((name, "u-shaped") 
 
 
 def one_round(strategy: str, topology: str, participants: int) -> tuple[float, float, float]:
-    """Return this process's peak in GB, ms per client-round, and seconds of a run."""
+    """Make one run; return the peak of this process in GB, ms per client-round, and seconds."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     keys = {**SETTINGS, "strategy": strategy, "split.topology": topology}
     start = time.perf_counter()
@@ -46,9 +46,9 @@ def one_round(strategy: str, topology: str, participants: int) -> tuple[float, f
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has had, on Linux.
+    """Return the peak memory of this process, on Linux.
 
-    Not `getrusage`, whose peak a process takes over from the one that has started it.
+    It does not use `getrusage`, whose peak a process inherits from its parent.
     """
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
@@ -56,7 +56,7 @@ def peak_bytes() -> int:
 
 
 def main() -> None:
-    """Run everything, and print the table."""
+    """Run all strategies, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--participants", type=int, default=200)
     parser.add_argument("--strategies", nargs="+", default=["full", *SPLIT])

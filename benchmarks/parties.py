@@ -1,4 +1,4 @@
-"""The parties of a split round, to be put into threads or processes: a server, and clients."""
+"""The parties of a split round, for threads or processes: a server, and clients."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Invitation(NamedTuple):
     Attributes
     ----------
     address : str
-        Of the split server.
+        The address of the split server.
     tokens : dict[int, str]
         Participant -> its token.
     max_frame_bytes : int
@@ -51,7 +51,7 @@ class Invitation(NamedTuple):
 
 
 class Server:
-    """fedsplit's split server behind one of its channels."""
+    """The split server of fedsplit behind one of its channels."""
 
     def __init__(self, config: Config, open_channel: OpenChannel) -> None:
         torch.set_num_threads(config.torch_threads)
@@ -69,7 +69,7 @@ class Server:
         return Invitation(self._channel.address, tokens, self._server.max_frame_bytes)
 
     def close_round(self) -> None:
-        """Average the copies of a round that everyone has finished."""
+        """Average the copies of a round that all clients have finished."""
         report = self._server.report()
         assert not report.failures, report.failures
         self._server.close_round(report.num_examples)
@@ -91,14 +91,14 @@ def grpc(server: SplitServer) -> Channel:
 
 
 class Clients:
-    """Some clients, that one thread serves one after another.
+    """Several clients that one thread runs one after another.
 
     Parameters
     ----------
     config : Config
-        The run.
+        The configuration of the run.
     partitions : Sequence[int]
-        Who.
+        The partition ids of the clients.
     """
 
     def __init__(self, config: Config, partitions: Sequence[int]) -> None:
@@ -111,7 +111,7 @@ class Clients:
         }
 
     def train(self, invitation: Invitation, seconds: float) -> Log:
-        """Train each client's bottom for its share of so many seconds, in a session of its own."""
+        """Train the bottom of each client for its share of the seconds, in its own session."""
         torch.set_num_threads(self._config.torch_threads)
         log: Log = []
         for partition, images in self._images.items():
@@ -139,11 +139,11 @@ class Clients:
             session.finish()
 
     def close(self) -> None:
-        """Nothing is open between two rounds."""
+        """Do nothing: nothing is open between two rounds."""
 
 
 def whole_batches(images: Images, config: Config) -> Iterator[Batch]:
-    """Yield batches of full size, epoch after epoch without end, as a client of a run does."""
+    """Yield full batches, epoch after epoch without end, like a client of a run."""
     for epoch in count():
         order = generator(config.seed, "bench", epoch)
         for indices in batches(len(images), config.batch_size, generator=order):

@@ -1,4 +1,4 @@
-"""An object in a process of its own, whose methods are called from here."""
+"""An object in another process, whose methods are called from this one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 
 class Closing(Protocol):
-    """What such an object must have."""
+    """The interface of such an object."""
 
     def close(self) -> None:
         """Free what it holds."""
@@ -22,17 +22,17 @@ class Remote:
     Parameters
     ----------
     make : Callable[..., Closing]
-        Makes the object; picklable, as are the arguments.
+        Makes the object. It must be picklable, like the arguments.
     *arguments : object
-        Of `make`.
+        The arguments of `make`.
     """
 
     def __init__(self, make: Callable[..., Closing], *arguments: object) -> None:
-        # One process imports what all need, and each is forked from it.
+        # One process does the imports that all need, and each process is forked from it.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["benchmarks.parties"])
         self._pipe, other = context.Pipe()
-        # A daemon, so that none is left if the benchmark is given up.
+        # A daemon, so that no process is left if the benchmark is interrupted.
         self._process = context.Process(target=_answer, args=(other, make, arguments), daemon=True)
         self._process.start()
         other.close()
@@ -42,7 +42,7 @@ class Remote:
         self._pipe.send((method, arguments))
 
     def result(self) -> Any:  # noqa: ANN401 - whatever the method returns
-        """Wait for the end of the call, and return what it gave."""
+        """Wait for the end of the call, and return its result."""
         good, value = self._pipe.recv()
         if not good:
             raise RuntimeError(f"A process of the benchmark failed:\n{value}")

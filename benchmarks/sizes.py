@@ -1,4 +1,4 @@
-"""The two models that are measured, as configs of a run."""
+"""The two models that are measured, as configs of runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Size:
     Attributes
     ----------
     name : str
-        For the table.
+        The name in the table.
     model : str
         A built-in name, or the directory of a config.
     """
@@ -34,7 +34,7 @@ class Size:
     model: str
 
     def config(self, cut_layer: int) -> Config:
-        """Return the run whose steps are measured; its images are resized to the model's size."""
+        """Return the run whose steps are measured. Its images are resized for the model."""
         return Config.load(
             {
                 "strategy": "sflv1",
@@ -57,7 +57,7 @@ class Size:
 
 
 def sizes(folder: Path) -> list[Size]:
-    """Return both models; the config of the larger one is written to a folder."""
+    """Return both models. The config of the larger one is written to a folder."""
     nano = BUILTIN_MODELS["vit-nano"]
     larger: dict[str, Any] = {
         **nano,

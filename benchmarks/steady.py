@@ -1,4 +1,4 @@
-"""Throughput from the times at which steps ended, without the start and the end of a window."""
+"""Throughput from the end times of steps, without the start and the end of a window."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fedsplit.split.local import Batch
 
 
 class Step(NamedTuple):
-    """One whole training step.
+    """One training step.
 
     Attributes
     ----------
     ended : float
-        When, in seconds of the monotonic clock, which all processes of a machine share.
+        When it ended, in seconds of the monotonic clock, which all processes of a machine share.
     num_examples : int
-        B.
+        The size of its batch, B.
     """
 
     ended: float
@@ -29,14 +29,14 @@ Log = list[Step]
 
 
 def logged(batches: Iterable[Batch], log: Log) -> Iterator[Batch]:
-    """Yield the batches, and note the end of each one's step: when the next is asked for."""
+    """Yield batches, and log the end of the step of each: when the next batch is requested."""
     for images, labels in batches:
         yield images, labels
         log.append(Step(time.monotonic(), len(labels)))
 
 
 def for_seconds(batches: Iterable[Batch], seconds: float) -> Iterator[Batch]:
-    """Yield batches until the time is over, and two at least."""
+    """Yield batches until the time is over, but at least two."""
     deadline = time.monotonic() + seconds
     for number, batch in enumerate(batches):
         if number >= 2 and time.monotonic() >= deadline:
@@ -47,9 +47,9 @@ def for_seconds(batches: Iterable[Batch], seconds: float) -> Iterator[Batch]:
 def throughput(logs: Sequence[Log]) -> float:
     """Return the samples per second of streams that run at the same time.
 
-    Counted from when all have done a first step to when the first one has done its last: in
-    between all are at work. What lies between two steps of a stream, such as the change from one
-    client to the next, is part of it.
+    The time counts from the moment when all streams have done a first step to the moment when the
+    first stream has done its last: between them, all streams work. The time between two steps of a
+    stream, such as the change from one client to the next, is included.
     """
     start = max(log[0].ended for log in logs)
     end = min(log[-1].ended for log in logs)

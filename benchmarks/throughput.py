@@ -1,12 +1,12 @@
-"""Training throughput of ten clients, split, against the best plain loop on the same machine.
+"""Training throughput of ten split clients against the best plain loop on the same machine.
 
-Steady state: start-up, first batch and the end of a round are left out. All contenders are
-measured in turn in each repetition, so that a machine whose speed drifts drifts for all; what
-counts is the ratio.
+It measures the steady state, without start-up, first batch and the end of a round. In each
+repetition all contenders are measured in turn, so that a change of the machine's speed affects all.
+Compare the ratios.
 
     uv run python -m benchmarks.throughput            # both models, and one exchange over gRPC
     uv run python -m benchmarks.throughput --flower   # also one exchange by Flower's messages
-    uv run python -m benchmarks.throughput --quick    # a few seconds, to see that it works
+    uv run python -m benchmarks.throughput --quick    # a few seconds, only to check that it works
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def measure(size: Size, cut_layer: int, repetitions: int, seconds: float) -> dic
 
 
 def add_rows(table: Table, label: str, found: Mapping[str, Sequence[float]]) -> None:
-    """Add one row for each contender; ratios are to the plain loop that is faster as a rule."""
+    """Add one row for each contender. Ratios are to the plain loop with the higher median."""
     plain = [name for name in found if name.startswith(PLAIN)]
     best = found[max(plain, key=lambda name: statistics.median(found[name]))]
     for name, rates in found.items():
@@ -94,10 +94,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each window")
+    parser.add_argument("--seconds", type=float, default=8.0, help="length of each window")
     parser.add_argument("--cut-layer", type=int, default=1, help="stages on the client")
     parser.add_argument("--flower", action="store_true", help="also time Flower's messages")
-    parser.add_argument("--quick", action="store_true", help="only see that it works")
+    parser.add_argument("--quick", action="store_true", help="only check that it works")
     arguments = parser.parse_args()
     for name in ("flwr", "fedsplit"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
-"""Keep a comparison's tables and pictures in docs/results.
+"""Copy the tables and pictures of a comparison to docs/results.
 
 uv run --no-sync python docs/make_results.py runs/split-vs-full
 
-writes docs/results/NAME-*.svg, and in docs/results/NAME.md all that follows the line `MARK`; what
-stands above it is written by hand, and stays.
+writes docs/results/NAME-*.svg, and everything below the line `MARK` in docs/results/NAME.md. The
+text above that line is written by hand and is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MARK = "<!-- from here on written by docs/make_results.py -->\n"
 
 
 def main() -> None:
-    """Write the tables and pictures of the comparison that is named."""
+    """Write the tables and pictures of the comparison that the command line names."""
     directory = Path(sys.argv[1])
     gathered = gather(directory)
     name = gathered.comparison.name
@@ -39,7 +39,7 @@ def main() -> None:
 
 def _tables(gathered: Gathered) -> str:
     facts = facts_of(gathered)
-    # Where it was run is nobody's business.
+    # The directory of the machine that ran it is of no interest.
     command = re.sub(r" --output-dir \S+", "", facts.command)
     text = to_markdown("", replace(facts, command=command), sections_of(gathered, drawn=False))
     return text.partition("\n")[2].lstrip()
@@ -50,7 +50,7 @@ def _word(label: str) -> str:
 
 
 def _alone(svg: str) -> str:
-    """Return a page's picture as a file of its own, with the page's colours, light and dark."""
+    """Return the picture of a page as a file, with the light and dark colours of the page."""
     page = files("fedsplit.report").joinpath("templates/page.html.j2").read_text(encoding="utf-8")
     light, dark = re.findall(r":root \{(.*?)\}", page, re.DOTALL)[:2]
     style = f"<style>:root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"

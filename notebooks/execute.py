@@ -1,4 +1,4 @@
-"""Execute the notebooks beside this file, and keep their outputs.
+"""Execute the notebooks beside this file, and store their outputs in them.
 
 python -m notebooks.execute [NAME.ipynb ...]
 """
@@ -22,7 +22,7 @@ WITHOUT_BARS = {
     "PYTHONWARNINGS": "ignore:IProgress",
 }
 PARAMETERS = "parameters"
-"""The tag of a notebook's first code cell, whose values the tests make smaller."""
+"""The tag of the first code cell of a notebook. Tests replace its values by smaller ones."""
 
 
 def execute(
@@ -33,16 +33,16 @@ def execute(
     Parameters
     ----------
     path : Path
-        The notebook. It is left as it is.
+        The notebook. The file is not changed.
     folder : Path
-        Where it runs and writes; the outputs call it ``.``.
+        Where it runs and writes. In the outputs it appears as ``.``.
     parameters : Mapping[str, object] | None
-        Values in place of those in the cell with the tag `PARAMETERS`.
+        Values that replace those in the cell with the tag `PARAMETERS`.
 
     Raises
     ------
     nbclient.exceptions.CellExecutionError
-        With the traceback of the cell that failed.
+        If a cell fails, with its traceback.
     """
     notebook = nbformat.read(path, as_version=4)
     tagged = [cell for cell in notebook.cells if PARAMETERS in cell.metadata.get("tags", ())]
@@ -64,7 +64,7 @@ def execute(
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             _relative(output, str(folder))
-    notebook.metadata.pop("language_info", None)  # of the machine that ran it
+    notebook.metadata.pop("language_info", None)  # it describes the machine that ran the notebook
     return notebook
 
 
@@ -77,7 +77,7 @@ def _relative(output: NotebookNode, folder: str) -> None:
 
 
 def main() -> None:
-    """Execute the notebooks that are named, or all."""
+    """Execute the named notebooks, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=sorted(p.name for p in FOLDER.glob("*.ipynb")))
     for name in parser.parse_args().names:

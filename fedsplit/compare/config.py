@@ -1,4 +1,4 @@
-"""The file of a comparison: a base, variants, settings in which each is run, and seeds."""
+"""The file of a comparison: base keys, variants, settings that each variant runs in, and seeds."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fedsplit.errors import ConfigError
 from fedsplit.names import path_fault
 
 OWN_KEYS = {"seed": "seeds", "run-name": "label", "output-dir": "--output-dir"}
-"""What compare sets in every run, and what to set instead."""
+"""Keys that compare sets in every run -> what to set instead."""
 LONGEST_LABEL = 40
 
 _VALID_KEYS = tuple(Config().to_flat())
 
 
 class Variation(Section):
-    """One way in which runs differ from the base: a label, and the keys.
+    """A variant or a setting: a label, and the keys that it changes.
 
-    ``keys`` are dotted and kebab-case; the file has them beside the label.
+    ``keys`` are dotted and kebab-case. In the file they stand beside the label.
     """
 
     label: str = Field(min_length=1, max_length=LONGEST_LABEL)
@@ -46,12 +46,12 @@ class Variation(Section):
     @classmethod
     def _can_be_shown(cls, label: str) -> str:
         if not label.isprintable() or label != label.strip():
-            raise ValueError("must be printable, without space at its ends")
+            raise ValueError("must be printable, without spaces at its ends")
         return label
 
 
 class CompareConfig(Section):
-    """A comparison as its file has it. Immutable."""
+    """The contents of a comparison's file. Immutable."""
 
     name: str
     seeds: list[Whole]
@@ -70,11 +70,11 @@ class CompareConfig(Section):
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
         if not seeds:
-            raise ValueError("must hold at least one seed, such as seeds = [1, 2, 3]")
+            raise ValueError("must contain at least one seed, such as seeds = [1, 2, 3]")
         if wrong := [seed for seed in seeds if seed < 0]:
-            raise ValueError(f"must not hold the negative {wrong[0]}")
+            raise ValueError(f"must not contain a negative seed ({wrong[0]})")
         if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
-            raise ValueError(f"must not hold {repeated[0]} twice")
+            raise ValueError(f"must not contain {repeated[0]} twice")
         return seeds
 
     @field_validator("base", mode="before")
@@ -86,7 +86,7 @@ class CompareConfig(Section):
     @classmethod
     def _some(cls, variants: list[Variation]) -> list[Variation]:
         if not variants:
-            raise ValueError("must hold at least one table [[variants]] with a label")
+            raise ValueError("must contain at least one table [[variants]] with a label")
         return variants
 
 
@@ -99,13 +99,13 @@ def read_compare(path: str | Path) -> tuple[CompareConfig, list[str]]:
     Returns
     -------
     tuple[CompareConfig, list[str]]
-        What of it can be understood, and everything that is wrong with its form; the config keys
-        in it are not checked yet.
+        What can be understood of the file, and everything that is wrong with its form. Its config
+        keys are not checked yet.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, or is no TOML.
+        If the file cannot be read, or is not TOML.
     """
     values = read_toml(Path(path))
     try:
@@ -115,7 +115,7 @@ def read_compare(path: str | Path) -> tuple[CompareConfig, list[str]]:
 
 
 def _understood(values: Mapping[str, object]) -> CompareConfig:
-    """Return what is right of a wrong file, so that the rest can be checked as well."""
+    """Return the valid parts of an invalid file, so that their config keys can be checked too."""
     stand_in = {"name": "unnamed", "seeds": [0], "variants": [{"label": "unnamed"}]}
     right = CompareConfig.model_validate(stand_in)
     for key in ("name", "seeds", "base"):
@@ -131,7 +131,7 @@ def _understood(values: Mapping[str, object]) -> CompareConfig:
 
 
 def _each(tables: object) -> list[Variation]:
-    """Return those of a list's tables that are right."""
+    """Return the valid tables of a list."""
     found = []
     for table in tables if isinstance(tables, list) else []:
         with suppress(ValidationError):
@@ -140,7 +140,7 @@ def _each(tables: object) -> list[Variation]:
 
 
 def _readable(line: str) -> str:
-    """Count tables from 1, as people do."""
+    """Return a line in which tables are numbered from 1."""
     return re.sub(r"^(variants|settings|seeds)\.(\d+)", lambda m: f"{m[1]}[{int(m[2]) + 1}]", line)
 
 

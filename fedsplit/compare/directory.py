@@ -1,4 +1,4 @@
-"""The directory of a comparison: one process at a time, and what of it is done already."""
+"""The directory of a comparison: one process at a time, and its finished runs."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError, FedSplitError
 from fedsplit.results.run_directory import RunDirectory
 
-# They say where a run is, or how fast it goes: two runs that differ in them end with the same bits.
+# Where a run is, and how fast it goes: these keys do not change its results.
 _WITHOUT_EFFECT = ("output-dir", "run-name", "max-concurrent-clients")
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[int]:
-    """Make a comparison's directory, and keep other processes out of it.
+    """Make the directory of a comparison, and lock it against other processes.
 
     Yields
     ------
     int
-        The lock's file descriptor: whoever inherits it holds the lock as well.
+        The file descriptor of the lock. A process that inherits it holds the lock too.
 
     Raises
     ------
     ConfigError
-        If another process is at work there, or the directory cannot be made.
+        If another process has locked it, or it cannot be made.
     """
     try:
         for folder in ("runs", "logs", "configs"):
@@ -38,7 +38,7 @@ def locked(directory: Path) -> Iterator[int]:
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise ConfigError(
-            f"'{directory}' cannot be made: {error.strerror or error}. Set --output-dir to a "
+            f"Cannot make '{directory}': {error.strerror or error}. Set --output-dir to a "
             "directory that you can write to."
         ) from None
     try:
@@ -46,8 +46,8 @@ def locked(directory: Path) -> Iterator[int]:
     except BlockingIOError:
         os.close(descriptor)
         raise ConfigError(
-            f"Another 'fedsplit compare' is at work in '{directory}'. Wait until it is done, or "
-            "choose another --output-dir."
+            f"Another 'fedsplit compare' is running in '{directory}'. Wait until it has finished, "
+            "or choose another --output-dir."
         ) from None
     try:
         yield descriptor
@@ -56,13 +56,13 @@ def locked(directory: Path) -> Iterator[int]:
 
 
 def finished_runs(plan: Plan) -> set[PlannedRun]:
-    """Return the runs that need not be made again, and remove what is left of unfinished ones.
+    """Return the finished runs, and remove the directories of unfinished ones.
 
     Raises
     ------
     ConfigError
-        If a directory holds a finished run of another config, or something else than a run; then
-        nothing is removed.
+        If a directory holds a finished run of another config, or something that is not a run.
+        Then nothing is removed.
     """
     finished: set[PlannedRun] = set()
     unfinished: list[Path] = []
@@ -75,14 +75,14 @@ def finished_runs(plan: Plan) -> set[PlannedRun]:
             finished.add(run)
         elif os.path.lexists(kept.path):
             if not kept.config_path.is_file() and any(kept.path.glob("*")):
-                faults.append(f"'{kept.path}' is not a run's directory")
+                faults.append(f"'{kept.path}' is not the directory of a run")
             unfinished.append(kept.path)
     if faults:
         raise ConfigError(
             "\n  ".join(
                 [
-                    "What is there already is not what is asked for now. Remove it, or choose "
-                    "another --output-dir or name:",
+                    "The directory holds other runs than this comparison asks for. Remove them, or "
+                    "choose another --output-dir or name:",
                     *faults,
                 ]
             )
@@ -93,7 +93,7 @@ def finished_runs(plan: Plan) -> set[PlannedRun]:
 
 
 def _differing(kept: RunDirectory, asked: Config) -> list[str]:
-    """Return how a finished run's config differs, key by key."""
+    """Return how the config of a finished run differs, key by key."""
     try:
         was = _with_effect(Config.load(kept.config_path))
     except FedSplitError:

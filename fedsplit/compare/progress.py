@@ -1,4 +1,4 @@
-"""How far a comparison is: a bar on a terminal, a line for each run in a log."""
+"""The progress of a comparison: bars on a terminal, a line for each run in a log."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from fedsplit.results.text import minutes
 
 
 class CompareProgress:
-    """Shows what is done, what is going on, and the time left over all runs.
+    """Shows which runs are done or going on, and the time left for all of them.
 
     Parameters
     ----------
     runs : Sequence[PlannedRun]
-        All.
+        All runs.
     finished : Collection[PlannedRun]
-        Those that were there already.
+        The runs that had finished before.
     jobs : int
-        Runs at a time.
+        The number of runs at a time.
     console : Console
-        Where to show it.
+        Shows the progress.
     clock : Callable[[], float]
         Seconds that never run backwards.
     """
@@ -60,7 +60,7 @@ class CompareProgress:
 
     def __enter__(self) -> CompareProgress:
         self._bars.start()
-        already = f", {self._done} of them finished already" if self._done else ""
+        already = f", {self._done} of them already finished" if self._done else ""
         self._say(f"{self._total} runs{already}, {self._jobs} at a time")
         self.refresh()
         return self
@@ -69,14 +69,14 @@ class CompareProgress:
         self._bars.stop()
 
     def begins(self, run: PlannedRun) -> None:
-        """Take note that a run begins."""
+        """Record that a run begins."""
         self._waiting.remove(run)
         self._started[run] = self._clock()
         rounds = run.config.num_server_rounds
         self._tasks[run] = self._bars.add_task(run.name, total=rounds, shown="")
 
     def ends(self, run: PlannedRun, fault: str | None) -> None:
-        """Say that a run has ended, and how."""
+        """Show that a run has ended, and how."""
         seconds = self._clock() - self._started.pop(run)
         self._bars.remove_task(self._tasks.pop(run))
         self._done += 1
@@ -94,7 +94,7 @@ class CompareProgress:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at the rounds of the runs that are going on."""
+        """Update the rounds of the runs that are going on."""
         for run, task in self._tasks.items():
             done, rounds = finished_rounds(run.directory), run.config.num_server_rounds
             self._bars.update(task, completed=done, shown=f"round {done}/{rounds}")
@@ -106,8 +106,8 @@ class CompareProgress:
     def seconds_left(self) -> float | None:
         """Return an estimate, or None before the first round.
 
-        A run's round is taken to last as long as in the run before of that variant, and else as
-        long as the mean round so far.
+        A round is assumed to last as long as in the last run of the same variant and setting. If
+        there is none, it is assumed to last as long as the mean round so far.
         """
         now = self._clock()
         going = {run: finished_rounds(run.directory) for run in self._started}
@@ -129,8 +129,8 @@ class CompareProgress:
 
 
 def finished_rounds(directory: Path) -> int:
-    """Return how many rounds a run has finished."""
+    """Return the number of rounds that a run has finished."""
     try:
         return RunDirectory(directory).rounds_path.read_bytes().count(b"\n")
-    except OSError:  # it has not got so far
+    except OSError:  # it has not finished a round
         return 0

@@ -1,4 +1,4 @@
-"""Make the runs of a comparison that are not there yet, and keep count of them."""
+"""Make the runs of a comparison that have not finished, and record the results."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def compare(plan: Plan, *, jobs: int, command: str, console: Console) -> Comparison:
-    """Make every run of a plan that is not finished.
+    """Make every run of a plan that has not finished.
 
     Parameters
     ----------
     plan : Plan
-        What to run, checked.
+        The checked plan.
     jobs : int
-        How many runs at a time, each in a process of its own. The results do not depend on it.
+        The number of runs at a time, each in its own process. The results do not depend on it.
     command : str
-        What the person typed, for the report.
+        The command line, for the report.
     console : Console
-        Where progress is shown.
+        Shows the progress.
 
     Returns
     -------
     Comparison
-        With the runs that failed; the others are in their directories.
+        The record of the comparison, with the runs that failed.
 
     Raises
     ------
     ConfigError
-        If the directory is in use, or holds what was not asked for.
+        If the directory is in use, or holds other runs than the plan asks for.
     RunError
-        If it is interrupted.
+        If the comparison is interrupted.
     """
     with locked(plan.directory) as lock:
         finished = finished_runs(plan)
@@ -67,7 +67,7 @@ def compare(plan: Plan, *, jobs: int, command: str, console: Console) -> Compari
 
 
 def _begin(plan: Plan, *, jobs: int, command: str) -> Comparison:
-    """Return the plan as the directory keeps it; time spent before counts on."""
+    """Return the record of the plan, with the time that earlier starts have taken."""
     defaults = Config().to_flat()
     spent = 0.0
     if (plan.directory / FILE_NAME).is_file():
@@ -92,9 +92,9 @@ def _begin(plan: Plan, *, jobs: int, command: str) -> Comparison:
 
 
 def _sharing_cores(config: Config, jobs: int) -> Config:
-    """Give each of so many runs its part of the cores, unless the config says how many.
+    """Give each of `jobs` runs its share of the cores, unless the config sets the number.
 
-    How many clients train at once does not change a run's bits (docs/architecture.md).
+    The number of clients that train at once does not change the results (docs/architecture.md).
     """
     if config.max_concurrent_clients or jobs < 2:
         return config
@@ -102,7 +102,7 @@ def _sharing_cores(config: Config, jobs: int) -> Config:
 
 
 class _Workers:
-    """Processes that are free, replaced when they have gone."""
+    """A pool of worker processes. One that has ended is replaced when it is needed."""
 
     def __init__(self, count: int, lock: int) -> None:
         self._lock = lock
@@ -152,7 +152,7 @@ def _make_all(
     progress: CompareProgress,
     comparison: Comparison,
 ) -> None:
-    """Make runs, as many at a time as there are processes."""
+    """Make runs, one at a time in each process."""
     before, began = comparison.wall_seconds, time.monotonic()
     waiting = list(reversed(todo))
     going: dict[Future[None], PlannedRun] = {}
@@ -176,11 +176,11 @@ def _make_all(
                     comparison.write(plan.directory)
                     progress.ends(run, None if error is None else str(error))
         except BaseException as error:
-            workers.stop()  # else the threads would wait for them
+            workers.stop()  # otherwise leaving the pool of threads would wait for them
             if isinstance(error, KeyboardInterrupt):
                 raise RunError(
-                    f"Interrupted with {len(waiting) + len(going)} runs to go. Give the same "
-                    "command again to go on; what is finished is kept."
+                    f"Interrupted with {len(waiting) + len(going)} runs left. Finished runs are "
+                    "kept: give the same command again to continue."
                 ) from None
             raise
 

@@ -1,4 +1,4 @@
-"""From a comparison's file to the runs that it asks for, all of them checked."""
+"""The runs that a comparison's file asks for, all of them checked."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class PlannedRun:
     Attributes
     ----------
     setting : str
-        Its setting's label; empty if the comparison has no settings.
+        The label of its setting; empty if the comparison has no settings.
     label : str
-        Its variant's.
+        The label of its variant.
     seed : int
-        The run's seed.
+        The seed of the run.
     config : Config
-        All of its keys, with its directory's place and name.
+        Its whole configuration, with the path and name of its directory.
     """
 
     setting: str
@@ -40,12 +40,12 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """The name of its directory."""
+        """The name of the run directory."""
         return self.config.run_name
 
     @property
     def directory(self) -> Path:
-        """Its run directory."""
+        """The run directory."""
         return Path(self.config.output_dir) / self.config.run_name
 
 
@@ -56,13 +56,13 @@ class Plan:
     Attributes
     ----------
     source : str
-        The path of its file, as it was given.
+        The path of its file, as given.
     asked : CompareConfig
-        What stands in it.
+        The contents of the file.
     directory : Path
-        Absolute; of the whole comparison.
+        The directory of the whole comparison, absolute.
     runs : tuple[PlannedRun, ...]
-        In the order in which to run them: every variant with the first seed comes first.
+        The runs in their order: every variant with the first seed comes first.
     """
 
     source: str
@@ -77,7 +77,7 @@ def make_plan(path: str | Path, output_dir: str | Path) -> Plan:
     Raises
     ------
     ConfigError
-        With everything that is wrong: with the file, with a variant's keys, or with a run.
+        With everything that is wrong with the file, the keys of a variant, or a run.
     """
     asked, faults = read_compare(path)
     directory = Path(output_dir).expanduser().absolute() / asked.name
@@ -131,7 +131,7 @@ def _runs(
 
 
 def _check(runs: list[PlannedRun]) -> None:
-    """Refuse what cannot run, but for a run directory that exists."""
+    """Refuse what cannot run. A run directory may exist already: its run may have finished."""
     unnamed = [replace(run, config=Config.load(run.config, {"run-name": ""})) for run in runs]
     with reading(unnamed[0].config.data):
         check(unnamed[0].config)
@@ -145,37 +145,37 @@ def _file_name(setting: str, label: str, seed: int) -> str:
 
 
 def _clashes(asked: CompareConfig) -> Iterator[str]:
-    """Yield what is wrong with the keys of several tables taken together."""
+    """Yield what is wrong with the keys of several tables together."""
     tables = [("[base]", asked.base)]
     tables += [(f"setting '{table.label}'", table.keys) for table in asked.settings]
     tables += [(f"variant '{table.label}'", table.keys) for table in asked.variants]
     for name, keys in tables:
         for key in keys:
             if key in OWN_KEYS:
-                yield f"{name}: {key} is set by compare for every run; use {OWN_KEYS[key]}"
+                yield f"{name}: compare sets {key} in every run; use {OWN_KEYS[key]}"
     for what, alike in (("settings", asked.settings), ("variants", asked.variants)):
         labels = [table.label for table in alike]
         for label in dict.fromkeys(labels):
             if labels.count(label) > 1:
-                yield f"{what}: {labels.count(label)} have the label '{label}'; give each its own"
+                yield f"{what}: {labels.count(label)} have the label '{label}'; labels must differ"
     for setting in asked.settings:
         for variant in asked.variants:
             for key in setting.keys:
                 if key in variant.keys:
                     yield (
                         f"setting '{setting.label}' and variant '{variant.label}' both set {key}: "
-                        "set it in one of them"
+                        "set it in only one of them"
                     )
 
 
 def _lines(error: FedSplitError) -> list[str]:
-    """Return the errors in a message of `Config.load`, or the message."""
+    """Return the errors in a message of `Config.load`, or the whole message."""
     head, *lines = str(error).split("\n  ")
     return lines or [head]
 
 
 def _where(pairs: list[tuple[str, str]], asked: CompareConfig) -> str:
-    """Say to which variants and settings an error belongs."""
+    """Name the variants and settings that an error belongs to."""
     settings = list(dict.fromkeys(setting for setting, _ in pairs))
     variants = list(dict.fromkeys(variant for _, variant in pairs))
     every_variant = set(variants) == {v.label for v in asked.variants} and len(variants) > 1
@@ -191,14 +191,14 @@ def _listed(what: str, labels: list[str]) -> str:
 
 
 def _same_names(runs: list[PlannedRun]) -> list[str]:
-    """Say which labels are one file name, here or where file names have no capitals."""
+    """Return faults for labels that would share a directory, also where case is ignored."""
     first: dict[str, PlannedRun] = {}
     faults = []
     for run in runs:
         other = first.setdefault(run.name.casefold(), run)
         if _shown(other) != _shown(run) and run.seed == runs[0].seed:
             faults.append(
-                f"'{_shown(other)}' and '{_shown(run)}' would have the same directory, "
+                f"'{_shown(other)}' and '{_shown(run)}' would share the directory "
                 f"'{run.name}': choose labels that differ in letters and digits"
             )
     return faults

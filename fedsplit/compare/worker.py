@@ -1,7 +1,7 @@
-"""A process that makes runs one after another, as `WorkerProcess` asks it to.
+"""A process that makes runs one after another, as `WorkerProcess` asks.
 
-Requests come as lines of JSON on its standard input, answers go as lines of JSON to its standard
-output. When the input ends, it ends at once: it does not outlive the process that started it.
+Requests are lines of JSON on its standard input, answers are lines of JSON on its standard output.
+It ends at once when its input ends, so that it does not outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fedsplit.errors import FedSplitError, RunError
 
 
 class WorkerProcess:
-    """The parent's end.
+    """The parent's handle of a worker process.
 
     Parameters
     ----------
     kept_open : int
-        A file descriptor that the process keeps open as long as it lives, such as a lock's.
+        A file descriptor, such as that of a lock, that the process keeps open while it lives.
     """
 
     def __init__(self, kept_open: int) -> None:
@@ -36,48 +36,48 @@ class WorkerProcess:
             text=True,
             encoding="utf-8",
             pass_fds=[kept_open],
-            start_new_session=True,  # Ctrl-C is for the parent, whose end ends this
+            start_new_session=True,  # Ctrl-C goes to the parent only, which then ends this process
         )
 
     def run(self, config: Path, log: Path) -> None:
-        """Make one run, and wait for it.
+        """Make one run, and wait until it has ended.
 
         Parameters
         ----------
         config : Path
-            Its TOML file.
+            The TOML file of the run.
         log : Path
-            Where everything goes that it prints.
+            Receives everything that the run prints.
 
         Raises
         ------
         RunError
-            If it fails, or takes the process with it.
+            If the run fails, or its process ends.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             print(json.dumps([str(config), str(log)]), file=self._process.stdin, flush=True)
             answer = self._process.stdout.readline()
-        except (OSError, ValueError):  # it has gone, or was stopped
+        except (OSError, ValueError):  # it has ended, or was stopped
             answer = ""
         if not answer:
             code = self._process.wait()
             what = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
             raise RunError(
-                f"Its process {what}; if that was for lack of memory, use fewer --jobs. What it "
-                f"printed is in '{log}'."
+                f"Its process {what}. If memory ran out, use fewer --jobs. Its output is in "
+                f"'{log}'."
             )
         if fault := json.loads(answer):
             raise RunError(fault)
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, also in the middle of a run."""
         self._process.kill()
         self._process.communicate()
 
     def is_alive(self) -> bool:
-        """Return whether it can be asked."""
+        """Return whether the process can make runs."""
         return self._process.poll() is None
 
 
@@ -101,9 +101,9 @@ def _listen(lines: TextIO, requests: queue.SimpleQueue[str]) -> None:
 
 
 def _make(config: str) -> str:
-    """Make one run; returns what went wrong, or nothing."""
+    """Make one run, and return what went wrong: an empty text if nothing did."""
     try:
-        from fedsplit.inprocess import simulate  # what it says while it loads belongs in the log
+        from fedsplit.inprocess import simulate  # what it prints while it loads goes to the log
 
         simulate(config)
     except FedSplitError as error:

@@ -13,7 +13,7 @@ from fedsplit.network import Link, link_of
 
 
 class DtypeName(StrEnum):
-    """Of the weights, and of what crosses the cut."""
+    """The dtype of the weights and of the tensors at the cut."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -21,7 +21,7 @@ class DtypeName(StrEnum):
 
 
 class NetworkName(StrEnum):
-    """Links by name (`fedsplit.network.PROFILES`), and one of your own."""
+    """The named links (`fedsplit.network.PROFILES`), and a custom one."""
 
     LAN = "lan"
     WIFI = "wifi"
@@ -30,44 +30,47 @@ class NetworkName(StrEnum):
 
 
 class TopologyName(StrEnum):
-    """Where labels and head are."""
+    """Where labels and head are: at the server or at the client."""
 
     VANILLA = "vanilla"
     U_SHAPED = "u-shaped"
 
 
 def _speed(gflops: float) -> float:
-    if not 0.001 <= gflops <= 1e12:  # not a number is not in it either
-        raise typer.BadParameter(f"{gflops:g} is not from 0.001 to 1e12")
+    if not 0.001 <= gflops <= 1e12:  # this also refuses NaN
+        raise typer.BadParameter(f"{gflops:g} must be from 0.001 to 1e12")
     return gflops
 
 
-_Speed = typer.Option(callback=_speed, help="10^9 FLOP a second that a side really does.")
+_Speed = typer.Option(callback=_speed, help="Sustained speed, in 10^9 FLOP per second.")
 
 
-def plan(  # noqa: PLR0913, PLR0917 - an option each
-    model: Annotated[str, typer.Argument(help="A model's name, as model.name.")],
-    batch_size: Annotated[int, typer.Option(min=1, max=10**7, help="Images in a step.")] = 32,
-    dtype: Annotated[DtypeName, typer.Option(help="As model.dtype.")] = DtypeName.FLOAT32,
+def plan(  # noqa: PLR0913, PLR0917 - one for each option
+    model: Annotated[str, typer.Argument(help="The name of a model, as model.name.")],
+    batch_size: Annotated[int, typer.Option(min=1, max=10**7, help="Images per step.")] = 32,
+    dtype: Annotated[
+        DtypeName, typer.Option(help="Dtype of the weights, as model.dtype.")
+    ] = DtypeName.FLOAT32,
     num_labels: Annotated[
-        int | None, typer.Option(min=1, help="Classes. [default: the model's own]")
+        int | None, typer.Option(min=1, help="Number of classes. [default: that of the model]")
     ] = None,
     topology: Annotated[TopologyName, typer.Option(help="As split.topology.")] = (
         TopologyName.VANILLA
     ),
     network: Annotated[
-        list[NetworkName] | None, typer.Option(help="As network.profile. [default: lan wifi 4g]")
+        list[NetworkName] | None,
+        typer.Option(help="As network.profile; may be given several times. [default: lan wifi 4g]"),
     ] = None,
-    uplink_mbps: Annotated[float, typer.Option(help="Of --network custom.")] = 0.0,
-    downlink_mbps: Annotated[float, typer.Option(help="Of --network custom.")] = 0.0,
-    latency_ms: Annotated[float, typer.Option(help="Of --network custom, one way.")] = 0.0,
+    uplink_mbps: Annotated[float, typer.Option(help="Uplink rate of --network custom.")] = 0.0,
+    downlink_mbps: Annotated[float, typer.Option(help="Downlink rate of --network custom.")] = 0.0,
+    latency_ms: Annotated[float, typer.Option(help="One-way latency of --network custom.")] = 0.0,
     samples_per_client: Annotated[
-        int, typer.Option(min=1, max=10**7, help="Images a client trains on in a round.")
+        int, typer.Option(min=1, max=10**7, help="Images that a client trains on in a round.")
     ] = 500,
     client_gflops: Annotated[float, _Speed] = 50.0,
     server_gflops: Annotated[float, _Speed] = 1000.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw it too, to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the plan to this file.")] = None,
 ) -> None:
     """Show what each cut of a model would cost, without loading its weights."""
     from fedsplit.plan.cuts import Setting, plan_model  # loads torch: not for --help
@@ -103,15 +106,13 @@ def plan(  # noqa: PLR0913, PLR0917 - an option each
 
 
 def _links(names: list[str], custom: dict[str, float]) -> dict[str, Link]:
-    """Return the links by name, checked as a config's are."""
+    """Return the links by name, checked like those of a config."""
     if "custom" not in names and any(custom.values()):
-        names = [*names, "none"]  # which refuses rates
+        names = [*names, "none"]  # "none" refuses rates
     links = {}
     for name in names:
         given = custom if name in ("custom", "none") else {}
-        config = Config.from_flat(
-            {"network.profile": name, **given}, source="The network asked for"
-        )
+        config = Config.from_flat({"network.profile": name, **given}, source="The network option")
         link = link_of(config.network)
         assert link is not None
         links[name] = link

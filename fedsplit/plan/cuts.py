@@ -1,4 +1,4 @@
-"""What each cut of a model costs either side and the channel, without its weights."""
+"""What each cut of a model costs client, server and channel, without loading its weights."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from fedsplit.split.wire import CUT_PREFIX, Wire
 from fedsplit.wiring import boundaries_of
 
 MAX_FRAME_BYTES = 2**31 - 1
-"""A protobuf message cannot be longer."""
+"""The longest protobuf message."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a plan is asked for.
+    """The question that a plan answers.
 
     Attributes
     ----------
     model : str
-        As for `load_split_model`.
+        The name of the model, as for `load_split_model`.
     batch_size : int
-        Images in a step.
+        Images per step.
     dtype : str
-        Of the weights and of what crosses the cut: ``float32``, ``bfloat16`` or ``float16``.
+        The dtype of weights and of tensors at the cut: ``float32``, ``bfloat16`` or ``float16``.
     num_labels : int | None
-        Classes; None = the model's own.
+        The number of classes; None = that of the model.
     topology : {"vanilla", "u-shaped"}
-        Labels and head at the server, or at the client.
+        Whether labels and head are at the server or at the client.
     links : Mapping[str, Link]
         Name -> the client's link to the server.
     samples_per_client : int
         Images that a client trains on in a round, once each.
     client_gflops, server_gflops : float
-        10^9 floating-point operations a second that each side really does.
+        The sustained speed of each side, in 10^9 floating-point operations per second.
     """
 
     model: str
@@ -66,14 +66,14 @@ class Setting:
 
     @property
     def batch_sizes(self) -> list[int]:
-        """The steps of a round: full batches, and what is left over."""
+        """The batch sizes of a round: full batches, then the rest."""
         full, rest = divmod(self.samples_per_client, self.batch_size)
         return [self.batch_size] * full + [rest] * (rest > 0)
 
 
 @dataclass(frozen=True)
 class CutPlan:
-    """One cut; the keys of a plan's JSON, explained in docs/plan.md."""
+    """The costs of one cut: the keys of a plan's JSON, which docs/plan.md explains."""
 
     cut_layer: int
     last_client_stage: str
@@ -98,7 +98,7 @@ class CutPlan:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """All cuts of a model, in order, and the images that it takes."""
+    """All cuts of a model, in order, and the images that the model takes."""
 
     setting: Setting
     spec: InputSpec
@@ -106,20 +106,20 @@ class ModelPlan:
 
 
 def plan_model(setting: Setting) -> ModelPlan:
-    """Return what each cut of a model costs; no weights are loaded or allocated.
+    """Return what each cut of a model costs, without loading or allocating weights.
 
     Raises
     ------
     FedSplitError
-        If the model's config cannot be had, the model takes no images, or a frame would be longer
-        than a protobuf message can be.
+        If the config of the model cannot be loaded, the model does not take images, or a frame
+        would be longer than the longest protobuf message.
     """
     resolved = resolve(setting.model)
     model = storage_free_copy(resolved.skeleton(setting.num_labels))
     without_storage(model, getattr(torch, setting.dtype))
     spec = resolved.input_spec()
     names = stage_names(model)
-    # In the U-shaped topology a trunk of one stage at least stays at the server.
+    # In the U-shaped topology, a trunk of at least one stage stays at the server.
     last = len(names) - (2 if setting.topology == "u-shaped" else 1)
     try:
         cuts = [_cut(setting, model, spec, names, cut) for cut in range(1, last + 1)]
@@ -128,15 +128,15 @@ def plan_model(setting: Setting) -> ModelPlan:
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"The model '{setting.model}' does not compute on images of {spec.channels}x"
-            f"{spec.height}x{spec.width} alone ({reason}). If it is not a classifier of images, "
+            f"The model '{setting.model}' cannot be run on images of {spec.channels}x"
+            f"{spec.height}x{spec.width} alone ({reason}). If it is not an image classifier, "
             "give --num-labels to make it one."
         ) from None
     return ModelPlan(setting, spec, cuts)
 
 
 def wire_of(model: SplitModel, spec: InputSpec, setting: Setting) -> Wire:
-    """Return what crosses the channel at a cut; labels have no bound here."""
+    """Return what crosses the channel at a cut. Labels have no upper bound here."""
     u_shaped = setting.topology == "u-shaped"
     smashed, output = boundaries_of(model, spec, u_shaped=u_shaped)
     return Wire(
@@ -197,7 +197,7 @@ def _cut(
 
 
 def _communication_seconds(setting: Setting, wire: Wire, sync_bytes: int) -> dict[str, float]:
-    """Return a round's time on each link, as a run's `simulated_communication_seconds`."""
+    """Return the time of a round on each link, as a run's `simulated_communication_seconds`."""
     traffic, messages = stream_traffic(wire, setting.batch_sizes)
     return {
         name: link.seconds(
@@ -213,8 +213,8 @@ def _communication_seconds(setting: Setting, wire: Wire, sync_bytes: int) -> dic
 def _check_length(num_bytes: int) -> None:
     if num_bytes > MAX_FRAME_BYTES:
         raise ConfigError(
-            f"A frame would hold {num_bytes:,} bytes of tensors, and the channel's messages can "
-            f"be at most {MAX_FRAME_BYTES:,} bytes long. Use a smaller batch size."
+            f"A frame would hold {num_bytes:,} bytes of tensors, but a message of the channel can "
+            f"have at most {MAX_FRAME_BYTES:,} bytes. Use a smaller batch size."
         )
 
 

@@ -1,4 +1,4 @@
-"""The picture of a plan: how a model's costs move from the server to the client with the cut."""
+"""The picture of a plan: how costs move from the server to the client with the cut."""
 
 from __future__ import annotations
 
@@ -15,28 +15,26 @@ from fedsplit.results.text import with_unit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # of Okabe and Ito's palette
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # from the palette of Okabe and Ito
 _UP, _DOWN = "#3B4A54", "#9FB0BA"
 
 
 def check_picture(path: Path) -> None:
-    """Refuse a file that cannot be drawn to, before anything is computed.
+    """Refuse a file that cannot be drawn, before anything is computed.
 
     Raises
     ------
     ConfigError
-        If its ending is not a format of pictures, or its folder does not exist.
+        If its suffix is not a picture format, or its folder does not exist.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix.lstrip(".").lower() not in kinds:
-        raise ConfigError(
-            f"--plot '{path}' must end with the format of the picture: .{', .'.join(kinds)}."
-        )
+        raise ConfigError(f"--plot '{path}' must end with a picture format: .{', .'.join(kinds)}.")
     if not path.parent.is_dir() or path.is_dir():
         raise ConfigError(
-            f"--plot '{path}' cannot be written: its folder must exist, and it must be no folder."
+            f"--plot '{path}' cannot be written: give a file in a folder that exists."
         )
 
 
@@ -46,14 +44,14 @@ def plot_plan(plan: ModelPlan, path: Path) -> None:
     Parameters
     ----------
     plan : ModelPlan
-        Of a model.
+        The plan of a model.
     path : Path
-        The file to write; its suffix decides the format.
+        The file to write. Its suffix decides the format.
 
     Raises
     ------
     ConfigError
-        If it cannot be written.
+        If the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -70,7 +68,7 @@ def plot_plan(plan: ModelPlan, path: Path) -> None:
         0.868,
         f"images {spec.channels}x{spec.height}x{spec.width}, batch {setting.batch_size}, "
         f"{setting.dtype}; a round is {setting.samples_per_client} samples of one client, "
-        f"{setting.client_gflops:g} GFLOP/s there and {setting.server_gflops:g} at the server",
+        f"{setting.client_gflops:g} GFLOP/s at the client, {setting.server_gflops:g} at the server",
         fontsize=10,
         color=MUTED,
     )
@@ -84,9 +82,9 @@ def plot_plan(plan: ModelPlan, path: Path) -> None:
 
 
 def _shares(axes: Axes, cuts: Sequence[CutPlan]) -> None:
-    style(axes, "Client's share, %")
+    style(axes, "Share of the client, %")
     measures = {"parameters": "parameters", "FLOPs": "flops_per_sample", "memory": "memory_bytes"}
-    # From wide to narrow, as they often lie on one another.
+    # From wide to narrow lines, because they often cover each other.
     for (name, measure), colour, width in zip(
         measures.items(), _COLOURS, (4.5, 2.75, 1.25), strict=False
     ):
@@ -98,7 +96,7 @@ def _shares(axes: Axes, cuts: Sequence[CutPlan]) -> None:
 
 
 def _traffic(axes: Axes, cuts: Sequence[CutPlan]) -> None:
-    style(axes, "Bytes over the cut for each training sample")
+    style(axes, "Bytes at the cut per training sample")
     from matplotlib.ticker import FuncFormatter
 
     for shift, colour, name in ((-0.2, _UP, "uplink"), (0.2, _DOWN, "downlink")):
@@ -117,7 +115,7 @@ def _times(axes: Axes, plan: ModelPlan) -> None:
     style(axes, "Estimated round, seconds")
     for name, colour in zip(plan.setting.links, _COLOURS, strict=False):
         _line(axes, plan.cuts, [cut.round_seconds[name] for cut in plan.cuts], name, colour)
-    # Room for the legend above the lines.
+    # Leave room for the legend above the lines.
     axes.set_ylim(0, 1.3 * max(s for cut in plan.cuts for s in cut.round_seconds.values()))
     _legend(axes)
 

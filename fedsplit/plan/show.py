@@ -36,11 +36,11 @@ def plan_tables(plan: ModelPlan) -> str:
     console.print(_crossing(plan))
     console.print(
         "The cut is the number of stages on the client. FLOP: forward and backward, one sample. "
-        "To train: parameters, gradients, Adam's state and activations of one step. Smashed: the "
-        "tensors at the cut alone; bytes up and down: whole frames of a full step, each sample's "
-        "share. Round, an estimate: one client, alone at the server, trains on "
+        "To train: parameters, gradients, Adam's state and activations of one step. Smashed and "
+        "gradient: the tensors at the cut alone. Up and down: whole frames of a full step, divided "
+        "by the batch size. Round: an estimate for one client, alone at the server, that trains on "
         f"{setting.samples_per_client} samples once and exchanges its weights; {speeds} server; "
-        "computing and sending take turns."
+        "computing and sending do not overlap."
     )
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
@@ -82,11 +82,11 @@ def _crossing(plan: ModelPlan) -> Table:
     names = [f"round\non {name}" for name in plan.setting.links]
     table = _table(
         "\ncut",
-        "smashed\na step",
-        "gradient\na step",
-        "up\na sample",
-        "down\na sample",
-        "weights\na round",
+        "smashed\nper step",
+        "gradient\nper step",
+        "up per\nsample",
+        "down per\nsample",
+        "weights\nper round",
         *names,
     )
     for cut in plan.cuts:
@@ -103,7 +103,7 @@ def _crossing(plan: ModelPlan) -> Table:
 
 
 def seconds_text(seconds: float) -> str:
-    """Return a duration: ``12.3 s``, or minutes from 100 seconds on."""
+    """Return a duration: ``12.3 s``, or m:ss from 100 seconds on."""
     return f"{fixed(seconds, 1)} s" if seconds < 100 else minutes(seconds)
 
 

@@ -1,7 +1,7 @@
-"""What training costs each side: FLOPs per example and parameters.
+"""The costs of training at each side: FLOPs per example, and parameters.
 
-FLOPs are 2 x multiply-adds of the forward and the backward pass, as the algorithm needs them:
-what a fused kernel computes twice to save memory counts once.
+FLOPs are 2 x multiply-adds of the forward and the backward pass that the algorithm needs. What a
+fused kernel computes twice to save memory counts once.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from fedsplit.states import State, each
 
 
 def count_parameters(module: nn.Module, *, trainable: bool = False) -> int:
-    """Return how many numbers a module's parameters hold, or those of them that train.
+    """Return the number of elements of all parameters, or of the trainable ones.
 
-    Shared ones count once.
+    Shared parameters count once.
     """
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
 
@@ -32,10 +32,10 @@ def part_flops_per_sample(part: nn.Module, example: State) -> int:
     Parameters
     ----------
     part : nn.Module
-        Any part of a model, or a whole one. Frozen parameters cost no gradient.
+        Any part of a model, or a whole model. Frozen parameters cost no gradient.
     example : State
-        The part's input, with a batch of one: [1, ...]. The backward pass goes on to those of
-        its tensors that require a gradient.
+        The input of the part, with a batch of one: [1, ...]. The backward pass includes the
+        gradients of those of its tensors that require one.
     """
     flops, _ = _training_step(storage_free_copy(part), leaves_on_meta(example))
     return flops
@@ -46,18 +46,18 @@ def part_flops(
 ) -> list[int]:
     """Return the FLOPs of one training step with one example, for each part of a chain.
 
-    A backward pass goes on to the part before, unless nothing there wants a gradient: the first
-    part's ends at its own parameters.
+    The backward pass of a part continues into the part before it if that one needs a gradient.
+    The backward pass of the first part ends at its own parameters.
 
     Parameters
     ----------
     parts : Sequence[nn.Module]
-        In the order in which they run.
+        The parts, in the order in which they run.
     input_shape : Sequence[int]
-        Of one image, without a batch axis: [channels, height, width].
+        The shape of one image, without a batch axis: [channels, height, width].
     ends : Sequence[bool]
-        For each part, whether the backward pass ends there although the part before trains, as
-        when no cut gradient returns; default: nowhere.
+        For each part, whether the backward pass ends there although the part before it trains, as
+        when no cut gradient returns. Default: nowhere.
     """
     state: State = images_on_meta(parts[0], input_shape)
     counts = []
@@ -71,9 +71,9 @@ def part_flops(
 
 
 def _training_step(part: nn.Module, example: State) -> tuple[int, State]:
-    # In eval mode, so that no branch of the forward pass depends on drawn numbers.
+    # In eval mode, no branch of the forward pass depends on random numbers.
     part.eval()
-    # No fused attention: on the meta device it then is the two products that it consists of.
+    # Without fused attention: on the meta device, attention is then its two matrix products.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         output = part(example)
         ends = [t for t in tensors_of(output) if t.requires_grad]
@@ -90,11 +90,11 @@ def images_on_meta(part: nn.Module, shape: Sequence[int], batch_size: int = 1) -
 
 
 def leaves_on_meta(state: State) -> State:
-    """Return a state without storage and without its graph; what wants a gradient still does."""
+    """Return a state without storage and graph. Its tensors require gradients as before."""
     if isinstance(state, Tensor):
         return _leaf_on_meta(state)
     return {
-        # Whole numbers say how large images are: stages read them, on the CPU.
+        # Integers hold the sizes of images, which stages read on the CPU.
         name: _leaf_on_meta(tensor) if tensor.is_floating_point() else tensor
         for name, tensor in state.items()
     }
@@ -106,10 +106,10 @@ def _leaf_on_meta(tensor: Tensor) -> Tensor:
 
 
 def tensors_of(output: object) -> list[Tensor]:
-    """Return all tensors in what a part gives, or a whole model of any library."""
+    """Return all tensors in the output of a part, or of a whole model of any library."""
     if isinstance(output, Tensor):
         return [output]
-    if isinstance(output, Mapping):  # transformers' outputs are mappings too
+    if isinstance(output, Mapping):  # the outputs of transformers are mappings too
         return [tensor for value in output.values() for tensor in tensors_of(value)]
     if isinstance(output, list | tuple):
         return [tensor for value in output for tensor in tensors_of(value)]

@@ -1,7 +1,7 @@
 """Attention on the meta device as the CPU computes it: in one kernel that keeps no products.
 
-Left to itself, torch takes attention apart on the meta device, and autograd would save the [N, N]
-weights of every head, which it does not in training.
+By default, torch decomposes attention on the meta device, and autograd saves the [N, N] weights of
+each head. In training on the CPU it does not save them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class FusedAttention(TorchFunctionMode):
-    """While it is entered, attention on the meta device saves what it saves on the CPU."""
+    """Inside this context, attention on the meta device saves what it saves on the CPU."""
 
     def __torch_function__(
         self,
@@ -24,7 +24,7 @@ class FusedAttention(TorchFunctionMode):
         types: object,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - torch's own contract
+    ) -> Any:  # noqa: ANN401 - the contract of torch
         """Replace the two functions of torch that compute attention."""
         if func is nn.functional.scaled_dot_product_attention:
             func = _attention
@@ -43,7 +43,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Do what torch does on the CPU, where its kernel takes neither dropout nor learnt masks."""
+    """Do what torch does on the CPU, whose kernel takes neither dropout nor trainable masks."""
     learnt = attn_mask is not None and attn_mask.requires_grad
     if dropout_p or learnt or enable_gqa or not query.is_meta:
         return nn.functional.scaled_dot_product_attention(
@@ -62,8 +62,8 @@ def _attention(
 
 
 _TORCH_OWN = nn.functional.multi_head_attention_forward
-# A mode does not see what is called inside a function that it has been shown. So this is torch's
-# own code, with another attention in it, and without the question whether there is a mode.
+# A mode does not see calls inside a function that it has intercepted. So this is the code of torch
+# itself, with the attention above and without its check for an active mode.
 _many_headed = FunctionType(
     _TORCH_OWN.__code__,
     {

@@ -1,8 +1,8 @@
-"""What one training step keeps in memory at each side, computed without any of that memory.
+"""The memory of one training step at each side, computed without using that memory.
 
-Counted are parameters, gradients, the optimizer's state, and activations: the tensors that autograd
-saves for the backward pass. Not counted are what lives for a moment within an operation, buffers,
-the loss's own few numbers, torch itself and the images that wait.
+It counts parameters, gradients, the state of the optimizer, and activations: the tensors that
+autograd saves for the backward pass. It does not count temporary tensors of an operation, buffers,
+the few numbers of the loss, torch itself, and images that wait to be used.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """What one training step of a part keeps, in bytes.
+    """The memory of one training step of a part, in bytes.
 
     Attributes
     ----------
     parameter_bytes : int
         All parameters.
     gradient_bytes : int
-        Gradients of those that train; these parameters themselves have as many.
+        Gradients of the trainable parameters, which themselves take as many bytes.
     optimizer_bytes : int
-        The optimizer's state after a step.
+        The state of the optimizer after a step.
     activation_bytes : int
-        What autograd saves for the backward pass, parameters left out.
+        What autograd saves for the backward pass, without parameters.
     """
 
     parameter_bytes: int
@@ -45,13 +45,13 @@ class TrainingMemory:
 
     @property
     def total_bytes(self) -> int:
-        """Return all of it, for one training at a time."""
+        """Return the sum, for one participant at a time."""
         return self.parameter_bytes + self._of_each
 
     def total_with_copies(self, copies: int) -> int:
-        """Return all of it where so many train at the same time, each on a copy of its own.
+        """Return the sum for `copies` participants that train at the same time, each on its copy.
 
-        The part itself is kept beside them, and what is frozen is not copied.
+        The part itself is kept beside the copies. Frozen parameters are not copied.
         """
         return self.parameter_bytes + copies * (self.gradient_bytes + self._of_each)
 
@@ -61,7 +61,7 @@ class TrainingMemory:
 
 
 def together(parts: Iterable[TrainingMemory]) -> TrainingMemory:
-    """Return the sum, of parts that one side holds; nothing if it holds none."""
+    """Return the sum of the parts that one side holds: zeros if it holds none."""
     found = list(parts)
     return TrainingMemory(
         *(sum(getattr(memory, field.name) for memory in found) for field in fields(TrainingMemory))
@@ -74,21 +74,21 @@ def part_memory(
     batch_size: int,
     make_optimizer: MakeOptimizer,
 ) -> list[TrainingMemory]:
-    """Return what one training step with a batch keeps, for each part of a chain.
+    """Return the memory of one training step with a batch, for each part of a chain.
 
     Nothing is computed or allocated: copies of the parts run on the meta device, in train mode.
-    Attention counts as torch's fused kernel on the CPU has it (see `fused_attention`).
+    Attention counts as in the fused kernel of torch on the CPU (see `fused_attention`).
 
     Parameters
     ----------
     parts : Sequence[nn.Module]
-        In the order in which they run. What one part gives the next counts where it is saved.
+        The parts, in the order in which they run. The output of a part counts where it is saved.
     input_shape : Sequence[int]
-        Of one image, without a batch axis: [channels, height, width].
+        The shape of one image, without a batch axis: [channels, height, width].
     batch_size : int
         Images in the step.
     make_optimizer : MakeOptimizer
-        Makes the optimizer of a part's parameters.
+        Returns the optimizer for the parameters of a part.
     """
     state: State = images_on_meta(parts[0], input_shape, batch_size)
     found = []
@@ -110,7 +110,7 @@ def part_memory(
 def _saved_bytes(part: nn.Module, state: State) -> tuple[int, State]:
     """Run a forward pass, and count each storage that autograd saves once."""
     known = {_identity(parameter) for parameter in part.parameters()}
-    saved: dict[int, Tensor] = {}  # holding the tensors, as a freed one's identity is used again
+    saved: dict[int, Tensor] = {}  # keeps the tensors: the identity of a freed one is reused
 
     def pack(tensor: Tensor) -> Tensor:
         if _identity(tensor) not in known:
@@ -125,7 +125,7 @@ def _saved_bytes(part: nn.Module, state: State) -> tuple[int, State]:
 
 
 def _identity(tensor: Tensor) -> int:
-    # On the meta device every storage begins at address 0; the object behind it is its own.
+    # On the meta device, every storage begins at address 0, but is an object of its own.
     return int(tensor.untyped_storage()._cdata)
 
 

@@ -11,8 +11,8 @@ from numbers import Integral, Real
 def finite(value: object) -> object:
     """Return the value with every number that is not finite replaced by None.
 
-    NumPy's scalars become Python's, tuples become lists, keys become strings; what JSON cannot
-    hold is left as it is, for `dumps` to refuse.
+    Scalars of NumPy become those of Python, tuples become lists, keys become strings. Other values
+    are left as they are: `dumps` refuses what JSON cannot hold.
     """
     if isinstance(value, bool):
         return value
@@ -29,11 +29,11 @@ def finite(value: object) -> object:
 
 
 def dumps(value: object, *, indent: int | None = None) -> str:
-    """Return the JSON text of a value, with its keys in their own order.
+    """Return the JSON text of a value, without sorting its keys.
 
     Raises
     ------
     TypeError
-        If it holds something that JSON has no form for.
+        If it contains a value that JSON cannot hold.
     """
     return json.dumps(finite(value), indent=indent, allow_nan=False, ensure_ascii=False)

@@ -20,7 +20,7 @@ def plan(tmp_path: Path) -> Plan:
     return make_plan(write(tmp_path, SMALL + VARIANTS), tmp_path)
 
 
-def test_a_finished_run_is_found_wherever_it_was_and_however_many_clients_trained_at_once(
+def test_a_finished_run_is_found_whatever_its_place_and_concurrency(
     plan: Plan,
 ) -> None:
     write_run(Config.load(plan.runs[1].config, {"max-concurrent-clients": 3}))
@@ -49,7 +49,7 @@ def test_a_finished_run_of_another_config_is_neither_used_nor_removed(plan: Plan
             f"'{directory.path}' differs in learning-rate = 0.5, now 0.001, "
             "split.cut-layer = 2, now 1" in str(caught.value)
         )
-    assert "Remove it, or choose another --output-dir or name" in str(caught.value)
+    assert "Remove them, or choose another --output-dir or name" in str(caught.value)
     assert first.summary_path.is_file()
     assert begun.path.is_dir()  # nothing is removed
 
@@ -60,24 +60,24 @@ def test_a_finished_run_whose_config_cannot_be_read(plan: Plan) -> None:
         finished_runs(plan)
 
 
-def test_what_is_no_run_is_left_alone(plan: Plan) -> None:
+def test_a_directory_that_is_no_run_is_left_alone(plan: Plan) -> None:
     plan.runs[0].directory.mkdir(parents=True)
     (plan.runs[0].directory / "thesis.tex").write_text("x")
-    with pytest.raises(ConfigError, match=r"is not a run's directory"):
+    with pytest.raises(ConfigError, match=r"is not the directory of a run"):
         finished_runs(plan)
     assert (plan.runs[0].directory / "thesis.tex").is_file()
 
 
-def test_one_comparison_at_a_time_and_whoever_inherits_the_lock_has_it(tmp_path: Path) -> None:
+def test_one_comparison_at_a_time_and_a_child_inherits_the_lock(tmp_path: Path) -> None:
     with locked(tmp_path / "c") as lock:
-        refused = pytest.raises(ConfigError, match=r"Another 'fedsplit compare' is at work in")
+        refused = pytest.raises(ConfigError, match=r"Another 'fedsplit compare' is running in")
         with refused, locked(tmp_path / "c"):
             raise AssertionError
         heir = subprocess.Popen(
             [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock]
         )
     try:
-        with pytest.raises(ConfigError, match="at work"), locked(tmp_path / "c"):
+        with pytest.raises(ConfigError, match="is running"), locked(tmp_path / "c"):
             raise AssertionError
     finally:
         heir.communicate(b"\n")

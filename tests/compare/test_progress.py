@@ -30,7 +30,7 @@ def at_round(run: PlannedRun, number: int) -> None:
     (run.directory / "rounds.jsonl").write_text("{}\n" * number)
 
 
-def test_the_time_left_is_of_all_runs(tmp_path: Path) -> None:
+def test_the_time_left_covers_all_runs(tmp_path: Path) -> None:
     slow1, quick1, slow2, quick2 = (
         a_run(tmp_path, label, seed) for seed in (1, 2) for label in ("slow", "quick")
     )
@@ -43,7 +43,7 @@ def test_the_time_left_is_of_all_runs(tmp_path: Path) -> None:
         progress.begins(slow1)
         clock.now = 20
         at_round(slow1, 2)
-        # 10 seconds for a round, as far as anybody knows: 2 of this one and 12 more.
+        # 10 seconds for a round, as far as is known: 2 rounds of this run and 12 more.
         assert progress.seconds_left() == pytest.approx(140)
         clock.now = 40
         at_round(slow1, 4)
@@ -52,7 +52,7 @@ def test_the_time_left_is_of_all_runs(tmp_path: Path) -> None:
         clock.now = 44
         at_round(quick1, 4)
         progress.ends(quick1, None)
-        # The second seed costs what the first has cost: 40 and 4 seconds.
+        # The second seed takes as long as the first: 40 and 4 seconds.
         assert progress.seconds_left() == pytest.approx(44)
         progress.begins(slow2)
         progress.ends(slow2, "It broke.")
@@ -65,7 +65,7 @@ def test_the_time_left_is_of_all_runs(tmp_path: Path) -> None:
     assert len(lines) == 5
 
 
-def test_several_at_a_time_share_the_time(tmp_path: Path) -> None:
+def test_concurrent_runs_divide_the_time_left(tmp_path: Path) -> None:
     runs = [a_run(tmp_path, "x", seed) for seed in range(4)]
     clock = Clock()
     progress = CompareProgress(runs, runs[:1], 2, Console(file=io.StringIO()), clock)

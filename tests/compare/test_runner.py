@@ -18,7 +18,7 @@ from tests.report.examples import write_run
 
 
 class Worker:
-    """Stands for a process: its runs are written, not trained."""
+    """Stands in for a process: it writes runs without training."""
 
     made: ClassVar[list[str]]
     failing: ClassVar[str]
@@ -89,9 +89,14 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path, worker: type[
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_an_interruption_says_how_to_go_on(tmp_path: Path, worker: type[Worker], jobs: int) -> None:
+def test_an_interruption_says_how_to_continue(
+    tmp_path: Path, worker: type[Worker], jobs: int
+) -> None:
     worker.failing, worker.error = "split-seed1", KeyboardInterrupt()
-    with pytest.raises(RunError, match=r"Interrupted with [1-3] runs to go. Give the same command"):
+    with pytest.raises(
+        RunError,
+        match=r"Interrupted with [1-3] runs left\. Finished runs are kept: give the same command",
+    ):
         run(tmp_path, jobs=jobs)
     worker.failing = ""
     assert run(tmp_path, jobs=jobs).failures == {}

@@ -55,7 +55,7 @@ def refusal(tmp_path: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_shipped_comparisons_can_be_run_and_say_how(path: Path, tmp_path: Path) -> None:
+def test_shipped_comparisons_are_valid_and_name_their_command(path: Path, tmp_path: Path) -> None:
     first, *_ = path.read_text(encoding="utf-8").splitlines()
     assert shlex.split(first)[:4] == ["#", "fedsplit", "compare", f"configs/{path.name}"]
     plan = make_plan(path, tmp_path)
@@ -70,7 +70,7 @@ def test_every_variant_in_every_setting_with_every_seed(tmp_path: Path) -> None:
     plan = make_plan(write(tmp_path, SMALL + SETTINGS + VARIANTS), tmp_path / "out")
     assert [(run.setting, run.label, run.seed) for run in plan.runs] == [
         (setting, label, seed)
-        for seed in (3, 1)  # as the file has them
+        for seed in (3, 1)  # in the order of the file
         for setting in ("iid", "uneven")
         for label in ("split", "not at all")
     ]
@@ -82,7 +82,7 @@ def test_every_variant_in_every_setting_with_every_seed(tmp_path: Path) -> None:
     assert {key: flat[key] for key in {**shared, **own}} == {**shared, **own}
 
 
-def test_without_settings_there_is_one(tmp_path: Path) -> None:
+def test_without_settings_every_variant_runs_once_per_seed(tmp_path: Path) -> None:
     plan = make_plan(write(tmp_path, SMALL + VARIANTS), tmp_path / "out")
     assert [run.name for run in plan.runs] == [
         *("split-seed3", "not-at-all-seed3", "split-seed1", "not-at-all-seed1")
@@ -90,7 +90,7 @@ def test_without_settings_there_is_one(tmp_path: Path) -> None:
     assert {run.setting for run in plan.runs} == {""}
 
 
-def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     text = """
         name = "a/b"
         seeds = [1, 1]
@@ -118,13 +118,13 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     for line in (
         "compare.toml has 10 errors:",
         "name = 'a/b': must be a plain directory name",
-        "seeds = [1, 1]: must not hold 1 twice",
+        "seeds = [1, 1]: must not contain 1 twice",
         "sedes = 3: unknown key; did you mean 'seeds'?",
         "variants[4].label: must be set",
-        "[base]: seed is set by compare for every run; use seeds",
-        "variant 'two': run-name is set by compare for every run; use label",
-        "variants: 2 have the label 'two'; give each its own",
-        "setting 'iid' and variant 'two' both set strategy: set it in one of them",
+        "[base]: compare sets seed in every run; use seeds",
+        "variant 'two': compare sets run-name in every run; use label",
+        "variants: 2 have the label 'two'; labels must differ",
+        "setting 'iid' and variant 'two' both set strategy: set it in only one of them",
         "every variant: batch-sise = 3: unknown key; did you mean 'batch-size'?",
         "variant 'one': learning-rate = 'fast': must be a number",
     ):
@@ -138,17 +138,17 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("", "variants: must be set"),
         (SMALL, "variants: must be set"),
         (SMALL + "variants = []", "variants"),
-        (SMALL.replace("[3, 1]", "[]") + VARIANTS, "must hold at least one seed"),
-        (SMALL.replace("[3, 1]", "[3, -1]") + VARIANTS, "must not hold the negative -1"),
+        (SMALL.replace("[3, 1]", "[]") + VARIANTS, "must contain at least one seed"),
+        (SMALL.replace("[3, 1]", "[3, -1]") + VARIANTS, "must not contain a negative seed (-1)"),
         (SMALL.replace("[3, 1]", "3") + VARIANTS, "seeds = 3: must be a list"),
         (SMALL.replace("[3, 1]", "[1.5]") + VARIANTS, "seeds[1] = 1.5: must be a whole number"),
-        (SMALL + '[[variants]]\nlabel = " x"', "must be printable, without space at its ends"),
+        (SMALL + '[[variants]]\nlabel = " x"', "must be printable, without spaces at its ends"),
         (SMALL + '[[variants]]\nlabel = ""', "variants[1].label = '': must not be empty"),
         (SMALL + f'[[variants]]\nlabel = "{"x" * 41}"', "must be shorter"),
         ("variants = [3]\n" + SMALL, "must be a table with a label"),
         (
             SMALL + '[[variants]]\nlabel = "a b"\n[[variants]]\nlabel = "A-b"',
-            "'a b' and 'A-b' would have the same directory, 'A-b-seed3'",
+            "'a b' and 'A-b' would share the directory 'A-b-seed3'",
         ),
         (
             SMALL + VARIANTS + "split.topology = 'u-shaped'",

@@ -45,7 +45,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 400) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_says_what_went_wrong_and_lives_until_it_is_stopped(tmp_path: Path) -> None:
+def test_a_worker_reports_errors_and_lives_until_it_is_stopped(tmp_path: Path) -> None:
     lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
     worker = WorkerProcess(lock)
     try:
@@ -57,7 +57,7 @@ def test_a_worker_says_what_went_wrong_and_lives_until_it_is_stopped(tmp_path: P
         worker.stop()
         os.close(lock)
     assert not worker.is_alive()
-    with pytest.raises(RunError, match=r"ended by signal 9.*lack of memory"):
+    with pytest.raises(RunError, match=r"ended by signal 9.*If memory ran out"):
         worker.run(tmp_path / "nowhere.toml", tmp_path / "log")
 
 
@@ -76,7 +76,7 @@ def start(config: Path, output_dir: Path, *more: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_half_way_it_goes_on_where_it_was_and_gives_the_same_numbers(
+def test_a_killed_comparison_continues_with_the_same_results(
     tmp_path: Path,
 ) -> None:
     config = tmp_path / "killed.toml"
@@ -94,13 +94,13 @@ def test_killed_half_way_it_goes_on_where_it_was_and_gives_the_same_numbers(
     assert not (second / "summary.json").exists()
     finished = (first / "summary.json").stat().st_mtime_ns
 
-    # At once: if the worker were still at work, the lock would say so.
+    # Start at once: a worker that still runs would hold the lock.
     wait_for(lambda: _unlocked(directory), 10)
     again = start(config, tmp_path, "--jobs", "2")
     out, err = again.communicate()
 
     assert again.returncode == 0, err
-    assert "3 runs, 1 of them finished already, 2 at a time" in err
+    assert "3 runs, 1 of them already finished, 2 at a time" in err
     assert (first / "summary.json").stat().st_mtime_ns == finished
     assert out.splitlines()[-1] == str(directory / "report.html")
     for path in sorted((directory / "runs").iterdir()):

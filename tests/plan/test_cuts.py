@@ -39,7 +39,7 @@ def _expected(name: str, cut: int, topology: Topology, **changes: Any) -> tuple[
 
 
 @pytest.mark.parametrize("cut", [1, 3, 5])
-def test_bytes_are_those_of_a_run(run: Run, cut: int) -> None:
+def test_bytes_equal_those_of_a_run(run: Run, cut: int) -> None:
     """Break it: leave the labels out of a frame, or a last, smaller batch."""
     summary = run(split_cut_layer=cut, **EQUAL).summary
     found = (summary["cut_uplink_bytes"], summary["cut_downlink_bytes"])
@@ -47,7 +47,7 @@ def test_bytes_are_those_of_a_run(run: Run, cut: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 3])
-def test_bytes_are_those_of_a_u_shaped_run(run: Run, cut: int) -> None:
+def test_bytes_equal_those_of_a_u_shaped_run(run: Run, cut: int) -> None:
     summary = run(split_cut_layer=cut, split_topology="u-shaped", **EQUAL).summary
     found = (summary["cut_uplink_bytes"], summary["cut_downlink_bytes"])
     assert found == _expected("vit-nano", cut, "u-shaped")
@@ -55,7 +55,7 @@ def test_bytes_are_those_of_a_u_shaped_run(run: Run, cut: int) -> None:
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Two models whose states are several tensors, in directories of their own."""
+    """Return two models whose states are several tensors, each in its own directory."""
     from fedsplit.input_spec import InputSpec
 
     folder = tmp_path_factory.mktemp("models")
@@ -82,7 +82,7 @@ def test_bytes_of_a_state_of_several_tensors(
 
 
 @pytest.mark.parametrize("topology", ["vanilla", "u-shaped"])
-def test_costs_are_those_of_a_run(run: Run, topology: Topology) -> None:
+def test_costs_equal_those_of_a_run(run: Run, topology: Topology) -> None:
     changes = {"strategy": "sflv2", "optimizer": "adam", "network_profile": "4g", **EQUAL}
     summary = run(split_cut_layer=3, split_topology=topology, **changes).summary
     setting = Setting(
@@ -94,7 +94,7 @@ def test_costs_are_those_of_a_run(run: Run, topology: Topology) -> None:
             assert getattr(cut, f"{side}_{measure}") == summary[f"{side}_{measure}"], measure
 
 
-def test_round_time_is_that_which_a_run_simulates(run: Run) -> None:
+def test_round_time_equals_the_simulated_time_of_a_run(run: Run) -> None:
     changes = {"local_epochs": 1, "num_server_rounds": 1, "network_profile": "4g", **EQUAL}
     result = run(strategy="sflv2", **changes)
     setting = Setting(
@@ -107,7 +107,7 @@ def test_round_time_is_that_which_a_run_simulates(run: Run) -> None:
         server_gflops=2.0,
     )
     cut = plan_model(setting).cuts[0]
-    # Flower's headers of the weights are not in it.
+    # It leaves out Flower's headers of the weights.
     flower = result.rounds[0]["sync_uplink_bytes"] // 4 - cut.sync_bytes
     assert 0 < flower < 400 * 9
     late = 2 * 8 * flower / 12e6
@@ -118,18 +118,18 @@ def test_round_time_is_that_which_a_run_simulates(run: Run) -> None:
 
 
 def test_vit_b_16_at_cut_1() -> None:
-    """The figure that fedsplit began with: 9.68 MB of activations, and of gradients."""
+    """The figure that fedsplit began with: 9.68 MB of activations and 9.68 MB of gradients."""
     setting = Setting("torchvision:vit_b_16", batch_size=32, dtype="float16")
     plan = plan_model(setting)
     cut = plan.cuts[0]
     payload = 32 * 197 * 768 * 2
     assert cut.smashed_bytes_per_step == cut.cut_gradient_bytes_per_step == payload == 9_682_944
-    # Beside the tensors: labels, a header, step and kind.
+    # Frames add labels, a header, step and kind to the tensors.
     assert 0 < cut.uplink_bytes_per_step - payload - 32 * 8 < 200
     assert 0 < cut.downlink_bytes_per_step - payload < 300
     assert len(plan.cuts) == 13
     totals = {c.client_parameters + c.server_parameters for c in plan.cuts}
-    assert totals == {86_567_656}  # as torchvision says
+    assert totals == {86_567_656}  # as torchvision states
     assert len({c.client_flops_per_sample + c.server_flops_per_sample for c in plan.cuts}) == 1
 
 
@@ -149,7 +149,7 @@ def test_nothing_has_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest == 0
 
 
-def test_dtype_halves_what_crosses() -> None:
+def test_a_half_precision_dtype_halves_the_bytes() -> None:
     full, half = (
         plan_model(Setting("vit-nano", dtype=dtype)).cuts[1] for dtype in ("float32", "bfloat16")
     )
@@ -158,7 +158,7 @@ def test_dtype_halves_what_crosses() -> None:
     assert full.client_activation_bytes > 1.9 * half.client_activation_bytes
 
 
-def test_what_cannot_be_planned() -> None:
+def test_models_that_cannot_be_planned_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"bytes of tensors.*Use a smaller batch size"):
         plan_model(Setting("vit-nano", batch_size=10**7))
     with pytest.raises(ModelError, match="no/such"):
@@ -166,7 +166,9 @@ def test_what_cannot_be_planned() -> None:
 
 
 @pytest.mark.parametrize(("topology", "cuts"), [("vanilla", 5), ("u-shaped", 4)])
-def test_every_cut_that_a_run_takes(topology: Topology, cuts: int, tmp_path: Path) -> None:
+def test_every_cut_that_a_run_accepts_is_planned(
+    topology: Topology, cuts: int, tmp_path: Path
+) -> None:
     setting = Setting("vit-nano", topology=topology)
     assert [cut.cut_layer for cut in plan_model(setting).cuts] == list(range(1, cuts + 1))
     config = {"split.topology": topology, "output-dir": str(tmp_path)}

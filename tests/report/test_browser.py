@@ -1,4 +1,4 @@
-"""The pages in a real browser, headless Chromium, with a page around them that looks at them."""
+"""The pages in headless Chromium, inside a page that inspects them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.report.examples import MANY, VARIANTS, write_comparison, write_run
 pytestmark = pytest.mark.browser
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
-# The frames' pages have this page's origin, so that it may look into them.
+# The framed pages have the origin of this page, so that it can inspect them.
 WRAPPER = """<!DOCTYPE html><meta charset="utf-8"><body>
 <iframe id="phone" style="width:375px;height:2000px;border:0" srcdoc="{page}"></iframe>
 <iframe id="desktop" style="width:1280px;height:2000px;border:0" srcdoc="{page}"></iframe>
@@ -67,7 +67,7 @@ def browser() -> str:
 
 
 def open_page(browser: str, page: Path, folder: Path, *options: str) -> tuple[str, list[str]]:
-    """Return the page's DOM once it is loaded, and what it has said on the console."""
+    """Return the DOM of the loaded page, and its lines on the console."""
     done = subprocess.run(
         [
             *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
@@ -85,13 +85,13 @@ def open_page(browser: str, page: Path, folder: Path, *options: str) -> tuple[st
 
 
 def look(browser: str, page: Path, folder: Path, *, dark: bool = False) -> dict[str, Any]:
-    """Return what there is to see of a page on a phone and on a desktop."""
+    """Return what a page shows on a phone and on a desktop."""
     wrapper = folder / "wrapper.html"
     wrapper.write_text(WRAPPER.format(page=html.escape(page.read_text(encoding="utf-8"))))
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     dom, console = open_page(browser, wrapper, folder / "profile", scheme)
     assert [line for line in console if "the console is seen" not in line] == []
-    assert len(console) == 1  # so errors would be seen
+    assert len(console) == 1  # so errors would show too
     found = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
     assert found is not None
     seen: dict[str, Any] = json.loads(html.unescape(found[1]))
@@ -99,7 +99,7 @@ def look(browser: str, page: Path, folder: Path, *, dark: bool = False) -> dict[
 
 
 def check(seen: dict[str, Any], *, pictures: int, tables: int) -> None:
-    """Check what holds for every page at every width."""
+    """Check what must hold for every page at every width."""
     for width, name in ((375, "phone"), (1280, "desktop")):
         at = seen[name]
         assert at["requests"] == []
@@ -123,13 +123,13 @@ def test_a_comparisons_page(
     failed = f"iid-{next(iter(variants))}-seed1"
     *_, page = write_report(write_comparison(directory, variants=variants, failed=[failed]))
     seen = look(browser, page, tmp_path)
-    # Where a run is missing, bytes differ between settings, and have a table for each.
+    # Where a run is missing, bytes differ between settings: each setting has a table.
     check(seen, pictures=13, tables=7 if variants is MANY else 6)
     assert seen["phone"]["headings"] == [
         *("example", "Accuracy", "Traffic", "Client and server", "Time", "Shards", "What differs")
     ]
     assert seen["phone"]["width"] == 375
-    dom, _ = open_page(browser, page, tmp_path / "profile")  # as people open it: from its file
+    dom, _ = open_page(browser, page, tmp_path / "profile")  # opened from its file, as people do
     assert "<h1>example</h1>" in dom
     assert "Every participant of round 1 failed." in dom
 

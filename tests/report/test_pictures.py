@@ -31,13 +31,15 @@ def test_pictures_are_whole_and_follow_the_page(
 ) -> None:
     page = page_of(write_comparison(tmp_path, variants=variants))
     found = svgs(page)
-    assert len(found) == 13  # 3 kinds of curves, bytes, shards in 2 settings; 3 of the sides
+    assert (
+        len(found) == 13
+    )  # in 2 settings 3 kinds of curves, bytes and shards; 3 of client and server
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     for svg in found:
         tree = ElementTree.fromstring(svg)
         assert tree.attrib["aria-label"]
-        # No colour but the page's own; text that is text.
+        # Only colours of the page, and text that stays text.
         assert re.findall(r"#[0-9a-fA-F]{6}\b", svg) == []
         assert "var(--ink)" in svg or "var(--muted)" in svg
         assert svg.count("<text") > 3
@@ -75,7 +77,7 @@ def test_rounds_without_accuracy_are_left_out(tmp_path: Path) -> None:
     assert curve(records, "full", 0, lambda row, record: 1.0) is None
 
 
-def test_what_sends_nothing_is_a_level_line(tmp_path: Path) -> None:
+def test_a_variant_that_sends_nothing_is_a_level_line(tmp_path: Path) -> None:
     level = Curve("pooled", 0, [0, 0, 0], [0.1, 0.5, 0.8], None)
     growing = [Curve(f"v{n}", n, [0, 10.0**n], [0.1, 0.4], 0.01) for n in range(1, 4)]
     svg = draw_curves([level, *growing], name="x", alt="a", along="bytes", unit="B")
@@ -104,7 +106,7 @@ def test_dots_have_areas_in_proportion() -> None:
     for path in re.findall(r'd="([^"]+)"', group[1]):
         numbers = [float(number) for number in re.findall(r"-?[\d.]+", path)]
         widths.append(max(numbers[::2]) - min(numbers[::2]))
-    # Clients one after the other: 40 and 10 images; none, which has no dot, and 20.
+    # By client: 40 and 10 images; then none, which has no dot, and 20.
     assert [width / max(widths) for width in widths] == pytest.approx([1, 0.5, 0.5**0.5], abs=0.01)
 
 

@@ -15,7 +15,7 @@ from fedsplit.fields import DECLARED_KEY, Metric
 from fedsplit.report.comparison import Comparison
 from fedsplit.report.write import write_report
 from tests.report.examples import VARIANTS, write_comparison, write_run
-from tests.results.examples import METRICS
+from tests.results.examples import METRICS, PER_ROUND
 
 
 @pytest.fixture
@@ -228,3 +228,10 @@ def test_a_report_loads_no_torch(directory: Path) -> None:
         *(str(directory / name) for name in ("results.csv", "report.md", "report.html")),
         "[]",
     ]
+
+
+def test_metrics_of_rounds_only_make_no_table_of_a_comparison(tmp_path: Path) -> None:
+    """Break it: make a column, always empty, for a metric that no summary has."""
+    metrics = {label: [PER_ROUND] for label in VARIANTS}
+    write_comparison(tmp_path, variants=VARIANTS, settings=(), metrics=metrics)
+    assert "Metrics" not in write_report(tmp_path)[1].read_text(encoding="utf-8")

@@ -39,13 +39,13 @@ def test_counts_two_flops_per_multiply_add_of_forward_and_backward() -> None:
     assert part_flops([bottom, server_part], (3,)) == [BOTTOM_FLOPS, SERVER_FLOPS]
 
 
-def test_input_gradient_is_counted_only_where_it_is_wanted() -> None:
+def test_an_input_gradient_is_counted_only_if_it_is_needed() -> None:
     _, part = linear_parts()
     assert part_flops_per_sample(part, torch.zeros(1, 5)) == 2 * 70
     assert part_flops_per_sample(part, torch.zeros(1, 5, requires_grad=True)) == SERVER_FLOPS
 
 
-def test_frozen_bottom_costs_its_forward_only_and_asks_for_no_cut_gradient() -> None:
+def test_a_frozen_bottom_costs_its_forward_only_and_needs_no_cut_gradient() -> None:
     bottom, server_part = linear_parts()
     bottom.requires_grad_(False)
     assert part_flops([bottom, server_part], (3,)) == [30, 2 * 70]
@@ -64,7 +64,7 @@ def test_state_of_several_tensors() -> None:
     assert part_flops_per_sample(Two(), state) == SERVER_FLOPS
 
 
-def test_part_and_caller_are_left_as_they_were() -> None:
+def test_part_and_global_state_are_unchanged() -> None:
     part = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.5)).train()
     with torch.no_grad():
         assert part_flops_per_sample(part, torch.zeros(1, 3)) == BOTTOM_FLOPS
@@ -93,12 +93,12 @@ def test_whole_vit_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit-nano", "torchvision", "timm", "swin", "dinov2"])
-def test_parts_agree_with_torch_s_counter_on_a_real_step_of_the_whole(name: str) -> None:
+def test_parts_agree_with_torch_on_a_real_step_of_the_whole(name: str) -> None:
     """Break it: leave the backward pass of one part out."""
     whole = zoo.make(name)
     spec = zoo.images_of(whole)
     shape = (spec.channels, spec.height, spec.width)
-    # The counter does not know the CPU's fused attention.
+    # The counter of torch does not count the fused attention of the CPU.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         torch.autograd.backward(logits_of(whole(torch.zeros(1, *shape))).sum())
     for cut in (1, 2, 3):

@@ -28,7 +28,7 @@ def plain_sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 
 def saved_by(model: nn.Module, images: Tensor) -> int:
-    """Return what autograd saves when a model really runs; every storage once, no weights."""
+    """Return what autograd saves in a real run: each storage once, without weights."""
     weights = {parameter.data_ptr() for parameter in model.parameters()}
     saved: dict[int, Tensor] = {}
 
@@ -46,8 +46,8 @@ def saved_by(model: nn.Module, images: Tensor) -> int:
 def test_a_linear_layer_by_hand() -> None:
     parts = [nn.Sequential(nn.Linear(3, 5), nn.Tanh()), nn.Linear(5, 7)]
     bottom, server = part_memory(parts, (3,), 4, adam)
-    # The input is saved for the weight's gradient, the output of tanh for its own; that is the
-    # input of the second layer too, which is saved there: on the other side of a cut.
+    # The input is saved for the gradient of the weight, and the output of tanh for its own. The
+    # latter is also the input of the second layer, on the other side of a cut.
     assert bottom == TrainingMemory(80, 80, 2 * 80 + 2 * 4, 4 * (4 * 3 + 4 * 5))
     assert server == TrainingMemory(168, 168, 2 * 168 + 2 * 4, 4 * 4 * 5)
     assert bottom.total_bytes == 80 + 80 + 168 + 128
@@ -90,7 +90,7 @@ def made(name: str) -> tuple[nn.Module, Sequence[int]]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_activations_are_those_of_a_real_step(name: str) -> None:
+def test_activations_equal_those_of_a_real_step(name: str) -> None:
     """Break it: leave `FusedAttention` out."""
     model, shape = made(name)
     parts = split_model(model, [1])
@@ -100,7 +100,7 @@ def test_activations_are_those_of_a_real_step(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit-nano", "swin", "qwen3-vl vision"])
-def test_the_parts_have_what_the_whole_has(name: str) -> None:
+def test_the_parts_add_up_to_the_whole(name: str) -> None:
     model, shape = made(name)
     whole = part_memory([join_parts(*split_model(model, [1]))], shape, 4, adam)[0]
     stages = len(stage_names(model))
@@ -122,7 +122,7 @@ def test_a_later_cut_costs_the_client_more_and_the_server_less() -> None:
     assert sorted(set(servers), reverse=True) == servers
 
 
-def test_activations_grow_with_the_batch_and_nothing_else_does() -> None:
+def test_only_activations_grow_with_the_batch() -> None:
     model = load_model("vit-nano")
     one, two = (part_memory([model], NANO, size, adam)[0] for size in (8, 16))
     assert two.activation_bytes == 2 * one.activation_bytes
@@ -130,7 +130,7 @@ def test_activations_grow_with_the_batch_and_nothing_else_does() -> None:
 
 
 @pytest.mark.parametrize("mode", ["head", "lora", "bottom-frozen"])
-def test_what_is_frozen_costs_less(mode: Mode) -> None:
+def test_frozen_parameters_cost_less(mode: Mode) -> None:
     free, frozen = load_split_model("vit-nano", [2]), load_split_model("vit-nano", [2])
     train_only(frozen, mode, cut_layer=2, lora=Lora(rank=1))
     for before, after in zip(
@@ -140,14 +140,14 @@ def test_what_is_frozen_costs_less(mode: Mode) -> None:
         assert after.optimizer_bytes <= before.optimizer_bytes
         assert after.total_bytes <= before.total_bytes
     bottom = part_memory(frozen, NANO, 8, adam)[0]
-    if mode != "lora":  # without a gradient nothing is saved
+    if mode != "lora":  # nothing is saved without a gradient
         assert bottom.total_bytes == bottom.parameter_bytes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_the_optimizer_s_state_is_that_of_a_real_step(
+def test_the_optimizer_state_equals_that_of_a_real_step(
     dtype: torch.dtype, optimizer: str, momentum: float
 ) -> None:
     config = Config.load({"optimizer": optimizer, "momentum": momentum})
@@ -163,7 +163,7 @@ def test_the_optimizer_s_state_is_that_of_a_real_step(
     assert found.optimizer_bytes // found.parameter_bytes == times
 
 
-def test_copies_hold_what_trains_again_but_not_what_is_frozen() -> None:
+def test_copies_repeat_trainable_parameters_only() -> None:
     memory = TrainingMemory(
         parameter_bytes=100, gradient_bytes=30, optimizer_bytes=60, activation_bytes=7
     )

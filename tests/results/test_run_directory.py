@@ -45,7 +45,7 @@ def test_name_is_plain_whatever_the_data_set_is_called(
     assert path == tmp_path / f"sflv1-{word}-20260102-030405"
 
 
-def test_runs_of_one_second_get_names_of_their_own(
+def test_runs_of_the_same_second_get_different_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frozen_clock(monkeypatch)
@@ -110,13 +110,13 @@ def test_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
 
 
 def test_no_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)  # for root, every directory is writable
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root can write to every directory
     with pytest.raises(ConfigError, match=f"no permission to write in '{tmp_path}'"):
         RunDirectory.check_free(config_in(tmp_path / "runs"))
 
 
-def test_path_that_the_disk_refuses(tmp_path: Path) -> None:
-    deep = tmp_path.joinpath(*["x" * 200] * 30)  # each name may be, the whole path may not
+def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["x" * 200] * 30)  # each name is allowed, the whole path is too long
     with pytest.raises(ConfigError, match="File name too long"):
         RunDirectory.create(config_in(deep))
 

@@ -10,7 +10,7 @@ from fedsplit.results.strict_json import dumps, finite
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
-def test_what_is_not_finite_becomes_null(value: float) -> None:
+def test_numbers_that_are_not_finite_become_null(value: float) -> None:
     assert json.loads(dumps({"a": [1.5, value]})) == {"a": [1.5, None]}
 
 
@@ -24,6 +24,6 @@ def test_numpy_scalars_and_keys_that_are_numbers() -> None:
     assert finite({3: np.int64(4), "t": (np.float64(0.5),)}) == {"3": 4, "t": [0.5]}
 
 
-def test_what_json_cannot_hold_is_refused() -> None:
+def test_values_that_json_cannot_hold_are_refused() -> None:
     with pytest.raises(TypeError):
         dumps({"a": object()})
