@@ -81,8 +81,8 @@ def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: 
         freeze_unused(part)
     if without:
         _logger.warning(
-            "LoRA adapts the other linear layers only: %d modules are torch's nn.MultiheadAttention, "
-            "which gets no adapter.",
+            "LoRA leaves out attention: %d modules are torch's nn.MultiheadAttention, which gets no "
+            "adapter. Only the other linear layers of the blocks are adapted.",
             without,
         )
 
