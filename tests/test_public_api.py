@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
@@ -18,6 +19,11 @@ def test_public_names_are_few_and_there() -> None:
         assert found.__name__ == name
         assert found.__doc__
     assert list(fedsplit.__all__) == sorted(fedsplit.__all__)
+
+
+@pytest.mark.parametrize("package", ["fedsplit", "strategies"])
+def test_type_checkers_read_the_annotations_of_an_installed_package(package: str) -> None:
+    assert resources.files(package).joinpath("py.typed").is_file()
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

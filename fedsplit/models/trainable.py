@@ -6,6 +6,7 @@ those of the library PEFT, which is imported only when they are used.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,6 +17,8 @@ from torch import nn
 from fedsplit.errors import ModelError
 from fedsplit.models.registry import family_of
 from fedsplit.models.stages import Part, find, graft
+
+_logger = logging.getLogger(__name__)
 
 Mode = Literal["all", "head", "lora", "bottom-frozen"]
 
@@ -54,7 +57,8 @@ def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: 
         ``all``: freeze only the family's `unused_weights`, which every mode freezes.
         ``bottom-frozen``: freeze the stages before `cut_layer`. ``head``: freeze all stages but
         the last. ``lora``: freeze everything but the classifier, and give every linear layer of
-        the blocks an adapter, drawn from torch's global generator.
+        the blocks an adapter, drawn from torch's global generator. Torch's own
+        `nn.MultiheadAttention` gets none, and a warning says so.
     cut_layer : int
         Number of stages of the bottom.
     lora : Lora
@@ -65,14 +69,22 @@ def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: 
     ModelError
         If the mode is ``lora`` and PEFT is not installed.
     """
+    without = 0
     for part in parts:
         assert isinstance(part, Part)
         if mode == "lora":
             _adapt(part, lora)
+            without += sum(isinstance(m, nn.MultiheadAttention) for m in part.modules())
         elif mode != "all":
             last = len(part.chain.stages) - 1
             _freeze(part, before=cut_layer if mode == "bottom-frozen" else last)
         freeze_unused(part)
+    if without:
+        _logger.warning(
+            "LoRA leaves out attention: %d modules are torch's nn.MultiheadAttention, which gets no "
+            "adapter. Only the other linear layers of the blocks are adapted.",
+            without,
+        )
 
 
 def unused_weights_of(part: nn.Module) -> tuple[str, ...]:

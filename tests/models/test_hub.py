@@ -1,4 +1,4 @@
-"""A hub of our own on this machine: which files are fetched, and which are not."""
+"""A local hub: which files are fetched, how often it is asked, and what needs no hub."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,13 +22,21 @@ NAME = "someone/some-vit"
 COMMIT = "a" * 40
 
 
+@dataclass
+class Log:
+    """What a hub has been asked, and whether it still answers."""
+
+    fetched: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    is_off: bool = False
+
+
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub's protocol as fetching files takes."""
 
-    fetched: list[str]
-
-    def __init__(self, *args: object, files: Path, fetched: list[str]) -> None:
-        self.files, self.fetched = files, fetched
+    def __init__(self, *args: object, files: Path, log: Log) -> None:
+        self.files, self.log = files, log
         super().__init__(*args)  # type: ignore[arg-type]
 
     def do_HEAD(self) -> None:
@@ -38,6 +47,15 @@ class Hub(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         path = self.path.partition("?")[0]
+        self.log.requests.append(f"{self.command} {path}")
+        if path == "/off":
+            self.log.is_off = True
+            self._send(b"")
+            return
+        if self.log.is_off:
+            self.log.late.append(path)
+            self._send(b"", status=503)
+            return
         file = self.files / path.rpartition("/")[2]
         names = sorted(found.name for found in self.files.iterdir())
         if path.startswith(f"/api/models/{NAME}/revision/"):
@@ -48,7 +66,7 @@ class Hub(BaseHTTPRequestHandler):
             self._send(json.dumps(tree).encode())
         elif path.startswith(f"/{NAME}/resolve/") and file.is_file():
             if with_body:
-                self.fetched.append(file.name)
+                self.log.fetched.append(file.name)
             self._send(file.read_bytes(), with_body=with_body)
         else:
             self._send(b"", status=200 if path == "/" else 404)
@@ -76,13 +94,18 @@ def files(vit_directory: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fetched() -> list[str]:
-    return []
+def log() -> Log:
+    return Log()
 
 
 @pytest.fixture
-def address(files: Path, fetched: list[str]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, files=files, fetched=fetched))
+def fetched(log: Log) -> list[str]:
+    return log.fetched
+
+
+@pytest.fixture
+def address(files: Path, log: Log) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, files=files, log=log))
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -194,3 +217,51 @@ def test_a_plan_needs_the_config_alone(
     cuts = json.loads(done.stdout)["cuts"]
     assert len(cuts) == 3
     assert cuts == json.loads(local.stdout)["cuts"]
+
+
+PROBES = {"HEAD /", "GET /off"}
+# Reaching "Run directory" a run has started: its clients have described themselves.
+RUN = """
+import json, logging, os, pathlib, sys, urllib.request
+from fedsplit import simulate
+class TurnOff(logging.Handler):
+    def emit(self, record):
+        if "Run directory" in record.getMessage():
+            urllib.request.urlopen(sys.argv[1] + "/off")
+            for file in pathlib.Path(os.environ["HF_HOME"]).rglob("*.safetensors"):
+                file.unlink()
+logging.getLogger("flwr").addHandler(TurnOff())
+result = simulate(json.loads(sys.argv[2]))
+print(json.dumps([row["failed_clients"] for row in result.rounds]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "keys", [{}, {"split.trainable": "lora", "split.cut-layer": 2}, {"strategy": "full"}]
+)
+def test_a_run_asks_the_hub_once_and_not_after_its_start(
+    address: str, log: Log, tmp_path: Path, keys: dict[str, object]
+) -> None:
+    """3 rounds x 4 clients ask nothing twice, and need no weights on disk either.
+
+    Break it: look the name up for every message. With adapters, clients hold frozen weights: break
+    it by loading these in the first round.
+    """
+    config: dict[str, object] = {
+        "model.name": NAME,
+        "num-clients": 4,
+        "num-server-rounds": 3,
+        "batch-size": 8,
+        "data.max-train-samples": 60,
+        "data.max-test-samples": 10,
+        "output-dir": str(tmp_path / "runs"),
+        **keys,
+    }
+    done = python(address, tmp_path / "home", "-c", RUN, address, json.dumps(config))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [[], [], []]
+    assert log.is_off
+    assert log.late == []
+    questions = [question for question in log.requests if question not in PROBES]
+    assert len(questions) == len(set(questions)) > 3

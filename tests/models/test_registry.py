@@ -9,7 +9,6 @@ from fedsplit.models import (
     Stage,
     load_model,
     register_family,
-    registry,
     split_model,
     stage_names,
 )
@@ -28,11 +27,6 @@ def own_stages(_: nn.Module) -> list[Stage]:
         Stage("stem", ("stem",), lambda root, images: root.stem(images)),
         Stage("head", ("head",), lambda root, hidden: root.head(hidden)),
     ]
-
-
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_families", dict(registry._families))
 
 
 def test_a_registered_architecture_splits_and_merges() -> None:

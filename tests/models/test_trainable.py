@@ -11,10 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from fedsplit.errors import ModelError
 from fedsplit.exchanged import copy_to_train, exchanged, trains
-from fedsplit.models import SplitModel, join_parts, load_split_model, save_model
+from fedsplit.models import SplitModel, join_parts, load_split_model, save_model, split_model
 from fedsplit.models.loading import input_spec
 from fedsplit.models.trainable import Lora, Mode, load_peft, merge_adapters, train_only
 from fedsplit.seeding import seeded_init
+from tests.models.families import library_zoo
 
 IMAGES = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(1))
 LABELS = torch.tensor([1, 5, 9])
@@ -126,6 +127,22 @@ def test_merged_adapters_load_with_plain_transformers(tmp_path: Path) -> None:
     assert torch.allclose(after, before, atol=1e-5)
     assert (plain - before).abs().max() > 1e-2
     assert set(loaded.state_dict()) == set(join_parts(*_model("all")).state_dict())
+
+
+def test_torchs_own_attention_gets_no_adapter_and_this_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Break it: adapt its projections, which it does not call as modules."""
+    parts = split_model(library_zoo.make("torchvision"), [2])
+    train_only(parts, "lora", cut_layer=2, lora=Lora())
+    adapted = {n.split(".lora_")[0] for part in parts for n in exchanged(part) if "lora_" in n}
+    assert adapted == {
+        f"encoder.layers.encoder_layer_{block}.mlp.{layer}" for block in (0, 1) for layer in (0, 3)
+    }
+    (record,) = caplog.records
+    assert "2 modules are torch's nn.MultiheadAttention" in record.getMessage()
+    _model("lora")
+    assert len(caplog.records) == 1
 
 
 def test_adapters_have_the_dtype_of_their_layer() -> None:

@@ -125,7 +125,8 @@ class TimmLibrary:
         """
         whole: Any = model
         if class_names is not None:
-            kept = {k: v for k, v in (whole.pretrained_cfg or {}).items() if k not in _LABELS}
+            known = getattr(whole, "pretrained_cfg", None) or {}  # none, if made by hand
+            kept = {key: value for key, value in known.items() if key not in _LABELS}
             kept["label_names"] = label_names(class_names, whole.num_classes)
             whole.pretrained_cfg = kept
         config = _config(whole)
