@@ -94,7 +94,7 @@ def _begin(plan: Plan, *, jobs: int, command: str) -> Comparison:
 def _sharing_cores(config: Config, jobs: int) -> Config:
     """Give each of `jobs` runs its share of the cores, unless the config sets the number.
 
-    The number of clients that train at once does not change the results (docs/architecture.md).
+    The number of clients that train at once does not change the results (docs/guarantees.md).
     """
     if config.max_concurrent_clients or jobs < 2:
         return config
