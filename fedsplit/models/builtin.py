@@ -22,4 +22,4 @@ BUILTIN_MODELS: Mapping[str, Mapping[str, object]] = {
         "label2id": {f"LABEL_{index}": index for index in range(10)},
     },
 }
-"""Config by name; each model has an input of its own size and ten labels unless told."""
+"""Config by name. Each model has ten labels unless num_labels says otherwise."""

@@ -1,4 +1,4 @@
-"""Models of your own: three modules that pass a state on, with nothing to register.
+"""Models of your own: a bottom, a trunk and a top, with nothing to register.
 
 The parts of a run come from a function that makes them, named as ``package.module:function``, so
 that server and clients, each in a process of its own, make the same ones. In a notebook or script
@@ -16,7 +16,7 @@ from fedsplit.input_spec import InputSpec
 from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
-# Of the three `forward`s: so that a subclass may say whether a tensor or a dict of them comes.
+# The three `forward`s take anything, so that a subclass may declare a tensor or a dict of them.
 
 
 class BaseBottomModel(nn.Module):
@@ -25,7 +25,8 @@ class BaseBottomModel(nn.Module):
     Attributes
     ----------
     input_spec : InputSpec | None
-        The images it takes; None = as the data set's first one, mean and deviation 0.5.
+        The images it takes; None = the size of the data set's first image, with mean and
+        standard deviation 0.5.
     """
 
     input_spec: InputSpec | None = None
@@ -36,18 +37,18 @@ class BaseBottomModel(nn.Module):
 
 
 class BaseTrunkModel(nn.Module):
-    """What the server trains: smashed data to what the top takes."""
+    """What the server trains: smashed data to the top's input."""
 
     def forward(self, *smashed: Any, **_: Any) -> Any:  # noqa: ANN401
-        """Compute what the top takes, a tensor or dict[str, Tensor], from what the bottom gave."""
+        """Compute the top's input, a tensor or dict[str, Tensor], from the smashed data."""
         raise NotImplementedError(f"{type(self).__name__} needs a forward method.")
 
 
 class BaseTopModel(nn.Module):
-    """What computes the logits [B, classes], at the server or, U-shaped, at the client."""
+    """Computes the logits [B, classes], at the server or, U-shaped, at the client."""
 
     def forward(self, *hidden: Any, **_: Any) -> Any:  # noqa: ANN401
-        """Compute the logits from what the trunk gave."""
+        """Compute the logits from the trunk's output."""
         raise NotImplementedError(f"{type(self).__name__} needs a forward method.")
 
 
@@ -57,14 +58,14 @@ class JoinedModel(nn.Module):
     Parameters
     ----------
     bottom, trunk, top : nn.Module
-        Any modules; the three base classes say what each takes and gives.
+        Any modules; the three base classes define the input and output of each.
     factory : str
         The function that made the parts, if that is known: ``package.module:function``.
 
     Attributes
     ----------
     class_names : Sequence[str]
-        Of the classes that it was trained on, in the order of the logits; empty = not known.
+        The classes that it was trained on, in the order of the logits; empty if not known.
     """
 
     class_names: Sequence[str] = ()

@@ -24,12 +24,12 @@ def input_spec_of(
     model_name : str
         For messages.
     processor : Mapping[str, Any]
-        As in preprocessor_config.json; what it does not say is: resize to the model's size,
-        bilinear, mean and standard deviation 0.5.
+        As in preprocessor_config.json. The defaults are: resize to the model's size, bilinear,
+        mean and standard deviation 0.5.
     channels : int
-        That the model takes.
+        Of the images that the model takes.
     size : int | Sequence[int]
-        Height and width that the model's config says; the processor's go before.
+        Height and width in the model's config; those of the processor take precedence.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def input_spec_of(
         crop = (crop, crop)
     height, width = crop or (resized if isinstance(resized, tuple) else own)
     mean, std = _statistics(model_name, processor, channels)
-    resample = processor.get("resample")  # 0, the nearest pixel, is a filter too
+    resample = processor.get("resample")  # 0 is a filter: the nearest pixel
     return InputSpec(
         channels,
         height,
@@ -108,7 +108,7 @@ def _statistics(
             "image_std above 0."
         )
     factor = processor.get("rescale_factor", _RESCALE) if processor.get("do_rescale", True) else 1.0
-    if abs(factor - _RESCALE) > 1e-6:  # what is left of it goes into the other two
+    if abs(factor - _RESCALE) > 1e-6:  # mean and deviation absorb the rest
         mean, std = (tuple(x * _RESCALE / factor for x in numbers) for numbers in (mean, std))
     return mean, std
 

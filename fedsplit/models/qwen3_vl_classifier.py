@@ -88,7 +88,7 @@ class Qwen3VLForImageClassification(Qwen3VLPreTrainedModel):  # type: ignore[no-
 
 
 class _Rotary(Qwen3VLVisionRotaryEmbedding):
-    """Without buffers: weights that arrive for an emptied model would not bring them."""
+    """Without buffers, because an emptied model receives weights only."""
 
     attention_scaling = 1.0
 

@@ -72,7 +72,7 @@ def pack_images(images: Tensor, vision_config: Root) -> tuple[Tensor, Tensor]:
 
 
 def segments(grid_thw: Tensor) -> Tensor:
-    """Return where each frame begins, and the end: int32 [F + 1] on the CPU for F frames.
+    """Return the start of each frame, and the end: int32 [F + 1] on the CPU for F frames.
 
     Attention stays within a frame. With one segment for all, images would attend to each other.
     """
@@ -82,7 +82,7 @@ def segments(grid_thw: Tensor) -> Tensor:
 
 
 def resampling_of(visual: Root) -> Resampling:
-    """Return what maps grid_thw [B, 3] to indices and weights [S, 4] of the learned positions.
+    """Return the function from grid_thw [B, 3] to indices and weights [S, 4] of learned positions.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def image_means(merged: Tensor, grid_thw: Tensor, merge: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _places(grids: tuple[tuple[int, ...], ...], merge: int) -> Tensor:
-    # Every block asks for the same, and it takes a loop over the images.
+    # Every block needs the same values, which take a loop over the images.
     from transformers.vision_utils import get_vision_position_ids
 
     with torch.inference_mode(False):

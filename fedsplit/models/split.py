@@ -1,4 +1,4 @@
-"""Cut a whole model into bottom, trunk and top, and put the parts together again."""
+"""Split a whole model into bottom, trunk and top, and merge the parts again."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 class SplitModel(NamedTuple):
     """Three modules with ``top(trunk(bottom(images)))`` equal to the whole model's logits.
 
-    From `split_model` and `load_split_model` they are parts of one model. Modules of your own will
-    do too (see `fedsplit.models.custom`).
+    `split_model` and `load_split_model` return parts of one model. Modules of your own are allowed
+    too (see `fedsplit.models.custom`).
     """
 
     bottom: nn.Module

@@ -27,7 +27,7 @@ from fedsplit.states import Boundary, State, TensorSpec, by_name, each, has_numb
 M = TypeVar("M", bound=nn.Module)
 
 Root = Any
-"""A module seen through a family's eyes: its attributes are what the family knows them to be."""
+"""A module whose attributes are those that the family expects."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Part(nn.Module):
         return each(state, lambda t: t.to(weight.dtype) if t.is_floating_point() else t)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of everything but frozen modules that training would change all the same."""
+        """Set the mode; frozen modules with buffers stay in eval mode, so that these stay fixed."""
         super().train(mode)
         rest_frozen(self)
         return self
@@ -217,15 +217,15 @@ def storage_free_copy(module: M) -> M:
 
 
 def _share_configurations(module: nn.Module, memo: dict[int, Any]) -> None:
-    # transformers' blocks point to the model's one configuration. Copying it would part them
-    # from the merged model's, which set_attn_implementation and its like then miss.
+    # transformers' blocks share the model's configuration. A copy for each would no longer be the
+    # merged model's, and calls such as set_attn_implementation would not reach the blocks.
     for child in module.modules():
         if (configuration := child.__dict__.get("config")) is not None:
             memo[id(configuration)] = configuration
 
 
 def smashed_spec(bottom: nn.Module, spec: InputSpec) -> dict[str, TensorSpec]:
-    """Return every tensor that crosses the cut, for a batch of one image (see `boundary`).
+    """Return the spec of every tensor that crosses the cut, for a batch of one image.
 
     A state of one tensor has the name ``hidden``; for a plain ViT it is [1, N+1, D].
     """
@@ -275,7 +275,7 @@ def _outputs(
 
 
 def _constant(one: Tensor, two: Tensor) -> tuple[int, ...] | None:
-    # Made from the images' shape alone, on the CPU: it has numbers even here.
+    # Computed on the CPU from the images' shape alone, so it has values even on the meta device.
     if one.is_meta or one.is_floating_point() or not torch.equal(torch.cat([one, one]), two):
         return None
     return tuple(one.flatten().tolist())

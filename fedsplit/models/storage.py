@@ -1,4 +1,4 @@
-"""Tensors of a module tree that come and go, while the modules stay.
+"""Replace the tensors of a module tree, and keep its modules.
 
 Buffers that are not part of a state dict, such as a table of positions, are no weights: nobody
 sends or stores them, so they are kept wherever the weights are not.
@@ -16,7 +16,7 @@ Slot = tuple[nn.Module, str, Tensor]
 
 
 def weight_slots(model: nn.Module) -> Iterator[tuple[str, Slot]]:
-    """Yield every name of a state dict with where its tensor is; tied ones under each name."""
+    """Yield every name of a state dict with its slot; a tied tensor comes under each name."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
         for name, parameter in module._parameters.items():
@@ -41,7 +41,7 @@ def move_kept_buffers(model: nn.Module, device: str | torch.device) -> None:
 
 
 def replace_weights(model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Put another tensor in the place of each weight; what was tied stays tied."""
+    """Replace each weight by another tensor; tied weights stay tied."""
     changed: dict[int, Tensor] = {}
     for _, slot in list(weight_slots(model)):
         tensor = slot[2]
@@ -51,7 +51,7 @@ def replace_weights(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Non
 
 
 def put(slot: Slot, tensor: Tensor) -> None:
-    """Put a tensor where another is; a parameter stays one."""
+    """Put a tensor into a slot; a parameter stays a parameter."""
     module, name, old = slot
     tensor = as_slot(old, tensor)
     if isinstance(tensor, nn.Parameter):
@@ -61,12 +61,12 @@ def put(slot: Slot, tensor: Tensor) -> None:
 
 
 def without_storage(model: nn.Module, dtype: torch.dtype | None = None) -> None:
-    """Move all weights to the meta device, in place; floating ones get a dtype, if one is given."""
+    """Move all weights to the meta device, in place; floating-point ones take the dtype."""
     replace_weights(model, lambda tensor: _empty(tensor, "meta", dtype))
 
 
 def with_storage(model: nn.Module, dtype: torch.dtype | None = None) -> None:
-    """Give all weights uninitialised storage on the CPU, in place; floating ones of a dtype."""
+    """Give all weights uninitialised CPU storage, in place; floating-point ones take the dtype."""
     replace_weights(model, lambda tensor: _empty(tensor, "cpu", dtype))
 
 
@@ -76,7 +76,7 @@ def _empty(tensor: Tensor, device: str, dtype: torch.dtype | None) -> Tensor:
 
 
 def as_slot(old: Tensor, new: Tensor) -> Tensor:
-    """Return the new tensor as what the old one is: a parameter, or a buffer."""
+    """Return the new tensor as a parameter if the old one is a parameter."""
     if isinstance(old, nn.Parameter) and not isinstance(new, nn.Parameter):
         return nn.Parameter(new, requires_grad=old.requires_grad)
     return new

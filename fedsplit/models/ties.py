@@ -1,4 +1,4 @@
-"""Parameters with two names, such as a language model's word embedding and its output layer."""
+"""Tied parameters, which have two names: such as a word embedding and the output layer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fedsplit.models.stages import find, graft
 
 
 def tie_again(model: nn.Module, shell: nn.Module) -> None:
-    """Make what is one parameter in the shell one parameter in the model, too.
+    """Tie in the model the parameters that are tied in the shell.
 
     Raises
     ------
     ModelError
-        If its copies, in parts that were trained apart, are no longer equal.
+        If copies of one parameter differ, because their parts were trained apart.
     """
     names_of: dict[int, list[str]] = defaultdict(list)
     for name, parameter in shell.named_parameters(remove_duplicate=False):

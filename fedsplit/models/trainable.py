@@ -81,8 +81,8 @@ def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: 
         freeze_unused(part)
     if without:
         _logger.warning(
-            "LoRA leaves out attention: %d modules are torch's nn.MultiheadAttention, which gets no "
-            "adapter. Only the other linear layers of the blocks are adapted.",
+            "LoRA leaves out %d modules: torch's nn.MultiheadAttention gets no adapter. Only the "
+            "other linear layers of the blocks are adapted.",
             without,
         )
 

@@ -1,4 +1,4 @@
-"""Stored tensors, of which only those are read that somebody wants."""
+"""Lazy checkpoint reading: only the requested tensors are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedsplit.models.storage import Slot, as_slot, put, weight_slots
 
 
 class Stored(Protocol):
-    """Tensors by name, somewhere; a context, as files may be open."""
+    """Tensors by name, in memory or in files; a context manager that closes the files."""
 
     def __enter__(self) -> Self: ...
 
@@ -35,12 +35,12 @@ class Stored(Protocol):
         ...
 
     def read(self, key: str) -> Tensor:
-        """Return a tensor; whoever keeps it makes a copy."""
+        """Return a tensor; copy it to keep it."""
         ...
 
 
 class Loaded:
-    """Tensors that are in memory already.
+    """Tensors in memory.
 
     Parameters
     ----------
@@ -71,14 +71,14 @@ class Loaded:
 
 
 class Checkpoint:
-    """The safetensors of a directory, in one file or in shards; opened when first needed.
+    """The safetensors of a directory, in one file or in shards, opened when first needed.
 
     Parameters
     ----------
     directory : Path
-        Where they are.
+        Where the files are.
     fetch : Callable[[str], object] | None
-        Brings a shard that is not there, by its name.
+        Fetches a missing shard by its name.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class Checkpoint:
         self._stack.close()
 
     def __iter__(self) -> Iterator[str]:
-        """Yield all keys; shards that an index lists are not opened for that."""
+        """Yield all keys; if there is an index, no shard is opened for that."""
         yield from self._files
 
     def shape(self, key: str) -> tuple[int, ...]:
@@ -108,7 +108,7 @@ class Checkpoint:
         return tuple(self.file_of(key).get_slice(key).get_shape())
 
     def read(self, key: str) -> Tensor:
-        """Return a tensor, which is mapped from its file."""
+        """Return a tensor that is mapped from its file."""
         tensor: Tensor = self.file_of(key).get_tensor(key)
         return tensor
 
@@ -121,7 +121,7 @@ class Checkpoint:
         return self._opened[file]
 
     def fetch_all(self) -> None:
-        """Bring all shards."""
+        """Fetch all shards."""
         for file in set(self._files.values()):
             self._there(file)
 
@@ -147,42 +147,42 @@ class Checkpoint:
 
 
 def checkpoint_of(source: Source, cache_dir: str | Path | None) -> Checkpoint:
-    """Open the weights in a model's directory; those of a hub model come shard by shard."""
+    """Open the weights in a model's directory; shards of a hub model are fetched as needed."""
     assert source.directory is not None
     fetch = partial(fetch_file, source, cache_dir=cache_dir) if source.from_hub else None
     return Checkpoint(source.directory, fetch)
 
 
 def write(state: Mapping[str, Tensor], file: Path) -> None:
-    """Write tensors as a safetensors file, which takes none that share their memory."""
+    """Write copies of tensors as a safetensors file, which refuses tensors that share memory."""
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     save_file(copies, file, metadata={"format": "pt"})
 
 
 def write_model(model: nn.Module, config: Mapping[str, object], directory: Path) -> None:
-    """Write config.json and model.safetensors of a model that is not one of transformers."""
+    """Write config.json and model.safetensors of a model that transformers does not save."""
     text = json.dumps(config, indent=2) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
     write(model.state_dict(), directory / SINGLE)
 
 
 Slots = list[tuple[str, Slot]]
-"""All names of one tensor, and their places: several, if it is tied."""
+"""All names of one tensor and their places: several if it is tied."""
 
 
 class Filling:
-    """Weights of a checkpoint on their way into a model that has none yet.
+    """Fills a model that has no weights from a checkpoint.
 
     Parameters
     ----------
     model : nn.Module
         With its weights on the meta device.
     checkpoint : Stored
-        What there is.
+        The stored tensors.
     name_of : Callable[[str], str]
         From the checkpoint's keys to the model's names.
     fresh : tuple[str, ...]
-        How names start whose weights may be missing, or of another shape.
+        Prefixes of names whose weights may be missing or of another shape.
     """
 
     def __init__(
@@ -202,14 +202,14 @@ class Filling:
         self._tensors = list(tied.values())
 
     def faults(self, wanted: Collection[str], may_be_left: Callable[[str], bool]) -> str:
-        """Say which keys are missing, unexpected, or of another shape; empty if none is.
+        """Return which keys are missing, unexpected, or of another shape, as text; empty if none.
 
         Parameters
         ----------
         wanted : Collection[str]
-            Names whose shapes count; that of the others is in files that need not be opened.
+            Names whose shapes are compared; the files of the others need not be opened.
         may_be_left : Callable[[str], bool]
-            Whether a name may be stored for which the model has no place.
+            Whether the checkpoint may hold a name that the model lacks.
         """
         known = {name for slots in self._tensors for name, _ in slots}
         kinds = {
@@ -240,7 +240,7 @@ class Filling:
         Returns
         -------
         list[Tensor]
-            Those that are not there to be read, with uninitialised storage.
+            Those that the checkpoint lacks, with uninitialised storage.
         """
         fresh: list[Tensor] = []
         for slots in self._tensors:
@@ -263,7 +263,7 @@ class Filling:
         self, key: str, old: Tensor, device: torch.device, dtype: torch.dtype | None
     ) -> Tensor:
         tensor = self._checkpoint.read(key)
-        # A copy: what the file gives is mapped from it, and lies wherever its header ends.
+        # A copy, because the file's tensor is mapped from it, at whatever offset its header ends.
         kind = (dtype or old.dtype) if old.is_floating_point() else old.dtype
         return tensor.to(device, kind, copy=True)
 

@@ -140,7 +140,7 @@ def test_torchs_own_attention_gets_no_adapter_and_this_is_a_warning(
         f"encoder.layers.encoder_layer_{block}.mlp.{layer}" for block in (0, 1) for layer in (0, 3)
     }
     (record,) = caplog.records
-    assert "2 modules are torch's nn.MultiheadAttention" in record.getMessage()
+    assert "leaves out 2 modules: torch's nn.MultiheadAttention" in record.getMessage()
     _model("lora")
     assert len(caplog.records) == 1
 

@@ -31,4 +31,4 @@ BUILTIN = (
     torchvision.FAMILY,
     vit.FAMILY,
 )
-"""Where several share a `model_type`, the first is meant unless a config says otherwise."""
+"""If several share a `model_type`, the first is used unless the config's architectures decide."""

@@ -36,7 +36,7 @@ from fedsplit.states import State
 
 def stages(model: Root) -> Sequence[Stage]:
     """List the stages of a `BeitForImageClassification`."""
-    # A block has to know the images' size to look up its own bias.
+    # A block needs the images' size to look up its own bias.
     size = tuple(model.beit.embeddings.patch_embeddings.image_size)
     embeddings = Stage("embeddings", ("beit.embeddings",), partial(_embed, size))
     blocks = block_stages(model, "beit.layers", resolution=size)
@@ -69,7 +69,7 @@ def _embed_with_table(
     # [heads, (N+1)^2]; from it, not as stored, because transformers resamples what is stored.
     bias = root.beit.shared_position_bias(window)[0].flatten(1)
     anywhere = torch.zeros(int(kinds.max()) + 1, dtype=torch.int64)
-    anywhere[kinds] = torch.arange(len(kinds))  # a place of each kind, no matter which
+    anywhere[kinds] = torch.arange(len(kinds))  # any one place of each kind
     table = bias[:, anywhere].transpose(0, 1)
     return {"hidden": hidden, "bias_table": table.expand(len(hidden), -1, -1)}
 
@@ -104,7 +104,7 @@ FAMILY = Family(
     model_class="transformers.models.beit.modeling_beit:BeitForImageClassification",
     stages=stages,
     model_type="beit",
-    # The pooler's norm is as new as the classifier: pretraining has no pooler.
+    # Pretraining has no pooler, so its norm is drawn afresh with the classifier.
     head=("classifier.", "beit.pooler."),
     ignored_keys=("lm_head.", "layernorm."),
     image_processor="ViTImageProcessor",

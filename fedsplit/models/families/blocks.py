@@ -34,7 +34,7 @@ def block_stages(model: Root, *places: str, **options: object) -> list[Stage]:
 
 
 def run_block(block: Root, hidden: Tensor, **options: object) -> Tensor:
-    """Run one of transformers' blocks, some of which return a tuple, the states first."""
+    """Run a block of transformers; some return a tuple with the hidden states first."""
     output = block(hidden, **options)
     result: Tensor = output[0] if isinstance(output, tuple) else output
     return result

@@ -21,7 +21,7 @@ from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
 _MODULE = "transformers.models.deit.modeling_deit"
-# What checkpoints of its other heads hold besides.
+# Keys that checkpoints of its other heads hold.
 _UNUSED = ("pooler.", "deit.pooler.", "decoder.", "embeddings.mask_token")
 
 

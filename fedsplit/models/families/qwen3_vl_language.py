@@ -40,7 +40,7 @@ def embed_tokens(config: Root, root: Root, state: dict[str, Tensor]) -> dict[str
             f"input_ids has {places} image tokens (id {config.image_token_id}), but the images "
             f"have {len(merged)} merged features. Take both from one call of the processor."
         )
-    # Of Qwen3VLModel, which itself is in no part, these methods use nothing else.
+    # No part holds a Qwen3VLModel; these methods use nothing else of it.
     model_class: Any = Qwen3VLModel
     method = partial(model_class.get_vision_position_ids, None)
     positions, _ = model_class.get_rope_index(
@@ -63,7 +63,7 @@ def embed_tokens(config: Root, root: Root, state: dict[str, Tensor]) -> dict[str
 
 
 def block(index: int, root: Root, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Run block `index` (from 0), then add the features of DeepStack that are its own, if any."""
+    """Run block `index` (from 0), then add its DeepStack features, if any."""
     from transformers.masking_utils import create_causal_mask
     from transformers.models.qwen3_vl.modeling_qwen3_vl import (
         Qwen3VLTextModel,

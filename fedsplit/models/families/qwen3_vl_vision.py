@@ -15,12 +15,12 @@ from fedsplit.models.qwen3_vl_grid import Resampling, rotary, segments
 from fedsplit.models.stages import Root
 
 EMBEDDINGS = ("model.visual.patch_embed", "model.visual.pos_embed")
-# Only angles, which every block computes for itself; but a tensor belongs to some stage.
+# Every block computes these angles itself; they are listed because each tensor needs a stage.
 ROTARY = "model.visual.rotary_pos_emb"
 
 
 def image_shape(config: Root) -> tuple[int, int, int]:
-    """Return channels, height and width: of `image_size`, else 256 as patches allow it.
+    """Return channels, height and width: from `image_size`, else about 256 in whole patches.
 
     256 x 256 is the least that the image processor of Qwen3-VL makes of an image.
     """
@@ -44,7 +44,7 @@ def embed(
 
 
 def block(find_block: attrgetter[Any], root: Root, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Run one block; where patches stand and where frames end comes from ``grid_thw`` alone."""
+    """Run one block; positions and frame ends are computed from ``grid_thw`` alone."""
     from transformers.utils.generic import get_max_seqlen, is_flash_attention_requested
 
     module = find_block(root)

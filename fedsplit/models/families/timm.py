@@ -23,7 +23,7 @@ from fedsplit.models.stages import Root, Stage
 
 _MODULE = "timm.models.vision_transformer"
 _TOKENS = ("cls_token", "reg_token")
-# What the stages below compute: a subclass with its own is another architecture.
+# The methods that the stages replace: a subclass that overrides one is another architecture.
 _METHODS = ("forward", "forward_features", "forward_head", "pool", "_pos_embed")
 
 
@@ -73,7 +73,7 @@ def _fault(model: Root) -> str | None:
     if model.dynamic_img_size:
         return "takes images of any size (dynamic_img_size)"
     if not isinstance(model.patch_drop, nn.Identity):
-        # Fewer tokens in training than in evaluation: no cut has one shape.
+        # Training uses fewer tokens than evaluation, so smashed data has no fixed shape.
         return "drops patches (patch_drop_rate)"
     if not model.global_pool:
         return "does not pool its tokens (global_pool = '')"

@@ -19,7 +19,7 @@ from fedsplit.errors import ModelError
 from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
-# Two are lone parameters of the model and of its encoder.
+# Two of these are lone parameters, of the model and of its encoder.
 _EMBEDDINGS = ("conv_proj", "class_token", "encoder.pos_embedding", "encoder.dropout")
 
 
@@ -32,7 +32,7 @@ def stages(model: Root) -> Sequence[Stage]:
         If it begins with convolutions and batch norms, or has no blocks.
     """
     if not isinstance(model.conv_proj, nn.Conv2d):
-        # Statistics of a batch norm are neither weights nor any client's own.
+        # The running statistics of a batch norm are no weights, and belong to no one client.
         raise ModelError(
             "This VisionTransformer has a convolutional stem (conv_stem_configs), which cannot be "
             "split. Use one whose patches are embedded by a single convolution."

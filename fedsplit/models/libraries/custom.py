@@ -43,14 +43,14 @@ class CustomLibrary:
         return model
 
     def build_empty(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
-        """Call the function, and take the weights away again."""
+        """Call the function, and remove the weights."""
         with torch.random.fork_rng(devices=[]):
             model: nn.Module = self.build(source, model_class, num_labels)
         without_storage(model)
         return model
 
     def stored_labels(self, source: Source, model_class: type[Any]) -> int | None:
-        """Unknown."""
+        """Return None: the number is not known."""
         return None
 
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Checkpoint:
@@ -85,7 +85,7 @@ class CustomLibrary:
         """Write the weights, the name of the function, and the class names."""
         whole: Any = model
         if class_names is not None:
-            # How many logits a top of the user's own gives, nobody can say without running it.
+            # The number of logits of a user's top is not known without running it.
             whole.class_names = label_names(class_names, len(class_names))
         config: dict[str, object] = {
             "model_type": "custom",

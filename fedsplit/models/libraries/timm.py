@@ -30,14 +30,14 @@ class TimmLibrary:
     """See `Library`."""
 
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
-        """Let timm make it, with the arguments in its config."""
+        """Let timm build it, with the arguments in its config."""
         config, name = source.config, _architecture(source)
         arguments = {key: config[key] for key in ("num_classes", "global_pool") if key in config}
         arguments.update(config.get("model_args") or {})
         if num_labels is not None:
             arguments["num_classes"] = num_labels
         known = config.get("pretrained_cfg")
-        if known is not None:  # timm reads names of classes beside it, and keeps them in it
+        if known is not None:  # timm moves class names from the config into it
             known = {**known, **{key: config[key] for key in _LABELS if key in config}}
         model = _timm().create_model(name, pretrained=False, pretrained_cfg=known, **arguments)
         if not isinstance(model, model_class):
@@ -53,7 +53,7 @@ class TimmLibrary:
             return self.build(source, model_class, num_labels)
 
     def stored_labels(self, source: Source, model_class: type[Any]) -> int | None:
-        """Read it in the config, or in what timm knows of the name; 0 means none."""
+        """Read it in the config, or in timm's own config of the name; 0 means none."""
         config = source.config
         if "num_classes" in config:
             return config["num_classes"] or None
@@ -77,7 +77,7 @@ class TimmLibrary:
             ) from None
         if not file.is_file():
             raise ModelError(f"The weights of '{source.name}' are no {SINGLE}. {way_out}")
-        # As timm does it: some are stored under other names, or for patches of another form.
+        # timm renames the keys of some checkpoints, and reshapes the patches of others.
         adapt = importlib.import_module(_MODULE).checkpoint_filter_fn
         return Loaded(adapt(load_file(file), model))
 
@@ -105,7 +105,7 @@ class TimmLibrary:
     def input_spec(
         self, source: Source, model: nn.Module, processor: Mapping[str, Any]
     ) -> InputSpec:
-        """Read the processor, or else what timm's own transforms do with the model's config."""
+        """Read the processor, or else derive it from timm's own transforms."""
         whole: Any = model
         size = whole.patch_embed.img_size
         if not processor:
@@ -188,7 +188,7 @@ def _config(model: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _processor(source: Source, known: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """Return what preprocessor_config.json would say of timm's own transforms."""
+    """Return timm's own transforms in the format of preprocessor_config.json."""
     mode, filter_name = known.get("crop_mode", "center"), known["interpolation"]
     height, width = (math.floor(edge / known["crop_pct"]) for edge in size)
     # timm resizes to the longer of two edges for the centre of images that are not square.

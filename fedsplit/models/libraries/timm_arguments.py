@@ -7,11 +7,11 @@ from typing import Any
 from torch import nn
 
 BASE = "vit_base_patch16_224"
-"""The name under which a model is stored that has none; the arguments say all that differs."""
+"""The architecture of a stored model without a name; the arguments state all differences."""
 
 
 def arguments_of(model: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Read the arguments off a model's modules: timm keeps none for one made by hand."""
+    """Read the arguments from a model's modules: timm keeps none for a model made by hand."""
     block = next(iter(model.blocks))
     return {
         "img_size": list(model.patch_embed.img_size),
@@ -51,7 +51,7 @@ def _of_block(block: Any, width: int) -> dict[str, Any]:  # noqa: ANN401
         "proj_drop_rate": attention.proj_drop.p,
         "attn_drop_rate": attention.attn_drop.p,
     }
-    # Any value above 0: it is where the scales began.
+    # Any value above 0 will do: it only initialises the scales.
     return {**arguments, "init_values": 1e-5} if _there(block.ls1) else arguments
 
 

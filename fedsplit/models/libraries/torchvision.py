@@ -22,7 +22,7 @@ from fedsplit.models.processing import input_spec_of
 from fedsplit.models.weights import Loaded, Stored, checkpoint_of, write_model
 
 _CLASS = "VisionTransformer"  # the architecture of a config that has all of its arguments
-_LABELS = 1000  # of a model whose config does not say
+_LABELS = 1000  # of a model whose config does not state it
 _EPS = 1e-6
 _RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
 
@@ -37,7 +37,7 @@ class TorchvisionLibrary:
         class_names = tuple(arguments.pop("class_names", ()))
         arguments["num_classes"] = num_labels or arguments.get("num_classes", _LABELS)
         model = self._make(source, model_class, architecture, arguments)
-        # Names of the checkpoint's classes are none of another classifier's.
+        # Another classifier does not take over the checkpoint's class names.
         model.class_names = class_names if len(class_names) == arguments["num_classes"] else ()
         return model
 
@@ -45,7 +45,7 @@ class TorchvisionLibrary:
         self, source: Source, model_class: type[Any], architecture: str, arguments: dict[str, Any]
     ) -> Any:  # noqa: ANN401
         if architecture != _CLASS:
-            # Built for the images of its weights, whether these are asked for or not.
+            # Take the image size of its pretrained weights, whether or not these are loaded.
             size = _default_weights(source).meta["min_size"][0]
             return _models().get_model(architecture, **{"image_size": size, **arguments})
         eps = arguments.pop("layer_norm_eps", _EPS)
@@ -68,7 +68,7 @@ class TorchvisionLibrary:
         return Loaded(_download(source, _default_weights(source).url))
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
-        """Follow torchvision's own renaming: published weights still have the older names."""
+        """Rename as torchvision does: published weights have older names."""
 
         def name(key: str) -> str:
             return re.sub(r"\.linear_([12])\.", lambda m: f".{3 * int(m[1]) - 3}.", key)
@@ -80,7 +80,7 @@ class TorchvisionLibrary:
         return False
 
     def draw(self, model: nn.Module, fresh: Collection[Tensor]) -> None:
-        """Take the heads of a model without blocks, for a patch of one pixel: zeros, mostly."""
+        """Copy the freshly drawn heads of a tiny model; torchvision draws mostly zeros."""
         whole: Any = model
         small = _class()(
             image_size=1,
@@ -103,7 +103,7 @@ class TorchvisionLibrary:
     def input_spec(
         self, source: Source, model: nn.Module, processor: Mapping[str, Any]
     ) -> InputSpec:
-        """Read the processor, or else the transforms of the weights that the name stands for."""
+        """Read the processor, or else the transforms of the name's pretrained weights."""
         whole: Any = model
         named = source.config.get("architecture", _CLASS) != _CLASS
         if named and not processor:
@@ -161,7 +161,7 @@ def _download(source: Source, url: str) -> Mapping[str, Tensor]:
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     try:
         if not file.is_file():
-            # One short try first: torch.hub waits as long as the network does.
+            # One short attempt first: torch.hub has no time limit.
             urlopen(Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
         state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
             url, map_location="cpu", progress=False, check_hash=True, weights_only=True
@@ -176,7 +176,7 @@ def _download(source: Source, url: str) -> Mapping[str, Tensor]:
 
 
 def _processor(transforms: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return what preprocessor_config.json would say of torchvision's own transforms."""
+    """Return torchvision's own transforms in the format of preprocessor_config.json."""
     crop = transforms.crop_size[0]
     return {
         "size": {"shortest_edge": transforms.resize_size[0]},
