@@ -43,7 +43,8 @@ def test_the_images_of_a_function_leave_memory_with_the_run(fails: bool) -> None
         with reading(config.data):
             shard, test = load_shard(config, 0, 2, SMALL), load_test(config, SMALL)
             assert load_shard(config, 0, 2, SMALL) is shard
-            made = [weakref.ref(x) for x in (load_images(config.data), shard.train, test)]
+            held: list[object] = [load_images(config.data), shard.train, test]
+            made = [weakref.ref(value) for value in held]
             if fails:
                 found.extend(made)
                 raise RuntimeError("on purpose")
