@@ -13,7 +13,10 @@ from threading import RLock
 
 import torch
 
-_GLOBAL_GENERATOR = RLock()
+process_lock = RLock()
+"""Held while a block uses what a process has only once: torch's global generator and default
+device, and what transformers keeps in modules. One lock serves all of it, because such blocks
+nest in either order: a model is made under a seed, and making one may draw."""
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -42,7 +45,7 @@ def unchanged_generator() -> Iterator[None]:
     Such blocks run one at a time in a process: a thread that enters one waits until no other
     thread is in one. They may be nested.
     """
-    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+    with process_lock, torch.random.fork_rng(devices=[]):
         yield
 
 

@@ -1,21 +1,17 @@
-"""One lock and one memo for everything that makes models: a process makes one at a time."""
+"""How models are made: one at a time in a process, each kept once, quietly."""
 
 from __future__ import annotations
 
 import importlib
-import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, TypeVar
 
 from fedsplit.errors import FedSplitError, ModelError
+from fedsplit.seeding import process_lock
 
 Value = TypeVar("Value")
-
-lock = threading.RLock()
-"""Held while a model is made: importing transformers, its verbosity and torch's default device are
-global. One lock serves all, because a user's function may itself load a model while it is held."""
 
 
 class Memo(Generic[Value]):
@@ -51,7 +47,7 @@ class Memo(Generic[Value]):
 
 @contextmanager
 def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
-    """Hold the lock, silence transformers, and turn any failure into a `ModelError`.
+    """Hold the process lock, silence transformers, and turn any failure into a `ModelError`.
 
     Parameters
     ----------
@@ -60,7 +56,7 @@ def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
     doing : str
         What is done with it, for the message: ``loaded`` or ``saved``.
     """
-    with lock:
+    with process_lock:
         try:
             with _silence(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -18,7 +18,7 @@ from fedsplit.models.arguments import check_parts, check_place, checked_labels
 from fedsplit.models.dropout import dropout_of
 from fedsplit.models.family import Family
 from fedsplit.models.hub import Source, fetch_weights, find_model
-from fedsplit.models.making import Memo, lock
+from fedsplit.models.making import Memo
 from fedsplit.models.registry import family_of, family_of_config, is_builtin
 from fedsplit.models.split import (
     PARTS,
@@ -30,6 +30,7 @@ from fedsplit.models.split import (
 )
 from fedsplit.models.stages import Part
 from fedsplit.models.storage import move_kept_buffers, with_storage
+from fedsplit.seeding import process_lock
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ class ResolvedModel:
     def __init__(self, source: Source, cache_dir: str | None = None) -> None:
         self.source = source
         self._cache_dir = cache_dir
-        self._skeletons: Memo[nn.Module] = Memo(16, lock)
-        self._parts: Memo[SplitModel] = Memo(16, lock)
+        self._skeletons: Memo[nn.Module] = Memo(16, process_lock)
+        self._parts: Memo[SplitModel] = Memo(16, process_lock)
 
     @property
     def name(self) -> str:

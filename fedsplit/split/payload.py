@@ -170,7 +170,7 @@ class Payload:
             )
         size = (len(tensor) - first) // each + 1 if tensor.ndim else 0
         if not 1 <= size <= largest:
-            raise refused(frame, f"has {size} examples, not 1 to batch-size = {largest}")
+            raise refused(frame, f"has {size} examples, not 1 to {largest}")
         return size
 
     def _decoded(self, frame: Frame, batch_size: int, device: torch.device) -> dict[str, Tensor]:

@@ -278,7 +278,7 @@ def test_too_few_and_too_many_examples_are_refused_where_no_label_travels(
 ) -> None:
     wire = replace(U_FLOATS, uplink=codec)
     frame = packed_frame(wire, batch_size)
-    with pytest.raises(ChannelError, match=f"has {batch_size} examples, not 1 to batch-size = 6"):
+    with pytest.raises(ChannelError, match=f"has {batch_size} examples, not 1 to 6"):
         wire.unpack(frame)
 
 

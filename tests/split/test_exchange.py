@@ -194,7 +194,7 @@ OUT_OF_PLACE = {
         "holds the tensors",
     ),
     "the trunk's output": ([], Frame(Kind.TRUNK_OUTPUT, 0, gradient(0).tensors), "TRUNK_OUTPUT"),
-    "too large a batch": ([], smashed(0, size=9), "9 examples, not 1 to batch-size = 8"),
+    "too large a batch": ([], smashed(0, size=9), "9 examples, not 1 to 8"),
 }
 
 

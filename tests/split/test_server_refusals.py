@@ -53,18 +53,18 @@ REFUSED: dict[str, tuple[Frame, str]] = {
     "too few labels": (changed(1, labels=torch.tensor([0, 1])), r"\[4, 4\], not"),
     "no examples": (
         changed(1, cut_hidden=torch.ones(0, 4), labels=torch.ones(0).long()),
-        "has 0 examples, not 1 to batch-size = 8",
+        "has 0 examples, not 1 to 8",
     ),
     "NaN": (changed(1, cut_hidden=spoiled(float("nan"))), "NaN or infinity in 'cut.hidden'"),
     "infinity": (changed(1, cut_hidden=spoiled(float("inf"))), "NaN or infinity"),
     "minus infinity": (changed(1, cut_hidden=spoiled(-float("inf"))), "NaN or infinity"),
     "batch too large": (
         good_frame(1, size=9),
-        "(has 9 examples, not 1 to batch-size = 8|larger than max)",
+        "(has 9 examples, not 1 to 8|larger than max)",
     ),
     "far too large": (
         good_frame(1, size=2000),
-        "(has 2000 examples, not 1 to batch-size = 8|larger than max)",
+        "(has 2000 examples, not 1 to 8|larger than max)",
     ),
     "names without end": (
         Frame(Kind.SMASHED_DATA, 1, {f"t{n}": torch.ones(0) for n in range(4)}),

@@ -101,11 +101,11 @@ BAD: dict[str, tuple[Change, str]] = {
     "too many labels": (lambda t: t.update({"labels": torch.tensor([1, 1, 1])}), r"\[3, 3, 4\]"),
     "no examples": (
         lambda t: t.update(good_tensors(0)),
-        "has 0 examples, not 1 to batch-size = 6",
+        "has 0 examples, not 1 to 6",
     ),
     "too many": (
         lambda t: t.update(good_tensors(7)),
-        "has 7 examples, not 1 to batch-size = 6",
+        "has 7 examples, not 1 to 6",
     ),
 }
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
@@ -18,6 +17,7 @@ from fedsplit.models.labels import label_names
 from fedsplit.models.storage import without_storage
 from fedsplit.models.weights import Checkpoint, checkpoint_of, write_model
 from fedsplit.references import load_reference
+from fedsplit.seeding import unchanged_generator
 
 _EXAMPLE = "make it return SplitModel(bottom, trunk, top), or a model of a registered family"
 
@@ -44,7 +44,7 @@ class CustomLibrary:
 
     def build_empty(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
         """Call the function, and remove the weights."""
-        with torch.random.fork_rng(devices=[]):
+        with unchanged_generator():
             model: nn.Module = self.build(source, model_class, num_labels)
         without_storage(model)
         return model

@@ -20,6 +20,7 @@ from fedsplit.models.processing import input_spec_of
 from fedsplit.models.registry import family_of
 from fedsplit.models.storage import kept_buffers, weight_slots
 from fedsplit.models.weights import Loaded, Stored, checkpoint_of
+from fedsplit.seeding import unchanged_generator
 
 _SETTINGS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
@@ -44,7 +45,7 @@ class TransformersLibrary:
             model.get_submodule(owner)._buffers[last] = torch.empty_like(buffer, device="cpu")
         buffers = list(kept_buffers(model).values())
         if buffers:
-            with torch.random.fork_rng(devices=[]):
+            with unchanged_generator():
                 self.draw(model, buffers)
         return model
 
