@@ -1,6 +1,7 @@
 """What no variant may get wrong, on whole runs: see docs/algorithms.md.
 
-The same at the level of single steps, with the order of updates replayed, is in tests/split/.
+What holds for one algorithm only is in its own file in tests/strategies/. The same at the level of
+single steps, with the order of updates replayed, is in tests/split/.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fedsplit import Config, simulate
 from fedsplit.channel.direct import DirectStream
 from fedsplit.channel.frame import Frame
 from fedsplit.data.loader import Images, batches
-from fedsplit.data.shards import load_pool, load_shard
+from fedsplit.data.shards import load_shard
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.seeding import generator, seeded_init
 from fedsplit.split.wire import CUT_PREFIX, OUTPUT_PREFIX
@@ -93,65 +94,6 @@ def test_the_server_part_has_a_rate_and_a_schedule_of_its_own(
     images = load_shard(Config.load(TINY), 0, 1, input_spec("vit-nano")).train
     plain = _plain_loop(images, ("batches", 0), momentum=0.0, rates=(0.02, 0.05))
     assert distance(weights(result), plain) < 1e-6
-
-
-@pytest.mark.slow
-def test_centralized_is_a_plain_loop_over_everyones_images(run: Run, plain_threads: None) -> None:
-    """Break it: make a new optimizer in each round; its momentum is lost."""
-    result = run(strategy="centralized")
-    images = load_pool(Config.load(TINY), 4, input_spec("vit-nano"))
-    plain = _plain_loop(images, ("pooled batches",), momentum=0.9)
-    assert distance(weights(result), plain) < 1e-6
-    assert [row["num_examples"] for row in result.rounds] == [2 * len(images)] * 2
-    assert result.summary["sync_uplink_bytes"] == result.summary["cut_uplink_bytes"] == 0
-    assert result.summary["client_parameters"] == 0 < result.summary["server_parameters"]
-    assert all(row["validation_accuracy"] is not None for row in result.rounds)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("top_layer", [0, 3])
-def test_u_shaped_sflv1_equals_vanilla_and_full(run: Run, top_layer: int) -> None:
-    """Break it: scale the gradient of the trunk's output, or leave the top out of the averages."""
-    u_shaped = run(num_server_rounds=3, split_topology="u-shaped", split_top_layer=top_layer)
-    vanilla = run(num_server_rounds=3)
-    full = run(num_server_rounds=3, strategy="full")
-
-    assert distance(weights(u_shaped), weights(vanilla)) < 1e-6
-    assert distance(weights(u_shaped), weights(full)) < 1e-5
-    of_client, of_server = (u_shaped.summary[f"{side}_parameters"] for side in ("client", "server"))
-    assert of_client + of_server == full.summary["client_parameters"]
-    assert of_client > vanilla.summary["client_parameters"]
-    both = {name: u_shaped.summary[name] for name in u_shaped.summary if "flops" in name}
-    assert sum(both.values()) == full.summary["client_flops_per_sample"]
-
-
-@pytest.mark.slow
-def test_u_shaped_sequential_equals_vanilla(run: Run) -> None:
-    """With plain SGD: the top's momentum lasts at the server, and at a client for a round.
-
-    Break it: relay the bottom without the top.
-    """
-    one = run(strategy="sequential", momentum=0.0)
-    other = run(strategy="sequential", momentum=0.0, split_topology="u-shaped")
-    assert distance(weights(one), weights(other)) < 1e-6
-
-
-@pytest.mark.slow
-def test_u_shaped_parallel_equals_vanilla_when_a_round_is_a_step(run: Run) -> None:
-    """Then the mean of the tops' steps is the step of the one top (plain SGD).
-
-    Break it: give back the cut gradient of the step's whole loss instead of the client's own.
-    """
-    keys: dict[str, object] = {
-        "strategy": "parallel",
-        "momentum": 0.0,
-        "local_epochs": 1,
-        "batch_size": 36,
-    }
-    one = run(**keys, data_partitioner="iid")
-    other = run(**keys, data_partitioner="iid", split_topology="u-shaped")
-    assert len({row["num_examples"] for row in one.rounds}) == 1
-    assert distance(weights(one), weights(other)) < 1e-6
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 from fedsplit.models.making import Memo, quietly
 from fedsplit.seeding import seeded_init
@@ -26,10 +27,8 @@ def test_a_thread_that_seeds_and_one_that_makes_do_not_wait_for_each_other() -> 
     finished = []
 
     def meet() -> None:
-        try:
+        with suppress(threading.BrokenBarrierError):  # the other thread may wait outside
             inside.wait()
-        except threading.BrokenBarrierError:
-            pass  # the other thread waits outside, as it should
 
     def seed_then_make() -> None:
         with seeded_init(1, "a"):

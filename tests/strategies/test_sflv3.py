@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Run, distance
+from tests.strategies import by_hand
+
+pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
+
+
+def test_each_client_keeps_its_bottom_and_the_server_averages_its_copies(
+    run: Run, plain_threads: None
+) -> None:
+    """Break it: aggregate the bottoms, or send each client the first one again."""
+    images, parts = by_hand.shards(), by_hand.initial_parts()
+    rest = parts.server_part()
+    bottoms = by_hand.copies(parts.bottom)
+    for server_round in by_hand.ROUNDS:
+        rests = by_hand.copies(rest)
+        for client in by_hand.CLIENTS:
+            optimizer = by_hand.sgd(bottoms[client], rests[client])
+            for batch in by_hand.batches_of(images[client], client, server_round):
+                by_hand.descend(by_hand.loss_of(bottoms[client], rests[client], batch), optimizer)
+        by_hand.average_into(rest, rests, images)
+    result = run(strategy="sflv3")
+    assert distance(result.model.trunk.state_dict(), parts.trunk.state_dict()) < 1e-6
+    assert distance(result.model.top.state_dict(), parts.top.state_dict()) < 1e-6
+    assert [row["sync_uplink_bytes"] for row in result.rounds] == [0, 0]
+    assert result.rounds[0]["sync_downlink_bytes"] > result.rounds[1]["sync_downlink_bytes"] == 0
