@@ -215,7 +215,7 @@ class Recorder:
         if self._facts:
             saved.check_metrics(self.metrics)
         self._run_directory.write_rounds(saved.rows)
-        self.rows, self.metrics = list(saved.rows), saved.metrics
+        self.rows, self.metrics = [dict(row) for row in saved.rows], saved.metrics
         self._facts, self._initial = dict(saved.facts), dict(saved.initial)
         self._started = self._clock() - saved.elapsed_seconds
         self._progress.resume([row["round_seconds"] for row in self.rows])
