@@ -259,7 +259,6 @@ def state_of(wire: Wire, kind: Kind, batch_size: int) -> State:
         *((U_SHAPED, kind) for kind in U_SHAPED.payloads),
         (replace(U_SHAPED, cut_gradient=False), Kind.CUT_GRADIENT),
     ],
-    ids=str,
 )
 def test_a_packed_frame_unpacks_to_what_was_packed(wire: Wire, kind: Kind) -> None:
     """Break it: leave out the order of the boundary in `Payload`, or a prefix."""
