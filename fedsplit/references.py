@@ -6,7 +6,7 @@ import importlib
 import re
 from typing import TypeVar
 
-from fedsplit.errors import ConfigError
+from fedsplit.errors import ConfigError, FedSplitError
 
 Made = TypeVar("Made")
 
@@ -44,6 +44,8 @@ def load_reference(name: str, *, key: str) -> object:
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
+    except FedSplitError:  # such as a metric that the module declares wrongly; it says what to do
+        raise
     except Exception as error:  # a module may raise anything while it is imported
         raise ConfigError(
             f"{key} = '{name}' cannot be imported ({type(error).__name__}: {error}). Install its "

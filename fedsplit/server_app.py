@@ -226,7 +226,7 @@ def _run_rounds(
             "recorder": experiment.recorder.state_dict(),
         }
 
-    Continued(strategy, done).start(
+    (Continued(strategy, done) if done else strategy).start(
         grid=grid,
         initial_arrays=arrays,
         num_rounds=config.num_server_rounds - done,

@@ -17,7 +17,7 @@ class Continued(Strategy):
     strategy : Strategy
         The run's strategy, with the state of the rounds that are done.
     rounds_done : int
-        How many those are; 0 at the beginning of a run.
+        How many those are.
     """
 
     def __init__(self, strategy: Strategy, rounds_done: int) -> None:

@@ -30,7 +30,7 @@ def test_the_order_of_arrival_does_not_change_a_bit() -> None:
     values = {0: 1e16, 1: 1.0, 2: -1e16, 3: 3.0}
     weights = dict.fromkeys(values, 1)
     for how in ("sum", "mean"):
-        metric = over_clients(how)  # type: ignore[arg-type]
+        metric = over_clients(how)
         orders = itertools.permutations(values.items())
         assert len({combine(metric, dict(order), weights) for order in orders}) == 1
 
@@ -82,7 +82,9 @@ def test_without_any_value_there_is_none(how: Any) -> None:  # noqa: ANN401
 
 def test_built_in_sums_begin_at_zero_but_for_times() -> None:
     """Break it: give times the default 0: a run without a channel then took no time on it."""
-    rows = [{"failed_clients": [], "cut_uplink_bytes": None, "communication_seconds": None}]
+    rows: list[dict[str, Any]] = [
+        {"failed_clients": [], "cut_uplink_bytes": None, "communication_seconds": None}
+    ]
     assert over_rounds(FIELDS["cut_uplink_bytes"], rows) == 0
     assert over_rounds(FIELDS["communication_seconds"], rows) is None
     assert over_rounds(FIELDS["failed_clients"], [{"failed_clients": [3, 7]}, *rows]) == 2

@@ -10,6 +10,7 @@ from fedsplit.fields import (
     ROW_KEYS,
     SUMMARY_KEYS,
     TOTAL_FIELDS,
+    Purpose,
     fields_shown_in,
     traffic_fields,
 )
@@ -47,7 +48,7 @@ def test_bytes_by_purpose() -> None:
         *("evaluate_uplink_bytes", "evaluate_downlink_bytes"),
         *("sync_uplink_bytes", "sync_downlink_bytes"),
     ) == BYTE_KEYS
-    purposes = ("cut", "evaluate", "sync")
+    purposes: tuple[Purpose, ...] = ("cut", "evaluate", "sync")
     assert tuple(f.key for p in purposes for f in traffic_fields(p)) == BYTE_KEYS
     traffic = [field.key for field in fields_shown_in("traffic")]
     assert traffic == [key for key in BYTE_KEYS if not key.startswith("evaluate")]

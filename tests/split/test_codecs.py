@@ -17,7 +17,7 @@ from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError, ConfigError
 from fedsplit.seeding import generator
 from fedsplit.split.client import SplitSession
-from fedsplit.split.codecs import IDENTITY, Codec, Packed, load_codec
+from fedsplit.split.codecs import IDENTITY, Codec, Draw, Packed, load_codec
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.in_turn import InTurn
@@ -387,37 +387,44 @@ def test_the_ledger_is_the_length_of_what_crossed_and_both_channels_agree(
         assert_same_bits(again[k], trained[k])
 
 
-def sent_in(wire: Wire, participant: int, server_round: int) -> list[Tensor]:
-    """Return all packed tensors of a step of training, by a participant in a round."""
+class Seeds(Flat):
+    """Records the seed of each frame that it encodes."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def encode(self, tensors: Mapping[str, Tensor], draw: Draw) -> dict[str, Tensor]:
+        self.seeds.append(draw().initial_seed())
+        return super().encode(tensors, draw)
+
+
+def seeds_of(plain: Wire, participant: int, server_round: int) -> list[int]:
+    """Return the seeds of all frames of two steps, by a participant in a round."""
+    wire = replace(plain, uplink=Seeds(), downlink=Seeds())
     server = serving(PerParticipantCopies, wire)
     token = server.open_round(Purpose.TRAIN, [participant], server_round)[participant]
     stream = Straight(server.open(token))
     session = SplitSession(stream, wire, (Purpose.TRAIN, server_round, participant))
-    images, labels = batches_of(0, 8)[0]
-    if wire.output is None:
-        loss = session.train_step(bottom_of()(images), labels).loss
-    else:
-        loss = score(top_of()(session.trunk(bottom_of()(images))), labels).loss
-    torch.autograd.backward(loss)
+    for images, labels in batches_of(0, 8, 8):
+        if wire.output is None:
+            loss = session.train_step(bottom_of()(images), labels).loss
+        else:
+            loss = score(top_of()(session.trunk(bottom_of()(images))), labels).loss
+        torch.autograd.backward(loss)
     server.close()
-    return [
-        tensor
-        for frame in stream.frames
-        for tensor in frame.tensors.values()
-        if tensor.dtype == torch.int8
-    ]
+    assert isinstance(wire.uplink, Seeds)
+    assert isinstance(wire.downlink, Seeds)
+    return wire.uplink.seeds + wire.downlink.seeds
 
 
 @pytest.mark.parametrize("plain", [CUT, U_CUT], ids=["vanilla", "u-shaped"])
-def test_both_ends_draw_anew_for_each_participant_and_round(plain: Wire) -> None:
-    """Break it: pack a frame without the names of its stream, at either end."""
-    wire = replace(plain, uplink=Int8(), downlink=Int8())
-    drawn = [sent_in(wire, k, r) for k, r in ((0, 1), (1, 1), (0, 2))]
-    assert {len(tensors) for tensors in drawn} == {2 if plain.output is None else 4}
-    for one, other in itertools.combinations(drawn, 2):
-        assert not any(torch.equal(x, y) for x, y in zip(one, other, strict=True))
-    again = sent_in(wire, 0, 1)
-    assert all(torch.equal(x, y) for x, y in zip(drawn[0], again, strict=True))
+def test_every_frame_of_a_run_has_a_seed_of_its_own(plain: Wire) -> None:
+    """Break it: pack any kind of frame without the names of its stream, at either end."""
+    streams = [(0, 1), (1, 1), (0, 2)]
+    seeds = [seed for k, r in streams for seed in seeds_of(plain, k, r)]
+    assert len(seeds) == len(streams) * 2 * (2 if plain.output is None else 4)
+    assert len(set(seeds)) == len(seeds)
+    assert seeds_of(plain, 0, 1) == seeds[: len(seeds) // 3]
 
 
 @pytest.mark.parametrize("plain", [CUT, U_CUT], ids=["vanilla", "u-shaped"])
