@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from fedsplit.config import Config
+from fedsplit.config.run import STRATEGY_NAMES
 
 PAGE = Path(__file__).with_name("config.md")
 HEAD = """# Config keys
@@ -32,13 +33,14 @@ written in a table (`[data]`, then `name = ...`). `[tool.flwr.app.config]` of
 of bounds are refused before anything is loaded, all in one message. Whole numbers are at most
 2^63 - 1, as in TOML.
 
-`data.name` and `model.name` also take `package.module:function`: see
-[extending.md](extending.md).
+`strategy`, `model.name`, `data.name`, `codec.*` and `defence.name` also take code of your own as
+`package.module:name`: see [extending.md](extending.md).
 
 """
 TYPES = {str: "text", bool: "true or false", int: "whole number", float: "number"}
-# What the validators accept, in words: the bounds of a function cannot be read from its field.
+# What validators accept, in words: a field does not tell what its validator's code accepts.
 VALIDATED = {
+    "strategy": ", ".join(f"`{name}`" for name in STRATEGY_NAMES) + " or `package.module:name`",
     "run_name": "a plain directory name",
     "output_dir": "a path",
     "address": "host 127.0.0.1, localhost or [::1]; port up to 65535",

@@ -1,4 +1,4 @@
-"""The way from the config key `strategy` to its class in `strategies`, or in the user's code."""
+"""From the config key `strategy` to its class, in `strategies` or in the user's code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsplit.split.rules import UpdateRule
 
 
 def _check_ours(found: str | None, ours: Path) -> None:
-    """Refuse a package called `strategies` that is not fedsplit's: it would hide ours."""
+    """Refuse another package called `strategies`, which hides fedsplit's."""
     if found is None or Path(found).resolve().parents[1] != ours.resolve():
         raise ConfigError(
             f"The package 'strategies' of fedsplit is hidden by another one of that name, in "

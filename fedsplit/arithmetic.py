@@ -1,4 +1,4 @@
-"""Whether this machine can train in the dtype that a run asks for."""
+"""Check that this machine can train in the dtype of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_arithmetic(chain: Sequence[nn.Module], spec: InputSpec, config: Config
     chain : Sequence[nn.Module]
         The whole model, in order.
     spec : InputSpec
-        What images it takes.
+        The images that it takes.
     config : Config
         With a dtype or an autocast other than the default.
 
@@ -33,7 +33,7 @@ def check_arithmetic(chain: Sequence[nn.Module], spec: InputSpec, config: Config
     ConfigError
         If an operation is missing for this dtype, or a weight does not survive one step in it.
     """
-    # Eval mode, so that nothing is drawn.
+    # Eval mode, so that nothing is random.
     parts = [copy_to_train(part).eval() for part in chain]
     weights = (w for part in parts for w in part.parameters())
     optimizer = Training.of_clients(config).make_optimizer(weights)

@@ -1,7 +1,7 @@
 """Weights as Flower sends them, in every dtype that models have.
 
 Flower's arrays are numpy's, and numpy has no bfloat16. Such a tensor travels as the 16-bit
-integers with the same bytes, in an array that says ``bfloat16`` of itself.
+integers with the same bytes, in an array whose dtype says ``bfloat16``.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def to_tensor(array: Array) -> Tensor:
 
 
 def stored_dtype(dtype: str) -> str:
-    """Return the dtype of the numbers in an array that says `dtype` of itself."""
+    """Return the dtype of the stored numbers of an array whose dtype says `dtype`."""
     return "int16" if dtype == BFLOAT16 else dtype
 
 
 def to_compute(record: ArrayRecord) -> ArrayRecord:
-    """Return 16-bit floats as float32, for whoever calculates with numpy; others as they are."""
+    """Return 16-bit floats as float32, for arithmetic in numpy; other arrays are unchanged."""
     if not any(array.dtype in _NARROW for array in record.values()):
         return record
     return ArrayRecord(
@@ -64,5 +64,5 @@ def in_dtype(array: Array, dtype: str) -> Array:
         return array
     if dtype == BFLOAT16:
         return to_array(to_tensor(array).to(torch.bfloat16))
-    with np.errstate(over="ignore"):  # infinity is for the caller to find
+    with np.errstate(over="ignore"):  # the caller checks for infinity
         return Array(array.numpy().astype(dtype))

@@ -19,7 +19,7 @@ from fedsplit.states import State
 
 
 class _Refusal(NamedTuple):
-    """Why a part cannot train on one image, and in which layer."""
+    """Why a part cannot train on one image, and which layer refuses it."""
 
     reason: str
     layer: str
@@ -127,7 +127,7 @@ def _refusals(model: SplitModel, spec: InputSpec) -> Mapping[str, _Refusal]:
             found[name] = refusal
         try:
             states = _run(empty.eval(), states[0]), _run(empty, states[1])
-        except Exception:  # what is wrong has nothing to do with the number of images
+        except Exception:  # the error does not depend on the number of images
             break
     return found
 

@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 
 def check(config: Config, *, run: str = "") -> tuple[InputSpec, tuple[str, ...]]:
-    """Refuse what cannot run, without loading weights.
+    """Refuse a config that cannot run, without loading weights.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def check(config: Config, *, run: str = "") -> tuple[InputSpec, tuple[str, ...]]
     trunk = model.empty_part("trunk", config.split.points, num_labels=len(class_names))
     if config.split.u_shaped and trunk.start == trunk.end:
         raise ConfigError(
-            f"split.cut-layer = {config.split.cut_layer} leaves no stage to the server in the "
+            f"split.cut-layer = {config.split.cut_layer} leaves the server without a stage in the "
             f"u-shaped topology. Cut earlier: 1 to {trunk.end - 1}."
         )
     _check_strategy(config)
@@ -73,7 +73,7 @@ def check(config: Config, *, run: str = "") -> tuple[InputSpec, tuple[str, ...]]
 
 
 def check_shards(config: Config) -> None:
-    """Refuse a data set that cannot be divided as asked, or batches that do not suit the shards.
+    """Refuse a data set that cannot be divided as configured, or batches that do not fit shards.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def check_batches(
     shard_sizes: Sequence[int],
     model: Callable[[], tuple[SplitModel, InputSpec]],
 ) -> None:
-    """Refuse a batch size that does not suit the shards, or steps that the model cannot train on.
+    """Refuse a batch size that does not fit the shards, or steps that the model cannot train on.
 
     Parameters
     ----------
@@ -131,10 +131,10 @@ def check_batches(
 
 
 def clients_at_once(config: Config) -> int:
-    """Return how many clients an engine must have at work at the same time.
+    """Return how many clients an engine must run at the same time.
 
-    This is the number of participants of a round, if they wait for each other in every step; else
-    `max-concurrent-clients`, or one for each core.
+    If they wait for each other in every step, this is the number of participants of a round.
+    Otherwise it is `max-concurrent-clients`, or one for each core.
     """
     if strategy_class(config.strategy).synchronous:
         return sample_size(config.fraction_train, config.num_clients)
@@ -142,7 +142,7 @@ def clients_at_once(config: Config) -> int:
 
 
 def _check_strategy(config: Config) -> None:
-    """Refuse keys that the strategy would have to ignore."""
+    """Refuse keys that have no effect with the strategy."""
     strategy = strategy_class(config.strategy)
     if not strategy.aggregates and config.aggregation.name != "FedAvg":
         raise ConfigError(
@@ -151,7 +151,7 @@ def _check_strategy(config: Config) -> None:
         )
     if strategy.update_rule is None and config.split.u_shaped:
         raise ConfigError(
-            f"split.topology = 'u-shaped' says nothing with strategy = '{config.strategy}', which "
+            f"split.topology = 'u-shaped' has no effect with strategy = '{config.strategy}', which "
             "does not split. Leave it at 'vanilla', or choose a strategy that splits."
         )
     if strategy.update_rule is None and config.model.autocast != "none":
@@ -176,13 +176,13 @@ def _warn_of_dropout(config: Config, model: ResolvedModel) -> None:
     if config.split.trainable == "lora" and config.lora.dropout:
         _logger.warning(
             "lora.dropout = %g draws from torch's global generator: this run will not repeat "
-            "exactly. Set it to 0 if it has to.",
+            "exactly. Set it to 0 for a run that repeats exactly.",
             config.lora.dropout,
         )
     if found:
         _logger.warning(
             "The model '%s' has dropout (%s), which draws from torch's global generator: this run "
-            "will not repeat exactly. Set these to 0 %s if it has to.",
+            "will not repeat exactly. Set these to 0 %s for a run that does.",
             model.name,
             ", ".join(f"{key} = {value:g}" for key, value in found.items()),
             _place_of_config(model),
@@ -199,7 +199,7 @@ def _place_of_config(model: ResolvedModel) -> str:
 def _check_device(device: str) -> None:
     try:
         if torch.zeros(1, device=device).is_meta:
-            raise RuntimeError("it keeps no numbers")
+            raise RuntimeError("it stores no values")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

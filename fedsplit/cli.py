@@ -52,7 +52,7 @@ def run(
         str | None, typer.Option(help="Where the run directory is made. [default: output-dir]")
     ] = None,
 ) -> None:
-    """Run one configuration and keep its results."""
+    """Run one configuration and save its results."""
     overrides = dict(_parse_setting(setting) for setting in settings or [])
     if num_clients is not None:
         overrides["num-clients"] = num_clients
@@ -80,11 +80,11 @@ def compare(
     output_dir: Annotated[
         str, typer.Option(help="Where the comparison's directory is made.")
     ] = "runs",
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
 ) -> None:
     """Run every variant of a comparison with every seed, and report how they differ.
 
-    What is finished already is not run again: give the same command to go on.
+    Finished runs are not repeated, so the same command continues an interrupted comparison.
     """
     from rich.console import Console
 
@@ -100,17 +100,18 @@ def compare(
         raise RunError(
             f"{len(comparison.failures)} of {len(comparison.runs)} runs failed ({names}, in "
             f"'{asked.directory}'); their logs are in '{asked.directory / 'logs'}'. Give the same "
-            "command again to try those again."
+            "command again to retry them."
         )
 
 
 @app.command()
 def report(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Of a comparison, or of a finished run.")
+        Path,
+        typer.Argument(metavar="DIR", help="Directory of a comparison or a finished run."),
     ],
 ) -> None:
-    """Write the report of a comparison or of a run, again."""
+    """Write the report of a comparison or of a run again."""
     _report(directory)
 
 
@@ -122,12 +123,12 @@ def _report(directory: Path) -> None:
 
 
 def main() -> None:
-    """Run the command line; what goes wrong is one paragraph on stderr."""
+    """Run the command line; an error is one paragraph on stderr."""
     try:
-        # Standalone, Typer would frame wrong arguments in a box of its own.
+        # In standalone mode Typer would print an error in the arguments as a box.
         sys.exit(app(standalone_mode=False))
     except click.ClickException as error:
-        if error.format_message():  # else it was no argument at all, and the help is shown
+        if error.format_message():  # empty if there were no arguments: then help is shown
             said = error.format_message().rstrip(".")
             context = error.ctx if isinstance(error, click.UsageError) else None
             command = context.command_path if context else "fedsplit"
@@ -141,7 +142,7 @@ def main() -> None:
             raise
         print(  # noqa: T201
             f"fedsplit: unexpected {type(error).__name__}: {error}. This is a defect; set "
-            "FEDSPLIT_TRACEBACK=1 to see where it arose, and report it.",
+            "FEDSPLIT_TRACEBACK=1 to see where it was raised, and report it.",
             file=sys.stderr,
         )
         sys.exit(1)
@@ -157,7 +158,7 @@ def _load(config: str, overrides: dict[str, object]) -> Config:
     except (KeyError, TypeError):  # no such table, or no table
         raise ConfigError(
             f"'{folder / 'pyproject.toml'}' has no [tool.flwr.app.config]: it is not the folder of "
-            "the fedsplit app. Give that folder, or a TOML file of config keys."
+            "the fedsplit app. Give the app's folder, or a TOML file of config keys."
         ) from None
     return Config.load(values, overrides)
 
@@ -173,7 +174,7 @@ def _parse_setting(setting: str) -> tuple[str, object]:
 
 
 def _app_dir(config: str) -> Path:
-    """Return the folder of the Flower app: the nearest one around here, or where we stand."""
+    """Return the app's folder: the nearest at or above the config's folder, or fedsplit's own."""
     start = local_directory(config) or Path.cwd()
     for folder in (start.resolve(), *start.resolve().parents, Path(__file__).parents[1]):
         project = folder / "pyproject.toml"

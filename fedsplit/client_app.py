@@ -1,7 +1,7 @@
 """The Flower ClientApp: a message in, a session or a local loop, a reply out.
 
-Nothing survives in the process between two messages, because any process may serve any client.
-What is costly to load is cached by what it depends on, never by who asked.
+A process keeps no client's state between two messages, because any process may serve any client.
+What is expensive to load is cached under all that it depends on, never under a client.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _RENDEZVOUS_FRAME_BYTES = 4096
 def explain_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Reply with one readable line; an unforeseen error is also logged, with its traceback.
 
-    Left to Flower, the line would differ between engines: in a simulation it is Ray's traceback.
+    Flower's own reply would differ between engines: in a simulation it has Ray's traceback.
     """
     try:
         return call_next(message, context)
@@ -131,7 +131,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 class _Client:
-    """One client for the length of one message."""
+    """One client while it handles one message."""
 
     def __init__(self, message: Message, context: Context) -> None:
         self._message = message
@@ -158,7 +158,7 @@ class _Client:
         return resolve(self.config.model.name, run=self.told.run).input_spec(images)
 
     def empty_model(self) -> ClientModel:
-        """Return what this client holds; what trains has no values yet."""
+        """Return what this client holds; weights that train have no values yet."""
         return client_model(
             self.config,
             rule=load_class(self.told.client_rule, key="strategy", kind=ClientRule),
@@ -180,7 +180,7 @@ class _Client:
 
     @contextmanager
     def rule(self, model: ClientModel, purpose: Purpose) -> Iterator[ClientRule]:
-        """Give the client rule of this message; with a session, if it works with the server."""
+        """Yield the client rule of this message, with a session if it splits the model."""
         names = (purpose, self.told.server_round, self.partition_id)
         side = ClientSide(
             bottom=model.bottom,
@@ -242,7 +242,7 @@ class _Client:
             metrics={} if rule is None else _declared(rule),
         )
         content = RecordDict({METRICS: measured.to_record()})
-        if arrays:  # a client without anything to train returns no weights
+        if arrays:  # a client with nothing to train returns no weights
             content[ARRAYS] = arrays
         return Message(content, reply_to=self._message)
 
@@ -264,6 +264,6 @@ def _partition_id(context: Context) -> int:
     if not isinstance(value, int) or value < 0:
         raise ConfigError(
             f"This SuperNode has partition-id = {value!r}. Start it with "
-            "--node-config 'partition-id=0', a number from 0 to the number of clients less one."
+            "--node-config 'partition-id=0', a number from 0 to the number of clients minus 1."
         )
     return value

@@ -18,7 +18,7 @@ from fedsplit.wiring import added_modules, make_wire
 
 
 class ClientModel(NamedTuple):
-    """What a client holds, and the rule it trains by.
+    """What a client holds, and its client rule.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ def client_model(
     frozen: str,
     run: str = "",
 ) -> ClientModel:
-    """Return what a client holds; what trains has no values yet.
+    """Return what a client holds; weights that train have no values yet.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ def client_model(
     frozen : str
         The server's `frozen_digest` of the same part.
     run : str
-        Names the run (see `fedsplit.messages.Instructions`).
+        Identifies the run, see `resolve`.
 
     Raises
     ------
     FedSplitError
-        If the model cannot be had, or what is frozen differs from the server's.
+        If the model cannot be loaded, or its frozen weights differ from the server's.
     """
     held, bottom, top = held_model(
         config, split=rule.splits, num_labels=num_labels, frozen=frozen, run=run

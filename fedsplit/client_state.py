@@ -1,6 +1,6 @@
-"""What a client keeps from round to round, in the state that Flower keeps for its node.
+"""What a client keeps between rounds, in the state that Flower keeps for its node.
 
-Flower carries the state to whichever process serves the client next, so it is kept small: the
+Flower sends the state to the process that serves the client next, so it is kept small: the
 weights of a rule that keeps its own (sflv3), the optimizer's state (`client-optimizer = "kept"`),
 and what the client rule keeps besides.
 """
@@ -42,9 +42,9 @@ def kept_weights(state: RecordDict) -> ArrayRecord:
     """
     if _WEIGHTS not in state.array_records:
         raise RunError(
-            "This client has lost the weights that it keeps from round to round, and was sent "
-            "none. It gets them again in the next round it takes part in. Keep a SuperNode running "
-            "for as long as the run lasts."
+            "This client has lost the weights that it keeps between rounds, and the server sent "
+            "none. It receives them again in its next round. Keep a SuperNode running during the "
+            "whole run."
         )
     return state.array_records[_WEIGHTS]
 

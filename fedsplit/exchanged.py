@@ -1,4 +1,4 @@
-"""Which tensors of a module training may change: only these are sent, copied and averaged.
+"""The tensors of a module that training may change: only these are sent, copied and averaged.
 
 A parameter is frozen if it requires no gradient. A buffer goes with the parameters beside it: a
 module whose own parameters are all frozen keeps its buffers too, such as the running statistics
@@ -41,20 +41,20 @@ def load_exchanged(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     wrong = {"Missing": names - state.keys(), "Unexpected": state.keys() - names}
     told = [f"{kind} key(s): {', '.join(sorted(keys))}" for kind, keys in wrong.items() if keys]
     if told:
-        raise RuntimeError(f"The weights do not fit what trains. {'. '.join(told)}.")
+        raise RuntimeError(f"The weights do not match those that train. {'. '.join(told)}.")
     module.load_state_dict(dict(state), strict=False)
 
 
 def copy_to_train(module: M) -> M:
-    """Return a deep copy that shares what is frozen, which nobody writes to."""
+    """Return a deep copy that shares frozen tensors, which are never written to."""
     return copy.deepcopy(module, {id(tensor): tensor for _, tensor in _fixed(module)})
 
 
 def frozen_digest(module: nn.Module, idle: tuple[str, ...] = ()) -> str:
     """Return the SHA-256 of the names, dtypes, shapes and bytes of what is frozen; "" if nothing.
 
-    Two machines that make the same frozen weights for themselves can tell so by it. Names that
-    start as one of `idle` are left out: nothing is computed with them.
+    Two machines compare it to check that each has made the same frozen weights. Names that start
+    with one of `idle` are left out, because nothing is computed with them.
     """
     moving, state = exchanged(module), module.state_dict()
     frozen = sorted(name for name in state.keys() - moving.keys() if not name.startswith(idle))
@@ -67,7 +67,7 @@ def frozen_digest(module: nn.Module, idle: tuple[str, ...] = ()) -> str:
 
 
 def rest_frozen(module: nn.Module) -> None:
-    """Put frozen modules with buffers of their own in eval mode, so that these stay as they are."""
+    """Put frozen modules with buffers in eval mode, so that the buffers do not change."""
     for child in module.modules():
         if _is_frozen(child) and next(child.buffers(recurse=False), None) is not None:
             child.training = False

@@ -1,4 +1,4 @@
-"""One run's model and results: its weights at the start, its score after each round, its end."""
+"""One run's model and results: initial weights, scores after each round, the final summary."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves.
+    """The results of a run.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Outcome:
     model : SplitModel
         The final weights.
     run_directory : RunDirectory
-        Where all of it is kept.
+        Where all of them are saved.
     """
 
     rounds: list[dict[str, Any]]
@@ -72,7 +72,7 @@ class Experiment:
     engine : str
         What summary.json calls the engine.
     log : Callable[[str], None]
-        Takes one line for the person who watches.
+        Logs one line for the user.
     metrics : Sequence[Field]
         What the strategy's two halves report besides the built-in fields.
     """
@@ -110,7 +110,7 @@ class Experiment:
         )
 
     def client_buffers(self) -> frozenset[str]:
-        """Return the names of those exchanged tensors that are no parameters."""
+        """Return the names of the exchanged tensors that are not parameters."""
         parameters = dict(self._client_part.named_parameters(remove_duplicate=False))
         return frozenset(exchanged(self._client_part).keys() - parameters.keys())
 
@@ -147,7 +147,7 @@ class Experiment:
         return {"loss": loss, "accuracy": accuracy}
 
     def show_progress(self, done: int, total: int, purpose: Purpose) -> None:
-        """Tell whoever watches a long round how far it is."""
+        """Log the progress of a long round."""
         doing = "training" if purpose is Purpose.TRAIN else "evaluation"
         self.recorder.progress(done, total, doing=doing)
 
@@ -175,7 +175,7 @@ class Experiment:
         return Outcome(rows, summary, model, directory)
 
     def close(self) -> None:
-        """Let go of what a run holds, whether it has finished or failed."""
+        """Release what a run holds, whether it has finished or failed."""
         self._sinks.close()
 
     def _show_scoring(self, done: int, total: int) -> None:
@@ -193,14 +193,14 @@ class Experiment:
 
 
 def _draw(path: Path, plot: Callable[[Path], None]) -> None:
-    """Make a picture; one that cannot be made is no reason to lose a run."""
+    """Draw a picture; if that fails, log a warning, because it must not end a run."""
     with warnings.catch_warnings():
-        # Of names in a script that matplotlib's font lacks: the picture then has boxes.
+        # Names in a script that matplotlib's font lacks appear as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         try:
             plot(path)
         except Exception as error:
             _logger.warning(
-                "'%s' cannot be drawn (%s: %s); the run goes on without this picture.",
+                "'%s' cannot be drawn (%s: %s); the run continues without this picture.",
                 *(path, type(error).__name__, error),
             )

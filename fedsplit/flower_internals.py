@@ -45,7 +45,7 @@ _MANY_THREADS = 2**15
 
 @contextmanager
 def task_identity() -> Iterator[None]:
-    """Give this process a task of Flower's: without one, Flower refuses to create a message."""
+    """Give this process a Flower task: without one, Flower refuses to create a message."""
     before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, SUPERLINK_NODE_ID
     try:
@@ -73,12 +73,12 @@ def mean_of_metrics(contents: list[RecordDict], weighted_by: str) -> MetricRecor
 
 
 def widen_simulation() -> None:
-    """Let Flower's simulation have as many clients at work as it has Ray actors.
+    """Let Flower's simulation run as many clients at the same time as it has Ray actors.
 
     Flower 1.41 starts one worker for each actor, but in a thread pool of Python's default size:
     the machine's cores and 4 more. A worker is busy until its client replies, so the actors above
     that number would never get a message, whatever the federation's settings are. Clients that
-    wait for each other at every step would then wait for ever.
+    wait for each other at every step would then wait forever.
 
     The ServerApp calls this when such a run begins; it runs in the engine's process. The engine's
     pool may not exist yet, or may be at work already: both are widened. In a process without the

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What `simulate` gives.
+    """What `simulate` returns.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Result:
     model : SplitModel
         The final weights, on the CPU.
     run_dir : Path
-        Where all of it is kept.
+        The run directory.
     """
 
     rounds: list[dict[str, Any]]
@@ -135,9 +135,9 @@ def _one_run_at_a_time() -> Iterator[None]:
     """Wait until no other thread of this process runs a config."""
     if not _running.acquire(blocking=False):
         _log.warning(
-            "Another thread of this process runs a config; this run begins when that one ends. To "
-            "run several at the same time, use a process for each, as 'fedsplit compare --jobs 2' "
-            "does."
+            "Another thread of this process is running a config; this run begins when that one "
+            "ends. To run several at the same time, use a process for each, as 'fedsplit compare "
+            "--jobs 2' does."
         )
         _running.acquire()
     try:
@@ -197,9 +197,9 @@ class InProcessGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Run the ClientApp on every message, so many at a time as the config allows.
+        """Run the ClientApp on every message, as many at a time as the config allows.
 
-        `timeout` does not stop a thread: a client that is slow here is not lost but waited for.
+        `timeout` has no effect: a thread cannot be stopped, so slow clients are waited for.
         """
         return list(self._threads.map(self._call, messages))
 
@@ -216,12 +216,12 @@ class InProcessGrid(Grid):
         return [self._replies.pop(number) for number in message_ids if number in self._replies]
 
     def set_run(self, run: Run) -> None:
-        """There is no run to set: this grid serves the one it was made for."""
+        """Not supported: this grid serves the run that it was made for."""
         raise NotImplementedError
 
     @property
     def run(self) -> Run:
-        """There is no run of a SuperLink behind this grid."""
+        """Not supported: there is no SuperLink behind this grid."""
         raise NotImplementedError
 
     def create_message(

@@ -54,7 +54,7 @@ class _Fields(BaseModel):
                 f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
             )
             raise RunError(
-                f"A message of the {sender} is not as it must be ({shorten(faults)}). Server and "
+                f"A message from the {sender} is invalid ({shorten(faults)}). Server and "
                 "clients must run the same version of fedsplit."
             ) from None
 
@@ -65,7 +65,7 @@ class Instructions(_Fields):
     Attributes
     ----------
     run : str
-        Names the run. A client does not use a model function's result for another run.
+        Identifies the run. A client uses what a model function made for one run only.
     num_clients, num_labels : int
         Of the run.
     server_round : int
@@ -181,14 +181,14 @@ class Measurements(BaseModel):
         Parameters
         ----------
         record : MetricRecord
-            As it came.
+            The received record.
         metrics : Sequence[str]
             The keys of the rule's own metrics that must be there.
 
         Raises
         ------
         ValueError
-            Says what is wrong with the reply, as the end of a sentence about it.
+            The message says what is wrong, as the end of a sentence about the reply.
         """
         expected = {NUM_EXAMPLES, LOSS, ACCURACY, CHANNEL_SECONDS, *metrics}
         if set(record) != expected:

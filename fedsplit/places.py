@@ -1,4 +1,4 @@
-"""Absolute paths for a config's local names, so that they hold in any working directory."""
+"""Absolute paths for a config's local names, so that they are valid in any working directory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fedsplit.references import is_reference
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Return a config whose local paths are absolute: other processes have other folders.
+    """Return a config with absolute local paths: other processes have other working directories.
 
-    A bundled data set, a built-in model and a function (``package.module:name``) go before a
-    folder of the same name, and stay as they are.
+    A bundled data set, a built-in model and a function (``package.module:name``) take precedence
+    over a folder of the same name, and are unchanged.
     """
     changes: dict[str, object] = {"output-dir": str(Path(config.output_dir).expanduser().resolve())}
     for key, name, ours in (

@@ -34,7 +34,7 @@ class Preparation:
     model : SplitModel
         With its initial weights, on the run's device.
     spec : InputSpec
-        What images the model takes.
+        The images that the model takes.
     wire : Wire
         What crosses the channel, if the model is split.
     test : Images
@@ -46,7 +46,7 @@ class Preparation:
     added : Mapping[str, nn.Module]
         What the client rule adds to every client's part.
     autocast : torch.dtype | None
-        In which dtype the split server computes what allows it; None = that of the weights.
+        The split server's autocast dtype; None = it computes in the dtype of the weights.
     """
 
     model: SplitModel
@@ -54,11 +54,8 @@ class Preparation:
     wire: Wire
     test: Images
     class_names: tuple[str, ...]
-
     u_shaped: bool
-
     added: Mapping[str, nn.Module] = field(default_factory=dict)
-
     autocast: torch.dtype | None = None
 
     @property

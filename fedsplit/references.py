@@ -1,4 +1,4 @@
-"""Code of the user's own, named in a config as ``package.module:name``."""
+"""The user's own code, named in a config as ``package.module:name``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def is_reference(name: str) -> bool:
 def load_reference(name: str, *, key: str) -> object:
     """Import and return the object that a config key names.
 
-    Nothing is cached beyond Python's own modules: a function that a notebook defines again, or a
-    module that is reloaded, is found as it is now.
+    Only Python's own module cache is used: a function that a notebook has redefined, or a module
+    that was reloaded, is found in its current form.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ _BATCH_SIZE = 128
 
 
 def score_model(prepared: Preparation, device: str) -> LocalResult:
-    """Score the model of a run as it stands.
+    """Score a run's model with its current weights.
 
     Parameters
     ----------
@@ -47,18 +47,18 @@ def score_clients(
     states: Sequence[Mapping[str, Tensor]],
     progress: Callable[[int, int], object],
 ) -> list[LocalResult]:
-    """Score the model with each client's own part in it; the model stays as it is.
+    """Score the model with each client's own part; the run's model is unchanged.
 
     Parameters
     ----------
     prepared : Preparation
         Its model and test images.
     config : Config
-        Says how many clients may compute at the same time: no client trains now.
+        Its limit on concurrent clients applies here too: no client is training.
     states : Sequence[Mapping[str, Tensor]]
-        Of each client. Clients with the very same object are scored once.
+        One for each client. Clients with the same object are scored once.
     progress : Callable[[int, int], object]
-        Told how many are done, and of how many.
+        Called with the number of scored states and of all states.
     """
     distinct = {id(state): state for state in states}
     at_once = min(len(distinct), clients_at_once(config))

@@ -52,11 +52,11 @@ class Engine:
     Attributes
     ----------
     name : str
-        What summary.json calls it.
+        Its name in summary.json.
     open_channel : Callable[[SessionHost, Config], Channel]
-        Makes the channel by which clients reach the split server.
+        Opens the channel through which clients reach the split server.
     make_room : Callable[[], object]
-        Lets all participants of a round be at work at once, before they first have to be.
+        Called before the rendezvous of clients that must all run at the same time.
     """
 
     name: str
@@ -91,14 +91,14 @@ FLOWER = Engine("flower", open_grpc, widen_simulation)
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run what ``flwr run`` was asked for."""
+    """Run the app for ``flwr run``."""
     logging.getLogger("flwr").addFilter(_without_traceback)
     config = Config.from_flat(context.run_config, source="The run config")
     run_server(grid, config, FLOWER)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Let Flower log an error that is meant for people as its message, not as a traceback."""
+    """Make Flower log a `FedSplitError` as its message, without a traceback."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, FedSplitError):
         record.msg, record.args, record.exc_info = str(error), (), None
@@ -190,7 +190,7 @@ def _answer_seconds(config: Config, num_clients: int) -> float:
     channel = config.channel
     if not strategy_class(config.strategy).synchronous:
         return channel.step_timeout
-    # Until all have joined, and then in a step for one client after another.
+    # Until all have joined, and then one step for each client.
     return channel.join_timeout + (num_clients + 1) * channel.step_timeout
 
 

@@ -1,4 +1,4 @@
-"""The state of what outlives a round: nested dicts of tensors and of values that JSON holds.
+"""The state of everything that outlives a round: nested dicts of tensors and JSON values.
 
 Everything that lives longer than a round has ``state_dict`` and ``load_state_dict``, as torch's
 optimizers do. `to_bytes` writes the tensors as safetensors and the rest as JSON, without pickle.
@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from fedsplit.errors import RunError
 
 Snapshot = dict[str, Any]
-"""Keys are strings without ``/``; leaves are tensors and what JSON holds."""
+"""Keys are strings without ``/``; leaves are tensors and JSON values."""
 
 _SEPARATOR = "/"
 _TENSOR = "tensor"

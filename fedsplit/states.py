@@ -17,7 +17,7 @@ State = Tensor | dict[str, Tensor]
 """Smashed data, the trunk's output, or the gradient of either, as modules take and return it."""
 
 BARE_NAME = "hidden"
-"""The name of a tensor that modules pass on without one."""
+"""The name of a tensor that modules pass on without a dict."""
 
 
 class TensorSpec(NamedTuple):

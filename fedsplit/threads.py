@@ -16,11 +16,11 @@ def available_cores() -> int:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with `count` threads inside the block, and with the old number after it.
+    """Let torch compute with `count` threads in the block, and restore the number afterwards.
 
     The number of threads can change the last bits of a sum, so every engine sets the same number.
-    It belongs to the process: blocks of several threads at the same time would change it for each
-    other, so a process makes one run at a time.
+    It is a property of the process, so blocks in several threads at the same time would interfere.
+    A process therefore makes one run at a time.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

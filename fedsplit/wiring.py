@@ -55,12 +55,12 @@ def make_wire(
     cut_gradient : bool
         Whether the server returns the cut gradient.
     run : str
-        Names the run (see `fedsplit.messages.Instructions`).
+        Identifies the run, see `resolve`.
 
     Raises
     ------
     FedSplitError
-        If there is no such codec, or the model's boundaries cannot be had.
+        If there is no such codec, or the model's boundaries cannot be determined.
     """
     key = _Key(
         model=resolve(config.model.name, run=run),

@@ -116,7 +116,7 @@ def test_config_files(call: Call, tmp_path: Path) -> None:
         (tmp_path / "pyproject.toml").write_text(text)
         code, err = call("run", ".")
         assert code == 2
-        _assert_one_paragraph(err, "has no [tool.flwr.app.config]", "Give that folder")
+        _assert_one_paragraph(err, "has no [tool.flwr.app.config]", "Give the app's folder")
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_dropout_is_a_warning(
     (tmp_path / "config.json").write_text(json.dumps(config))
     check(Config.load(tiny, {"model.name": str(tmp_path)}))
     (record,) = caplog.records
-    assert (record.levelname, record.name) == ("WARNING", "fedsplit.preparation")
+    assert (record.levelname, record.name) == ("WARNING", "fedsplit.checking")
     assert "(attention_probs_dropout_prob = 0.125)" in record.getMessage()
     assert "Set these to 0" in record.getMessage()
 
@@ -93,11 +93,11 @@ def test_shards_are_counted_without_their_validation_part() -> None:
         ),
         (
             {"strategy": "full", "split.topology": "u-shaped"},
-            r"topology = 'u-shaped' says nothing with strategy = 'full'",
+            r"topology = 'u-shaped' has no effect with strategy = 'full'",
         ),
         (
             {"split.topology": "u-shaped", "split.cut-layer": 5},
-            r"cut-layer = 5 leaves no stage to the server.*1 to 4\.",
+            r"cut-layer = 5 leaves the server without a stage.*1 to 4\.",
         ),
         ({"split.top-layer": 3}, r"top-layer = 3 needs topology = 'u-shaped'"),
         (

@@ -24,8 +24,8 @@ def encode(frame: Frame) -> bytes:
     if not tensors:
         return head
     prefix, names, suffix = _layout(_signature(tensors))
-    # The libraries would copy the tensors four times on the way to these same bytes, and into
-    # memory that is new each time, which costs more than the copying.
+    # The libraries would copy the tensors four times to make the same bytes, each time into new
+    # memory, which costs more than the copying itself.
     return b"".join([head, prefix, *(_memory(tensors[name]) for name in names), suffix])
 
 
@@ -35,8 +35,8 @@ def decode(data: bytes) -> Frame:
     Raises
     ------
     ChannelError
-        If the bytes are not a frame, its tensors not a safetensors file, or its order not one of
-        these tensors.
+        If the bytes are not a frame, its tensors are not a safetensors file, or its order does not
+        name these tensors.
     """
     try:
         message = wire_pb2.Frame.FromString(data)
@@ -79,7 +79,7 @@ def _length_of(kind: Kind, signature: _Signature) -> int:
 
 @lru_cache(maxsize=256)
 def _layout(signature: _Signature) -> tuple[bytes, tuple[str, ...], bytes]:
-    """Return what stands between a frame's kind and its tensors, their order, and what follows."""
+    """Return the bytes between a frame's kind and its tensors, their order, and the bytes after."""
     file = safetensors.torch.save(_zeros(signature))
     start = 8 + int.from_bytes(file[:8], "little")
     entries = json.loads(file[8:start])

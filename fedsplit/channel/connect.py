@@ -1,4 +1,4 @@
-"""One way to reach a split server, whatever the engine."""
+"""Connect to a split server, in either engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The channel of the in-process engine: a call, with the same checks and the same byte counts."""
+"""The in-process engine's channel: a function call, with the same checks and byte counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _numbers = itertools.count()
 
 
 class DirectChannel:
-    """Serve `host` to this process under an address of its own."""
+    """Serve `host` to this process under a new address."""
 
     def __init__(self, host: SessionHost) -> None:
         self.address = f"{SCHEME}{next(_numbers)}"

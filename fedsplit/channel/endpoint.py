@@ -1,4 +1,4 @@
-"""The two ends of the channel, whatever lies between them."""
+"""The interfaces of the channel's two ends, for every transport."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fedsplit.channel.ledger import Traffic
 
 
 def nothing() -> None:
-    """Do nothing: what a transport without threads of its own has to free."""
+    """Do nothing: the `on_revoke` of a transport without threads to free."""
 
 
 class Session(Protocol):
     """The server's end of one stream: one participant in one round.
 
-    Frames of one session never overlap; those of different sessions may. `close` may come at any
-    time, from any thread.
+    Frames of one session never overlap; those of different sessions may. `close` may be called at
+    any time, from any thread.
     """
 
     traffic: Traffic
@@ -35,8 +35,7 @@ class SessionHost(Protocol):
     def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> Session:
         """Return the session that this token was issued for, or raise `ChannelError`.
 
-        `on_revoke` is called if the server ends the session from its side, to free the
-        transport's thread.
+        `on_revoke` is called if the server ends the session, to free the transport's thread.
         """
 
     @property

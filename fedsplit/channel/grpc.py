@@ -1,6 +1,6 @@
 """The channel over gRPC: one bidirectional stream for a participant's round.
 
-Frames pass gRPC as bytes, so that the ledger counts exactly what is sent and a malformed frame
+gRPC carries frames as bytes, so that the ledger counts exactly what is sent and a malformed frame
 is refused by our own checks.
 """
 
@@ -37,12 +37,12 @@ class GrpcChannel:
     address : str
         ``host:port``; port 0 takes a free one.
     max_streams : int
-        Streams open at the same time; each holds a thread.
+        Maximum number of open streams; each holds a thread.
 
     Raises
     ------
     ChannelError
-        If the address cannot be listened on.
+        If the server cannot listen on the address.
     """
 
     def __init__(self, host: SessionHost, *, address: str, max_streams: int) -> None:
@@ -51,7 +51,7 @@ class GrpcChannel:
         self._server = grpc.server(
             self._threads,
             options=[
-                ("grpc.so_reuseport", 0),  # or a second server would share the port in silence
+                ("grpc.so_reuseport", 0),  # or a second server would silently share the port
                 ("grpc.max_receive_message_length", host.max_frame_bytes),
                 ("grpc.max_send_message_length", -1),
             ],
@@ -63,7 +63,7 @@ class GrpcChannel:
             (grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),)
         )
         name, _, port = address.rpartition(":")
-        if name == "localhost":  # two addresses, and gRPC is content if only one of them is free
+        if name == "localhost":  # two addresses, and gRPC accepts it if only one is free
             name = "127.0.0.1"
         try:
             bound = self._server.add_insecure_port(f"{name}:{port}")
@@ -71,8 +71,9 @@ class GrpcChannel:
             bound = 0
         if not bound:
             raise ChannelError(
-                f"channel.address = '{address}' cannot be listened on: port {port} is in use or "
-                "not permitted. Stop what uses it, or set port 0 to take a free one."
+                f"The split server cannot listen on channel.address = '{address}' because port "
+                f"{port} is in use or not permitted. Stop the process that uses it, or set port 0 "
+                "for a free port."
             )
         self.address = f"{name}:{bound}"
         self._server.start()
@@ -80,7 +81,7 @@ class GrpcChannel:
     def close(self) -> None:
         """End every stream and stop listening."""
         self._server.stop(grace=None).wait()
-        self._threads.shutdown(wait=False)  # gRPC leaves them to us
+        self._threads.shutdown(wait=False)  # gRPC does not do it
 
     def _serve(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         token = dict(context.invocation_metadata()).get(_TOKEN, "")
@@ -90,7 +91,7 @@ class GrpcChannel:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         try:
             yield from _answers(session, frames)
-        except grpc.RpcError:  # the client is gone
+        except grpc.RpcError:  # the client has gone
             return
         except ChannelError as error:
             session.close(str(error))
@@ -104,7 +105,7 @@ class GrpcChannel:
         finally:
             # Here, not in a callback of gRPC: those run on the one thread that moves the frames
             # of all streams, and `close` waits for a step that is being computed.
-            session.close("the client's stream broke off")
+            session.close("the client's stream ended early")
 
 
 def _answers(session: Session, frames: Iterator[bytes]) -> Iterator[bytes]:
@@ -115,7 +116,7 @@ def _answers(session: Session, frames: Iterator[bytes]) -> Iterator[bytes]:
         session.traffic.downlink_bytes += len(encoded)
         yield encoded
         if answer.kind is Kind.FINISHED:
-            return  # or a client that does not hang up would keep a thread
+            return  # or a client that does not close its stream would keep a thread
 
 
 class GrpcStream:
@@ -159,7 +160,7 @@ class GrpcStream:
     def _explain(self, error: grpc.RpcError, step: int) -> str:
         if self._watchdog.expired:
             return (
-                f"The split server at {self._address} gave no answer to step {step} within "
+                f"The split server at {self._address} did not answer step {step} within "
                 f"channel.step-timeout = {self._step_timeout:g} seconds."
             )
         call = cast(grpc.Call, error)
@@ -173,7 +174,7 @@ class GrpcStream:
 
     def __exit__(self, kind: object = None, *_: object) -> None:
         self._watchdog.stop()
-        self._frames.put(None)  # half-close: lets the call end in good order
+        self._frames.put(None)  # half-close: lets the call end normally
         if kind is not None:
             self._call.cancel()
         self._channel.close()

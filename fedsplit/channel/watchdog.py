@@ -1,4 +1,4 @@
-"""A time limit for calls that have none of their own."""
+"""A time limit for calls that have none."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable
 class Watchdog:
     """Call `expire` once if a ``with`` block of this object takes longer than `seconds`.
 
-    Entering and leaving only write a number: the thread behind it wakes once per `seconds`, so
-    that a limit costs a step nothing.
+    Entering and leaving the block only write a number, and the watchdog's thread wakes once per
+    `seconds`. So the limit costs a step almost nothing.
     """
 
     def __init__(self, seconds: float, expire: Callable[[], object]) -> None:

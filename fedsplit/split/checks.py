@@ -36,7 +36,7 @@ def check_value(frame: Frame, name: str, value: tuple[int, ...]) -> None:
     """
     found = frame.tensors[name].flatten().reshape(-1, len(value))
     if not torch.equal(found, torch.tensor(value, dtype=found.dtype).expand_as(found)):
-        raise refused(frame, f"has other numbers in '{name}' than {list(value)} for each example")
+        raise refused(frame, f"has values in '{name}' other than {list(value)} for each example")
 
 
 def check_labels(frame: Frame, labels: Tensor, num_labels: int) -> None:

@@ -20,14 +20,14 @@ from fedsplit.states import Boundary, State, by_name
 
 
 class SplitSession:
-    """One participant's session; the loop around it reads like any PyTorch loop.
+    """One participant's session. The training loop around it reads like any PyTorch loop.
 
     Parameters
     ----------
     stream : Stream
         To the split server (see `fedsplit.channel.connect.connect`).
     wire : Wire
-        What crosses; the server has the same.
+        What crosses the channel; the server has an equal one.
     names : Names
         The purpose, round and participant of the stream, for a codec that draws.
 
@@ -50,7 +50,7 @@ class SplitSession:
     Attributes
     ----------
     waited_seconds : float
-        Time from handing over each frame to having its answer, over all frames so far.
+        Time from sending each frame to receiving its answer, over all frames so far.
     """
 
     def __init__(self, stream: Stream, wire: Wire, names: Names = ()) -> None:
@@ -92,7 +92,7 @@ class SplitSession:
         return self._scored(smashed, labels, Kind.EVALUATION)
 
     def trunk(self, smashed: State) -> State:
-        """Run the server's trunk on one batch, as a function that autograd can go through.
+        """Run the server's trunk on one batch, as a differentiable function.
 
         Its backward pass sends the gradient of the trunk's output, lets the server train, and
         continues with the cut gradient into the bottom, if one returns. If bottom and trunk are
@@ -117,7 +117,7 @@ class SplitSession:
             return self.evaluate_trunk(smashed)
         named = by_name(smashed)
         if not any(tensor.requires_grad for tensor in named.values()):
-            # A frozen bottom: the backward pass has to reach the server all the same.
+            # Even with a frozen bottom the backward pass has to reach the server.
             named = {n: t.detach().requires_grad_(t.is_floating_point()) for n, t in named.items()}
         names: list[str] = []
         outputs = _Trunk.apply(self, list(named), names, *named.values())
@@ -130,7 +130,7 @@ class SplitSession:
         return content.state
 
     def finish(self) -> None:
-        """End the session; without it the server drops what it has learnt from this client."""
+        """End the session. Without it the server drops what it has learned from this client."""
         _check_finished(self._exchange(Frame(Kind.FINISH, self._step)))
 
     @property

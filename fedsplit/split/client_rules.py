@@ -38,13 +38,13 @@ class ClientSide:
         Maps names to a generator that derives from the run's seed, the round, the client and the
         names: ``draw("noise")``.
     training : Training
-        What it trains with.
+        Optimizer, learning rate and clipping.
     top : nn.Module | None
         Its top, if labels stay with the client (U-shaped).
     added : Mapping[str, nn.Module]
         The modules of `ClientRule.added_modules`, with the weights of this round.
     defence : Defence
-        What protects the smashed data.
+        Changes the smashed data before they are sent.
     """
 
     bottom: nn.Module
@@ -56,7 +56,7 @@ class ClientSide:
 
 
 class ClientRule(ABC):
-    """What a client does with its batches. A new one is made for every message.
+    """What a client does with its batches. A new instance is made for every message.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class ClientRule(ABC):
     splits: ClassVar[bool] = False
     """Whether it works with the split server."""
     keeps_weights: ClassVar[bool] = False
-    """Whether each client keeps what it has trained for its next round, and is not sent it."""
+    """Whether each client keeps its trained weights for its next round, and is not sent them."""
     uses_cut_gradient: ClassVar[bool] = True
     """Whether the server returns the cut gradient."""
     sends_every_batch: ClassVar[bool] = True
@@ -97,7 +97,7 @@ class ClientRule(ABC):
 
     @abstractmethod
     def train_step(self, images: Tensor, labels: Tensor) -> BatchLoss:
-        """Return the loss of one batch; the loop around it takes the optimizer's step.
+        """Return the loss of one batch. The loop around it takes the optimizer step.
 
         Parameters
         ----------
@@ -122,9 +122,9 @@ class ClientRule(ABC):
         Parameters
         ----------
         batches : Iterable[Batch]
-            Of the round, in order.
+            The batches of the round, in order.
         optimizer : Optimizer
-            Of all that the client holds and that trains.
+            The optimizer of all trainable weights that the client holds.
         before_step : Callable[[], None]
             Changes the gradients before each step, such as FedProx's term.
         """

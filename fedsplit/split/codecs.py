@@ -33,7 +33,7 @@ class Codec(ABC):
 
     @abstractmethod
     def packed(self, tensors: Mapping[str, TensorSpec], batch_size: int) -> dict[str, Packed]:
-        """Return what travels for a batch.
+        """Return the tensors on the wire for a batch.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class Codec(ABC):
         tensors : Mapping[str, Tensor]
             Detached and contiguous, by name.
         draw : Draw
-            Call it for random numbers, so that runs repeat.
+            Returns a generator; use it for random numbers, so that runs repeat.
         """
 
     @abstractmethod
@@ -70,16 +70,16 @@ class Codec(ABC):
         Parameters
         ----------
         packed : Mapping[str, Tensor]
-            What came, with legal names, shapes and dtypes and no NaN or infinity.
+            The received tensors, with legal names, shapes and dtypes and no NaN or infinity.
         tensors : Mapping[str, TensorSpec]
-            What to return, for a batch of one.
+            The tensors to return, described for a batch of one.
         batch_size : int
             B.
 
         Raises
         ------
         ValueError
-            If the values are not ones that `encode` produces. The frame is then refused.
+            If `encode` never produces these values. The frame is then refused.
         """
 
 

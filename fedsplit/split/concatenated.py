@@ -42,20 +42,20 @@ class Concatenated(SharedServerPart):
         return pieces.batches_at_once(server_part, participants, length)
 
     def forward(self, participant: int, smashed: State) -> State:
-        """Wait for all batches of the step; they are computed as one."""
+        """Wait for all batches of the step, and compute them as one."""
         return self._together(participant, smashed, self._forward_all)
 
     def backward(self, participant: int, gradient: State) -> State:
-        """Wait for all gradients of the step; they make one update."""
+        """Wait for all gradients of the step, and make one update with them."""
         return self._together(participant, gradient, self._backward_all)
 
     def interrupt(self) -> None:
-        """Wake everyone who waits, and forget their step."""
+        """Wake all waiting participants, and drop their step."""
         super().interrupt()
         self._pending = None
 
     def close(self) -> None:
-        """Wake everyone who waits, and end the thread."""
+        """Wake all waiting participants, and end the thread."""
         super().close()
         self._thread.shutdown()
 

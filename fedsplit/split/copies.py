@@ -56,7 +56,7 @@ class PerParticipantCopies(UpdateRule):
         self._server_round = server_round
 
     def begin(self, participant: int) -> None:
-        """Copy what trains of the server part, with an optimizer that lives for this round."""
+        """Copy the trainable weights of the server part, with an optimizer for this round."""
         server_copy = copy_to_train(self.server_part).train()
         optimizer = self.settings.training.make_optimizer(
             server_copy.parameters(), self._server_round
@@ -91,7 +91,7 @@ class PerParticipantCopies(UpdateRule):
         save_file(separate(exchanged(server_copy)), self._file(participant))
 
     def drop(self, participant: int) -> None:
-        """Forget the participant's copy."""
+        """Drop the participant's copy."""
         self._training.pop(participant, None)
         self._pending.pop(participant, None)
         self._file(participant).unlink(missing_ok=True)

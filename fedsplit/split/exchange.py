@@ -17,12 +17,12 @@ from fedsplit.states import State
 
 
 class Exchange(ABC):
-    """The frames of one participant's batches.
+    """Answers the frames of one participant's batches.
 
     Attributes
     ----------
     num_steps : int
-        Batches that have been answered in full.
+        Batches that have been answered completely.
     num_examples : int
         Examples in them.
     """
@@ -33,7 +33,7 @@ class Exchange(ABC):
 
     @property
     def between_steps(self) -> bool:
-        """Whether no batch is half done, so that the participant may finish."""
+        """Whether no batch is half-finished, so that the participant may finish."""
         return True
 
     @abstractmethod
@@ -62,7 +62,7 @@ class NoExchange(Exchange):
 
 
 class _WireExchange(Exchange):
-    """The frames of a wire.
+    """Answers the frames of a wire.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class _WireExchange(Exchange):
         self._server_part = server_part
 
     def _received(self, frame: Frame, kind: Kind, batch_size: int | None = None) -> Content:
-        """Check a frame of this kind, and return what it carries."""
+        """Check a frame of this kind, and return its content."""
         if frame.kind is not kind:
             raise unexpected(frame)
         parameters = self._server_part.parameters()
@@ -90,7 +90,7 @@ class _WireExchange(Exchange):
 
 
 class EvaluationExchange(_WireExchange):
-    """Vanilla, evaluation: smashed data and labels come, loss and hits go back."""
+    """Vanilla, evaluation: receives smashed data and labels, returns loss and correct count."""
 
     def answer(self, frame: Frame) -> Frame:
         """Answer ``SMASHED_DATA`` with ``EVALUATION``."""
@@ -108,9 +108,9 @@ class EvaluationExchange(_WireExchange):
 
 
 class TrunkExchange(_WireExchange):
-    """U-shaped without training of the trunk: smashed data comes, the trunk's output goes back.
+    """U-shaped without training of the trunk: receives smashed data, returns the trunk's output.
 
-    Used in evaluation, and in training if the gradient of the trunk's output has nowhere to go.
+    Used in evaluation, and in training if neither bottom nor trunk trains.
     """
 
     def answer(self, frame: Frame) -> Frame:
@@ -123,7 +123,7 @@ class TrunkExchange(_WireExchange):
 
 
 class TrainingExchange(_WireExchange):
-    """Vanilla, training: smashed data and labels come, the cut gradient and the loss go back."""
+    """Vanilla, training: receives smashed data and labels, returns cut gradient and loss."""
 
     def __init__(self, wire: Wire, names: Names, rule: UpdateRule) -> None:
         super().__init__(wire, names, rule.server_part)
@@ -150,8 +150,8 @@ class TrainingExchange(_WireExchange):
 class UShapedExchange(_WireExchange):
     """U-shaped, training: no label is in any frame.
 
-    Smashed data comes, the trunk's output goes back; the gradient of that output comes, the cut
-    gradient goes back.
+    It receives smashed data and returns the trunk's output, then receives the gradient of that
+    output and returns the cut gradient.
     """
 
     def __init__(self, wire: Wire, names: Names, rule: UpdateRule) -> None:
@@ -180,8 +180,8 @@ class UShapedExchange(_WireExchange):
 
 
 def unexpected(frame: Frame) -> ChannelError:
-    """Return the error for a frame that no client sends at this point."""
+    """Return the error for a frame that is not legal at this point."""
     return ChannelError(
-        f"Refused: a {frame.kind.name} frame with {len(frame.tensors)} tensors is not what a "
-        "client sends here."
+        f"Refused: a {frame.kind.name} frame with {len(frame.tensors)} tensors is not legal at "
+        "this point."
     )

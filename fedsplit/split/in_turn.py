@@ -71,7 +71,7 @@ class InTurn(SharedServerPart):
         return cut_gradient
 
     def drop(self, participant: int) -> None:
-        """Let the others go on; the next one in line has its turn."""
+        """Let the others continue; the next in line has its turn."""
         super().drop(participant)
         self._turns.leave(participant)
 

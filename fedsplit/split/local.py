@@ -1,4 +1,4 @@
-"""A client's loops over batches, the same whether the rest of the model is here or elsewhere."""
+"""Loops over batches, the same for a whole model and for a client's part of a split one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Batch = tuple[Tensor, Tensor]
 
 
 class BatchLoss(NamedTuple):
-    """The loss of one batch: what is descended and what is reported may differ.
+    """The loss of one batch. The minimised and the reported loss may differ.
 
     Attributes
     ----------
     descended : Tensor
-        The loss whose gradient the step follows, []. Without a graph nothing trains here.
+        The loss that the step minimises, []. Without an autograd graph nothing trains here.
     reported : StepResult
         The score that counts in the round's loss and accuracy.
     """
@@ -34,7 +34,7 @@ class BatchLoss(NamedTuple):
 
     @classmethod
     def of(cls, result: StepResult) -> BatchLoss:
-        """Descend what is reported."""
+        """Minimise the reported loss."""
         return cls(result.loss, result)
 
 
@@ -64,9 +64,9 @@ def train_batches(
     batches : Iterable[Batch]
         In the order of the steps.
     objective : Objective
-        Returns the loss to descend, and the one to report.
+        Returns the loss to minimise, and the one to report.
     optimizer : Optimizer
-        Of the part that is here.
+        The optimizer of the weights in this process.
     training : Training
         How to clip gradients.
     before_step : Callable[[], None]
@@ -85,7 +85,7 @@ def train_batches(
 
 
 class PooledTraining:
-    """Plain training of a whole model on everyone's images, with an optimizer that lasts.
+    """Train a whole model on the pooled images, with one optimizer for the run.
 
     Parameters
     ----------

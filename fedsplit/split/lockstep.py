@@ -20,11 +20,11 @@ GiveUp = Callable[[int, str], object]
 
 
 def keep(participant: int, reason: str) -> None:
-    """Give nobody up."""
+    """Do nothing about a late participant."""
 
 
 class Lockstep(Generic[Value, Outcome]):
-    """A step is complete when everyone who still takes part has delivered.
+    """A step is complete when all participants that still take part have delivered.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Lockstep(Generic[Value, Outcome]):
             self._served, self._answered = set(), {}
 
     def close(self) -> None:
-        """End the round; everyone who waits gets an error at once."""
+        """End the round; every waiting participant gets an error at once."""
         self.open(())
         with self._changed:
             self._changed.notify_all()
@@ -77,7 +77,7 @@ class Lockstep(Generic[Value, Outcome]):
             return frozenset(self._delivered)
 
     def serve(self, participants: Collection[int]) -> None:
-        """Note that participants wait for the server beyond their outcome: none of them is late.
+        """Note that participants still wait for the server after their outcome, so none is late.
 
         May be called by a step's computation.
         """
@@ -85,7 +85,7 @@ class Lockstep(Generic[Value, Outcome]):
             self._served |= set(participants)
 
     def answer(self, participant: int) -> None:
-        """Note that a participant is served; its time for what comes next begins now."""
+        """Note that a participant has its answer; its time limit for the next frame begins now."""
         with self._changed:
             self._served.discard(participant)
             self._answered[participant] = time.monotonic()
@@ -107,7 +107,7 @@ class Lockstep(Generic[Value, Outcome]):
         value: Value,
         compute: Callable[[Mapping[int, Value]], Mapping[int, Outcome]],
     ) -> Outcome:
-        """Deliver a value, wait until every participant has, and return one's own outcome.
+        """Deliver a value, wait until every participant has, and return this participant's outcome.
 
         Parameters
         ----------

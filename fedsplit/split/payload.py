@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 
 class Content(NamedTuple):
-    """What a received frame carries, checked.
+    """The checked content of a received frame.
 
     Attributes
     ----------
@@ -43,13 +43,13 @@ class Payload:
     Attributes
     ----------
     prefix : str
-        Begins the names of the boundary's tensors on the wire.
+        Prefix of the names of the boundary's tensors on the wire.
     boundary : Boundary
         The tensors at the boundary.
     codec : Codec
         How the floating-point ones travel.
     scores : Mapping[str, TensorSpec]
-        Tensors beside them that no codec touches. A shape () is that of the whole batch.
+        Further tensors, which no codec encodes. A shape () is that of the whole batch.
     """
 
     prefix: str
@@ -63,7 +63,7 @@ class Payload:
 
     @cached_property
     def _batch_axis(self) -> tuple[str, int, int] | None:
-        """The tensor that tells B: its name, its length for one example, and for each more."""
+        """The tensor that determines B: its name, its length for one example, and for each more."""
         one, two = self._packed(1), self._packed(2)
         for name in (*self.scores, *one):
             rows = two[name].shape[:1] if name in one else ()
@@ -96,7 +96,7 @@ class Payload:
         return {self.prefix + name: both[name] for name in order}
 
     def frame(self, kind: Kind, batch_size: int) -> Frame:
-        """Return such a frame for a batch of this size, whose tensors have no storage."""
+        """Return a frame for a batch of this size; its tensors have no storage."""
         tensors = {
             name: torch.empty(packed.shape, dtype=packed.dtype, device="meta")
             for name, packed in self._packed(batch_size).items()
@@ -122,7 +122,7 @@ class Payload:
         max_batch_size: int,
         batch_size: int | None = None,
     ) -> Content:
-        """Check a received frame, and return what it carries.
+        """Check a received frame, and return its content.
 
         Parameters
         ----------

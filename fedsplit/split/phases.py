@@ -57,7 +57,7 @@ class TrainingPhase(Phase):
     Parameters
     ----------
     rule : UpdateRule
-        How.
+        How it is updated.
     wire : Wire
         What crosses.
     server_round : int
@@ -107,7 +107,7 @@ class TrainingPhase(Phase):
         self._rule.drop(participant)
 
     def interrupt(self) -> None:
-        """Let the rule wake everyone who waits."""
+        """Let the rule wake all waiting participants."""
         self._rule.interrupt()
 
 
@@ -131,16 +131,16 @@ class EvaluationPhase(Phase):
 class RendezvousPhase(Phase):
     """A round without steps: it shows whether this many participants can be connected at once.
 
-    Nobody finishes before everybody has come, or has been waited for.
+    No participant finishes before all have connected, or have been waited for.
 
     Parameters
     ----------
     participants : Collection[int]
-        Who should come.
+        Who should connect.
     join_seconds : float
         How long to wait for them.
     give_up : GiveUp
-        Called with a participant that has not come.
+        Called with a participant that has not connected in time.
     """
 
     purpose = Purpose.RENDEZVOUS
@@ -170,10 +170,10 @@ class RendezvousPhase(Phase):
         self._lockstep.leave(participant)
 
     def interrupt(self) -> None:
-        """Wake everyone who waits."""
+        """Wake all waiting participants."""
         self._lockstep.close()
 
     @property
     def waiting(self) -> frozenset[int]:
-        """The participants that have come and wait for the others."""
+        """The participants that have connected and wait for the others."""
         return self._lockstep.delivered

@@ -74,7 +74,7 @@ class UpdateRule(ABC):
         participants : int
             In a round.
         length : int
-            Of a batch (see `fedsplit.states.length`).
+            The length of a batch (see `fedsplit.states.length`).
         """
         return 1
 
@@ -91,7 +91,7 @@ class UpdateRule(ABC):
         participants : Collection[int]
             The only ones that will take part.
         give_up : GiveUp
-            Called with a participant that has kept the others waiting for too long, and why.
+            Called with a participant that has kept the others waiting too long, and the reason.
         """
         self._give_up = give_up
 
@@ -119,11 +119,11 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def finish(self, participant: int) -> None:
-        """Keep the work of a participant that has done all its steps."""
+        """Keep the work of a participant that has finished all its steps."""
 
     @abstractmethod
     def drop(self, participant: int) -> None:
-        """Leave out a participant that has failed, whatever it has done so far."""
+        """Leave out a participant that has failed, with everything it has done so far."""
 
     @abstractmethod
     def interrupt(self) -> None:
@@ -149,7 +149,7 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the rule holds."""
+        """Release what the rule holds."""
 
     def state_dict(self) -> Snapshot:
         """Return what outlives a round. Call it between rounds."""

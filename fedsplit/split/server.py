@@ -21,7 +21,7 @@ from fedsplit.split.wire import Wire
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int, Purpose], object]
-"""Called with the number of finished participants, of all participants, and the purpose."""
+"""Called with the number of finished participants, the number of all, and the purpose."""
 
 
 def silent(done: int, total: int, purpose: Purpose) -> None:
@@ -112,12 +112,12 @@ class SplitServer:
         *,
         progress: Progress = silent,
     ) -> dict[int, str]:
-        """Begin a round and return one token per participant, good for one stream.
+        """Begin a round and return one token per participant, valid for one stream.
 
         Parameters
         ----------
         purpose : Purpose
-            What for.
+            What the round is for.
         participants : Collection[int]
             Who may open a stream.
         server_round : int
@@ -125,7 +125,7 @@ class SplitServer:
         progress : Progress
             Called whenever a participant finishes, never by two threads at once.
         """
-        self.report()  # ends what may be left of a round that was never reported
+        self.report()  # ends a previous round that was never reported
         self._progress = progress
         self._phase = phase = self._phase_for(purpose, participants, server_round)
         tokens: dict[int, str] = {}
@@ -141,8 +141,8 @@ class SplitServer:
         session = self._sessions.get(token)
         if session is None:
             raise ChannelError(
-                "Refused: the token belongs to no participant of the open round. A token is good "
-                "for one participant and one round."
+                "Refused: the token belongs to no participant of the open round. A token is "
+                "valid for one participant and one round."
             )
         session.open(on_revoke)
         return session
@@ -179,7 +179,7 @@ class SplitServer:
             self.rule.close_round(num_examples)
 
     def close(self) -> None:
-        """End open sessions and free what the rule holds."""
+        """End open sessions and release what the rule holds."""
         self.report()
         self.rule.close()
 
@@ -222,5 +222,5 @@ class SplitServer:
                 return
             try:
                 self._progress(done, len(sessions), self._phase.purpose)
-            except Exception:  # a display must cost nobody their work
+            except Exception:  # a broken display must not fail a participant
                 _log.exception("The progress cannot be shown")

@@ -52,7 +52,7 @@ class ServerSession:
         self._opened = False
         self._open = False
         self._revoked = False
-        # `close` comes from other threads while a frame is being answered
+        # `close` is called from other threads while a frame is being answered
         self._lock = threading.Lock()
         self._on_revoke: Callable[[], object] = nothing
 
@@ -72,12 +72,12 @@ class ServerSession:
         return self._opened
 
     def open(self, on_revoke: Callable[[], object] = nothing) -> None:
-        """Admit the participant, once only; `on_revoke` is called if the server ends it."""
+        """Admit the participant, only once. `on_revoke` is called if the server ends it."""
         with self._lock:
             if self._opened or self._revoked:
                 raise ChannelError(
                     f"Refused: the token of client {self.participant} has been used already, or "
-                    "its round is over; it is good for one stream of one round."
+                    "its round is over. A token is valid for one stream of one round."
                 )
             self._opened = True
             self._on_revoke = on_revoke

@@ -1,4 +1,4 @@
-"""What the update rules have in common that train one server part for all participants."""
+"""The base of the update rules that train one server part for all participants."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fedsplit.split.steps import check_gradients
 class SharedServerPart(UpdateRule):
     """One server part, whose optimizer lives as long as the run.
 
-    At step t all participants with t < T_k deliver. Nobody waits for a participant that has
-    finished or failed. Steps that a failed participant has taken part in stay.
+    At step t all participants with t < T_k deliver. None waits for a participant that has
+    finished or failed. Steps in which a failed participant took part are kept.
     """
 
     def __init__(self, server_part: nn.Module, settings: RuleSettings) -> None:
@@ -48,11 +48,11 @@ class SharedServerPart(UpdateRule):
         self._lockstep.require(participant)
 
     def finish(self, participant: int) -> None:
-        """Let the others go on without a participant that has no more batches."""
+        """Let the others continue without a participant that has no more batches."""
         self._lockstep.leave(participant)
 
     def drop(self, participant: int) -> None:
-        """Let the others go on without a participant that has failed."""
+        """Let the others continue without a participant that has failed."""
         self._lockstep.leave(participant)
 
     def interrupt(self) -> None:

@@ -28,7 +28,7 @@ class Training:
     decay : float
         The factor of ``step``.
     decay_rounds : int
-        Rounds until it applies again.
+        Number of rounds between two multiplications by `decay`.
     warmup_rounds : int
         Rounds in which the rate rises to its value.
     num_rounds : int
@@ -55,7 +55,7 @@ class Training:
 
     @classmethod
     def of_clients(cls, config: Config) -> Training:
-        """Return how clients train, and a server that trains the whole model."""
+        """Return the settings of clients, and of a server that trains the whole model."""
         return cls(
             optimizer=config.optimizer,
             learning_rate=config.learning_rate,
@@ -72,7 +72,7 @@ class Training:
 
     @classmethod
     def of_server(cls, config: Config) -> Training:
-        """Return how the server part trains: as clients do, but for the keys ``server.*``."""
+        """Return the settings of the server part: those of clients, with the keys ``server.*``."""
         training, server = cls.of_clients(config), config.server
         if server.learning_rate:
             training = replace(training, learning_rate=server.learning_rate)
@@ -108,9 +108,9 @@ class Training:
     def make_optimizer(
         self, parameters: Iterable[nn.Parameter], server_round: int = 1
     ) -> Optimizer:
-        """Return an optimizer of those parameters that train, with the rate of a round.
+        """Return an optimizer of the parameters that train, with the learning rate of a round.
 
-        An optimizer that lives longer than a round gets each round's rate by `set_rate`.
+        An optimizer that is used in several rounds gets each round's rate from `set_rate`.
         """
         # A group, because there may be no parameter in it: torch refuses an empty list.
         group = [{"params": [weight for weight in parameters if weight.requires_grad]}]
@@ -121,7 +121,7 @@ class Training:
         return adam(group, lr=rate, weight_decay=self.weight_decay)
 
     def set_rate(self, optimizer: Optimizer, server_round: int) -> None:
-        """Give an optimizer the rate of a round; its state stays."""
+        """Set the learning rate of a round; the optimizer's state is unchanged."""
         for group in optimizer.param_groups:
             group["lr"] = self.rate(server_round)
 

@@ -16,7 +16,7 @@ class Turns:
     Parameters
     ----------
     seconds : float
-        How long the next one waits for a holder whose client computes.
+        How long the next one waits while the client of the holder computes.
     give_up : GiveUp
         Called, without a lock of this class, for each holder that is late.
     """
@@ -71,14 +71,14 @@ class Turns:
             self._remove(participant)
 
     def close(self) -> None:
-        """End all turns; everyone who waits gets an error at once."""
+        """End all turns; every waiting participant gets an error at once."""
         with self._lock:
             self._queue = []
             for waiting in self._waiting.values():
                 waiting.notify()
 
     def _wait(self, participant: int) -> int | None:
-        """Wait for the turn; return the holder instead, if it has to be given up."""
+        """Wait for the turn; return the holder if it must be given up instead."""
         with self._lock:
             while self._place(participant) > 0:
                 # Only the next in line watches the holder; the others sleep until they are next.

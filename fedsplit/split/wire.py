@@ -1,4 +1,4 @@
-"""What crosses the channel in a step: one value, which client and server make from one config.
+"""What crosses the channel in a step: one value, derived by client and server from one config.
 
 Checks, lengths and bounds of every frame follow from it, and nothing else names or unpacks the
 tensors of a frame.
@@ -145,12 +145,12 @@ class Wire:
     def unpack(
         self, frame: Frame, *, device: torch.device = _CPU, batch_size: int | None = None
     ) -> Content:
-        """Check a received frame of one of the wire's kinds, and return what it carries.
+        """Check a received frame of one of the wire's kinds, and return its content.
 
         Parameters
         ----------
         frame : Frame
-            As it came.
+            The received frame.
         device : torch.device
             Where to put its tensors (see `Payload.unpack`).
         batch_size : int | None

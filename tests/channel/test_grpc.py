@@ -299,7 +299,7 @@ def test_a_client_that_disconnects_closes_its_session(serve: Serve, way: str, st
     else:
         raw.channel.close()
     assert host.sessions["t"].closed.wait(5)
-    assert host.sessions["t"].reason == "the client's stream broke off"
+    assert host.sessions["t"].reason == "the client's stream ended early"
     raw.__exit__(None, None, None)
 
 

@@ -152,7 +152,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         ),
         (
             SMALL + VARIANTS + "split.topology = 'u-shaped'",
-            "variant 'not at all': split.topology = 'u-shaped' says nothing with strategy = 'full'",
+            "variant 'not at all': split.topology = 'u-shaped' has no effect with strategy = ",
         ),
         (
             SMALL + SETTINGS + VARIANTS + "split.cut-layer = 9",

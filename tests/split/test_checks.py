@@ -87,7 +87,7 @@ def test_fixed_integers_must_be_the_same_for_every_example() -> None:
     check_value(holding(size=size.flatten()), "size", (8, 6))  # two rows for each example
     for wrong in ([6, 8], [8, 10**6]):
         size[2] = torch.tensor(wrong)
-        with pytest.raises(ChannelError, match=r"other numbers in 'size' than \[8, 6\]"):
+        with pytest.raises(ChannelError, match=r"values in 'size' other than \[8, 6\]"):
             check_value(holding(size=size), "size", (8, 6))
 
 

@@ -122,7 +122,7 @@ def test_an_unexpected_output_gradient_is_refused() -> None:
     assert len(labels) == 8
     smashed = {"cut.hidden": bottom_of()(images).detach()}
     output = stream.exchange(Frame(Kind.SMASHED_DATA, 0, smashed)).tensors["output.hidden"]
-    with pytest.raises(ChannelError, match="OUTPUT_GRADIENT frame with 1 tensors is not what"):
+    with pytest.raises(ChannelError, match="OUTPUT_GRADIENT frame with 1 tensors is not legal"):
         stream.exchange(Frame(Kind.OUTPUT_GRADIENT, 1, {f"{OUTPUT_PREFIX}hidden": output}))
     assert LABELS not in smashed
 

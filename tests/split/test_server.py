@@ -239,7 +239,7 @@ def test_a_process_that_is_killed_is_dropped(serve_grpc: Serve) -> None:
     server.close_round(report.num_examples)
     assert time.monotonic() - start < 3
     assert report.num_examples == {0: 19, 1: 9}
-    assert report.failures == {BAD: "the client's stream broke off"}
+    assert report.failures == {BAD: "the client's stream ended early"}
     assert_close(weights_of(server.server_part), reference_round(), atol=1e-7)
 
 

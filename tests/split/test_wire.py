@@ -178,7 +178,7 @@ def test_integers_that_the_image_size_fixes_must_be_those() -> None:
     assert u_shaped.unpack(Frame(Kind.SMASHED_DATA, 0, unlabelled)).batch_size == 3
 
     tensors["cut.size"][1, 0] = 10**6
-    with pytest.raises(ChannelError, match=r"other numbers in 'cut\.size' than \[8, 8\]"):
+    with pytest.raises(ChannelError, match=r"values in 'cut\.size' other than \[8, 8\]"):
         wire.unpack(Frame(Kind.SMASHED_DATA, 0, tensors))
 
 
