@@ -252,15 +252,17 @@ def state_of(wire: Wire, kind: Kind, batch_size: int) -> State:
     return boundary.to_state(named)
 
 
-@pytest.mark.parametrize(
-    ("wire", "kind"),
-    [
-        *((VANILLA, kind) for kind in (Kind.SMASHED_DATA, Kind.CUT_GRADIENT, Kind.EVALUATION)),
-        *((U_SHAPED, kind) for kind in U_SHAPED.payloads),
-        (replace(U_SHAPED, cut_gradient=False), Kind.CUT_GRADIENT),
-    ],
-    ids=str,
-)
+PACKED = {
+    **{
+        f"vanilla {kind.name}": (VANILLA, kind)
+        for kind in (Kind.SMASHED_DATA, Kind.CUT_GRADIENT, Kind.EVALUATION)
+    },
+    **{f"u-shaped {kind.name}": (U_SHAPED, kind) for kind in U_SHAPED.payloads},
+    "frozen bottom": (replace(U_SHAPED, cut_gradient=False), Kind.CUT_GRADIENT),
+}
+
+
+@pytest.mark.parametrize(("wire", "kind"), PACKED.values(), ids=PACKED)
 def test_a_packed_frame_unpacks_to_what_was_packed(wire: Wire, kind: Kind) -> None:
     """Break it: leave out the order of the boundary in `Payload`, or a prefix."""
     state, scores = state_of(wire, kind, 3), dict[str, Any]()

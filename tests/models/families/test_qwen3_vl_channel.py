@@ -17,7 +17,6 @@ from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.errors import ChannelError
 from fedsplit.models import InputSpec, SplitModel, join_parts, smashed_spec, split_model
 from fedsplit.split.copies import PerParticipantCopies
-from fedsplit.split.exchange import VanillaExchange
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import SplitServer
 from fedsplit.split.wire import Wire
@@ -125,10 +124,9 @@ def test_the_grid_stays_on_the_cpu_wherever_the_server_computes() -> None:
     """Break it: move every tensor to the server part's device; each step then waits for it."""
     parts = split_model(classifier_of(), [1])
     images, labels = BATCHES[0]
-    elsewhere = parts.server_part().to("meta")
-    exchange = VanillaExchange(0, server_part=elsewhere, rule=None, cut=cut_of(parts))
     with torch.no_grad():
-        smashed: Any = exchange._smashed(smashed_frame(0, parts.bottom(images), labels))
+        frame = smashed_frame(0, parts.bottom(images), labels)
+    smashed: Any = cut_of(parts).unpack(frame, device=torch.device("meta")).state
     assert smashed["hidden"].is_meta
     assert smashed["grid_thw"].tolist() == [[1, 2, 4]] * 3
     assert list(smashed) == ["hidden", "grid_thw"]
