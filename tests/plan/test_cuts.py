@@ -11,7 +11,7 @@ from fedsplit.config import Config
 from fedsplit.errors import ConfigError, ModelError
 from fedsplit.models import save_model
 from fedsplit.network import PROFILES
-from fedsplit.plan.cuts import Setting, cut_spec, plan_model
+from fedsplit.plan.cuts import Setting, plan_model, wire_of
 from fedsplit.preparation import prepare
 from fedsplit.split.traffic import stream_traffic
 from tests.conftest import TINY, Run
@@ -33,8 +33,8 @@ def _expected(name: str, cut: int, topology: Topology, **changes: Any) -> tuple[
 
     setting = Setting(name, batch_size=8, topology=topology, num_labels=10, **changes)
     model = split_model(resolve(name).skeleton(10), [cut])
-    cut_at = cut_spec(model, input_spec(name), setting)
-    traffic = stream_traffic(cut_at, EXPECTED_STEPS).traffic
+    wire = wire_of(model, input_spec(name), setting)
+    traffic = stream_traffic(wire, EXPECTED_STEPS).traffic
     return 8 * traffic.uplink_bytes, 8 * traffic.downlink_bytes
 
 

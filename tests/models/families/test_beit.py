@@ -18,9 +18,10 @@ from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
+from fedsplit.split.wire import Wire
 from tests.models.families.steps import assert_close, gradients_of, whole_step
 from tests.models.families.zoo import batch, images_of, make
-from tests.split.toys import Client, config_of, copies_in, wire_of
+from tests.split.toys import Client, config_of, copies_in, settings_of, wire_of
 
 TABLE = "beit.shared_position_bias.relative_position_bias_table"
 SGD = config_of(momentum=0.0, learning_rate=0.1)
@@ -58,10 +59,11 @@ def test_a_step_through_the_channel_returns_the_gradient_of_every_tensor(name: s
     for cut in CUTS[:-1] if name == "beit-both" else CUTS:
         parts = copy.deepcopy(split_model(model, [cut]))
         bottom = parts.bottom.train()
+        wire = _wire_of(parts)
         server = _serving(PerParticipantCopies, parts)
         channel = DirectChannel(server)
         tokens = server.open_round(Purpose.TRAIN, [0])
-        client = Client(channel.address, tokens[0], bottom=bottom, config=SGD)
+        client = Client(channel.address, tokens[0], bottom=bottom, config=SGD, cut=wire)
         with client.session:
             smashed = bottom(images)
             for tensor in smashed.values():
@@ -91,12 +93,13 @@ def test_clients_with_tables_of_their_own_in_one_concatenated_batch() -> None:
     data = {0: batch(model, 0, size=3), 1: batch(model, 1, size=2)}
     # Each on its own, with the server part as it stands before the step.
     alone = {k: _whole_gradients(bottoms[k], parts.server_part(), *data[k]) for k in data}
+    wire = _wire_of(parts)
     server = _serving(Concatenated, parts)
     channel = DirectChannel(server)
     tokens = server.open_round(Purpose.TRAIN, [0, 1])
 
     def train(k: int) -> None:
-        client = Client(channel.address, tokens[k], bottom=bottoms[k], config=SGD)
+        client = Client(channel.address, tokens[k], bottom=bottoms[k], config=SGD, cut=wire)
         with client.session:
             client.step(data[k])
             client.session.finish()
@@ -127,8 +130,12 @@ def test_images_of_another_size_are_refused() -> None:
 
 
 def _serving(rule: type[UpdateRule], parts: SplitModel) -> SplitServer:
-    spec = smashed_spec(parts.bottom, images_of(parts.merge()))
-    return SplitServer(rule=rule(parts.server_part(), SGD), wire=wire_of(spec, 3, 4))
+    rule_at_work = rule(parts.server_part(), settings_of(SGD))
+    return SplitServer(rule=rule_at_work, wire=_wire_of(parts))
+
+
+def _wire_of(parts: SplitModel) -> Wire:
+    return wire_of(smashed_spec(parts.bottom, images_of(parts.merge())), 3, 4)
 
 
 def _whole_gradients(

@@ -15,22 +15,22 @@ from fedsplit.channel.direct import DirectChannel
 from fedsplit.channel.frame import Kind
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.errors import ChannelError
-from fedsplit.models import InputSpec, SplitModel, join_parts, smashed_spec, split_model
+from fedsplit.models import InputSpec, SplitModel, split_model
 from fedsplit.split.copies import PerParticipantCopies
-from fedsplit.split.exchange import VanillaExchange
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import SplitServer
 from fedsplit.split.wire import Wire
+from fedsplit.wiring import boundaries_of
 from tests.models.families.qwen3_vl_toys import NUM_LABELS, classifier_of, images_of
 from tests.split.toys import (
     Client,
     assert_close,
     config_of,
     optimizer_of,
+    settings_of,
     smashed_frame,
     stream_to,
     weights_of,
-    wire_of,
 )
 
 SPEC = InputSpec(3, 8, 16, (0.5,) * 3, (0.5,) * 3)
@@ -56,8 +56,8 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def cut_of(parts: SplitModel, *, u_shaped: bool = False) -> Wire:
-    output = smashed_spec(join_parts(parts.bottom, parts.trunk), SPEC) if u_shaped else None
-    return wire_of(smashed_spec(parts.bottom, SPEC), NUM_LABELS, 8, output)
+    smashed, output = boundaries_of(parts, SPEC, u_shaped=u_shaped)
+    return Wire(smashed, NUM_LABELS, 8, output=output)
 
 
 def trained_plainly(*parts: nn.Module) -> list[dict[str, Tensor]]:
@@ -80,8 +80,8 @@ def test_a_round_is_plain_training(serve: Any, cut_layer: int) -> None:  # noqa:
     parts = split_model(classifier_of().train(), [cut_layer])
     expected = trained_plainly(parts.bottom, parts.server_part())
     cut, bottom = cut_of(parts), copy.deepcopy(parts.bottom)
-    assert list(cut.tensors) == ["hidden", "grid_thw"]
-    rule = PerParticipantCopies(copy.deepcopy(parts.server_part()), CONFIG)
+    assert list(cut.smashed.tensors) == ["hidden", "grid_thw"]
+    rule = PerParticipantCopies(copy.deepcopy(parts.server_part()), settings_of(CONFIG))
     server = SplitServer(rule=rule, wire=cut)
     address = serve(server)
     token = server.open_round(Purpose.TRAIN, [0])[0]
@@ -100,7 +100,7 @@ def test_labels_may_stay_with_the_client(serve: Any) -> None:  # noqa: ANN401
     parts = split_model(classifier_of().train(), [1, 3])
     expected = trained_plainly(*parts)
     cut = cut_of(parts, u_shaped=True)
-    rule = PerParticipantCopies(copy.deepcopy(parts.trunk), CONFIG)
+    rule = PerParticipantCopies(copy.deepcopy(parts.trunk), settings_of(CONFIG))
     server = SplitServer(rule=rule, wire=cut)
     token = server.open_round(Purpose.TRAIN, [0])
     bottom, top = copy.deepcopy(parts.bottom), copy.deepcopy(parts.top)
@@ -125,10 +125,9 @@ def test_the_grid_stays_on_the_cpu_wherever_the_server_computes() -> None:
     """Break it: move every tensor to the server part's device; each step then waits for it."""
     parts = split_model(classifier_of(), [1])
     images, labels = BATCHES[0]
-    elsewhere = parts.server_part().to("meta")
-    exchange = VanillaExchange(0, server_part=elsewhere, rule=None, cut=cut_of(parts))
     with torch.no_grad():
-        smashed: Any = exchange._smashed(smashed_frame(0, parts.bottom(images), labels))
+        frame = smashed_frame(0, parts.bottom(images), labels)
+    smashed: Any = cut_of(parts).unpack(frame, device=torch.device("meta")).state
     assert smashed["hidden"].is_meta
     assert smashed["grid_thw"].tolist() == [[1, 2, 4]] * 3
     assert list(smashed) == ["hidden", "grid_thw"]
@@ -140,8 +139,8 @@ def test_another_size_of_the_image_is_refused(serve: Any, grid: list[int]) -> No
     parts = split_model(classifier_of().train(), [1])
     images, labels = BATCHES[0]
     cut = cut_of(parts)
-    assert cut.tensors["grid_thw"].value == (1, 2, 4)
-    rule = PerParticipantCopies(parts.server_part(), CONFIG)
+    assert cut.smashed.tensors["grid_thw"].value == (1, 2, 4)
+    rule = PerParticipantCopies(parts.server_part(), settings_of(CONFIG))
     server = SplitServer(rule=rule, wire=cut)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     state: Any = parts.bottom(images)
@@ -158,7 +157,7 @@ def test_the_gradient_returns_for_hidden_alone(serve: Any) -> None:  # noqa: ANN
     parts = split_model(classifier_of().train(), [2])
     images, labels = BATCHES[0]
     cut = cut_of(parts)
-    rule = PerParticipantCopies(copy.deepcopy(parts.server_part()), CONFIG)
+    rule = PerParticipantCopies(copy.deepcopy(parts.server_part()), settings_of(CONFIG))
     server = SplitServer(rule=rule, wire=cut)
     token = server.open_round(Purpose.TRAIN, [0])[0]
     state: Any = parts.bottom(images)
