@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fedsplit.channel.frame import Kind
 from fedsplit.config import Config
 from fedsplit.data.cache import OnceCache
 from fedsplit.data.loader import largest_batch
+from fedsplit.errors import ConfigError
 from fedsplit.initial import dtype_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.resolved import ResolvedModel, resolve
@@ -60,7 +62,8 @@ def make_wire(
     Raises
     ------
     FedSplitError
-        If there is no such codec, or the model's boundaries cannot be determined.
+        If there is no such codec, its frames do not tell the batch size, or the model's
+        boundaries cannot be determined.
     """
     key = _Key(
         model=resolve(config.model.name, run=run),
@@ -71,7 +74,7 @@ def make_wire(
         spec=spec,
     )
     smashed, output = _boundaries.get(key, lambda: _measure(key))
-    return Wire(
+    wire = Wire(
         smashed=smashed,
         num_labels=num_labels,
         max_batch_size=largest_batch(config),
@@ -82,6 +85,12 @@ def make_wire(
         downlink=load_codec(config.codec.downlink, key="codec.downlink"),
         seed=config.seed,
     )
+    if not wire.payloads[Kind.SMASHED_DATA].tells_batch_size:
+        raise ConfigError(
+            f"codec.uplink = '{config.codec.uplink}' packs a batch of any size to tensors of one "
+            "length. Let the first axis of a tensor grow with every example."
+        )
+    return wire
 
 
 def boundaries_of(

@@ -184,4 +184,4 @@ def test_sflv1_equals_full_whatever_happens_to_the_last_batch(run: Run, last: st
     trained = split.rounds[0]["num_examples"]
     kept = run().rounds[0]["num_examples"]
     assert trained == kept if last == "merge" else trained < kept
-    assert trained % (TINY["batch-size"] if last == "drop" else 1) == 0  # type: ignore[operator]
+    assert trained % (TINY["batch-size"] if last == "drop" else 1) == 0

@@ -122,4 +122,4 @@ def load_codec(name: str, *, key: str) -> Codec:
     """
     if name == NO_CODEC:
         return IDENTITY
-    return load_instance(name, key=key, kind=Codec)  # type: ignore[type-abstract]
+    return load_instance(name, key=key, kind=Codec)

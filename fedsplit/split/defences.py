@@ -60,4 +60,4 @@ def load_defence(name: str, *, key: str = "defence.name") -> Defence:
     """
     if name == NO_DEFENCE_NAME:
         return NO_DEFENCE
-    return load_instance(name, key=key, kind=Defence)  # type: ignore[type-abstract]
+    return load_instance(name, key=key, kind=Defence)

@@ -71,6 +71,11 @@ class Payload:
                 return name, one[name].shape[0], rows[0] - one[name].shape[0]
         return None
 
+    @property
+    def tells_batch_size(self) -> bool:
+        """Whether a receiver can tell the number of examples from a frame."""
+        return self._batch_axis is not None
+
     @cached_property
     def names(self) -> frozenset[str]:
         """The names of the tensors in a frame."""
@@ -158,7 +163,8 @@ class Payload:
         return Content(self.boundary.to_state(state), scores, batch_size)
 
     def _batch_size(self, frame: Frame, largest: int) -> int:
-        assert self._batch_axis is not None
+        if self._batch_axis is None:
+            raise refused(frame, "has no tensor whose length tells the number of examples")
         name, first, each = self._batch_axis
         tensor = frame.tensors[name]
         if name in self.scores and (

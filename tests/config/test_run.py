@@ -329,17 +329,3 @@ JUNK = st.recursive(
 def test_junk_is_refused_in_words_or_taken(values: dict[str, object]) -> None:
     with suppress(ConfigError):
         Config.load(values)
-
-
-def test_the_server_part_is_trained_as_the_clients_parts_unless_told() -> None:
-    config = Config.load({"learning-rate": 0.1, "clip-norm": 2.0})
-    assert config.for_server_part() == config
-    changes = {"server.learning-rate": 0.3, "server.clip-norm": 0.0}
-    other = Config.load(config, {**changes, "server.learning-rate-schedule": "cosine"})
-    there = other.for_server_part()
-    assert (there.learning_rate, there.learning_rate_schedule, there.clip_norm) == (
-        0.3,
-        "cosine",
-        0,
-    )
-    assert there.optimizer == config.optimizer

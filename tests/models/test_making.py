@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from functools import partial
 
 from fedsplit.models.making import Memo, quietly
 from fedsplit.seeding import seeded_init
@@ -17,7 +18,7 @@ def test_a_memo_keeps_its_newest_values() -> None:
         return key + 10
 
     for key in (1, 2, 1, 3, 2, 1):
-        assert memo.get(key, lambda key=key: make(key)) == key + 10
+        assert memo.get(key, partial(make, key)) == key + 10
     assert made == [1, 2, 3, 1]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from torch.nn.functional import cross_entropy
 
 from tests.conftest import Run, distance, weights
 from tests.strategies import by_hand
@@ -16,7 +17,7 @@ def test_full_is_fedavg_of_whole_models(run: Run, plain_threads: None) -> None:
         for client, model in trained.items():
             optimizer = by_hand.sgd(model)
             for pixels, labels in by_hand.batches_of(images[client], client, server_round):
-                loss = by_hand.cross_entropy(by_hand.logits_of(model(pixels)), labels)
+                loss = cross_entropy(by_hand.logits_of(model(pixels)), labels)
                 by_hand.descend(loss, optimizer)
         by_hand.average_into(whole, trained, images)
     assert len({len(shard) for shard in images}) > 1
