@@ -249,9 +249,7 @@ class FederatedStrategy(Strategy):
 
         def fault_of(client: int, reply: Message, seen: int | None) -> str | None:
             at_most = None
-            if (
-                not rule.sends_every_batch
-            ):  # then the server cannot count: the described shard bounds n_k
+            if not rule.sends_every_batch:  # n_k is then bounded by the described shard
                 at_most = epochs * sum(self.clients.class_counts[client])
             return fault_of_train_reply(
                 reply, sent=self._asked.sent, num_examples=seen, metrics=keys, at_most=at_most
