@@ -59,7 +59,7 @@ class Answered:
     def simulated_seconds(self, link: Link) -> float:
         """Return how long the slowest participant's frames and weights would take on such a link.
 
-        Each has a link of its own, and all send at the same time. The message that asks a
+        Each has a separate link, and all send at the same time. The message that asks a
         participant counts as one message, whatever weights it carries, and so does its reply.
         """
         streams = self.report.streams if self.report else {}

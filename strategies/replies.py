@@ -69,7 +69,7 @@ def fault_of_train_reply(
     Parameters
     ----------
     reply : Message
-        A reply without an error of its own.
+        A reply that is not an error reply.
     sent : ArrayRecord
         The weights the client was given; it must return the same names, shapes and dtypes. If
         clients have none to train, its reply must have no record of weights.

@@ -22,7 +22,7 @@ from strategies.replies import mean_of_metrics, weights_of
 
 
 class SFLV3(FederatedStrategy):
-    """As SFLV1, but each client keeps a bottom of its own.
+    """As SFLV1, but each client keeps its own bottom.
 
     In a round, for every participant k at the same time:
 
