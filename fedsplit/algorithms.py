@@ -38,7 +38,7 @@ def strategy_class(name: str) -> type[FederatedStrategy]:
     Raises
     ------
     ConfigError
-        If there is no such strategy, or its two halves do not fit together.
+        If there is no such strategy, or its two rules do not match.
     """
     if not is_reference(name):
         return strategies.STRATEGIES[name]

@@ -210,7 +210,7 @@ class _Client:
         )
 
     def train_batches(self) -> Iterator[Batch]:
-        """Yield the round's batches; each epoch has an order of its own."""
+        """Yield the round's batches; each epoch has a different order."""
         config = self.config
         images = self.shard().train
         for epoch in range(config.local_epochs):

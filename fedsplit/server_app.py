@@ -74,7 +74,7 @@ class Continuation:
         What `keep` was given after some round of the same config; None = begin the run.
     keep : Callable[[int, Callable[[], Snapshot]], object]
         Called after every round with its number and a function that returns the state. The state
-        shares tensors with the run: copy or write it before the run goes on.
+        shares tensors with the run: copy or write it before the run continues.
     """
 
     state: Snapshot | None = None

@@ -1,4 +1,4 @@
-"""From an aggregator's messages to those that participants get: instructions, token, weights."""
+"""From an aggregator's messages to the participants': instructions, token, weights."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ def address_messages(
     Parameters
     ----------
     messages : Iterable[Message]
-        As the aggregator has configured them. FedProx's mu is taken from them; weights and
-        everything else come from here.
+        As the aggregator has configured them. Only FedProx's mu is taken from them.
     asked : Asked
         The participants of the round.
     instructions : Instructions
-        What the round tells everyone.
+        What the round tells every participant.
     tokens : Mapping[int, str]
-        Participant -> what opens its stream; empty without a split server.
+        Participant -> the token that opens its stream; empty without a split server.
     weights_for : Callable[[int], ArrayRecord]
-        Returns the weights that a participant is sent, if clients have any to train.
+        Returns the weights to send to a participant, if clients have any to train.
     """
     client_of = {node: client for client, node in asked.participants.items()}
     addressed: dict[int, Message] = {}

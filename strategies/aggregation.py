@@ -16,7 +16,7 @@ from fedsplit.config import AggregationConfig
 from fedsplit.errors import ConfigError
 from fedsplit.flower_internals import NodeInfo, Run
 
-# What fedsplit decides itself: it samples by partition id, and aggregates whoever has replied.
+# What fedsplit decides itself: it samples by partition id, and aggregates all accepted replies.
 _OURS = {
     "fraction_train": 1.0,
     "fraction_evaluate": 1.0,
@@ -49,7 +49,7 @@ def make_aggregator(config: AggregationConfig) -> Strategy:
     if config.name not in names:
         close = difflib.get_close_matches(config.name, names, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}."
-        raise ConfigError(f"aggregation.name = '{config.name}' is no Flower strategy; {hint}")
+        raise ConfigError(f"aggregation.name = '{config.name}' is not a Flower strategy; {hint}")
     kind = getattr(flower_strategies, config.name)
     parameters = inspect.signature(kind).parameters
     options = _parse(config.options)
@@ -85,7 +85,7 @@ def _parse(options: str) -> dict[str, object]:
 def _check(
     config: AggregationConfig, options: Mapping[str, object], takes: Sequence[inspect.Parameter]
 ) -> None:
-    """Refuse options that the strategy does not take, lacks, or cannot calculate with."""
+    """Refuse options that are unknown, missing, or of the wrong type."""
     names = {parameter.name for parameter in takes}
     unknown = sorted(set(options) - names)
     if unknown:
@@ -110,7 +110,7 @@ def _check(
 
 
 def _fault(value: object, annotation: object) -> str | None:
-    """Return what an option must be, or None if it is; none of Flower's may be below 0."""
+    """Return what an option must be, or None if it is valid; no option of Flower may be below 0."""
     whole = annotation in (int, "int")
     if not whole and annotation not in (float, "float"):
         return None
@@ -137,7 +137,7 @@ class SampledGrid(Grid):
         return self._node_ids
 
     def set_run(self, run: Run) -> None:
-        """Not for a sampled grid."""
+        """Not supported: the run belongs to the grid behind this one."""
         raise NotImplementedError
 
     @property
@@ -161,15 +161,15 @@ class SampledGrid(Grid):
         return (node for node in self._grid.get_nodes() if node.node_id in self._node_ids)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Not for a sampled grid."""
+        """Not supported: a sampled grid cannot send."""
         raise NotImplementedError
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Not for a sampled grid."""
+        """Not supported: a sampled grid cannot send."""
         raise NotImplementedError
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Not for a sampled grid."""
+        """Not supported: a sampled grid cannot send."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What a Flower strategy keeps from round to round, such as FedAdam's moments."""
+"""What a Flower strategy keeps between rounds, such as FedAdam's moments."""
 
 from __future__ import annotations
 

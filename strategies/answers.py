@@ -1,4 +1,4 @@
-"""The outcome of a round's messages: whose reply counts, and what it cost."""
+"""The outcome of a round's messages: which replies count, and what they cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsplit.split.server import RoundReport
 
 @dataclass(frozen=True)
 class Asked:
-    """Messages in flight: who was asked, and with which weights."""
+    """Messages that were sent: to whom, and with which weights."""
 
     participants: Mapping[int, int]
     sent: ArrayRecord
@@ -23,7 +23,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answered:
-    """The outcome of the messages: whose reply counts, whose does not and why, and bytes.
+    """The outcome of the messages: accepted replies, failures with their reasons, and bytes.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Answered:
     failures : Mapping[int, str]
         Partition id -> why its contribution is left out.
     measured : Mapping[int, Measurements]
-        Partition id -> what it has measured, for the good replies.
+        Partition id -> what it has measured, for good replies.
     report : RoundReport | None
         What the split server saw, if there is one.
     sync_uplink, sync_downlink : Mapping[int, int]
@@ -53,13 +53,13 @@ class Answered:
 
     @property
     def participants(self) -> list[int]:
-        """Everyone who was asked."""
+        """All clients that were sent a message."""
         return sorted([*self.good, *self.failures])
 
     def simulated_seconds(self, link: Link) -> float:
         """Return how long the slowest participant's frames and weights would take on such a link.
 
-        Each has a link of its own, and all send at the same time. The message that asks a
+        Each has a separate link, and all send at the same time. The message that asks a
         participant counts as one message, whatever weights it carries, and so does its reply.
         """
         streams = self.report.streams if self.report else {}
@@ -77,10 +77,10 @@ class Answered:
         )
 
     def measured_seconds(self) -> float | None:
-        """Return the longest time that a participant's frames were on their way.
+        """Return the longest time that a participant's frames were in transit.
 
-        That is its time from handing over frames to having their answers, less the server's time
-        from a frame's arrival to its answer. None without accepted streams.
+        This is the client's time from sending frames to receiving their answers, minus the server's
+        time from a frame's arrival to its answer. None without accepted streams.
         """
         if self.report is None or not self.good:
             return None

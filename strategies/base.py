@@ -1,6 +1,6 @@
 """What all strategies share: a Flower strategy around any aggregator and, if split, a split server.
 
-A strategy samples by partition id, instructs each participant, decides whose contributions count,
+A strategy samples by partition id, instructs each participant, decides which contributions count,
 and lets the aggregator combine them in the order of partition ids.
 """
 
@@ -59,7 +59,7 @@ class FederatedStrategy(Strategy):
     synchronous: ClassVar[bool] = False
     """Whether participants wait for each other in every step, so that all must be connected."""
     pooled: ClassVar[bool] = False
-    """Whether the server trains on everyone's images together."""
+    """Whether the server trains on the pooled images of all clients."""
     aggregates: ClassVar[bool] = True
     """Whether the aggregator combines what clients train."""
 
@@ -124,7 +124,7 @@ class FederatedStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sample who evaluates on its own validation split."""
+        """Sample clients, each of which evaluates on its own validation split."""
         self._started = time.perf_counter()
         sampled = self.clients.sample(
             self.config.fraction_evaluate, self.config.seed, "evaluate", server_round
@@ -140,7 +140,7 @@ class FederatedStrategy(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Average what the clients measured; a failed client leaves out only its own share."""
+        """Average the clients' measurements; a failed client leaves out only its own share."""
         good, failures = sort_replies(replies, self._asked.participants)
         report = self.server.report() if self.server is not None else None
         reject(
@@ -169,7 +169,7 @@ class FederatedStrategy(Strategy):
         return [arrays]
 
     def state_dict(self) -> Snapshot:
-        """Return what outlives a round, but for the weights that Flower's loop hands on.
+        """Return what outlives a round, except for the weights, which Flower's loop passes on.
 
         Call it between rounds.
         """
@@ -249,7 +249,7 @@ class FederatedStrategy(Strategy):
 
         def fault_of(client: int, reply: Message, seen: int | None) -> str | None:
             at_most = None
-            if not rule.sends_every_batch:  # then only the client's own count bounds its weight
+            if not rule.sends_every_batch:  # n_k is then bounded by the described shard
                 at_most = epochs * sum(self.clients.class_counts[client])
             return fault_of_train_reply(
                 reply, sent=self._asked.sent, num_examples=seen, metrics=keys, at_most=at_most
@@ -284,7 +284,7 @@ class FederatedStrategy(Strategy):
         self._note(**self.server.rule.measured())
 
     def _note_train(self, server_round: int, answers: Sequence[Answered]) -> None:
-        """Note what a round's answers cost; a round without any good one ends the run."""
+        """Note what a round's answers cost; a round without a good answer ends the run."""
         if not any(answer.good for answer in answers):
             failures = {k: why for answer in answers for k, why in answer.failures.items()}
             reason = failures[min(failures)]

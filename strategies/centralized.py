@@ -1,4 +1,4 @@
-"""The upper reference: the whole model on everyone's images, as if nothing had to stay anywhere."""
+"""The upper reference: the whole model, trained on the pooled images of all clients."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from strategies.base import FederatedStrategy
 class Centralized(FederatedStrategy):
     """The server trains on the training images of all clients together, in a random order.
 
-    A round is `local-epochs` passes over them with one optimizer that lasts. The clients take no
-    part but in the evaluation on their validation splits, which stay out of the training. Nothing
-    is synchronised, and what sending the images would cost is not counted.
+    A round is `local-epochs` passes over them, with one optimizer for the run. Clients only
+    evaluate, on their validation splits, which are not trained on. Nothing is synchronised, and
+    the cost of sending the images is not counted.
     """
 
     client_rule = WholeModel

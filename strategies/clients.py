@@ -60,10 +60,10 @@ class Clients:
             Says how many clients to wait for, and how long. An answer may take as long as a
             round: the first message waits until the engine has started its processes.
         instructions : Instructions
-            What a client needs to know to answer; the number of clients is filled in here.
+            What a client needs for its answer; the number of clients is filled in here.
         rendezvous : SplitServer | None
-            Where as many clients as a round has connect at the same time before the first round;
-            None if they need not be connected at once.
+            Where as many clients as a round has must connect at the same time before the first
+            round; None if clients need not be connected at once.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""How the accepted contributions of a round become the weights that clients get next."""
+"""Combine the accepted contributions of a round into the weights of the next one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def combine_contributions(
     sent: ArrayRecord,
     buffers: Collection[str],
 ) -> tuple[ArrayRecord, MetricRecord]:
-    """Combine checked replies, all of whose weights are in one order.
+    """Combine checked replies, whose weights are all in the same order.
 
     Only parameters go through the aggregator. Buffers, such as running statistics, are averaged by
     n_k over all accepted participants.
@@ -44,7 +44,7 @@ def combine_contributions(
     Raises
     ------
     RunError
-        If the aggregator returns no weights, or some that are not finite.
+        If the aggregator returns no weights, or weights that are not finite.
     """
     replies = list(answered.good.values())
     averaged = average_buffers(answered, buffers)
@@ -54,7 +54,7 @@ def combine_contributions(
     for client, reply in answered.good.items():
         keep_for_aggregator(reply, answered.measured[client], buffers)
     arrays, metrics = aggregator.aggregate_train(server_round, replies)
-    # Half a model must not move without the other.
+    # One half of the model must not change without the other.
     if arrays is None or metrics is None:
         raise RunError(
             f"The aggregator {name} returns no weights for the {count} contributions of round "

@@ -23,15 +23,15 @@ class RunContext:
     config : Config
         The run's configuration.
     clients : Clients
-        Everyone who can be sampled.
+        All clients that can be sampled.
     instructions : Instructions
-        What every message tells its client; a round adds its number and each client's token.
+        What every message tells its client. A round adds its number and the client's token.
     note : Note
-        Takes what a round gave, as keyword arguments (see `fedsplit.results.recorder`).
+        Notes values of the round, as keyword arguments (see `fedsplit.results.recorder`).
     server : SplitServer | None
-        The other half of the model, if it is split.
+        Holds the server part, if the model is split.
     pool : PooledTraining | None
-        Training on everyone's images, for a strategy that asks for it.
+        Training on the pooled images, for a strategy that asks for it.
     buffers : frozenset[str]
         Names of the client part's buffers, such as running statistics.
     progress : Progress

@@ -1,4 +1,4 @@
-"""A strategy that continues a run: Flower's loop counts from 1, the run from where it was."""
+"""A strategy that continues a run: Flower's loop counts from 1, but the run does not."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from flwr.serverapp.strategy import Strategy
 
 
 class Continued(Strategy):
-    """Pass everything on, with the number of the run's round.
+    """Pass every call on, with the round number of the run.
 
     Parameters
     ----------
     strategy : Strategy
-        The run's strategy, with the state of the rounds that are done.
+        The run's strategy, with the state after the finished rounds.
     rounds_done : int
         How many those are.
     """

@@ -9,9 +9,9 @@ from strategies.base import FederatedStrategy
 class Full(FederatedStrategy):
     """The unsplit baseline: every participant trains the whole model on its own shard.
 
-    In a round each participant k takes the whole model W, trains it on its n_k examples, and
-    returns it; then ``W = sum(n_k / n * W_k)``. Clients, shards, batches and seeds are those of
-    the split strategies, so that the two differ in nothing but the split.
+    In a round each participant k receives the whole model W, trains it on its n_k examples, and
+    returns it. Then ``W = sum(n_k / n * W_k)``. Clients, shards, batches and seeds are those of
+    the split strategies, so they differ only in the split.
     """
 
     client_rule = WholeModel

@@ -8,17 +8,18 @@ from strategies.base import FederatedStrategy
 
 
 class Parallel(FederatedStrategy):
-    """All participants train one server part, on their batches put together.
+    """All participants train one server part, on their concatenated batches.
 
-    In a round, all participants at the same time: each k takes the bottom W_b. At step t
+    In a round, all participants at the same time: each k receives the bottom W_b. At step t
 
     1. every participant with t < T_k sends the smashed data of a batch of B_k, with its labels;
-    2. the server makes one update of W_s with the loss ``sum(B_k / B * L_k)``, B their sum, in
-       which each example weighs the same;
-    3. each k gets the cut gradient of its own mean loss L_k, and takes one step on its W_b,k.
+    2. the server makes one update of W_s with the loss ``sum(B_k / B * L_k)``, where B is the sum
+       of the B_k: each example has the same weight;
+    3. each k receives the cut gradient of its own mean loss L_k, and takes one step on its W_b,k.
 
-    Then ``W_b = sum(n_k / n * W_b,k)`` by the aggregator. W_s and its optimizer go on as they are.
-    With one step in a round, SGD and FedAvg, that is one step on the concatenated batch.
+    Then ``W_b = sum(n_k / n * W_b,k)`` by the aggregator. W_s and its optimizer carry over to
+    the next round. With one step in a round, SGD and FedAvg, a round is one step on the
+    concatenated batch.
     """
 
     client_rule = SplitClient

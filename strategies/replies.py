@@ -1,4 +1,4 @@
-"""Which replies of a round count: what comes off the wire is hostile until checked."""
+"""Check which replies of a round count: what arrives is untrusted until it is checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTROL = re.compile(r"\x1b\[[\d;]*m|[\x00-\x1f\x7f]")
 
 
 def reason_of(error: Error) -> str:
-    """Return why a client failed, as one line: an engine may hand on a traceback in colours."""
+    """Return why a client failed, as one line: an engine may pass on a coloured traceback."""
     text = _CONTROL.sub(" ", error.reason or f"error {error.code}")
     return shorten(" ".join(text.split()))
 
@@ -34,7 +34,7 @@ def sort_replies(
     replies : Iterable[Message]
         In order of arrival.
     participants : Mapping[int, int]
-        Partition id -> node id of everyone who was asked.
+        Partition id -> node id of all clients that were sent a message.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def sort_replies(
     for reply in replies:
         partition = partition_of.get(reply.metadata.src_node_id)
         if partition is None:
-            continue  # nobody asked it
+            continue  # it was sent no message
         if reply.has_error():
             failures[partition] = reason_of(reply.error)
         else:
@@ -69,17 +69,17 @@ def fault_of_train_reply(
     Parameters
     ----------
     reply : Message
-        A reply without an error of its own.
+        A reply that is not an error reply.
     sent : ArrayRecord
         The weights the client was given; it must return the same names, shapes and dtypes. If
         clients have none to train, its reply must have no record of weights.
     num_examples : int | None
         Examples the split server counted for this client; None without a split server.
     metrics : Sequence[str]
-        Keys of the client rule's own metrics, which must be there.
+        Keys of the client rule's own metrics, all of which are required.
     at_most : int | None
-        The most examples that it can have trained on, where not every batch reaches the split
-        server. None: every batch does, so both must count the same.
+        The largest number of examples that it can have trained on, if not every batch reaches the
+        split server. None: every batch does, so both counts must be equal.
     """
     records = [ARRAYS, METRICS] if sent else [METRICS]
     if sorted(reply.content) != records or (sent and not reply.content.array_records):
@@ -126,7 +126,7 @@ def measurements_of(reply: Message, metrics: Sequence[str] = ()) -> Measurements
     Raises
     ------
     ValueError
-        If it is not what it must be.
+        If it is invalid.
     """
     return Measurements.from_record(reply.content.metric_records[METRICS], metrics)
 
@@ -137,7 +137,7 @@ def mean_of_metrics(replies: Sequence[Message]) -> MetricRecord:
 
 
 def keep_for_aggregator(reply: Message, measured: Measurements, buffers: Collection[str]) -> None:
-    """Leave in a checked reply what an aggregator combines: parameters, and the common metrics."""
+    """Reduce a checked reply to what an aggregator combines: parameters and the common metrics."""
     reply.content[ARRAYS] = to_compute(without(weights_of(reply), buffers))
     reply.content[METRICS] = measured.model_copy(update={"metrics": {}}).to_record()
 
@@ -160,8 +160,8 @@ def in_order_of(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
 def with_dtypes_of(arrays: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
     """Return aggregated weights in the dtypes that clients were sent.
 
-    Some of Flower's aggregators (FedAdam and its kin) give float64 for float32, and those of 16
-    bits are aggregated in float32.
+    Some of Flower's aggregators (such as FedAdam) return float64 for float32, and 16-bit weights
+    are aggregated in float32.
     """
     return ArrayRecord({name: in_dtype(array, sent[name].dtype) for name, array in arrays.items()})
 
@@ -174,8 +174,8 @@ def weights_of(reply: Message) -> ArrayRecord:
 def _fault_of_array(name: str, array: Array, sent: Array) -> str | None:
     file = BytesIO(array.data)
     try:
-        # The header first: numpy would also read archives and pickles, and make room for whatever
-        # size a header claims.
+        # The header first: numpy would also read archives and pickles, and allocate whatever size
+        # a header claims.
         if read_magic(file) != (1, 0):
             return f"its weight '{name}' is not in version 1.0 of numpy's format"
         shape, _, dtype = read_array_header_1_0(file)

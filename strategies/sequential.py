@@ -1,4 +1,4 @@
-"""Split learning, as it began: one client after another.
+"""The original split learning: one client after another.
 
 Gupta & Raskar, "Distributed learning of deep neural network over multiple agents", Journal of
 Network and Computer Applications 116, 2018, algorithm 2.
@@ -25,15 +25,15 @@ from strategies.replies import mean_of_metrics, weights_of
 class Sequential(FederatedStrategy):
     """Clients train one after another, each with the bottom of the one before.
 
-    In a round, for each participant k in a fresh random order:
+    In a round, for each participant k in a new random order:
 
-    1. k takes the bottom W_b as the client before it has left it.
+    1. k receives the bottom W_b that the previous client returned.
     2. For each batch, k sends smashed data and labels; the server takes one step on the one W_s,
-       whose optimizer lasts, and returns the cut gradient, with which k takes one step.
-    3. k gives W_b back, and it goes to the next client.
+       with one optimizer for the run, and returns the cut gradient, with which k takes one step.
+    3. k returns W_b, which goes to the next client.
 
-    A client that fails gives nothing back: the next one starts where it did. The steps that the
-    server part has taken with it stay.
+    A client that fails returns no bottom, so the next one starts where the failed one did. The
+    steps that the server part has taken with it are kept.
     """
 
     client_rule = SplitClient
@@ -48,7 +48,7 @@ class Sequential(FederatedStrategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Have the participants train, one message at a time; none is left for Flower to send."""
+        """Let the participants train, one message at a time; none is left for Flower to send."""
         self._started = time.perf_counter()
         self._visits: list[Answered] = []
         self._relayed = arrays
@@ -63,7 +63,7 @@ class Sequential(FederatedStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the bottom as the last client has left it."""
+        """Return the bottom of the last client."""
         self._note_train(server_round, self._visits)
         metrics = mean_of_metrics([r for visit in self._visits for r in visit.good.values()])
         self._note(train_loss=metrics[LOSS], train_accuracy=metrics[ACCURACY])

@@ -12,7 +12,7 @@ class SFLV1(FederatedStrategy):
 
     In a round, for every participant k at the same time:
 
-    1. k takes the bottom W_b; the server makes a copy W_s,k of its part.
+    1. k receives the bottom W_b; the server makes a copy W_s,k of its part.
     2. For each batch, k sends smashed data and labels; the server takes one step on W_s,k and
        returns the cut gradient, with which k takes one step on its bottom.
 

@@ -22,17 +22,17 @@ from strategies.replies import mean_of_metrics, weights_of
 
 
 class SFLV3(FederatedStrategy):
-    """As SFLV1, but each client keeps a bottom of its own.
+    """As SFLV1, but each client keeps its own bottom.
 
     In a round, for every participant k at the same time:
 
     1. k takes the bottom W_b,k that it has kept; the server makes a copy W_s,k of its part.
     2. Both train as in SFLV1, and k keeps W_b,k.
 
-    Then ``W_s = sum(n_k / n * W_s,k)`` by the split server; no bottom is aggregated, and none is
-    sent to a client but the first time, and after it has failed. Clients send theirs to be
-    scored: a test score is the mean over all clients of that of W_b,k with W_s. These bytes
-    count as evaluation.
+    Then ``W_s = sum(n_k / n * W_s,k)`` by the split server. No bottom is aggregated. A client is
+    sent one only the first time, and after it has failed. Clients send theirs to be scored: a
+    test score is the mean over all clients of the score of W_b,k with W_s. These bytes count as
+    evaluation.
     """
 
     client_rule = OwnBottom
@@ -42,7 +42,7 @@ class SFLV3(FederatedStrategy):
     def __init__(self, run: RunContext) -> None:
         super().__init__(run)
         self._own: dict[int, ArrayRecord] = {}  # every client's bottom, as last seen
-        self._up_to_date: set[int] = set()  # clients that have kept that, and need not be sent it
+        self._up_to_date: set[int] = set()  # clients that have kept theirs
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -50,7 +50,7 @@ class SFLV3(FederatedStrategy):
         """Average the server's copies only."""
         answered = self._accept(server_round, replies)
         self._scored_bytes = sum(answered.sync_uplink.values())
-        # Their bottoms are sent to be scored, for no other purpose.
+        # Clients send their bottoms only to be scored.
         self._note_train(server_round, [replace(answered, sync_uplink={})])
         for client in answered.failures:
             self._up_to_date.discard(client)

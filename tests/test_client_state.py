@@ -123,7 +123,7 @@ def test_weights_are_kept_bit_by_bit() -> None:
 def test_lost_weights_are_an_error_that_says_what_to_do() -> None:
     state = RecordDict()
     keep_optimizer(state, optimizer_of(model_of().parameters(), config_of()))
-    with pytest.raises(RunError, match=r"lost the weights that it keeps .* let a SuperNode run"):
+    with pytest.raises(RunError, match=r"lost the weights .* Keep a SuperNode running"):
         kept_weights(state)
 
 

@@ -24,7 +24,7 @@ class Concatenated(SharedServerPart):
 
     Parallel split learning (Jeon & Kim, "Privacy-Sensitive Parallel Split Learning", ICOIN 2020).
     With B_k of the step's B examples from participant k, the loss of the step is
-    sum(B_k / B * L_k). Participant k gets back the gradient of its own mean loss L_k.
+    sum(B_k / B * L_k). Participant k receives the gradient of its own mean loss L_k.
     """
 
     def __init__(self, server_part: nn.Module, settings: RuleSettings) -> None:

@@ -38,7 +38,7 @@ class InTurn(SharedServerPart):
     def open_round(
         self, server_round: int, participants: Collection[int], give_up: GiveUp = keep
     ) -> None:
-        """Begin a round with random orders of its own."""
+        """Begin a round, which has its own random orders."""
         super().open_round(server_round, participants, give_up)
         self._server_round = server_round
         self.order = []
@@ -76,12 +76,12 @@ class InTurn(SharedServerPart):
         self._turns.leave(participant)
 
     def interrupt(self) -> None:
-        """Wake everyone who waits."""
+        """Wake all waiting participants."""
         super().interrupt()
         self._turns.close()
 
     def close(self) -> None:
-        """Wake everyone who waits."""
+        """Wake all waiting participants."""
         self.interrupt()
 
     def _draw_order(self, delivered: Mapping[int, None]) -> Mapping[int, None]:

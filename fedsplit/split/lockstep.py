@@ -1,4 +1,4 @@
-"""Participants that move from step to step together, each in a thread of its own.
+"""Participants that move from step to step together, each in a separate thread.
 
 Nothing here polls: a thread sleeps until its step is complete or a deadline has passed. A
 participant that keeps the others waiting for longer than that is given up.
@@ -117,7 +117,7 @@ class Lockstep(Generic[Value, Outcome]):
             What it delivers.
         compute : Callable[[Mapping[int, Value]], Mapping[int, Outcome]]
             Called once for each step, in the thread of one of its participants, with all values
-            in the order of participants. An error that it raises is raised for everyone.
+            in the order of participants. An error that it raises is raised for all participants.
 
         Raises
         ------

@@ -166,7 +166,7 @@ class RendezvousPhase(Phase):
         self._lockstep.together(participant, None, dict)
 
     def drop(self, participant: int) -> None:
-        """Go on without a participant."""
+        """Continue without a participant."""
         self._lockstep.leave(participant)
 
     def interrupt(self) -> None:

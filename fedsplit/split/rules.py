@@ -54,7 +54,7 @@ class UpdateRule(ABC):
     """
 
     copies: ClassVar[bool] = False
-    """Whether each participant trains a copy of the server part, with an optimizer of its own."""
+    """Whether each participant trains a copy of the server part, with a separate optimizer."""
     metrics: ClassVar[tuple[Field, ...]] = ()
     """What `measured` reports."""
 

@@ -56,14 +56,14 @@ class SharedServerPart(UpdateRule):
         self._lockstep.leave(participant)
 
     def interrupt(self) -> None:
-        """Wake everyone who waits for a step."""
+        """Wake all participants that wait for a step."""
         self._lockstep.close()
 
     def close_round(self, num_examples: Mapping[int, int]) -> None:
         """Do nothing: every step has updated the one server part."""
 
     def close(self) -> None:
-        """Wake everyone who waits for a step."""
+        """Wake all participants that wait for a step."""
         self._lockstep.close()
 
     def _update(self) -> None:

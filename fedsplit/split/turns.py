@@ -1,4 +1,4 @@
-"""Participants that take turns, each in a thread of its own."""
+"""Participants that take turns, each in a separate thread."""
 
 from __future__ import annotations
 

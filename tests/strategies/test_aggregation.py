@@ -44,8 +44,8 @@ def test_whoever_has_replied_is_aggregated() -> None:
     [
         ("FedAwg", "", "aggregation.name = 'FedAwg' .*did you mean 'FedAvg'"),
         ("Zzz", "", "choose from Bulyan, FedAdagrad"),
-        ("Strategy", "", "no Flower strategy"),
-        ("FedXgbBagging", "", "no Flower strategy"),  # it combines trees
+        ("Strategy", "", "not a Flower strategy"),
+        ("FedXgbBagging", "", "not a Flower strategy"),  # it combines trees
         ("FedAvg", "eta = 1.0", "has eta, which FedAvg does not take"),
         ("FedAdam", "eta = ", "cannot be read .*'eta = 0.1, tau = 0.001'"),
         ("FedAdam", "beta-1 = 0.9, beta_1 = 0.5", "beta_1 in two spellings. Keep one"),
