@@ -17,7 +17,7 @@ from pathlib import Path
 from fedsplit.report.gather import Gathered, gather
 from fedsplit.report.markdown import to_markdown
 from fedsplit.report.pictures import BY_BYTES, BY_ROUND, accuracy
-from fedsplit.report.sections import facts_of, sections_of
+from fedsplit.report.sections import header_of, sections_of
 
 RESULTS = Path(__file__).with_name("results")
 MARK = "<!-- from here on written by docs/make_results.py -->\n"
@@ -38,10 +38,10 @@ def main() -> None:
 
 
 def _tables(gathered: Gathered) -> str:
-    facts = facts_of(gathered)
+    header = header_of(gathered)
     # The directory of the machine that ran it is of no interest.
-    command = re.sub(r" --output-dir \S+", "", facts.command)
-    text = to_markdown("", replace(facts, command=command), sections_of(gathered, drawn=False))
+    command = re.sub(r" --output-dir \S+", "", header.command)
+    text = to_markdown("", replace(header, command=command), sections_of(gathered, drawn=False))
     return text.partition("\n")[2].lstrip()
 
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from fedsplit.boundary import State
 from fedsplit.config import Config
 from fedsplit.data.loader import batch_sizes
 from fedsplit.errors import ConfigError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.split import SplitModel
 from fedsplit.models.stages import storage_free_copy
-from fedsplit.states import State
 
 
 class _Refusal(NamedTuple):

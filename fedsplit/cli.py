@@ -58,7 +58,7 @@ def run(
         overrides["num-clients"] = num_clients
     if output_dir is not None:
         overrides["output-dir"] = output_dir
-    from fedsplit.places import with_absolute_paths  # loads torch: not for --help
+    from fedsplit.absolute_paths import with_absolute_paths  # loads torch: not for --help
 
     checked = with_clients(with_absolute_paths(_load(config, overrides)))
     if engine is EngineName.INPROCESS:

@@ -33,7 +33,7 @@ from fedsplit.data.catalog import image_size
 from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, ConfigError, FedSplitError
-from fedsplit.exchanged import exchanged, load_exchanged
+from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.flower_internals import ClientAppCallable, error_reply
 from fedsplit.input_spec import InputSpec
 from fedsplit.messages import ARRAYS, CONFIG, METRICS, Description, Instructions, Measurements

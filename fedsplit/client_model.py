@@ -17,8 +17,8 @@ from torch import nn
 from fedsplit.config import Config
 from fedsplit.data.cache import OnceCache
 from fedsplit.errors import ModelError
-from fedsplit.exchanged import copy_to_train, frozen_digest
-from fedsplit.initial import dtype_of, initial_model
+from fedsplit.exchanged_state import copy_to_train, frozen_digest
+from fedsplit.initial_model import dtype_of, initial_model
 from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.models.split import PARTS, hold_parts, join_parts, split_model
 from fedsplit.models.stages import Part

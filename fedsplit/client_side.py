@@ -9,7 +9,7 @@ from torch import nn
 
 from fedsplit.client_model import held_model
 from fedsplit.config import Config
-from fedsplit.exchanged import trains
+from fedsplit.exchanged_state import trains
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.split import hold_parts
 from fedsplit.split.client_rules import ClientRule

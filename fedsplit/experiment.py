@@ -15,7 +15,7 @@ from torch import Tensor
 from fedsplit.config import Config
 from fedsplit.costs import costs
 from fedsplit.data.view import plot_shards, shard_table
-from fedsplit.exchanged import exchanged, load_exchanged
+from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.fields import Field
 from fedsplit.models.checkpoint import save_model, save_part
 from fedsplit.models.split import SplitModel

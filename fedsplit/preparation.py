@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.algorithms import strategy_class
-from fedsplit.arithmetic import check_arithmetic
 from fedsplit.checking import check
 from fedsplit.config import Config
 from fedsplit.data.loader import Images
 from fedsplit.data.shards import load_test
-from fedsplit.exchanged import frozen_digest, trains
-from fedsplit.initial import initial_model
+from fedsplit.dtype_check import check_arithmetic
+from fedsplit.exchanged_state import frozen_digest, trains
+from fedsplit.initial_model import initial_model
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import Part
@@ -80,7 +80,7 @@ class Preparation:
         return self.client_part if split else join_parts(*self.model)
 
     def frozen_digest(self, *, split: bool) -> str:
-        """Return the digest of what is frozen at a client (see `fedsplit.exchanged`)."""
+        """Return the digest of what is frozen at a client (see `fedsplit.exchanged_state`)."""
         whole = self.held_by_clients(split=split)
         return frozen_digest(whole, (*self.unused_weights, *(f"{name}." for name in self.added)))
 

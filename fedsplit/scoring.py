@@ -13,7 +13,7 @@ from torch import Tensor
 from fedsplit.checking import clients_at_once
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
-from fedsplit.exchanged import load_exchanged
+from fedsplit.exchanged_state import load_exchanged
 from fedsplit.models.split import SplitModel
 from fedsplit.preparation import Preparation
 from fedsplit.split.local import LocalResult, evaluate_batches

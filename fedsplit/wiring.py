@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fedsplit.boundary import Boundary
 from fedsplit.channel.frame import Kind
 from fedsplit.config import Config
 from fedsplit.data.cache import OnceCache
 from fedsplit.data.loader import largest_batch
 from fedsplit.errors import ConfigError
-from fedsplit.initial import dtype_of
+from fedsplit.initial_model import dtype_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.models.split import SplitModel, join_parts, split_model
@@ -23,7 +24,6 @@ from fedsplit.seeding import seeded_init
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.codecs import load_codec
 from fedsplit.split.wire import Wire
-from fedsplit.states import Boundary
 
 
 @dataclass(frozen=True)

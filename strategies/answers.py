@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, Message
 
 from fedsplit.fields import Field, combine
+from fedsplit.links import Link
 from fedsplit.messages import Measurements
-from fedsplit.network import Link
 from fedsplit.split.server import RoundReport
 
 

@@ -20,8 +20,8 @@ from fedsplit.arrays import to_compute
 from fedsplit.errors import RunError
 from fedsplit.fields import Field
 from fedsplit.flower_internals import arrays_bytes
+from fedsplit.links import link_of
 from fedsplit.messages import ACCURACY, ARRAYS, LOSS
-from fedsplit.network import link_of
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client_rules import ClientRule, SplitClient
 from fedsplit.split.phases import Purpose

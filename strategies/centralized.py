@@ -11,9 +11,9 @@ from flwr.serverapp import Grid
 
 from fedsplit.arrays import to_record
 from fedsplit.errors import RunError
-from fedsplit.exchanged import exchanged
+from fedsplit.exchanged_state import exchanged
+from fedsplit.links import link_of
 from fedsplit.messages import ACCURACY, LOSS
-from fedsplit.network import link_of
 from fedsplit.split.client_rules import WholeModel
 from strategies.base import FederatedStrategy
 

@@ -8,8 +8,8 @@ import torch
 from fedsplit.client_model import HeldModel, held_model
 from fedsplit.config import Config
 from fedsplit.errors import ModelError
-from fedsplit.exchanged import exchanged, frozen_digest
-from fedsplit.initial import initial_model
+from fedsplit.exchanged_state import exchanged, frozen_digest
+from fedsplit.initial_model import initial_model
 from fedsplit.models import save_model
 from fedsplit.models.split import hold_parts, join_parts
 from fedsplit.models.trainable import unused_weights_of

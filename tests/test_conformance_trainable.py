@@ -12,16 +12,16 @@ from torch import Tensor
 
 from fedsplit import Config, Result, load_split_model
 from fedsplit.arrays import to_record
+from fedsplit.boundary import State
 from fedsplit.channel.codec import encoded_length
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.data.shards import load_shard
-from fedsplit.exchanged import exchanged
+from fedsplit.exchanged_state import exchanged
 from fedsplit.flower_internals import arrays_bytes
-from fedsplit.initial import initial_model
+from fedsplit.initial_model import initial_model
 from fedsplit.models.loading import input_spec
 from fedsplit.models.split import hold_parts, join_parts
 from fedsplit.models.stages import Part
-from fedsplit.states import State
 from tests.conftest import TINY, Run, distance, weights
 
 SMALL: Mapping[str, Any] = {

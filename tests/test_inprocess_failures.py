@@ -59,7 +59,7 @@ def _without(client: int, monkeypatch: pytest.MonkeyPatch, tiny: dict[str, objec
 def test_clients_that_cannot_all_be_connected_end_the_run_with_the_setting(
     tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
-    """As under a bare ``flwr run``. Break it: leave out the meeting, and the first round hangs."""
+    """As under a bare ``flwr run``. Break it: leave out the rendezvous; the first round hangs."""
     monkeypatch.setattr("fedsplit.inprocess.clients_at_once", lambda config: 2)
     with pytest.raises(ConfigError) as caught:
         simulate(tiny, strategy=strategy, channel_join_timeout=0.5)

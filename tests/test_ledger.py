@@ -49,7 +49,7 @@ def test_the_totals_are_those_of_what_crossed(
         counted[f"{'-'.join(kinds)} down"] += sum(map(_weights_in, asked))
         replies = list(send(grid, asked, timeout=timeout))
         counted[f"{'-'.join(kinds)} up"] += sum(map(_weights_in, replies))
-        if kinds == {"query.describe"}:  # the meeting of those that wait for each other: no round
+        if kinds == {"query.describe"}:  # the rendezvous: no round
             counted.clear()
         return replies
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from fedsplit import Config
+from fedsplit.boundary import TensorSpec
 from fedsplit.checking import check, check_shards
 from fedsplit.errors import ConfigError, DataError, FedSplitError, ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
 from fedsplit.models.stages import Part
 from fedsplit.preparation import prepare
-from fedsplit.states import TensorSpec
 from tests.conftest import TINY
 
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit import Config, load_split_model
+from fedsplit.boundary import Boundary, TensorSpec
 from fedsplit.channel.frame import Kind
 from fedsplit.errors import ConfigError
 from fedsplit.models.loading import input_spec
 from fedsplit.split.client_rules import SplitClient
 from fedsplit.split.codecs import Codec, Draw, Packed
 from fedsplit.split.wire import Wire
-from fedsplit.states import Boundary, TensorSpec
 from fedsplit.wiring import added_modules, boundaries_of, make_wire
 
 CODECS = "tests.split.toy_codecs"

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedsplit.absolute_paths import with_absolute_paths
 from fedsplit.checking import check, check_shards
 from fedsplit.compare.config import OWN_KEYS, CompareConfig, Variation, read_compare
 from fedsplit.config import Config, with_clients
 from fedsplit.data.run import reading
 from fedsplit.errors import ConfigError, FedSplitError
-from fedsplit.places import with_absolute_paths
 
 _ONE_SETTING = Variation(label="all")
 

@@ -1,5 +1,6 @@
 """Models as chains of stages. Importing this package does not import transformers."""
 
+from fedsplit.boundary import State
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.checkpoint import save_model
 from fedsplit.models.loading import input_spec, load_model, load_split_model
@@ -14,7 +15,6 @@ from fedsplit.models.split import (
     stage_names,
 )
 from fedsplit.models.stages import Part, Stage, smashed_spec
-from fedsplit.states import State
 
 __all__ = [
     "InputSpec",

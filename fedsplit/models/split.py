@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Self, get_args
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
-from fedsplit.exchanged import rest_frozen
+from fedsplit.exchanged_state import rest_frozen
 from fedsplit.models.custom import JoinedModel
 from fedsplit.models.registry import family_of
 from fedsplit.models.stages import (

@@ -19,10 +19,10 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fedsplit.boundary import Boundary, State, TensorSpec, by_name, each, has_numbers
 from fedsplit.errors import ModelError
-from fedsplit.exchanged import rest_frozen
+from fedsplit.exchanged_state import rest_frozen
 from fedsplit.input_spec import InputSpec
-from fedsplit.states import Boundary, State, TensorSpec, by_name, each, has_numbers
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -1,7 +1,7 @@
 """What of a model trains: everything, all but the bottom, adapters (LoRA), or the head alone.
 
-Freezing sets `requires_grad = False`; `fedsplit.exchanged` says what follows from it. Adapters are
-those of the library PEFT, which is imported only when they are used.
+Freezing sets `requires_grad = False`; `fedsplit.exchanged_state` says what follows from it.
+Adapters are those of the library PEFT, which is imported only when they are used.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from fedsplit.config import Config
-from fedsplit.network import Link, link_of
+from fedsplit.links import Link, link_of
 
 
 class DtypeName(StrEnum):
@@ -21,7 +21,7 @@ class DtypeName(StrEnum):
 
 
 class NetworkName(StrEnum):
-    """The named links (`fedsplit.network.PROFILES`), and a custom one."""
+    """The named links (`fedsplit.links.PROFILES`), and a custom one."""
 
     LAN = "lan"
     WIFI = "wifi"

@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, FedSplitError, ModelError
-from fedsplit.exchanged import exchanged, trains
+from fedsplit.exchanged_state import exchanged, trains
 from fedsplit.input_spec import InputSpec
+from fedsplit.links import Link
 from fedsplit.models.resolved import resolve
 from fedsplit.models.split import SplitModel, hold_parts, split_model, stage_names
 from fedsplit.models.stages import storage_free_copy
 from fedsplit.models.storage import without_storage
-from fedsplit.network import Link
 from fedsplit.results.flops import count_parameters, part_flops
 from fedsplit.results.memory import TrainingMemory, part_memory, together
 from fedsplit.split.traffic import step_traffic, stream_traffic

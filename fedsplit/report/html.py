@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedsplit.report.sections import Facts, Section
+from fedsplit.report.sections import Header, Section
 
 
-def to_html(title: str, facts: Facts, sections: Sequence[Section]) -> str:
+def to_html(title: str, header: Header, sections: Sequence[Section]) -> str:
     """Return a report as a page."""
     environment = Environment(
         loader=PackageLoader("fedsplit.report"),
@@ -19,5 +19,5 @@ def to_html(title: str, facts: Facts, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
-        title=title, facts=facts, sections=[s for s in sections if s.pictures or s.tables]
+        title=title, header=header, sections=[s for s in sections if s.pictures or s.tables]
     )

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from fedsplit.report.sections import Facts, Section
+from fedsplit.report.sections import Header, Section
 from fedsplit.report.tables import Table
 
 
-def to_markdown(title: str, facts: Facts, sections: Sequence[Section]) -> str:
+def to_markdown(title: str, header: Header, sections: Sequence[Section]) -> str:
     """Return a report as Markdown."""
-    lines = [f"# {escaped(title)}", "", escaped(facts.lead), "", f"    {facts.command}", ""]
-    lines += [f"- {name}: {escaped(value)}" for name, value in facts.details.items()] + [""]
-    if facts.how_to_read:
-        lines += [facts.how_to_read, ""]
-    if facts.failed:
+    lines = [f"# {escaped(title)}", "", escaped(header.lead), "", f"    {header.command}", ""]
+    lines += [f"- {name}: {escaped(value)}" for name, value in header.details.items()] + [""]
+    if header.how_to_read:
+        lines += [header.how_to_read, ""]
+    if header.failed:
         lines += ["These runs failed and are missing below:", ""]
-        for name, reason in facts.failed.items():
+        for name, reason in header.failed.items():
             lines.append(f"- `{name}`: {escaped(' '.join(reason.split()))}")
         lines.append("")
     for section in sections:

@@ -1,4 +1,4 @@
-"""The report of a single run as sections, and the facts at its top."""
+"""The report of a single run as sections, and its header."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fedsplit.report.curves import draw_curves
 from fedsplit.report.gather import RunRecord
 from fedsplit.report.measures import Curve
 from fedsplit.report.pictures import Picture, shard_picture, traffic
-from fedsplit.report.sections import SHARDS_TEXT, Facts, Section
+from fedsplit.report.sections import SHARDS_TEXT, Header, Section
 from fedsplit.report.tables import Cell, Table, exactly
 from fedsplit.results.summary import SCORED_DATA, scores_by_round, what_ran
 from fedsplit.results.text import NOTHING, counted, duration, shown
 
 
-def run_facts(record: RunRecord) -> Facts:
+def run_header(record: RunRecord) -> Header:
     """Return what the run was, the versions it used, and how long it took."""
     summary = record.summary
     lead = what_ran(summary, rounds=counted(summary["finished_rounds"], "round")) + "."
@@ -24,7 +24,7 @@ def run_facts(record: RunRecord) -> Facts:
         "Time": f"{duration(summary['wall_seconds'])}, engine {summary['engine']}",
         "Failed clients": str(summary["failed_clients"]),
     }
-    return Facts(lead, f"fedsplit run {record.directory / 'config.toml'}", details, "", {})
+    return Header(lead, f"fedsplit run {record.directory / 'config.toml'}", details, "", {})
 
 
 def run_sections(record: RunRecord, *, drawn: bool) -> list[Section]:

@@ -1,4 +1,4 @@
-"""The report of a comparison as sections of tables and pictures, and the facts at its top."""
+"""The report of a comparison as sections of tables and pictures, and its header."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """The facts at the top of a report.
+class Header:
+    """The header of a report.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Facts:
     failed: dict[str, str]
 
 
-def facts_of(gathered: Gathered) -> Facts:
+def header_of(gathered: Gathered) -> Header:
     """Return what was compared and how, the versions used, and how long it took."""
     comparison, records = gathered.comparison, list(gathered.finished.values())
     lead = counted(len(comparison.variants), "variant")
@@ -104,7 +104,7 @@ def facts_of(gathered: Gathered) -> Facts:
     if len(records) < len(comparison.runs):
         how += " Where runs are missing, the numbers are those of the runs that have finished."
     how += " The exact value of each seed is in the tooltip of a cell and in results.csv."
-    return Facts(lead, comparison.command, details, how, gathered.failed)
+    return Header(lead, comparison.command, details, how, gathered.failed)
 
 
 def sections_of(gathered: Gathered, *, drawn: bool) -> list[Section]:

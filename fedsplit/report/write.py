@@ -12,8 +12,8 @@ from fedsplit.report.gather import gather, read_run
 from fedsplit.report.html import to_html
 from fedsplit.report.markdown import to_markdown
 from fedsplit.report.results_csv import results_csv
-from fedsplit.report.run_sections import run_facts, run_sections
-from fedsplit.report.sections import facts_of, sections_of
+from fedsplit.report.run_sections import run_header, run_sections
+from fedsplit.report.sections import header_of, sections_of
 from fedsplit.results.run_directory import RunDirectory
 
 
@@ -47,20 +47,20 @@ def write_report(directory: str | Path) -> list[Path]:
 
 def _of_comparison(directory: Path) -> dict[str, str]:
     gathered = gather(directory)
-    title, facts = gathered.comparison.name, facts_of(gathered)
+    title, header = gathered.comparison.name, header_of(gathered)
     return {
         "results.csv": results_csv(gathered),
-        "report.md": to_markdown(title, facts, sections_of(gathered, drawn=False)),
-        "report.html": to_html(title, facts, sections_of(gathered, drawn=True)),
+        "report.md": to_markdown(title, header, sections_of(gathered, drawn=False)),
+        "report.html": to_html(title, header, sections_of(gathered, drawn=True)),
     }
 
 
 def _of_run(directory: Path) -> dict[str, str]:
     record = read_run(directory)
-    title, facts = record.directory.name, run_facts(record)
+    title, header = record.directory.name, run_header(record)
     return {
-        "report.md": to_markdown(title, facts, run_sections(record, drawn=False)),
-        "report.html": to_html(title, facts, run_sections(record, drawn=True)),
+        "report.md": to_markdown(title, header, run_sections(record, drawn=False)),
+        "report.html": to_html(title, header, run_sections(record, drawn=True)),
     }
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fedsplit.boundary import State, each
 from fedsplit.models.stages import storage_free_copy
-from fedsplit.states import State, each
 
 
 def count_parameters(module: nn.Module, *, trainable: bool = False) -> int:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fedsplit.boundary import State
 from fedsplit.models.stages import storage_free_copy
 from fedsplit.results.flops import images_on_meta, leaves_on_meta, tensors_of
 from fedsplit.results.fused_attention import FusedAttention
-from fedsplit.states import State
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fedsplit.boundary import Boundary, State, by_name
 from fedsplit.channel.endpoint import Stream
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
@@ -16,7 +17,6 @@ from fedsplit.split.checks import check_order
 from fedsplit.split.payload import Content
 from fedsplit.split.steps import StepResult
 from fedsplit.split.wire import LOSS, NUM_CORRECT, Names, Wire
-from fedsplit.states import Boundary, State, by_name
 
 
 class SplitSession:

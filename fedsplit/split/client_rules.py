@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fedsplit.boundary import Boundary, State
 from fedsplit.fields import Field
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client import SplitSession
@@ -23,7 +24,6 @@ from fedsplit.split.defences import NO_DEFENCE, Defence
 from fedsplit.split.local import Batch, BatchLoss, LocalResult, train_batches
 from fedsplit.split.steps import StepResult, score
 from fedsplit.split.training import Training
-from fedsplit.states import Boundary, State
 
 
 @dataclass(frozen=True)

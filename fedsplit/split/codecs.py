@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedsplit.boundary import TensorSpec
 from fedsplit.references import load_instance
-from fedsplit.states import TensorSpec
 
 NO_CODEC = "none"
 Draw = Callable[[], torch.Generator]

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import nn
 
+from fedsplit.boundary import State, concatenate, each, examples, length, zeros
 from fedsplit.errors import ChannelError
 from fedsplit.split import pieces
 from fedsplit.split.rules import RuleSettings
 from fedsplit.split.shared import SharedServerPart
 from fedsplit.split.steps import PendingStep
-from fedsplit.states import State, concatenate, each, examples, length, zeros
 
 _ForAll = Callable[[Mapping[int, State]], Mapping[int, State]]
 

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 
+from fedsplit.boundary import State
 from fedsplit.channel.codec import separate
 from fedsplit.errors import ChannelError
-from fedsplit.exchanged import copy_to_train, exchanged, load_exchanged
+from fedsplit.exchanged_state import copy_to_train, exchanged, load_exchanged
 from fedsplit.split.lockstep import GiveUp, keep
 from fedsplit.split.rules import RuleSettings, UpdateRule
 from fedsplit.split.steps import PendingStep
-from fedsplit.states import State
 
 
 class PerParticipantCopies(UpdateRule):

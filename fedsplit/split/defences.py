@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from fedsplit.boundary import State
 from fedsplit.references import load_instance
-from fedsplit.states import State
 
 NO_DEFENCE_NAME = "none"
 

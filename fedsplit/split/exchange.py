@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
+from fedsplit.boundary import State
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.payload import Content
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.steps import evaluate_step
 from fedsplit.split.wire import LABELS, Names, Wire
-from fedsplit.states import State
 
 
 class Exchange(ABC):

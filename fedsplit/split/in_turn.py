@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import nn
 
+from fedsplit.boundary import State
 from fedsplit.seeding import generator
 from fedsplit.split.lockstep import GiveUp, keep
 from fedsplit.split.rules import RuleSettings
 from fedsplit.split.shared import SharedServerPart
 from fedsplit.split.steps import PendingStep
 from fedsplit.split.turns import Turns
-from fedsplit.states import State
 
 
 class InTurn(SharedServerPart):

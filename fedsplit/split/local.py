@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsplit.exchanged import exchanged, load_exchanged
+from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.snapshot import Snapshot, load_optimizer_state, optimizer_state
 from fedsplit.split.steps import StepResult, score
 from fedsplit.split.training import Training

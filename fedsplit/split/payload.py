@@ -10,10 +10,10 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from fedsplit.boundary import Boundary, State, TensorSpec, by_name
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.split.checks import all_finite, check_names, check_tensor, check_value, refused
 from fedsplit.split.codecs import Codec, Draw, Packed
-from fedsplit.states import Boundary, State, TensorSpec, by_name
 
 Item = TypeVar("Item")
 

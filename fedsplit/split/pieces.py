@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from fedsplit.states import State, concatenate, each, examples
+from fedsplit.boundary import State, concatenate, each, examples
 
 MAX_LENGTH = 512
-"""Maximum length of a piece (see `fedsplit.states.length`)."""
+"""Maximum length of a piece (see `fedsplit.boundary.length`)."""
 
 
 def forward(part: nn.Module, state: State, lengths: Sequence[int]) -> State:
@@ -29,7 +29,7 @@ def forward(part: nn.Module, state: State, lengths: Sequence[int]) -> State:
     state : State
         Batches, one after another.
     lengths : Sequence[int]
-        Of each batch (see `fedsplit.states.length`).
+        Of each batch (see `fedsplit.boundary.length`).
     """
     ends = _ends(lengths)
     if len(ends) <= 2 or _keeps_statistics(part):

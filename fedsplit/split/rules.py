@@ -9,13 +9,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fedsplit.exchanged import exchanged, load_exchanged
+from fedsplit.boundary import State
+from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.fields import Field
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.lockstep import GiveUp, keep
 from fedsplit.split.steps import StepResult, output_gradient
 from fedsplit.split.training import Training
-from fedsplit.states import State
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class UpdateRule(ABC):
         participants : int
             In a round.
         length : int
-            The length of a batch (see `fedsplit.states.length`).
+            The length of a batch (see `fedsplit.boundary.length`).
         """
         return 1
 

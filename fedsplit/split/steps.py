@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedsplit.boundary import State, each
 from fedsplit.errors import ChannelError
-from fedsplit.states import State, each
 
 
 class StepResult(NamedTuple):

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedsplit.boundary import Boundary, State, TensorSpec
 from fedsplit.channel.codec import encoded_length
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.seeding import generator
 from fedsplit.split.checks import check_labels
 from fedsplit.split.codecs import IDENTITY, Codec
 from fedsplit.split.payload import Content, Payload
-from fedsplit.states import Boundary, State, TensorSpec
 
 LABELS = "labels"
 LOSS = "loss"

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fedsplit.boundary import Boundary
 from fedsplit.fields import Metric
 from fedsplit.split.client import SplitSession
 from fedsplit.split.client_rules import ClientSide, SplitClient
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.local import BatchLoss
 from fedsplit.split.steps import score
-from fedsplit.states import Boundary
 from strategies.base import FederatedStrategy
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from fedsplit.boundary import State, by_name
 from fedsplit.fields import Metric
 from fedsplit.split.client import SplitSession
 from fedsplit.split.client_rules import ClientSide, SplitClient
 from fedsplit.split.local import BatchLoss
-from fedsplit.states import State, by_name
 from strategies.sflv1 import SFLV1
 
 NORM = Metric("smashed_norm", "norm of smashed data", over_clients="mean", over_rounds="last")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from fedsplit.boundary import State, each
 from fedsplit.split.defences import Defence
-from fedsplit.states import State, each
 
 SIGMA = 0.1
 

@@ -12,7 +12,7 @@ from fedsplit import (
     SplitModel,
     load_split_model,
 )
-from fedsplit.states import State
+from fedsplit.boundary import State
 
 
 class Bottom(BaseBottomModel):

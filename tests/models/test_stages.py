@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedsplit.boundary import TensorSpec
 from fedsplit.errors import ModelError
 from fedsplit.models import (
     InputSpec,
@@ -18,7 +19,6 @@ from fedsplit.models import (
     split_model,
 )
 from fedsplit.models.stages import Chain, storage_free_copy
-from fedsplit.states import TensorSpec
 
 IMAGES = torch.linspace(-1, 1, 2 * 28 * 28).reshape(2, 1, 28, 28)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedsplit.errors import ModelError
-from fedsplit.exchanged import copy_to_train, exchanged, trains
+from fedsplit.exchanged_state import copy_to_train, exchanged, trains
 from fedsplit.models import SplitModel, join_parts, load_split_model, save_model, split_model
 from fedsplit.models.loading import input_spec
 from fedsplit.models.trainable import Lora, Mode, load_peft, merge_adapters, train_only

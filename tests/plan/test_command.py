@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fedsplit import cli
-from fedsplit.network import PROFILES
+from fedsplit.links import PROFILES
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -9,8 +9,8 @@ import torch
 from fedsplit import simulate
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, ModelError
+from fedsplit.links import PROFILES
 from fedsplit.models import save_model
-from fedsplit.network import PROFILES
 from fedsplit.plan.cuts import Setting, plan_model, wire_of
 from fedsplit.preparation import prepare
 from fedsplit.split.traffic import stream_traffic

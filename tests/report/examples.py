@@ -18,7 +18,7 @@ SHARDS = [[10 * (client + 1) + label for label in range(10)] for client in range
 
 
 def write_run(
-    config: Config, *, rounds: int = 3, metrics: Sequence[Metric] = (), **facts: object
+    config: Config, *, rounds: int = 3, metrics: Sequence[Metric] = (), **header: object
 ) -> RunDirectory:
     """Write the directory of a finished run.
 
@@ -38,7 +38,7 @@ def write_run(
         rows.append(row)
         directory.append_round(row)
     directory.write_shards(SHARDS, CLASS_NAMES)
-    of_run = of_strategy | facts
+    of_run = of_strategy | header
     directory.write_summary(a_summary(rows, of_run, metrics=metrics, **config.to_flat()))
     return directory
 

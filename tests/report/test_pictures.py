@@ -12,7 +12,7 @@ from fedsplit.report.curves import draw_curves, spread
 from fedsplit.report.gather import gather
 from fedsplit.report.html import to_html
 from fedsplit.report.measures import Curve, bytes_so_far, client_flops, curve, training_bytes
-from fedsplit.report.sections import facts_of, sections_of
+from fedsplit.report.sections import header_of, sections_of
 from tests.report.examples import CLASS_NAMES, MANY, SHARDS, VARIANTS, write_comparison
 
 
@@ -22,7 +22,7 @@ def svgs(page: str) -> list[str]:
 
 def page_of(directory: Path) -> str:
     gathered = gather(directory)
-    return to_html("t", facts_of(gathered), sections_of(gathered, drawn=True))
+    return to_html("t", header_of(gathered), sections_of(gathered, drawn=True))
 
 
 @pytest.mark.parametrize("variants", [VARIANTS, MANY], ids=["three", "eleven"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from fedsplit.boundary import State
 from fedsplit.config import Config
 from fedsplit.split.in_turn import InTurn
 from fedsplit.split.phases import Purpose
@@ -19,7 +20,6 @@ from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import PendingStep, StepResult, output_gradient
 from fedsplit.split.training import Training
-from fedsplit.states import State
 from tests.split.toys import (
     CUT,
     Batch,

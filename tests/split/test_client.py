@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedsplit.boundary import TensorSpec
 from fedsplit.channel.direct import DirectChannel
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel
@@ -16,7 +17,6 @@ from fedsplit.split.client import SplitSession
 from fedsplit.split.phases import Purpose
 from fedsplit.split.steps import StepResult, score
 from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT
-from fedsplit.states import TensorSpec
 from tests.split.toys import (
     CUT,
     NUM_LABELS,

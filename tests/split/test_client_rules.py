@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedsplit.boundary import Boundary, State, each
 from fedsplit.errors import ChannelError
 from fedsplit.fields import Field
 from fedsplit.seeding import generator
@@ -30,7 +31,6 @@ from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import score
 from fedsplit.split.training import Training
 from fedsplit.split.wire import Wire
-from fedsplit.states import Boundary, State, each
 from tests.split.toys import (
     CUT,
     NUM_LABELS,

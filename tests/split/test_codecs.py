@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedsplit.boundary import Boundary, TensorSpec, by_name
 from fedsplit.channel.codec import decode, encode, encoded_length
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.ledger import Traffic
@@ -27,7 +28,6 @@ from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import score
 from fedsplit.split.traffic import step_traffic, stream_traffic
 from fedsplit.split.wire import LOSS, NUM_CORRECT, Names, Wire
-from fedsplit.states import Boundary, TensorSpec, by_name
 from tests.channel.hosts import CountingProxy
 from tests.split.reference import at_once
 from tests.split.toy_codecs import Flat, Int8, make_int8

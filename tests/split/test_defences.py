@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedsplit.boundary import State, each
 from fedsplit.errors import ConfigError
 from fedsplit.seeding import generator
 from fedsplit.split.defences import NO_DEFENCE, NO_DEFENCE_NAME, Defence, load_defence
-from fedsplit.states import State, each
 
 
 class Noise(Defence):

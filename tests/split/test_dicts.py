@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedsplit.boundary import Boundary, TensorSpec
 from fedsplit.config import Config
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
@@ -18,7 +19,6 @@ from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import score
 from fedsplit.split.wire import Wire
-from fedsplit.states import Boundary, TensorSpec
 from tests.split.toys import (
     NUM_LABELS,
     Client,

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedsplit.boundary import Boundary, TensorSpec, by_name
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.codecs import IDENTITY
 from fedsplit.split.payload import Content, Payload
-from fedsplit.states import Boundary, TensorSpec, by_name
 from tests.split.toy_codecs import Flat, Int8
 
 FLOAT = TensorSpec((1, 3), torch.float32)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedsplit.boundary import State
 from fedsplit.split import pieces
-from fedsplit.states import State
 
 LENGTHS = [4, 3, 6, 8, 1]
 Make = Callable[[], nn.Module]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedsplit.boundary import State, TensorSpec
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.copies import PerParticipantCopies
@@ -16,7 +17,6 @@ from fedsplit.split.phases import EvaluationPhase, TrainingPhase
 from fedsplit.split.session import ServerSession
 from fedsplit.split.steps import StepResult, evaluate_step
 from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT, Wire
-from fedsplit.states import State, TensorSpec
 from tests.split.toys import (
     CUT,
     TREE_CUT,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from fedsplit.boundary import State
 from fedsplit.errors import ChannelError
 from fedsplit.split.steps import (
     PendingStep,
@@ -15,7 +16,6 @@ from fedsplit.split.steps import (
     output_gradient,
     score,
 )
-from fedsplit.states import State
 from tests.split.reference import server_step
 from tests.split.toys import (
     assert_same_bits,

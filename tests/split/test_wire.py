@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedsplit.boundary import Boundary, State, TensorSpec, by_name
 from fedsplit.channel.codec import decode, encode, encoded_length
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.wire import CUT_PREFIX, LABELS, LOSS, NUM_CORRECT, Wire
-from fedsplit.states import Boundary, State, TensorSpec, by_name
 from tests.split.toys import wire_of
 
 HIDDEN = TensorSpec((1, 3, 4), torch.float32)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fedsplit.boundary import TensorSpec
 from fedsplit.split.codecs import Codec, Draw, Packed
-from fedsplit.states import TensorSpec
 
 SCALE = ".scale"
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fedsplit.boundary import Boundary, State, TensorSpec, by_name
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
 from fedsplit.channel.frame import Frame, Kind
@@ -24,7 +25,6 @@ from fedsplit.split.session import ServerSession
 from fedsplit.split.steps import score
 from fedsplit.split.training import Training
 from fedsplit.split.wire import CUT_PREFIX, LABELS, Names, Wire
-from fedsplit.states import Boundary, State, TensorSpec, by_name
 
 NUM_LABELS = 5
 BATCH_SIZE = 8

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fedsplit.boundary import TensorSpec
 from fedsplit.config import Config
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import score
 from fedsplit.split.wire import Names, Wire
-from fedsplit.states import TensorSpec
 from tests.split.toys import (
     BATCH_SIZE,
     CUT,

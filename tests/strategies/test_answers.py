@@ -8,8 +8,8 @@ from flwr.app import Message, RecordDict
 
 from fedsplit import inprocess, simulate
 from fedsplit.channel.ledger import Traffic
+from fedsplit.links import PROFILES, Link
 from fedsplit.messages import Measurements
-from fedsplit.network import PROFILES, Link
 from fedsplit.server_app import Engine, open_grpc
 from fedsplit.split.server import RoundReport, StreamReport
 from strategies.answers import Answered, cost_of

@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedsplit.boundary import State
 from fedsplit.models.families.blocks import block_stages, run_block
 from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
-from fedsplit.states import State
 
 
 def stages(model: Root) -> Sequence[Stage]:

@@ -14,11 +14,11 @@ from operator import attrgetter
 
 from torch import Tensor
 
+from fedsplit.boundary import State
 from fedsplit.models.families import qwen3_vl_vision as vision
 from fedsplit.models.family import Family
 from fedsplit.models.qwen3_vl_grid import Resampling, image_means, pack_images, resampling_of
 from fedsplit.models.stages import Root, Stage
-from fedsplit.states import State
 
 
 def stages(model: Root) -> Sequence[Stage]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedsplit.boundary import State
 from fedsplit.models import SplitModel, load_split_model
-from fedsplit.states import State
 from tests.models.families.qwen3_vl_toys import across, send_back
 
 STEPS = 20

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from fedsplit.boundary import TensorSpec
 from fedsplit.errors import ModelError
 from fedsplit.models import (
     InputSpec,
@@ -27,7 +28,6 @@ from fedsplit.models import (
 )
 from fedsplit.results.flops import part_flops
 from fedsplit.seeding import seeded_init
-from fedsplit.states import TensorSpec
 from tests.models.families.qwen3_vl_toys import (
     NUM_LABELS,
     State,

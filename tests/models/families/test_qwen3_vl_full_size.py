@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from fedsplit.boundary import TensorSpec
 from fedsplit.models import InputSpec, smashed_spec, split_model
 from fedsplit.models.stages import Part
 from fedsplit.seeding import generator
-from fedsplit.states import TensorSpec
 from tests.models.families.qwen3_vl_toys import across, send_back
 
 VISION_2B = {

@@ -6,7 +6,7 @@ import pytest
 
 from fedsplit.config import Config, NetworkConfig, Profile
 from fedsplit.errors import ConfigError
-from fedsplit.network import PROFILES, Link, link_of
+from fedsplit.links import PROFILES, Link, link_of
 
 CUSTOM = {
     "network.profile": "custom",

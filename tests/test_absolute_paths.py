@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedsplit import Config
-from fedsplit.places import with_absolute_paths
+from fedsplit.absolute_paths import with_absolute_paths
 
 
 def test_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from fedsplit.boundary import State
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
-from fedsplit.exchanged import copy_to_train
+from fedsplit.exchanged_state import copy_to_train
 from fedsplit.input_spec import InputSpec
 from fedsplit.split.steps import score
 from fedsplit.split.training import Training
-from fedsplit.states import State
 
 
 def check_arithmetic(chain: Sequence[nn.Module], spec: InputSpec, config: Config) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedsplit.exchanged import (
+from fedsplit.exchanged_state import (
     copy_to_train,
     exchanged,
     frozen_digest,

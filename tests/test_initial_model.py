@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from fedsplit.config import Config
-from fedsplit.initial import initial_model
+from fedsplit.initial_model import initial_model
 from fedsplit.models.loading import load_model
 from fedsplit.models.split import join_parts
 from fedsplit.seeding import seeded_init

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsplit.states import (
+from fedsplit.boundary import (
     BARE_NAME,
     Boundary,
     State,

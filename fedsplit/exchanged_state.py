@@ -50,14 +50,14 @@ def copy_to_train(module: M) -> M:
     return copy.deepcopy(module, {id(tensor): tensor for _, tensor in _fixed(module)})
 
 
-def frozen_digest(module: nn.Module, idle: tuple[str, ...] = ()) -> str:
+def frozen_digest(module: nn.Module, unused: tuple[str, ...] = ()) -> str:
     """Return the SHA-256 of the names, dtypes, shapes and bytes of what is frozen; "" if nothing.
 
     Two machines compare it to check that each has made the same frozen weights. Names that start
-    with one of `idle` are left out, because nothing is computed with them.
+    with one of `unused` are left out, because nothing is computed with them.
     """
     moving, state = exchanged(module), module.state_dict()
-    frozen = sorted(name for name in state.keys() - moving.keys() if not name.startswith(idle))
+    frozen = sorted(name for name in state.keys() - moving.keys() if not name.startswith(unused))
     digest = hashlib.sha256()
     for name in frozen:
         tensor = state[name].detach().cpu().contiguous()
