@@ -135,7 +135,8 @@ def test_a_round_of_one_parallel_step_is_one_on_the_concatenated_batch(
 ) -> None:
     """Break it: return the gradient of a participant's share of the loss, not of its loss.
 
-    With plain SGD, FedAvg of the clients' steps is the step of the whole model, with or without a top.
+    With plain SGD, FedAvg of the clients' steps is the step of the whole model, with or without
+    a top.
     """
     rounds = [{k: batches[:1] for k, batches in data.items()} for data in two_rounds(drawn)]
 
