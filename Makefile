@@ -26,13 +26,16 @@ help: ## list the targets
 run: setup ## the main job: ten clients train a split ViT through `flwr run` (ARGS="..." adds options)
 	$(UV_RUN) fedsplit run . --num-clients 10 $(ARGS)
 
-test: lint typecheck ## everything that must pass: lint, types, all tests (ARGS="...": only pytest with these)
-ifeq ($(ARGS),)
-	$(UV_RUN) pytest -m "not e2e" -n 2 --dist loadgroup --no-loadscope-reorder
-	$(UV_RUN) pytest -m e2e
-else
-	$(UV_RUN) pytest $(ARGS)
-endif
+# Types are checked beside the tests, and shown after them. Three processes for two cores: the one
+# that starts Flower waits half of its time.
+test: lint ## everything that must pass: lint, types, all tests (ARGS="...": only pytest with these)
+	@types=$$(mktemp); checked=; trap 'kill $$checked 2>/dev/null || true; rm -f "$$types"' EXIT; \
+	$(UV_RUN) mypy >"$$types" 2>&1 & checked=$$!; \
+	failed=0; \
+	$(UV_RUN) pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder) || failed=$$?; \
+	wait $$checked || failed=$$?; checked=; \
+	echo "mypy:"; cat "$$types"; \
+	exit $$failed
 
 lint: setup ## ruff's checks and formatting, without changing a file
 	$(UV_RUN) ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ import pytest
 
 # What is imported here, every process of a test session imports: nothing large.
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
+
     from fedsplit import Result
 
 Run = Callable[..., "Result"]
@@ -37,22 +41,39 @@ TINY: Mapping[str, object] = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say what ``pytest -n 2 --dist loadgroup`` keeps in one process, and what it gives out first.
+FLOWER_RUNS = "tests/e2e/"
 
-    Tests that share the runs of `run` stay together, so that no run is made twice. They and the
-    slow ones go first, so that no process is left with a long one at the end.
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Say what ``pytest -n 3 --dist loadfile`` keeps in one process.
+
+    The tests of a file, so that they share the runs of `run`; and all that start Flower, so that
+    they share a SuperLink and never start Ray twice at a time. By node ids, because marks such as
+    ``xdist_group`` do not reach xdist 3.8 under pytest 9.2.
     """
-    if not getattr(config.option, "loadgroup", False):  # set in xdist's processes only
-        return
-    for item in items:
-        if "run" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("runs"))
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):  # type: ignore[misc] # xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return FLOWER_RUNS if file.startswith(FLOWER_RUNS) else file
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what takes long begin first, so that no process is left with it at the end.
+
+    First what starts Flower; then files with a test that has a timeout of its own, which takes
+    minutes; then those with the most slow tests. Within a file the order stays.
+    """
+    long = {item.path for item in items if item.get_closest_marker("timeout")}
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(
         key=lambda item: (
-            item.get_closest_marker("xdist_group") is None,
-            item.get_closest_marker("slow") is None,
+            not item.nodeid.startswith(FLOWER_RUNS),
+            item.path not in long,
+            -slow[item.path],
         )
     )
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -25,6 +25,8 @@ Scalar = str | int | float | bool
 
 START_SECONDS = 60.0
 CONNECTION = "own"
+ONE_ACTOR = "client-resources-num-cpus=1 init-args-num-cpus=1"
+"""Part of a federation's settings: one Ray actor serves all clients, in one process's time."""
 RAY_GAVE_UP = "The current node timed out during startup"
 
 
@@ -35,7 +37,8 @@ class FlowerRun:
     Attributes
     ----------
     exit_code : int
-        Of ``flwr run``: 0 whenever the run was accepted, also when it failed afterwards.
+        Of the command. That of ``flwr run`` is 0 whenever the run was accepted, also when it
+        failed afterwards.
     output : str
         Everything it printed, with the run's log.
     run_id : str
@@ -73,6 +76,8 @@ class Flower:
     def __init__(self, *, simulation: bool = True) -> None:
         self._mode = ["--simulation"] if simulation else []
         self._supernodes: list[ProcessGroup] = []
+        self._worker: ProcessGroup | None = None
+        self._worker_kind: tuple[bool, Path | None] = (False, None)
         # Ray puts Unix sockets below it, whose paths may have 107 characters: keep it short.
         parent = "/tmp" if Path("/tmp").is_dir() else None
         self.home = Path(tempfile.mkdtemp(prefix="fs", dir=parent))
@@ -99,11 +104,10 @@ class Flower:
         federation: str = "num-supernodes=2 client-resources-num-cpus=1",
         run_config: Mapping[str, Scalar] | Path | None = None,
         install: bool = False,
+        pythonpath: Path | None = None,
         timeout_seconds: float = 400.0,
     ) -> FlowerRun:
         """Run an app by ``flwr run APP_DIR --stream`` and wait for its end.
-
-        One at a time: for several at once, `submit` them inside one `worker`.
 
         Parameters
         ----------
@@ -115,9 +119,8 @@ class Flower:
             The value of ``--federation-config``; empty for Flower's default federation.
         run_config : Mapping[str, Scalar] | Path | None
             Keys that differ from the app's defaults, or a TOML file of them.
-        install : bool
-            Whether Flower makes an environment with the app's dependencies for the run, as it
-            does by default, or uses this one.
+        install, pythonpath : bool, Path | None
+            Of the `need_worker` that starts the run.
         timeout_seconds : float
             When to give up.
 
@@ -126,7 +129,8 @@ class Flower:
         subprocess.TimeoutExpired
             If the run takes longer. Its processes are ended all the same.
         """
-        with self.worker(install=install):
+        self.need_worker(install=install, pythonpath=pythonpath)
+        try:
             return self.submit(
                 app_dir,
                 *arguments,
@@ -134,6 +138,9 @@ class Flower:
                 run_config=run_config,
                 timeout_seconds=timeout_seconds,
             )
+        except BaseException:
+            self._end_worker()  # with the processes of the run that was given up
+            raise
 
     def submit(
         self,
@@ -143,35 +150,53 @@ class Flower:
         run_config: Mapping[str, Scalar] | Path | None = None,
         timeout_seconds: float = 400.0,
     ) -> FlowerRun:
-        """Do as `run` does, for a worker that is there already."""
+        """Do as `run` does, with the worker that is there, if any."""
         command = [program("flwr"), "run", str(app_dir), CONNECTION, "--stream", *arguments]
         if federation:
             command += ["--federation-config", federation]
         if run_config is not None:
             command += ["--run-config", str(self._as_file(run_config))]
         done = self.call(command, timeout_seconds=timeout_seconds)
+        return self.ended(done)
+
+    def ended(self, done: subprocess.CompletedProcess[str]) -> FlowerRun:
+        """Return what came of a command that called ``flwr run``, with what it printed."""
         accepted = re.search(r"Successfully started run (\d+)", done.stdout)
         if accepted is None:
             return FlowerRun(done.returncode, done.stdout)
         status, details = self.status(accepted[1])
         return FlowerRun(done.returncode, done.stdout, accepted[1], status, details)
 
-    @contextlib.contextmanager
-    def worker(self, *, install: bool = False) -> Iterator[None]:
-        """Have somebody start what is submitted inside the block.
+    def need_worker(self, *, install: bool = False, pythonpath: Path | None = None) -> None:
+        """Start the process that starts runs, unless one of this kind is there.
 
-        The SuperLink leaves it to a SuperExec to start runs. One of its own for each block chooses
-        the install mode, and holds all processes of its runs, Ray's too, in one group that ends
-        with the block. Two workers at a time would take each other's runs.
+        The SuperLink leaves it to a SuperExec to start runs. It serves all runs of its kind, one
+        after the other, and holds their processes, Ray's too, in one group. Two at a time would
+        take each other's runs, so one of another kind is ended first.
+
+        Parameters
+        ----------
+        install : bool
+            Whether Flower makes an environment with the app's dependencies for each run, as it
+            does by default, or uses this one.
+        pythonpath : Path | None
+            A folder from which the processes of its runs can also import.
         """
-        started = self._spawn(
+        kind = (install, pythonpath)
+        if self._worker is not None and kind == self._worker_kind:
+            return
+        self._end_worker()
+        self._worker_kind = kind
+        self._worker = self._spawn(
             *("flower-superexec", "--insecure", "--runtime-api-address", self.address),
             *(["--allow-runtime-dependency-installation"] if install else []),
+            pythonpath=pythonpath,
         )
-        try:
-            yield
-        finally:
-            started.end()
+
+    def _end_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.end()
+        self._worker = None
 
     def add_supernode(self, node_config: str) -> None:
         """Start a SuperNode, as on a machine of its own, with the value of ``--node-config``."""
@@ -231,7 +256,7 @@ class Flower:
 
     def stop(self) -> None:
         """End the SuperLink and remove its files. Does nothing the second time."""
-        for group in [*self._supernodes, self._superlink]:
+        for group in [self._worker, *self._supernodes, self._superlink]:
             if group is not None:
                 group.end()
         shutil.rmtree(self.home, ignore_errors=True)
@@ -265,9 +290,12 @@ class Flower:
             time.sleep(0.1)
         return False
 
-    def _spawn(self, name: str, *arguments: str) -> ProcessGroup:
-        command = [program(name), *arguments]
-        return ProcessGroup(command, env=self.env, cwd=self.home, log=self.log)
+    def _spawn(self, name: str, *arguments: str, pythonpath: Path | None = None) -> ProcessGroup:
+        env = self.env
+        if pythonpath is not None:
+            paths = [str(pythonpath), *filter(None, [env.get("PYTHONPATH")])]
+            env = env | {"PYTHONPATH": os.pathsep.join(paths)}
+        return ProcessGroup([program(name), *arguments], env=env, cwd=self.home, log=self.log)
 
     def _as_file(self, run_config: Mapping[str, Scalar] | Path) -> Path:
         if isinstance(run_config, Path):

@@ -17,13 +17,12 @@ SMALL: dict[str, str | int | float | bool] = {
     "num-server-rounds": 1,
     "batch-size": 16,
     "data.max-train-samples": 600,
-    "data.max-test-samples": 200,
+    "data.max-test-samples": 60,
 }
 UNEVEN = SMALL | {
     "num-server-rounds": 2,
-    "data.max-train-samples": 1200,
     "data.partitioner": "dirichlet",
-    "data.min-partition-size": 30,
+    "data.min-partition-size": 20,
 }
 BYTE_KEYS = [
     f"{what}_{way}_bytes" for what in ("cut", "sync", "evaluate") for way in ("uplink", "downlink")

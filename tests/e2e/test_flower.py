@@ -1,7 +1,7 @@
 """The e2e fixture itself: runs are refused or given up, and no process is left behind.
 
-That runs complete with their config and all nodes is shown by the other files' runs of the app, and
-that a failed run is told from a completed one in test_failures.py.
+The other files' runs of the app show that runs complete with their config and all nodes, and
+test_failures.py shows that a failed run is told from a completed one.
 """
 
 from __future__ import annotations
