@@ -171,7 +171,7 @@ class Experiment:
         rows = self.recorder.rows
         for line in results_table(rows, summary).splitlines():
             self._log(line)
-        _draw(directory.path / "rounds.png", lambda path: plot_run(rows, summary, path))
+        draw_or_warn(directory.path / "rounds.png", lambda path: plot_run(rows, summary, path))
         return Outcome(rows, summary, model, directory)
 
     def close(self) -> None:
@@ -189,10 +189,10 @@ class Experiment:
             self._log(line)
         self._run_directory.write_shards(counts, names)
         shards = self._run_directory.path / "shards.png"
-        _draw(shards, lambda path: plot_shards(counts, names, path))
+        draw_or_warn(shards, lambda path: plot_shards(counts, names, path))
 
 
-def _draw(path: Path, plot: Callable[[Path], None]) -> None:
+def draw_or_warn(path: Path, plot: Callable[[Path], None]) -> None:
     """Draw a picture; if that fails, log a warning, because it must not end a run."""
     with warnings.catch_warnings():
         # Names in a script that matplotlib's font lacks appear as boxes.

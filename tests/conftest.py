@@ -86,7 +86,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """
     from fedsplit import experiment, simulate
 
-    draw = vars(experiment)["_draw"]
+    draw = experiment.draw_or_warn
     finished: dict[str, Result] = {}
 
     def once(*, again: bool = False, drawn: bool = False, **overrides: object) -> Result:
@@ -94,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         if again or key not in finished:
             output_dir = tmp_path_factory.mktemp("runs")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(experiment, "_draw", draw if drawn else _draw_nothing)
+                patch.setattr(experiment, "draw_or_warn", draw if drawn else _draw_nothing)
                 finished[key] = simulate({**TINY, "output-dir": str(output_dir)}, **overrides)
         return finished[key]
 
@@ -109,7 +109,7 @@ def tiny(tmp_path: Path) -> dict[str, object]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs of this test make no pictures, as those of `run`."""
-    monkeypatch.setattr("fedsplit.experiment._draw", _draw_nothing)
+    monkeypatch.setattr("fedsplit.experiment.draw_or_warn", _draw_nothing)
 
 
 def _draw_nothing(path: Path, plot: Callable[[Path], None]) -> None:
