@@ -16,6 +16,7 @@ import json, sys
 from benchmarks.participants import peak_bytes
 from fedsplit import simulate
 keys = {"num-clients": 200, "num-server-rounds": 1, "batch-size": 16, "data.max-test-samples": 20}
+keys |= {"data.max-train-samples": 3600}  # 16 to train with: one full batch
 keys |= {"channel.join-timeout": 600.0, "fraction-evaluate": 0.05}  # a busy machine is slow
 found = {}
 for name in ["sflv1", "sflv3", "sequential", "full", "sflv2", "parallel"]:

@@ -24,7 +24,7 @@ seeds = [7]
 num-clients = 3
 num-server-rounds = 4
 batch-size = 8
-data.max-train-samples = 240
+data.max-train-samples = 120
 data.max-test-samples = 50
 [[variants]]
 label = "v1"

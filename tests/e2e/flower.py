@@ -130,17 +130,13 @@ class Flower:
             If the run takes longer. Its processes are ended all the same.
         """
         self.need_worker(install=install, pythonpath=pythonpath)
-        try:
-            return self.submit(
-                app_dir,
-                *arguments,
-                federation=federation,
-                run_config=run_config,
-                timeout_seconds=timeout_seconds,
-            )
-        except BaseException:
-            self._end_worker()  # with the processes of the run that was given up
-            raise
+        return self.submit(
+            app_dir,
+            *arguments,
+            federation=federation,
+            run_config=run_config,
+            timeout_seconds=timeout_seconds,
+        )
 
     def submit(
         self,
@@ -224,20 +220,29 @@ class Flower:
             When to give up.
         merge : bool
             Whether what it prints as errors is part of ``stdout``, in order, or kept apart.
+
+        Raises
+        ------
+        subprocess.TimeoutExpired
+            If it takes longer. The processes of its run are ended.
         """
         for last in (False, True):
-            done = subprocess.run(
-                command,
-                env=self.env,
-                cwd=self.home,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if merge else subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                timeout=timeout_seconds,
-                check=False,
-            )
+            try:
+                done = subprocess.run(
+                    command,
+                    env=self.env,
+                    cwd=self.home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT if merge else subprocess.PIPE,
+                    text=True,
+                    encoding="utf-8",
+                    timeout=timeout_seconds,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                self._end_worker()  # with the processes of the run that is given up
+                raise
             if last or RAY_GAVE_UP not in done.stdout:
                 break
         return done
