@@ -1,27 +1,44 @@
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from fedsplit import Result, simulate
+from fedsplit import Config, Result, simulate
+from fedsplit.inprocess import run_in_process
+from fedsplit.snapshot import Snapshot
 from tests.conftest import TINY, distance, weights
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
 
 
-def test_runs_in_several_threads_end_as_each_does_alone(tmp_path: Path) -> None:
-    """Break it: let them run at the same time; a run sets torch's number of threads for all."""
+def test_a_run_waits_for_that_of_another_thread_and_ends_as_it_does_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Break it: let runs go on at the same time; torch's number of threads is one for all."""
 
-    def simulated(seed: int, directory: str) -> Result:
-        keys = {**TINY, "num-server-rounds": 1, "output-dir": str(tmp_path / directory)}
-        return simulate(keys, seed=seed)
+    def config(seed: int, directory: str) -> Config:
+        changes = {"num-server-rounds": 1, "output-dir": str(tmp_path / directory), "seed": seed}
+        return Config.load(TINY, changes)
 
-    alone = [simulated(seed, "alone") for seed in (7, 8)]
-    with ThreadPoolExecutor(2) as threads:
-        together = list(threads.map(simulated, (7, 8), ("together 7", "together 8")))
-    for one, other in zip(alone, together, strict=True):
-        assert distance(weights(one), weights(other)) == 0.0
+    second: list[Future[Result]] = []
+
+    def begin_another(server_round: int, state: Callable[[], Snapshot]) -> None:
+        second.append(threads.submit(simulate, config(8, "second")))
+        deadline = time.monotonic() + 60
+        while "this run begins when that one ends" not in caplog.text:
+            assert time.monotonic() < deadline, "the other run does not wait"
+            time.sleep(0.01)
+        assert not (tmp_path / "second").exists()
+
+    with ThreadPoolExecutor(1) as threads:
+        together = [run_in_process(config(7, "first"), keep=begin_another)]
+        together.append(second[0].result())
+    for seed, result in zip((7, 8), together, strict=True):
+        alone = simulate(config(seed, "alone"))
+        assert distance(weights(alone), weights(result)) == 0.0
         for key in ("final_accuracy", "cut_uplink_bytes", "sync_uplink_bytes"):
-            assert one.summary[key] == other.summary[key]
+            assert alone.summary[key] == result.summary[key]
