@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, ClassVar, Self
 
 from flwr.app import ConfigRecord, MetricRecord
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -45,16 +45,29 @@ class _Fields(BaseModel):
         allow_inf_nan=False,
     )
 
+    sender: ClassVar[str]
+
+    def to_record(self) -> ConfigRecord:
+        """Return the record that Flower sends."""
+        return ConfigRecord(self.model_dump(by_alias=True))
+
     @classmethod
-    def _checked(cls, values: Mapping[str, Any], sender: str) -> Self:
+    def from_record(cls, record: ConfigRecord) -> Self:
+        """Reverse `to_record`.
+
+        Raises
+        ------
+        RunError
+            If a field is unknown, missing, or of another type.
+        """
         try:
-            return cls.model_validate(dict(values))
+            return cls.model_validate(dict(record))
         except ValidationError as error:
             faults = "; ".join(
                 f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
             )
             raise RunError(
-                f"A message from the {sender} is invalid ({shorten(faults)}). Server and "
+                f"A message from the {cls.sender} is invalid ({shorten(faults)}). Server and "
                 "clients must run the same version of fedsplit."
             ) from None
 
@@ -82,6 +95,8 @@ class Instructions(_Fields):
         How long to wait for the connection and for each answer of the split server.
     """
 
+    sender = "server"
+
     run: str
     num_clients: Annotated[int, Field(ge=1)]
     num_labels: Annotated[int, Field(ge=1)]
@@ -92,21 +107,6 @@ class Instructions(_Fields):
     channel_address: str = ""
     channel_token: str = ""
     answer_seconds: Annotated[float, Field(ge=0.0)] = 0.0
-
-    def to_record(self) -> ConfigRecord:
-        """Return the record that Flower sends."""
-        return ConfigRecord(self.model_dump(by_alias=True))
-
-    @classmethod
-    def from_record(cls, record: ConfigRecord) -> Self:
-        """Reverse `to_record`.
-
-        Raises
-        ------
-        RunError
-            If a field is unknown, missing, or of another type.
-        """
-        return cls._checked(record, "server")
 
 
 class Description(_Fields):
@@ -120,23 +120,10 @@ class Description(_Fields):
         Training images of each class; all 0 for a node that takes no part.
     """
 
+    sender = "client"
+
     partition_id: _Count
     class_counts: Annotated[list[_Count], Field(min_length=1)]
-
-    def to_record(self) -> ConfigRecord:
-        """Return the record that Flower sends."""
-        return ConfigRecord(self.model_dump(by_alias=True))
-
-    @classmethod
-    def from_record(cls, record: ConfigRecord) -> Self:
-        """Reverse `to_record`.
-
-        Raises
-        ------
-        RunError
-            If a field is unknown, missing, or of another type.
-        """
-        return cls._checked(record, "client")
 
 
 class Measurements(BaseModel):

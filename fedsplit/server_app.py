@@ -137,7 +137,6 @@ def run_server(
             clients = Clients.discover(
                 grid, config, instructions=told, rendezvous=server if kind.synchronous else None
             )
-            num_clients = len(clients.node_ids)
             sizes = [sum(counts) for counts in clients.class_counts.values()]
             check_batches(config, sizes, lambda: (prepared.model, prepared.spec))
             experiment = Experiment(
@@ -151,24 +150,31 @@ def run_server(
                 metrics=kind.metrics(),
             )
             with closing(experiment):
-                strategy = kind(
-                    RunContext(
-                        config=config,
-                        clients=clients,
-                        instructions=told.model_copy(
-                            update={
-                                "num_clients": num_clients,
-                                "answer_seconds": _answer_seconds(config, num_clients),
-                            }
-                        ),
-                        note=experiment.recorder.note,
-                        server=server,
-                        pool=_pool(config, prepared, num_clients),
-                        buffers=experiment.client_buffers(),
-                        progress=experiment.show_progress,
-                    )
-                )
+                strategy = kind(_context(config, prepared, clients, told, server, experiment))
                 return _run_rounds(grid, config, strategy, experiment, continuation)
+
+
+def _context(
+    config: Config,
+    prepared: Preparation,
+    clients: Clients,
+    told: Instructions,
+    server: SplitServer | None,
+    experiment: Experiment,
+) -> RunContext:
+    """Return what the strategy works with, now that the number of clients is known."""
+    num_clients = len(clients.node_ids)
+    known = {"num_clients": num_clients, "answer_seconds": _answer_seconds(config, num_clients)}
+    return RunContext(
+        config=config,
+        clients=clients,
+        instructions=told.model_copy(update=known),
+        note=experiment.recorder.note,
+        server=server,
+        pool=_pool(config, prepared, num_clients),
+        buffers=experiment.client_buffers(),
+        progress=experiment.show_progress,
+    )
 
 
 def _instructions(config: Config, prepared: Preparation, run: str, address: str) -> Instructions:

@@ -15,12 +15,11 @@ from torch.nn.functional import cross_entropy
 from fedsplit import Config, simulate
 from fedsplit.channel.direct import DirectStream
 from fedsplit.channel.frame import Frame
-from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import load_shard
-from fedsplit.models.loading import input_spec, load_model
-from fedsplit.seeding import generator, seeded_init
+from fedsplit.models.loading import input_spec
 from fedsplit.split.wire import CUT_PREFIX, OUTPUT_PREFIX
 from tests.conftest import TINY, Run, distance, weights
+from tests.strategies import by_hand
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -28,19 +27,13 @@ SPLIT = ["sequential", "sflv1", "sflv2", "sflv3", "parallel"]
 TOPOLOGIES = ["vanilla", "u-shaped"]
 
 
-def _plain_loop(
-    images: Images,
-    purpose: tuple[str | int, ...],
-    momentum: float,
-    rates: tuple[float, float] = (0.02, 0.02),
-) -> dict[str, Any]:
-    """Train the whole model as one would without fedsplit.
+def _plain_loop(rates: tuple[float, float] = (0.02, 0.02)) -> dict[str, Any]:
+    """Train the whole model on one client's images with plain SGD, as without fedsplit.
 
-    The orders are those of `purpose`; `rates` are those of the embeddings and of the rest.
+    `rates` are those of the embeddings and of the rest.
     """
-    seed, epochs = 7, [(server_round, epoch) for server_round in (1, 2) for epoch in (0, 1)]
-    with seeded_init(seed, "model"):
-        model = load_model("vit-nano", num_labels=10).train()
+    images = load_shard(Config.load(TINY), 0, 1, input_spec("vit-nano")).train
+    model = by_hand.initial_parts().merge()
     frontend, rest = [
         [w for name, w in model.named_parameters() if name.startswith("vit.embeddings.") is inside]
         for inside in (True, False)
@@ -48,14 +41,11 @@ def _plain_loop(
     groups = [
         {"params": part, "lr": rate} for part, rate in zip((frontend, rest), rates, strict=True)
     ]
-    optimizer = torch.optim.SGD(groups, momentum=momentum)
-    for server_round, epoch in epochs:
-        order = generator(seed, purpose[0], server_round, *purpose[1:], epoch)
-        for indices in batches(len(images), 8, generator=order):
-            pixels, labels = images.batch(indices)
-            optimizer.zero_grad()
-            torch.autograd.backward(cross_entropy(model(pixels).logits, labels))
-            optimizer.step()
+    optimizer = torch.optim.SGD(groups)
+    for server_round in by_hand.ROUNDS:
+        for pixels, labels in by_hand.batches_of(images, 0, server_round):
+            loss = cross_entropy(by_hand.logits_of(model(pixels)), labels)
+            by_hand.descend(loss, optimizer)
     return dict(model.state_dict())
 
 
@@ -71,9 +61,7 @@ def test_one_client_equals_centralised_training(
     a client's does not.
     """
     result = run(strategy=strategy, split_topology=topology, num_clients=1, momentum=0.0)
-    images = load_shard(Config.load(TINY), 0, 1, input_spec("vit-nano")).train
-    plain = _plain_loop(images, ("batches", 0), momentum=0.0)
-    assert distance(weights(result), plain) < 1e-6
+    assert distance(weights(result), _plain_loop()) < 1e-6
 
 
 @pytest.mark.slow
@@ -81,7 +69,7 @@ def test_one_client_equals_centralised_training(
 def test_the_server_part_has_a_rate_and_a_schedule_of_its_own(
     run: Run, plain_threads: None, strategy: str
 ) -> None:
-    """Break it: make the rule with the config of the clients in `server_app._served`."""
+    """Break it: make the rule with the training of the clients in `server_app._served`."""
     result = run(
         strategy=strategy,
         num_clients=1,
@@ -91,9 +79,7 @@ def test_the_server_part_has_a_rate_and_a_schedule_of_its_own(
         learning_rate_decay=1.0,
         **{"server.learning-rate": 0.05, "server.learning-rate-schedule": "constant"},
     )
-    images = load_shard(Config.load(TINY), 0, 1, input_spec("vit-nano")).train
-    plain = _plain_loop(images, ("batches", 0), momentum=0.0, rates=(0.02, 0.05))
-    assert distance(weights(result), plain) < 1e-6
+    assert distance(weights(result), _plain_loop(rates=(0.02, 0.05))) < 1e-6
 
 
 @pytest.mark.slow

@@ -11,12 +11,12 @@ from flwr.serverapp.strategy import FedAvg
 from torch.nn.functional import cross_entropy
 
 from fedsplit import Config, load_split_model, simulate
-from fedsplit.data.loader import batches
 from fedsplit.data.shards import load_shard, load_test
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.models.loading import input_spec, load_model
-from fedsplit.seeding import generator, seeded_init
+from fedsplit.seeding import seeded_init
 from tests.conftest import TINY, Run, distance, weights
+from tests.strategies import by_hand
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -121,19 +121,13 @@ def test_an_aggregator_that_makes_infinite_weights_ends_the_run(
 
 def test_one_client_equals_a_plain_training_loop(run: Run, plain_threads: None) -> None:
     result = run(num_clients=1)
-    config = Config.load(TINY, {"num-clients": 1})
-    with seeded_init(config.seed, "model"):
-        model = load_model("vit-nano", num_labels=10).train()
-    images = load_shard(config, 0, 1, input_spec("vit-nano")).train
-    for server_round in (1, 2):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-        for epoch in (0, 1):
-            order = generator(config.seed, "batches", server_round, 0, epoch)
-            for indices in batches(len(images), 8, generator=order):
-                pixels, labels = images.batch(indices)
-                optimizer.zero_grad()
-                torch.autograd.backward(cross_entropy(model(pixels).logits, labels))
-                optimizer.step()
+    images = load_shard(Config.load(TINY), 0, 1, input_spec("vit-nano")).train
+    model = by_hand.initial_parts().merge()
+    for server_round in by_hand.ROUNDS:
+        optimizer = by_hand.sgd(model)
+        for pixels, labels in by_hand.batches_of(images, 0, server_round):
+            loss = cross_entropy(by_hand.logits_of(model(pixels)), labels)
+            by_hand.descend(loss, optimizer)
 
     assert len(images) == 144
     assert distance(weights(result), model.state_dict()) < 1e-6

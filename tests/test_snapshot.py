@@ -24,6 +24,7 @@ from fedsplit.snapshot import (
     optimizer_state,
     to_bytes,
 )
+from tests.trap import Trap
 
 WHOLE: dict[str, Any] = {
     "server_part": {
@@ -131,23 +132,11 @@ def saved(values: object, **tensors: Tensor) -> bytes:
     return safetensors.torch.save(tensors, metadata={"values": json.dumps(values)})
 
 
-class _Trap:
-    sprung = False
-
-    @staticmethod
-    def spring() -> str:
-        _Trap.sprung = True
-        return "trap"
-
-    def __reduce__(self) -> tuple[object, tuple[()]]:
-        return _Trap.spring, ()
-
-
 HOSTILE = {
     "nothing": b"",
     "truncated": GOOD[:-1],
     "cut in the header": GOOD[:40],
-    "pickle": pickle.dumps(_Trap()),
+    "pickle": pickle.dumps(Trap()),
     "no metadata": safetensors.torch.save({"a": torch.ones(1)}),
     "other metadata": safetensors.torch.save({"a": torch.ones(1)}, metadata={"format": "pt"}),
     "values not JSON": safetensors.torch.save({}, metadata={"values": "junk"}),
@@ -166,7 +155,7 @@ def test_bytes_that_are_no_snapshot_are_refused(data: bytes) -> None:
     """Break it: trust the form of the JSON; a list would be returned as a state."""
     with pytest.raises(RunError, match=f"state of {len(data)} bytes cannot be read .*incomplete"):
         from_bytes(data)
-    assert not _Trap.sprung
+    assert not Trap.sprung
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255))

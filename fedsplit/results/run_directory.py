@@ -59,12 +59,12 @@ class RunDirectory:
 
     @property
     def model_dir(self) -> Path:
-        """The directory of the final model. Whoever saves the model makes it."""
+        """The directory of the final model. It exists once the model is saved."""
         return self.path / "model"
 
     @property
     def clients_dir(self) -> Path:
-        """The directory of parts that clients keep for themselves. Whoever saves them makes it."""
+        """The directory of the parts that clients keep. It exists once they are saved."""
         return self.path / "clients"
 
     @classmethod

@@ -40,7 +40,6 @@ class SharedServerPart(UpdateRule):
         """Begin a round; its first step waits for all of these participants."""
         super().open_round(server_round, participants, give_up)
         self.settings.training.set_rate(self.optimizer, server_round)
-        self.server_part.train()
         self._lockstep.open(participants)
 
     def begin(self, participant: int) -> None:

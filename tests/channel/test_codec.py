@@ -15,6 +15,7 @@ from fedsplit.channel import wire_pb2
 from fedsplit.channel.codec import decode, encode, encoded_length, separate
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError, shorten
+from tests.trap import Trap
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64)
 GRID = torch.arange(24.0).reshape(2, 3, 4)
@@ -181,18 +182,6 @@ def test_encoded_length_tells_names_and_dtypes_apart() -> None:
     assert length("a" * 64, torch.float32) - length("a" * 8, torch.float32) == 56
 
 
-class _Trap:
-    sprung = False
-
-    @staticmethod
-    def spring() -> str:
-        _Trap.sprung = True
-        return "trap"
-
-    def __reduce__(self) -> tuple[object, tuple[()]]:
-        return _Trap.spring, ()
-
-
 F32 = entry(0, 4)
 MALFORMED = {
     "not protobuf": b"\xff\xff\xff\xff",
@@ -210,9 +199,9 @@ MALFORMED = {
     "not JSON": message(safetensors_file(b"junk")),
     "a list": message(safetensors_file([1, 2])),
     "not UTF-8": message(safetensors_file(b'{"\xff":1}')),
-    "pickle": message(pickle.dumps(_Trap())),
-    "pickle in a header": message(safetensors_file(pickle.dumps(_Trap()))),
-    "pickled frame": pickle.dumps(_Trap()),
+    "pickle": message(pickle.dumps(Trap())),
+    "pickle in a header": message(safetensors_file(pickle.dumps(Trap()))),
+    "pickled frame": pickle.dumps(Trap()),
     "two with one name": message(
         safetensors_file(
             b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
@@ -248,7 +237,7 @@ MALFORMED = {
 def test_malformed_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ChannelError, match=f"message of {len(data)} bytes is not a frame"):
         decode(data)
-    assert not _Trap.sprung
+    assert not Trap.sprung
 
 
 def _decode_or_refuse(data: bytes) -> None:

@@ -52,6 +52,16 @@ def steps_of(images: Sequence[Images], server_round: int) -> Iterator[dict[int, 
         yield {client: batch for client, batch in enumerate(step) if batch is not None}
 
 
+def rounds_of(
+    parts: SplitModel, images: list[Images]
+) -> Iterator[tuple[int, dict[int, nn.Module], dict[int, torch.optim.SGD]]]:
+    """Yield a round, each client's bottom, and its optimizer; then average the bottoms."""
+    for server_round in ROUNDS:
+        bottoms = copies(parts.bottom)
+        yield server_round, bottoms, {client: sgd(bottom) for client, bottom in bottoms.items()}
+        average_into(parts.bottom, bottoms, images)
+
+
 def sgd(*modules: nn.Module, momentum: float = 0.9) -> torch.optim.SGD:
     """Return TINY's optimizer over some modules together."""
     weights = [weight for module in modules for weight in module.parameters()]

@@ -15,9 +15,7 @@ def test_one_server_part_takes_a_step_on_all_batches_together(
     images, parts = by_hand.shards(), by_hand.initial_parts()
     rest = parts.server_part()
     of_server = by_hand.sgd(rest)
-    for server_round in by_hand.ROUNDS:
-        bottoms = by_hand.copies(parts.bottom)
-        of_clients = {client: by_hand.sgd(bottom) for client, bottom in bottoms.items()}
+    for server_round, bottoms, of_clients in by_hand.rounds_of(parts, images):
         for step in by_hand.steps_of(images, server_round):
             size = sum(len(labels) for _, labels in step.values())
             of_server.zero_grad()
@@ -31,7 +29,6 @@ def test_one_server_part_takes_a_step_on_all_batches_together(
                     weight.grad /= share
                 of_clients[client].step()
             of_server.step()
-        by_hand.average_into(parts.bottom, bottoms, images)
     assert distance(weights(run(strategy="parallel")), parts.merge().state_dict()) < 1e-6
 
 

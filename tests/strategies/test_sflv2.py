@@ -17,14 +17,11 @@ def test_one_server_part_takes_the_batches_of_each_step_in_a_random_order(
     images, parts = by_hand.shards(), by_hand.initial_parts()
     rest = parts.server_part()
     of_server = by_hand.sgd(rest)
-    for server_round in by_hand.ROUNDS:
-        bottoms = by_hand.copies(parts.bottom)
-        of_clients = {client: by_hand.sgd(bottom) for client, bottom in bottoms.items()}
+    for server_round, bottoms, of_clients in by_hand.rounds_of(parts, images):
         for number, step in enumerate(by_hand.steps_of(images, server_round)):
             random = generator(by_hand.SEED, "order", server_round, number)
             for index in torch.randperm(len(step), generator=random).tolist():
                 client = list(step)[index]
                 loss = by_hand.loss_of(bottoms[client], rest, step[client])
                 by_hand.descend(loss, of_server, of_clients[client])
-        by_hand.average_into(parts.bottom, bottoms, images)
     assert distance(weights(run(strategy="sflv2")), parts.merge().state_dict()) < 1e-6
