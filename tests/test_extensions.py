@@ -7,23 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from fedsplit import Config, inprocess, simulate
-from fedsplit.checking import check
-from fedsplit.errors import ConfigError, RunError
+from fedsplit import inprocess, simulate
+from fedsplit.errors import RunError
 from fedsplit.server_app import Engine, open_grpc
-from fedsplit.split.client_rules import WholeModel
-from fedsplit.split.copies import PerParticipantCopies
-from strategies.base import FederatedStrategy
 from strategies.sflv1 import SFLV1
-from tests.conftest import TINY, Run, distance, weights
+from tests.conftest import Run, distance, weights
 from tests.extensions import measured
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
@@ -130,55 +122,11 @@ def test_noise_is_drawn_anew_for_each_batch_and_repeats_with_the_seed(run: Run) 
     assert one.summary["cut_uplink_bytes"] == plain.summary["cut_uplink_bytes"]
 
 
-REFUSED: dict[str, tuple[dict[str, object], str]] = {
-    "form": ({"strategy": "sflv9"}, "must be one of sequential.*did you mean 'sflv"),
-    "module": (
-        {"strategy": "no_such_module:X"},
-        "strategy = 'no_such_module:X' cannot be imported",
-    ),
-    "name": ({"strategy": "tests.extensions.int8:X"}, "has no attribute 'X'"),
-    "kind": ({"strategy": "tests.extensions.int8:Int8"}, "is not a class derived from strategies"),
-    "halves": ({"strategy": f"{__name__}:Torn"}, "client_rule = WholeModel and update_rule = Per"),
-    "half": ({"strategy": f"{__name__}:NoRule"}, "has client_rule = 3, which is not a class"),
-    "codec": (
-        {"codec.uplink": "tests.extensions.noise:Noise"},
-        "derived from fedsplit.split.codec",
-    ),
-    "codec form": ({"codec.uplink": "int8"}, "must be 'none', or name your own"),
-    "defence": ({"defence.name": "json:dumps"}, "cannot be made without arguments"),
-    "unsplit": (
-        {"strategy": "full", "codec.uplink": "tests.extensions.int8:Int8"},
-        "codec.uplink = .* has no effect with strategy = 'full'",
-    ),
-}
-
-
-@pytest.mark.parametrize(("keys", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_extension_is_refused_before_anything_runs(
-    keys: dict[str, object], words: str
-) -> None:
-    with pytest.raises(ConfigError, match=words):
-        check(Config.load(TINY, keys))
-
-
 def test_a_rule_that_measures_other_metrics_than_it_declares_fails_its_clients(
     tiny: dict[str, object],
 ) -> None:
     with pytest.raises(RunError, match=r"measures \['other'\], but its metrics declare"):
         simulate(tiny, strategy=f"{__name__}:Lying", num_server_rounds=1)
-
-
-class Torn(FederatedStrategy):
-    """Halves that do not fit together."""
-
-    client_rule = WholeModel
-    update_rule = PerParticipantCopies
-
-
-class NoRule(SFLV1):
-    """Half a strategy."""
-
-    client_rule = 3  # type: ignore[assignment]
 
 
 class _LyingClient(measured.MeasuringClient):
@@ -190,30 +138,3 @@ class Lying(SFLV1):
     """Declares one metric and reports another."""
 
     client_rule = _LyingClient
-
-
-def test_a_package_of_the_users_called_strategies_is_refused(tmp_path: Path) -> None:
-    """Break it: leave out the check; the import then fails with "No module named"."""
-    (tmp_path / "strategies").mkdir()
-    (tmp_path / "strategies" / "__init__.py").write_text("")
-    root = Path(__file__).parents[1]
-    command = "from fedsplit.cli import main; main()"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            command,
-            "run",
-            str(root / "configs/full.toml"),
-            "--engine=inprocess",
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "'strategies' of fedsplit is hidden" in done.stderr
-    assert str(tmp_path / "strategies") in done.stderr
-    assert "Rename" in done.stderr

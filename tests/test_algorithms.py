@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import strategies
+from fedsplit import Config
+from fedsplit.algorithms import strategy_class
+from fedsplit.checking import check
+from fedsplit.errors import ConfigError
+from fedsplit.split.client_rules import WholeModel
+from fedsplit.split.copies import PerParticipantCopies
+from strategies.base import FederatedStrategy
+from strategies.sflv1 import SFLV1
+from tests.conftest import TINY
+from tests.extensions.local_loss import LocalLoss
+
+
+def test_a_strategy_has_its_name_or_that_of_its_class() -> None:
+    for name, kind in strategies.STRATEGIES.items():
+        assert strategy_class(name) is kind
+    assert strategy_class("tests.extensions.local_loss:LocalLoss") is LocalLoss
+
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "form": ({"strategy": "sflv9"}, "must be one of sequential.*did you mean 'sflv"),
+    "module": (
+        {"strategy": "no_such_module:X"},
+        "strategy = 'no_such_module:X' cannot be imported",
+    ),
+    "name": ({"strategy": "tests.extensions.int8:X"}, "has no attribute 'X'"),
+    "kind": ({"strategy": "tests.extensions.int8:Int8"}, "is not a class derived from strategies"),
+    "halves": ({"strategy": f"{__name__}:Torn"}, "client_rule = WholeModel and update_rule = Per"),
+    "half": ({"strategy": f"{__name__}:NoRule"}, "has client_rule = 3, which is not a class"),
+    "codec": (
+        {"codec.uplink": "tests.extensions.noise:Noise"},
+        "derived from fedsplit.split.codec",
+    ),
+    "codec form": ({"codec.uplink": "int8"}, "must be 'none', or name your own"),
+    "defence": ({"defence.name": "json:dumps"}, "cannot be made without arguments"),
+    "unsplit": (
+        {"strategy": "full", "codec.uplink": "tests.extensions.int8:Int8"},
+        "codec.uplink = .* has no effect with strategy = 'full'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("keys", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_extension_is_refused_before_anything_runs(
+    keys: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check(Config.load(TINY, keys))
+
+
+class Torn(FederatedStrategy):
+    """Halves that do not fit together."""
+
+    client_rule = WholeModel
+    update_rule = PerParticipantCopies
+
+
+class NoRule(SFLV1):
+    """Half a strategy."""
+
+    client_rule = 3  # type: ignore[assignment]
+
+
+def test_a_package_of_the_users_called_strategies_is_refused(tmp_path: Path) -> None:
+    """Break it: leave out the check; the import then fails with "No module named"."""
+    (tmp_path / "strategies").mkdir()
+    (tmp_path / "strategies" / "__init__.py").write_text("")
+    root = Path(__file__).parents[1]
+    command = "from fedsplit.cli import main; main()"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            command,
+            "run",
+            str(root / "configs/full.toml"),
+            "--engine=inprocess",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "'strategies' of fedsplit is hidden" in done.stderr
+    assert str(tmp_path / "strategies") in done.stderr
+    assert "Rename" in done.stderr

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedsplit import Config
+from fedsplit.checking import check, check_shards
+from fedsplit.errors import ConfigError, DataError, FedSplitError, ModelError
+from fedsplit.models.builtin import BUILTIN_MODELS
+from tests.conftest import TINY
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("device", "abacus", ConfigError),
+        ("device", "cuda:77", ConfigError),
+        ("device", "meta", ConfigError),
+        ("aggregation.name", "Nope", ConfigError),
+        ("split.cut-layer", 6, ModelError),
+        ("model.name", "./nowhere", ModelError),
+        ("data.name", "./nowhere", DataError),
+    ],
+)
+def test_what_cannot_run(
+    tiny: dict[str, object], key: str, value: object, kind: type[FedSplitError]
+) -> None:
+    with pytest.raises(kind, match=str(value)) as caught:
+        check(Config.load(tiny, {key: value}))
+    assert caught.value.exit_code == 2
+
+
+def test_dropout_is_a_warning(
+    tiny: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check(Config.load(tiny))
+    assert caplog.records == []
+    config = {**BUILTIN_MODELS["vit-nano"], "attention_probs_dropout_prob": 0.125}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check(Config.load(tiny, {"model.name": str(tmp_path)}))
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "fedsplit.checking")
+    assert "(attention_probs_dropout_prob = 0.125)" in record.getMessage()
+    assert "Set these to 0" in record.getMessage()
+
+
+def test_shards_are_counted_without_their_validation_part() -> None:
+    keys = {"data.partitioner": "iid", "data.validation-fraction": 0.5}  # 40 images each: 20, 20
+    check_shards(Config.load(TINY, {**keys, "batch-size": 20}))
+    with pytest.raises(ConfigError, match="has 20 training images"):
+        check_shards(Config.load(TINY, {**keys, "batch-size": 21}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"strategy": "sequential", "aggregation.name": "Krum"},
+            r"aggregation\.name = 'Krum' has nothing to aggregate.*'sequential'.*'FedAvg'",
+        ),
+        (
+            {"strategy": "full", "split.topology": "u-shaped"},
+            r"topology = 'u-shaped' has no effect with strategy = 'full'",
+        ),
+        (
+            {"split.topology": "u-shaped", "split.cut-layer": 5},
+            r"cut-layer = 5 leaves the server without a stage.*1 to 4\.",
+        ),
+        ({"split.top-layer": 3}, r"top-layer = 3 needs topology = 'u-shaped'"),
+        (
+            {"split.topology": "u-shaped", "split.cut-layer": 3, "split.top-layer": 3},
+            r"top-layer = 3 must be above cut-layer = 3",
+        ),
+        ({"split.topology": "u-shaped", "split.top-layer": 9}, r"\[1, 9\].*1 <= a <= b <= 5"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(FedSplitError, match=message) as caught:
+        check(Config.load(keys))
+    assert caught.value.exit_code == 2
