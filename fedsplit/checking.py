@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -32,7 +33,25 @@ from strategies.clients import sample_size
 _logger = logging.getLogger(__name__)
 
 
-def check(config: Config, *, run: str = "") -> tuple[InputSpec, tuple[str, ...]]:
+class Checked(NamedTuple):
+    """What the checks of a run have found out.
+
+    Attributes
+    ----------
+    model : ResolvedModel
+        The model, without its weights.
+    spec : InputSpec
+        The images that it takes.
+    class_names : tuple[str, ...]
+        Of the data set.
+    """
+
+    model: ResolvedModel
+    spec: InputSpec
+    class_names: tuple[str, ...]
+
+
+def check(config: Config, *, run: str = "") -> Checked:
     """Refuse a config that cannot run, without loading weights.
 
     Parameters
@@ -69,7 +88,7 @@ def check(config: Config, *, run: str = "") -> tuple[InputSpec, tuple[str, ...]]
     if config.split.trainable == "lora":
         load_peft()
     _warn_of_dropout(config, model)
-    return spec, class_names
+    return Checked(model, spec, class_names)
 
 
 def check_shards(config: Config) -> None:

@@ -37,7 +37,7 @@ from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.flower_internals import ClientAppCallable, error_reply
 from fedsplit.input_spec import InputSpec
 from fedsplit.messages import ARRAYS, CONFIG, METRICS, Description, Instructions, Measurements
-from fedsplit.models.resolved import resolve
+from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.references import load_class
 from fedsplit.seeding import generator
 from fedsplit.split.client import SplitSession, attend_rendezvous
@@ -153,19 +153,22 @@ class _Client:
         return load_shard(self.config, self.partition_id, num_clients, self._spec, path)
 
     @cached_property
+    def _model(self) -> ResolvedModel:
+        return resolve(self.config.model.name, run=self.told.run)
+
+    @cached_property
     def _spec(self) -> InputSpec:
-        images = partial(image_size, self.config.data, look=False)
-        return resolve(self.config.model.name, run=self.told.run).input_spec(images)
+        return self._model.input_spec(partial(image_size, self.config.data, look=False))
 
     def empty_model(self) -> ClientModel:
         """Return what this client holds; weights that train have no values yet."""
         return client_model(
             self.config,
+            self._model,
             rule=load_class(self.told.client_rule, key="strategy", kind=ClientRule),
             spec=self._spec,
             num_labels=self.told.num_labels,
             frozen=self.told.frozen_sha256,
-            run=self.told.run,
         )
 
     def model(self) -> ClientModel:

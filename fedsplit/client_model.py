@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from torch import nn
 
+from fedsplit.cache import OnceCache
 from fedsplit.config import Config
-from fedsplit.data.cache import OnceCache
 from fedsplit.errors import ModelError
 from fedsplit.exchanged_state import copy_to_train, frozen_digest
 from fedsplit.initial_model import dtype_of, initial_model
-from fedsplit.models.resolved import ResolvedModel, resolve
+from fedsplit.models.resolved import ResolvedModel
 from fedsplit.models.split import PARTS, hold_parts, join_parts, split_model
 from fedsplit.models.stages import Part
 from fedsplit.models.trainable import freeze_unused, unused_weights_of
@@ -58,7 +58,7 @@ class HeldModel(NamedTuple):
 
 
 def held_model(
-    config: Config, *, split: bool, num_labels: int, frozen: str, run: str = ""
+    config: Config, model: ResolvedModel, *, split: bool, num_labels: int, frozen: str
 ) -> HeldModel:
     """Return what a client holds; weights that train have no values yet.
 
@@ -66,26 +66,25 @@ def held_model(
     ----------
     config : Config
         The run's configuration.
+    model : ResolvedModel
+        The model of `config`.
     split : bool
         Whether the model is split.
     num_labels : int
         Number of classes.
     frozen : str
         The `frozen_digest` of the same weights at the server; empty if nothing is frozen.
-    run : str
-        Identifies the run, see `resolve`.
 
     Raises
     ------
     ModelError
         If the model cannot be loaded, or its frozen weights differ from the server's.
     """
-    model = resolve(config.model.name, run=run)
     if frozen:
         settings = (config.model, config.split, config.lora, config.seed, config.device)
         parts = _with_frozen.get(
             _FrozenKey(model, settings, split, num_labels, frozen),
-            lambda: _make_frozen(config, split, num_labels, frozen, run),
+            lambda: _make_frozen(config, model, split, num_labels, frozen),
         )
         return _hold(*map(copy_to_train, parts))
     parts = _empty(config, model, split, num_labels)
@@ -95,10 +94,11 @@ def held_model(
 
 
 def _make_frozen(
-    config: Config, split: bool, num_labels: int, frozen: str, run: str
+    config: Config, model: ResolvedModel, split: bool, num_labels: int, frozen: str
 ) -> tuple[Part, ...]:
     names = ["bottom", "top"] if config.split.u_shaped else ["bottom"]
-    made = initial_model(config, num_labels=num_labels, run=run, parts=names if split else PARTS)
+    wanted = names if split else PARTS
+    made = initial_model(config, model, num_labels=num_labels, parts=wanted)
     parts = tuple(getattr(made, name) for name in names) if split else (join_parts(*made),)
     if frozen_digest(_hold(*parts).held, unused_weights_of(parts[0])) != frozen:
         all_sent = "; or set split.trainable = 'all', with which weights are sent"

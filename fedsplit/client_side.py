@@ -11,6 +11,7 @@ from fedsplit.client_model import held_model
 from fedsplit.config import Config
 from fedsplit.exchanged_state import trains
 from fedsplit.input_spec import InputSpec
+from fedsplit.models.resolved import ResolvedModel
 from fedsplit.models.split import hold_parts
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.wire import Wire
@@ -46,12 +47,12 @@ class ClientModel(NamedTuple):
 
 def client_model(
     config: Config,
+    model: ResolvedModel,
     *,
     rule: type[ClientRule],
     spec: InputSpec,
     num_labels: int,
     frozen: str,
-    run: str = "",
 ) -> ClientModel:
     """Return what a client holds; weights that train have no values yet.
 
@@ -59,6 +60,8 @@ def client_model(
     ----------
     config : Config
         The run's configuration.
+    model : ResolvedModel
+        The model of `config`.
     rule : type[ClientRule]
         How the client trains.
     spec : InputSpec
@@ -67,8 +70,6 @@ def client_model(
         Classes.
     frozen : str
         The server's `frozen_digest` of the same part.
-    run : str
-        Identifies the run, see `resolve`.
 
     Raises
     ------
@@ -76,16 +77,16 @@ def client_model(
         If the model cannot be loaded, or its frozen weights differ from the server's.
     """
     held, bottom, top = held_model(
-        config, split=rule.splits, num_labels=num_labels, frozen=frozen, run=run
+        config, model, split=rule.splits, num_labels=num_labels, frozen=frozen
     )
     if not rule.splits:
         return ClientModel(rule, held, bottom, None, {}, None)
     wire = make_wire(
         config,
+        model,
         num_labels=num_labels,
         spec=spec,
         cut_gradient=rule.uses_cut_gradient and trains(bottom),
-        run=run,
     )
     added = added_modules(rule, config, smashed=wire.smashed, num_labels=num_labels)
     if added:

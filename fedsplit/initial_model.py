@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from fedsplit.config import Config
-from fedsplit.models.resolved import resolve
+from fedsplit.models.resolved import ResolvedModel
 from fedsplit.models.split import PARTS, SplitModel
 from fedsplit.models.trainable import Lora, train_only
 from fedsplit.seeding import seeded_init
 
 
 def initial_model(
-    config: Config, *, num_labels: int, run: str = "", parts: Sequence[str] = PARTS
+    config: Config, model: ResolvedModel, *, num_labels: int, parts: Sequence[str] = PARTS
 ) -> SplitModel:
     """Load a run's model on its device. Server and clients get the same weights.
 
@@ -22,20 +22,20 @@ def initial_model(
     ----------
     config : Config
         The run's configuration.
+    model : ResolvedModel
+        The model of `config`.
     num_labels : int
         Number of classes.
-    run : str
-        Identifies the run, see `resolve`.
     parts : Sequence[str]
         Which of bottom, trunk and top to load; the others have no storage.
 
     Raises
     ------
     ModelError
-        If there is no such model, or its weights cannot be loaded.
+        If its weights cannot be loaded.
     """
     with seeded_init(config.seed, "model"):
-        model = resolve(config.model.name, run=run).load_parts(
+        loaded = model.load_parts(
             config.split.points,
             device=config.device,
             dtype=dtype_of(config),
@@ -45,12 +45,12 @@ def initial_model(
         )
     with seeded_init(config.seed, "adapters"):
         train_only(
-            (part for name, part in zip(PARTS, model, strict=True) if name in parts),
+            (part for name, part in zip(PARTS, loaded, strict=True) if name in parts),
             config.split.trainable,
             cut_layer=config.split.cut_layer,
             lora=Lora(**dict(config.lora)),
         )
-    return model
+    return loaded
 
 
 def dtype_of(config: Config) -> torch.dtype:

@@ -111,15 +111,15 @@ def prepare(config: Config, *, run: str = "") -> Preparation:
     FedSplitError
         As `check`, and if weights cannot be loaded.
     """
-    spec, class_names = check(config, run=run)
-    model = initial_model(config, num_labels=len(class_names), run=run)
+    found, spec, class_names = check(config, run=run)
+    model = initial_model(config, found, num_labels=len(class_names))
     rule = strategy_class(config.strategy).client_rule
     wire = make_wire(
         config,
+        found,
         num_labels=len(class_names),
         spec=spec,
         cut_gradient=rule.uses_cut_gradient and trains(model.bottom),
-        run=run,
     )
     prepared = Preparation(
         model=model,

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from fedsplit.boundary import Boundary
+from fedsplit.cache import OnceCache
 from fedsplit.channel.frame import Kind
 from fedsplit.config import Config
-from fedsplit.data.cache import OnceCache
 from fedsplit.data.loader import largest_batch
 from fedsplit.errors import ConfigError
 from fedsplit.initial_model import dtype_of
 from fedsplit.input_spec import InputSpec
-from fedsplit.models.resolved import ResolvedModel, resolve
+from fedsplit.models.resolved import ResolvedModel
 from fedsplit.models.split import SplitModel, join_parts, split_model
 from fedsplit.models.stages import boundary
 from fedsplit.models.storage import without_storage
@@ -42,7 +42,7 @@ _boundaries: OnceCache[tuple[Boundary, Boundary | None]] = OnceCache(16)
 
 
 def make_wire(
-    config: Config, *, num_labels: int, spec: InputSpec, cut_gradient: bool, run: str = ""
+    config: Config, model: ResolvedModel, *, num_labels: int, spec: InputSpec, cut_gradient: bool
 ) -> Wire:
     """Return what crosses the channel in a run's steps.
 
@@ -50,14 +50,14 @@ def make_wire(
     ----------
     config : Config
         The run's configuration.
+    model : ResolvedModel
+        The model of `config`.
     num_labels : int
         Classes.
     spec : InputSpec
         The images that the model takes.
     cut_gradient : bool
         Whether the server returns the cut gradient.
-    run : str
-        Identifies the run, see `resolve`.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def make_wire(
         boundaries cannot be determined.
     """
     key = _Key(
-        model=resolve(config.model.name, run=run),
+        model=model,
         points=tuple(config.split.points),
         u_shaped=config.split.u_shaped,
         dtype=dtype_of(config),

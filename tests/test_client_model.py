@@ -11,7 +11,8 @@ from fedsplit.errors import ModelError
 from fedsplit.exchanged_state import exchanged, frozen_digest
 from fedsplit.initial_model import initial_model
 from fedsplit.models import save_model
-from fedsplit.models.split import hold_parts, join_parts
+from fedsplit.models.resolved import resolve
+from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.trainable import unused_weights_of
 from tests.conftest import TINY
 from tests.models.families import zoo
@@ -23,12 +24,16 @@ def _config(**overrides: object) -> Config:
     return Config.load(TINY, {"split.cut-layer": 2, **overrides})
 
 
+def _initial(config: Config) -> SplitModel:
+    return initial_model(config, resolve(config.model.name), num_labels=10)
+
+
 def _held(config: Config, *, split: bool = True, frozen: str | None = None) -> HeldModel:
-    model = initial_model(config, num_labels=10)
+    model = _initial(config)
     own = hold_parts(model.bottom, model.top) if config.split.u_shaped else model.bottom
     whole = own if split else join_parts(*model)
     digest = frozen_digest(whole) if frozen is None else frozen
-    return held_model(config, split=split, num_labels=10, frozen=digest)
+    return held_model(config, resolve(config.model.name), split=split, num_labels=10, frozen=digest)
 
 
 @pytest.mark.parametrize("topology", ["vanilla", "u-shaped"])
@@ -36,7 +41,7 @@ def _held(config: Config, *, split: bool = True, frozen: str | None = None) -> H
 def test_what_is_frozen_is_made_as_the_server_makes_it(mode: str, topology: str) -> None:
     config = _config(split_trainable=mode, split_topology=topology)
     held, bottom, top = _held(config)
-    server = initial_model(config, num_labels=10)
+    server = _initial(config)
     frozen = bottom.state_dict().keys() - exchanged(bottom).keys()
     assert frozen
     assert all(torch.equal(bottom.state_dict()[n], server.bottom.state_dict()[n]) for n in frozen)
@@ -72,10 +77,12 @@ def test_what_the_output_does_not_use_needs_no_checkpoint(split: bool, tmp_path:
     model = zoo.make("dinov2")
     save_model(model, zoo.images_of(model), tmp_path)
     config = _config(model_name=str(tmp_path))
-    start = initial_model(config, num_labels=10)
+    start = _initial(config)
     own = start.bottom if split else join_parts(*start)
     digest = frozen_digest(own, unused_weights_of(start.bottom))
     (tmp_path / "model.safetensors").unlink()
-    held = held_model(config, split=split, num_labels=10, frozen=digest).held
+    held = held_model(
+        config, resolve(config.model.name), split=split, num_labels=10, frozen=digest
+    ).held
     assert set(held.state_dict()) - set(exchanged(held)) == {"dinov2.embeddings.mask_token"}
     assert list(exchanged(held)) == list(exchanged(own))

@@ -20,7 +20,8 @@ from fedsplit.exchanged_state import exchanged
 from fedsplit.flower_internals import arrays_bytes
 from fedsplit.initial_model import initial_model
 from fedsplit.models.loading import input_spec
-from fedsplit.models.split import hold_parts, join_parts
+from fedsplit.models.resolved import resolve
+from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import Part
 from tests.conftest import TINY, Run, distance, weights
 
@@ -39,8 +40,13 @@ def _config(**overrides: object) -> Config:
     return Config.load(TINY, {**SMALL, **overrides})
 
 
+def _initial(**overrides: object) -> SplitModel:
+    config = _config(**overrides)
+    return initial_model(config, resolve(config.model.name), num_labels=10)
+
+
 def _start(mode: str = "all") -> dict[str, Tensor]:
-    model = initial_model(_config(split_trainable=mode), num_labels=10)
+    model = _initial(split_trainable=mode)
     return dict(join_parts(*model).state_dict())
 
 
@@ -114,7 +120,7 @@ def test_the_ledger_shows_what_is_not_sent(run: Run, mode: str, topology: str) -
     if topology == "vanilla":
         assert sync == [0, 0]
         return
-    model = initial_model(_config(split_trainable=mode), num_labels=10)
+    model = _initial(split_trainable=mode)
     names = ["classifier.weight", "classifier.bias"]
     if mode != "lora":
         names = ["vit.layernorm.weight", "vit.layernorm.bias", *names]
@@ -170,7 +176,7 @@ def test_bfloat16_weights_are_synchronised_exactly(run: Run) -> None:
     assert {tensor.dtype for tensor in weights(split).values()} == {torch.bfloat16}
     # Both average in float32 or more; one unit in the last place of 8 bits may differ.
     assert distance(weights(split), weights(full)) < 2**-7
-    bottom = initial_model(_config(model_dtype="bfloat16"), num_labels=10).bottom
+    bottom = _initial(model_dtype="bfloat16").bottom
     assert {t.dtype for t in exchanged(bottom).values()} == {torch.bfloat16}
     down = split.rounds[0]["sync_downlink_bytes"]
     assert down == 2 * arrays_bytes(to_record(exchanged(bottom)))
@@ -213,6 +219,6 @@ def test_autocast_changes_the_server_only_and_keeps_float32(
 
 
 def test_the_client_part_names_its_tensors_as_the_whole() -> None:
-    model = initial_model(_config(split_trainable="lora"), num_labels=10)
+    model = _initial(split_trainable="lora")
     held = exchanged(hold_parts(model.bottom, model.top))
     assert set(held) < set(exchanged(join_parts(*model)))

@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.errors"},
     {
         "fedsplit.boundary",
+        "fedsplit.cache",
         "fedsplit.names",
         "fedsplit.seeding",
         "fedsplit.threads",

@@ -11,6 +11,7 @@ from fedsplit.boundary import Boundary, TensorSpec
 from fedsplit.channel.frame import Kind
 from fedsplit.errors import ConfigError
 from fedsplit.models.loading import input_spec
+from fedsplit.models.resolved import resolve
 from fedsplit.split.client_rules import SplitClient
 from fedsplit.split.codecs import Codec, Draw, Packed
 from fedsplit.split.wire import Wire
@@ -36,7 +37,9 @@ class OneLength(Codec):
 
 def _wire(**keys: object) -> Wire:
     config = Config.load({"model.name": "vit-nano", **keys})
-    return make_wire(config, num_labels=10, spec=input_spec("vit-nano"), cut_gradient=True)
+    return make_wire(
+        config, resolve("vit-nano"), num_labels=10, spec=input_spec("vit-nano"), cut_gradient=True
+    )
 
 
 def test_the_wire_measured_without_weights_is_that_of_the_model() -> None:

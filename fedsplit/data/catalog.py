@@ -8,8 +8,8 @@ from pathlib import Path
 
 import datasets
 
+from fedsplit.cache import OnceCache
 from fedsplit.config import DataConfig
-from fedsplit.data.cache import OnceCache
 from fedsplit.data.columns import (
     align_labels,
     as_class_labels,

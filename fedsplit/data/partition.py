@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import datasets
 import numpy as np
 
+from fedsplit.cache import OnceCache
 from fedsplit.config import DataConfig
-from fedsplit.data.cache import OnceCache
 from fedsplit.data.catalog import ImageDataset
 from fedsplit.data.columns import label_array
 from fedsplit.data.sampling import Rows

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 
+from fedsplit.cache import OnceCache
 from fedsplit.config import Config, DataConfig
-from fedsplit.data.cache import OnceCache
 from fedsplit.data.catalog import (
     ImageDataset,
     ImagesKey,

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedsplit.cache import OnceCache
 from fedsplit.errors import ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
-from fedsplit.models.making import Memo
 from fedsplit.names import local_directory
 from fedsplit.references import is_reference
 
@@ -134,8 +133,8 @@ class _Lookup:
 
 
 # A process looks up each id once: a run in progress must not depend on the hub, nor meet another
-# commit. The guard is another one than that of `making`, because a download can take minutes.
-_lookups: Memo[Path] = Memo(64, threading.RLock())
+# commit.
+_lookups: OnceCache[Path] = OnceCache(64)
 
 
 def fetch_configs(model_id: str, cache_dir: str | Path | None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from fedsplit.errors import FedSplitError, ModelError
@@ -17,17 +17,18 @@ Value = TypeVar("Value")
 class Memo(Generic[Value]):
     """Make each value once, and keep a bounded number of them; a failure is not kept.
 
+    A value is made under the process lock; a value that is there is returned without it. That is
+    what `OnceCache` cannot do: a thread that holds the lock already, because it makes another
+    model, would wait there for a thread that waits for the lock.
+
     Parameters
     ----------
     max_values : int
         Where there would be more, the oldest is dropped.
-    guard : AbstractContextManager
-        A reentrant lock, held while a value is made. Values that are there are returned without it.
     """
 
-    def __init__(self, max_values: int, guard: AbstractContextManager[object]) -> None:
+    def __init__(self, max_values: int) -> None:
         self._max_values = max_values
-        self._guard = guard
         self._values: dict[Hashable, Value] = {}
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
@@ -35,7 +36,7 @@ class Memo(Generic[Value]):
         found = self._values.get(key)
         if found is not None:
             return found
-        with self._guard:
+        with process_lock:
             found = self._values.get(key)  # another thread may have made it meanwhile
             if found is None:
                 found = make()

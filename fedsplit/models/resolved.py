@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fedsplit.cache import OnceCache
 from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models import checkpoint
@@ -30,7 +30,6 @@ from fedsplit.models.split import (
 )
 from fedsplit.models.stages import Part
 from fedsplit.models.storage import move_kept_buffers, with_storage
-from fedsplit.seeding import process_lock
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class _ModelKey:
     run: str
 
 
-_models: Memo[ResolvedModel] = Memo(16, threading.RLock())
+_models: OnceCache[ResolvedModel] = OnceCache(16)
 
 
 def resolve(
@@ -123,8 +122,8 @@ class ResolvedModel:
     def __init__(self, source: Source, cache_dir: str | None = None) -> None:
         self.source = source
         self._cache_dir = cache_dir
-        self._skeletons: Memo[nn.Module] = Memo(16, process_lock)
-        self._parts: Memo[SplitModel] = Memo(16, process_lock)
+        self._skeletons: Memo[nn.Module] = Memo(16)
+        self._parts: Memo[SplitModel] = Memo(16)
 
     @property
     def name(self) -> str:

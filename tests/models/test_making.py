@@ -11,7 +11,7 @@ from fedsplit.seeding import seeded_init
 def test_a_memo_keeps_its_newest_values() -> None:
     """Break it: drop the newest value, or keep all."""
     made: list[int] = []
-    memo: Memo[int] = Memo(2, threading.RLock())
+    memo: Memo[int] = Memo(2)
 
     def make(key: int) -> int:
         made.append(key)

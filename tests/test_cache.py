@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fedsplit.data.cache import OnceCache
+from fedsplit.cache import OnceCache
 
 
 def test_threads_that_ask_at_once_get_one_value_made_once() -> None:
