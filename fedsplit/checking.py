@@ -173,6 +173,12 @@ def _check_strategy(config: Config) -> None:
             f"split.topology = 'u-shaped' has no effect with strategy = '{config.strategy}', which "
             "does not split. Leave it at 'vanilla', or choose a strategy that splits."
         )
+    if config.split.u_shaped and not strategy.client_rule.works_u_shaped:
+        raise ConfigError(
+            f"split.topology = 'u-shaped' does not work with strategy = '{config.strategy}', whose "
+            f"client rule {strategy.client_rule.__name__} sends labels to the server. Set it to "
+            "'vanilla'."
+        )
     if strategy.update_rule is None and config.model.autocast != "none":
         raise ConfigError(
             f"model.autocast = '{config.model.autocast}' is for the split server, and strategy = "

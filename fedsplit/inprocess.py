@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +24,7 @@ from fedsplit.config import Config, with_clients
 from fedsplit.data.run import reading
 from fedsplit.flower_internals import Run, error_reply, task_identity
 from fedsplit.models.split import SplitModel
-from fedsplit.server_app import Continuation, Engine, run_server
+from fedsplit.server_app import NEW_RUN, Continuation, Engine, run_server
 from fedsplit.snapshot import Snapshot
 
 IN_PROCESS = Engine("inprocess", lambda host, config: DirectChannel(host))
@@ -83,12 +83,7 @@ def simulate(config: Config | Mapping[str, object] | str | Path, **overrides: ob
     return run_in_process(Config.load(config, overrides))
 
 
-def run_in_process(
-    config: Config,
-    *,
-    state: Snapshot | None = None,
-    keep: Callable[[int, Callable[[], Snapshot]], object] = lambda server_round, state: None,
-) -> Result:
+def run_in_process(config: Config, continuation: Continuation = NEW_RUN) -> Result:
     """Run a config in this process, from its beginning or from the state after some round.
 
     Runs in several threads of a process take turns: torch's number of threads and its global
@@ -98,11 +93,8 @@ def run_in_process(
     ----------
     config : Config
         What to run.
-    state : Snapshot | None
-        What `keep` was given after some round of the same config; None = begin the run.
-    keep : Callable[[int, Callable[[], Snapshot]], object]
-        Called after every round with its number and a function that returns the state (see
-        `fedsplit.server_app.Continuation`).
+    continuation : Continuation
+        How the run's state is kept, and what to continue from.
 
     Raises
     ------
@@ -117,13 +109,13 @@ def run_in_process(
         InProcessGrid(checked) as grid,
     ):
         check_shards(checked)
-        if state is not None:
-            grid.load_state_dict(state["clients"])
+        if continuation.state is not None:
+            grid.load_state_dict(continuation.state["clients"])
 
         def keep_all(server_round: int, of_server: Callable[[], Snapshot]) -> None:
-            keep(server_round, lambda: {**of_server(), "clients": grid.state_dict()})
+            continuation.keep(server_round, lambda: {**of_server(), "clients": grid.state_dict()})
 
-        outcome = run_server(grid, checked, IN_PROCESS, Continuation(state, keep_all))
+        outcome = run_server(grid, checked, IN_PROCESS, replace(continuation, keep=keep_all))
     return Result(outcome.rounds, outcome.summary, outcome.model, outcome.run_directory.path)
 
 

@@ -81,6 +81,10 @@ class Continuation:
     keep: Callable[[int, Callable[[], Snapshot]], object] = lambda server_round, state: None
 
 
+NEW_RUN = Continuation()
+"""A run that begins, and keeps nothing."""
+
+
 def open_grpc(host: SessionHost, config: Config) -> Channel:
     """Listen where the config says; each open stream holds a thread."""
     return GrpcChannel(host, address=config.channel.address, max_streams=1024)
@@ -106,7 +110,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def run_server(
-    grid: Grid, config: Config, engine: Engine, continuation: Continuation = Continuation()
+    grid: Grid, config: Config, engine: Engine, continuation: Continuation = NEW_RUN
 ) -> Outcome:
     """Run every round of a config over the nodes of a grid.
 

@@ -73,6 +73,13 @@ def test_shards_are_counted_without_their_validation_part() -> None:
             {"split.topology": "u-shaped", "split.cut-layer": 3, "split.top-layer": 3},
             r"top-layer = 3 must be above cut-layer = 3",
         ),
+        (
+            {
+                "strategy": "tests.extensions.local_loss:LocalLoss",
+                "split.topology": "u-shaped",
+            },
+            r"'u-shaped' does not work with .*LocalLossClient sends labels.*'vanilla'",
+        ),
         ({"split.topology": "u-shaped", "split.top-layer": 9}, r"\[1, 9\].*1 <= a <= b <= 5"),
     ],
 )

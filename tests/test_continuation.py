@@ -8,6 +8,7 @@ import pytest
 
 from fedsplit import Config
 from fedsplit.inprocess import run_in_process
+from fedsplit.server_app import Continuation
 from fedsplit.snapshot import Snapshot, from_bytes, to_bytes
 from tests.conftest import TINY, Run, distance, weights
 
@@ -52,9 +53,9 @@ def test_a_continued_run_ends_bit_for_bit_as_an_unbroken_one(
     def keep(server_round: int, state: Callable[[], Snapshot]) -> None:
         kept[server_round] = to_bytes(state())
 
-    unbroken = run_in_process(config, keep=keep)
+    unbroken = run_in_process(config, Continuation(keep=keep))
     assert sorted(kept) == [1, 2, 3]
-    continued = run_in_process(config, state=from_bytes(kept[2]))
+    continued = run_in_process(config, Continuation(from_bytes(kept[2])))
 
     assert distance(weights(unbroken), weights(continued)) == 0.0
     timeless = [key for key in unbroken.rounds[0] if not key.endswith("seconds")]
@@ -69,5 +70,6 @@ def test_keeping_the_state_changes_nothing(run: Run, tiny: dict[str, object]) ->
     """Break it: let `state_dict` return the optimizer's own tensors, changed while written."""
     plain = run(strategy="sflv2")
     config = Config.load(TINY, {**tiny, "strategy": "sflv2"})
-    watched = run_in_process(config, keep=lambda server_round, state: to_bytes(state()))
+    keeping = Continuation(keep=lambda server_round, state: to_bytes(state()))
+    watched = run_in_process(config, keeping)
     assert distance(weights(plain), weights(watched)) == 0.0

@@ -9,6 +9,7 @@ import pytest
 
 from fedsplit import Config, Result, simulate
 from fedsplit.inprocess import run_in_process
+from fedsplit.server_app import Continuation
 from fedsplit.snapshot import Snapshot
 from tests.conftest import TINY, distance, weights
 
@@ -35,7 +36,7 @@ def test_a_run_waits_for_that_of_another_thread_and_ends_as_it_does_alone(
         assert not (tmp_path / "second").exists()
 
     with ThreadPoolExecutor(1) as threads:
-        together = [run_in_process(config(7, "first"), keep=begin_another)]
+        together = [run_in_process(config(7, "first"), Continuation(keep=begin_another))]
         together.append(second[0].result())
     for seed, result in zip((7, 8), together, strict=True):
         alone = simulate(config(seed, "alone"))

@@ -72,6 +72,8 @@ class ClientRule(ABC):
     """Whether the server returns the cut gradient."""
     sends_every_batch: ClassVar[bool] = True
     """Whether every batch reaches the split server, which then checks the number of examples."""
+    works_u_shaped: ClassVar[bool] = True
+    """Whether it works in the U-shaped topology, where labels and top stay with the client."""
     metrics: ClassVar[tuple[Field, ...]] = ()
     """What `measured` reports of each round of training."""
 

@@ -42,16 +42,14 @@ class _NoDefence(Defence):
 NO_DEFENCE = _NoDefence()
 
 
-def load_defence(name: str, *, key: str = "defence.name") -> Defence:
-    """Return the defence that a config key names.
+def load_defence(name: str) -> Defence:
+    """Return the defence that `defence.name` names.
 
     Parameters
     ----------
     name : str
         ``none``, or ``package.module:name`` of a `Defence` or of a function or class that makes
         one without arguments.
-    key : str
-        The config key, for the message.
 
     Raises
     ------
@@ -60,4 +58,4 @@ def load_defence(name: str, *, key: str = "defence.name") -> Defence:
     """
     if name == NO_DEFENCE_NAME:
         return NO_DEFENCE
-    return load_instance(name, key=key, kind=Defence)
+    return load_instance(name, key="defence.name", kind=Defence)

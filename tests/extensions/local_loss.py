@@ -40,6 +40,7 @@ class LocalLossClient(SplitClient):
 
     uses_cut_gradient = False
     sends_every_batch = False
+    works_u_shaped = False
     metrics = (Metric("sent_batches", "batches sent", over_clients="sum", over_rounds="sum"),)
     every: int = 2
 
