@@ -67,7 +67,7 @@ hooks: setup ## run the pre-commit hooks at every commit
 	$(UV_RUN) pre-commit install
 
 setup: | $(filter $(TOOLS)/%,$(UV)) ## the locked environment in .venv
-	@$(UV) sync --frozen --quiet
+	@$(UV) sync --frozen --quiet --group dev
 
 clean: ## remove the environment, the tools and all caches
 	rm -rf .venv $(TOOLS) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -23,8 +23,10 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
+from flwr.supercore.exit.exit_handler import registered_exit_handlers
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.run import Run
+from flwr.supercore.superexec.dependency_installer import cleanup_app_runtime_environment
 from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "arrays_bytes",
     "error_reply",
     "mean_of_metrics",
+    "report_before_cleanup",
     "task_identity",
     "widen_simulation",
 ]
@@ -70,6 +73,21 @@ def arrays_bytes(arrays: ArrayRecord) -> int:
 def mean_of_metrics(contents: list[RecordDict], weighted_by: str) -> MetricRecord:
     """Return the mean of every metric, weighted by one of them, as Flower's strategies do."""
     return aggregate_metricrecords(contents, weighted_by)
+
+
+def report_before_cleanup() -> None:
+    """Let this process report the end of its run before it deletes the run's environment.
+
+    Flower 1.41 calls what is registered for the end of a process in reverse order, and ends the
+    process after 5 seconds. Deleting an environment that holds torch can take longer. The end is
+    then never reported, and a finished run counts as failed a minute later ("No heartbeat
+    received from the task").
+
+    The ServerApp calls this when it begins. Without an environment of the run's own, nothing
+    changes.
+    """
+    deletes = cleanup_app_runtime_environment.__module__
+    registered_exit_handlers.sort(key=lambda found: found.exit_handler.__module__ != deletes)
 
 
 def widen_simulation() -> None:

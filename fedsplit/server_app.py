@@ -25,7 +25,7 @@ from fedsplit.data.run import reading
 from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
 from fedsplit.experiment import Experiment, Outcome
-from fedsplit.flower_internals import widen_simulation
+from fedsplit.flower_internals import report_before_cleanup, widen_simulation
 from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
 from fedsplit.preparation import Preparation, prepare
@@ -97,6 +97,7 @@ FLOWER = Engine("flower", open_grpc, widen_simulation)
 def main(grid: Grid, context: Context) -> None:
     """Run the app for ``flwr run``."""
     logging.getLogger("flwr").addFilter(_without_traceback)
+    report_before_cleanup()
     config = Config.from_flat(context.run_config, source="The run config")
     run_server(grid, config, FLOWER)
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -18,6 +19,8 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.server.superlink.fleet.vce import vce_api
 from flwr.server.superlink.fleet.vce.metrics import VceMetrics
 from flwr.serverapp import Grid
+from flwr.supercore.exit import exit_handler
+from flwr.supercore.superexec import dependency_installer
 
 from fedsplit.flower_internals import (
     ClientAppCallable,
@@ -26,6 +29,7 @@ from fedsplit.flower_internals import (
     arrays_bytes,
     error_reply,
     mean_of_metrics,
+    report_before_cleanup,
     task_identity,
     widen_simulation,
 )
@@ -128,6 +132,44 @@ def test_a_pool_that_is_at_work_already_is_widened() -> None:
     """
     threading.Timer(0.5, widen_simulation).start()
     assert _clients_that_met(patience_seconds=30) == list(range(CLIENTS))
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[str]]:
+    """Return what a process of Flower's does at its end, in order."""
+    environment = tmp_path / "environment"
+    done: list[str] = []
+    registered: list[object] = []
+
+    def clean(directory: Path) -> None:
+        assert directory == environment
+        done.append("clean")
+
+    monkeypatch.setattr(exit_handler, "registered_exit_handlers", registered)
+    monkeypatch.setattr("fedsplit.flower_internals.registered_exit_handlers", registered)
+    monkeypatch.setattr(dependency_installer, "cleanup_app_runtime_environment", clean)
+    exit_handler.add_exit_handler(lambda: done.append("disconnect"))
+    exit_handler.add_exit_handler(lambda: done.append("report"))
+    dependency_installer._register_runtime_env_cleanup(environment)
+
+    def end() -> list[str]:
+        exit_handler.trigger_exit_handlers(run_before_force_exit=False)
+        return done
+
+    return end
+
+
+def test_a_run_reports_its_end_before_its_environment_is_deleted(
+    ended: Callable[[], list[str]],
+) -> None:
+    """Break it: sort the other way."""
+    report_before_cleanup()
+    assert ended() == ["report", "disconnect", "clean"]
+
+
+def test_flower_alone_deletes_the_environment_first(ended: Callable[[], list[str]]) -> None:
+    """If this fails, Flower reports first itself, and `report_before_cleanup` can go."""
+    assert ended() == ["clean", "report", "disconnect"]
 
 
 def test_importing_fedsplit_changes_nothing_in_flower() -> None:
