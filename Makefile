@@ -22,10 +22,10 @@ UV_RUN := $(UV) run --no-sync
 # libraries again: 13 s instead of 3 s to import fedsplit. The tests start about a hundred.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup run test lint format typecheck bench browser notebooks hooks clean
+.PHONY: help setup run test lint format typecheck bench test-packages notebooks hooks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: setup ## the main job: ten clients train a split ViT through `flwr run` (ARGS="..." adds options)
 	$(UV_RUN) fedsplit run . --num-clients 10 $(ARGS)
@@ -55,10 +55,11 @@ format: setup ## apply ruff's fixes and formatting
 bench: setup ## measure training throughput against a plain loop (BENCH=overhead: that of a whole run)
 	$(UV_RUN) python -m benchmarks.$(BENCH) $(ARGS)
 
-browser: ## install Chromium, which the tests of reports use (Debian or Ubuntu, as root)
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
-	    apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -yqq chromium fonts-dejavu-core >/dev/null; }
+test-packages: ## install the Debian packages without which tests are skipped: Chromium, Fashion-MNIST (as root)
+	@{ command -v chromium chromium-browser google-chrome >/dev/null && \
+	    [ -d /usr/share/datasets/fashion-mnist ]; } || { \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -yqq \
+	        chromium fonts-dejavu-core dataset-fashion-mnist >/dev/null; }
 
 notebooks: setup ## execute the notebooks, and keep their outputs
 	$(UV_RUN) python -m notebooks.execute $(ARGS)
