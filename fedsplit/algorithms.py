@@ -7,7 +7,7 @@ from pathlib import Path
 import strategies
 from fedsplit.errors import ConfigError
 from fedsplit.fields import declare
-from fedsplit.references import is_reference, load_class
+from fedsplit.references import is_reference, load_class, reference_to
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.rules import UpdateRule
 
@@ -57,5 +57,47 @@ def strategy_class(name: str) -> type[FederatedStrategy]:
             f"{getattr(found.update_rule, '__name__', None)}. A client rule that splits the model "
             "needs an update rule, and any other client rule needs update_rule = None."
         )
+    _check_halves(name, found)
     declare(found.metrics())
     return found
+
+
+def _check_halves(name: str, found: type[FederatedStrategy]) -> None:
+    """Refuse what would be ignored, or run otherwise than the class says."""
+    rule, update = found.client_rule, found.update_rule
+    own = found.aggregate_train is not FederatedStrategy.aggregate_train
+    of_server = () if update is None else update.metrics
+    twice = {metric.key for metric in rule.metrics} & {metric.key for metric in of_server}
+    fault = ""
+    if not _is_found_by_name(rule):
+        fault = (
+            f"client_rule = {reference_to(rule)}, but that name does not lead to this class. "
+            "Clients find their rule by its name: define it at the top level of a module. If it "
+            "was defined again, define or reload the strategy after it"
+        )
+    elif not found.aggregates and not own:
+        fault = (
+            "aggregates = False, but aggregates in its aggregate_train. Override that method, or "
+            "leave aggregates = True"
+        )
+    elif rule.keeps_weights and not own:
+        fault = (
+            f"a client rule with keeps_weights = True, {rule.__name__}, but sends and averages "
+            "weights. Derive it from strategies.sflv3.SFLV3"
+        )
+    elif found.pooled and update is not None:
+        fault = "pooled = True, which has no effect with an update rule. Set update_rule = None"
+    elif twice:
+        fault = (
+            f"the metric {min(twice)!r} in both its rules, of which only one could be recorded. "
+            "Rename one"
+        )
+    if fault:
+        raise ConfigError(f"strategy = '{name}' has {fault}.")
+
+
+def _is_found_by_name(rule: type[ClientRule]) -> bool:
+    try:
+        return load_class(reference_to(rule), key="strategy", kind=ClientRule) is rule
+    except ConfigError:
+        return False

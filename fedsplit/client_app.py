@@ -34,6 +34,7 @@ from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, ConfigError, FedSplitError
 from fedsplit.exchanged_state import exchanged, load_exchanged
+from fedsplit.fields import checked_values
 from fedsplit.flower_internals import ClientAppCallable, error_reply
 from fedsplit.input_spec import InputSpec
 from fedsplit.messages import ARRAYS, CONFIG, METRICS, Description, Instructions, Measurements
@@ -242,7 +243,7 @@ class _Client:
             loss=result.loss,
             accuracy=result.accuracy,
             channel_seconds=self._channel_seconds,
-            metrics={} if rule is None else _declared(rule),
+            metrics={} if rule is None else _measured(rule),
         )
         content = RecordDict({METRICS: measured.to_record()})
         if arrays:  # a client with nothing to train returns no weights
@@ -250,16 +251,8 @@ class _Client:
         return Message(content, reply_to=self._message)
 
 
-def _declared(rule: ClientRule) -> dict[str, float]:
-    """Return a rule's metrics, which must be those that it declares."""
-    measured = dict(rule.measured())
-    declared = {field.key for field in rule.metrics}
-    if set(measured) != declared:
-        raise ConfigError(
-            f"The client rule {type(rule).__name__} measures {sorted(measured)}, but its metrics "
-            f"declare {sorted(declared)}. Return exactly the declared keys from measured()."
-        )
-    return {key: float(value) for key, value in measured.items()}
+def _measured(rule: ClientRule) -> dict[str, float]:
+    return checked_values(rule.measured(), rule.metrics, rule=type(rule))
 
 
 def _partition_id(context: Context) -> int:

@@ -62,9 +62,11 @@ def restore_optimizer(state: RecordDict, optimizer: Optimizer) -> None:
 
 
 def keep_rule(state: RecordDict, rule: ClientRule) -> None:
-    """Keep what a client rule keeps, if anything."""
+    """Keep what a client rule keeps: nothing of an earlier round, if it returns nothing."""
     if kept := rule.state_dict():
         _keep(state, _RULE, kept)
+    else:
+        state.pop(_RULE, None)
 
 
 def restore_rule(state: RecordDict, rule: ClientRule) -> None:

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsplit.arrays import to_compute
 from fedsplit.errors import RunError
-from fedsplit.fields import Field
+from fedsplit.fields import Field, checked_values
 from fedsplit.flower_internals import arrays_bytes
 from fedsplit.links import link_of
 from fedsplit.messages import ACCURACY, ARRAYS, LOSS
@@ -281,7 +281,8 @@ class FederatedStrategy(Strategy):
         if self.server is None:
             return
         self.server.close_round(answered.weights)
-        self._note(**self.server.rule.measured())
+        rule = self.server.rule
+        self._note(**checked_values(rule.measured(), rule.metrics, rule=type(rule)))
 
     def _note_train(self, server_round: int, answers: Sequence[Answered]) -> None:
         """Note what a round's answers cost; a round without a good answer ends the run."""

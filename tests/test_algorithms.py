@@ -3,16 +3,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from flwr.app import ArrayRecord, Message, MetricRecord
 
 import strategies
 from fedsplit import Config
 from fedsplit.algorithms import strategy_class
 from fedsplit.checking import check
 from fedsplit.errors import ConfigError
-from fedsplit.split.client_rules import WholeModel
+from fedsplit.split.client_rules import OwnBottom, WholeModel
 from fedsplit.split.copies import PerParticipantCopies
 from strategies.base import FederatedStrategy
 from strategies.sflv1 import SFLV1
@@ -95,3 +98,75 @@ def test_a_package_of_the_users_called_strategies_is_refused(tmp_path: Path) -> 
     assert "'strategies' of fedsplit is hidden" in done.stderr
     assert str(tmp_path / "strategies") in done.stderr
     assert "Rename" in done.stderr
+
+
+class _Server(PerParticipantCopies):
+    metrics = LocalLoss.client_rule.metrics
+
+
+class Unaggregated(SFLV1):
+    """Says that it does not aggregate, and does."""
+
+    aggregates = False
+
+
+class Keeping(SFLV1):
+    """Averages what its clients keep."""
+
+    client_rule = OwnBottom
+
+
+class Pooled(SFLV1):
+    """Says that it pools images, and splits."""
+
+    pooled = True
+
+
+class Twice(LocalLoss):
+    """Measures one metric at both ends."""
+
+    update_rule = _Server
+
+
+class OwnAggregation(SFLV1):
+    """Does what it says."""
+
+    aggregates = False
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        return None, None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Unaggregated", "aggregates = False, but aggregates in its aggregate_train. Override"),
+        ("Keeping", "keeps_weights = True, OwnBottom.*Derive it from strategies.sflv3.SFLV3"),
+        ("Pooled", "pooled = True, which has no effect with an update rule"),
+        ("Twice", "the metric 'sent_batches' in both its rules"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(name: str, words: str) -> None:
+    """Break it: run them; each gives the numbers of another algorithm."""
+    with pytest.raises(ConfigError, match=words):
+        strategy_class(f"{__name__}:{name}")
+    assert strategy_class(f"{__name__}:OwnAggregation") is OwnAggregation
+
+
+def test_a_client_rule_that_was_defined_again_after_its_strategy_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Break it: send the name; server and clients then use two different classes."""
+    module = ModuleType("own_notebook")
+    monkeypatch.setitem(sys.modules, "own_notebook", module)
+    code = "from fedsplit.split.client_rules import SplitClient\nclass Mine(SplitClient): pass\n"
+    strategy = "from strategies.sflv1 import SFLV1\nclass S(SFLV1): client_rule = Mine\n"
+    exec(code + strategy, vars(module))
+    assert strategy_class("own_notebook:S").client_rule is module.Mine
+    exec(code, vars(module))
+    with pytest.raises(ConfigError, match=r"own_notebook:Mine, but that name does not lead to"):
+        strategy_class("own_notebook:S")
+    exec(strategy, vars(module))
+    assert strategy_class("own_notebook:S").client_rule is module.Mine

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from flwr.app import RecordDict
@@ -9,9 +11,18 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from fedsplit.arrays import to_record
-from fedsplit.client_state import keep_optimizer, keep_weights, kept_weights, restore_optimizer
+from fedsplit.client_state import (
+    keep_optimizer,
+    keep_rule,
+    keep_weights,
+    kept_weights,
+    restore_optimizer,
+    restore_rule,
+)
 from fedsplit.errors import RunError
 from fedsplit.seeding import seeded_init
+from fedsplit.snapshot import Snapshot
+from fedsplit.split.client_rules import ClientSide, WholeModel
 from fedsplit.split.training import Training
 from tests.split.toys import (
     assert_same_bits,
@@ -139,3 +150,32 @@ def test_weights_and_optimizer_are_kept_side_by_side() -> None:
     again = optimizer_of(model.parameters(), config_of(optimizer="adam"))
     restore_optimizer(state, again)
     assert [float(values["step"]) for values in again.state.values()] == [1.0] * 6
+
+
+class _Stateful(WholeModel):
+    kept: Snapshot = {}
+
+    def state_dict(self) -> Snapshot:
+        return self.kept
+
+    def load_state_dict(self, state: Snapshot) -> None:
+        self.kept = state
+
+
+def test_a_rule_that_keeps_nothing_clears_what_it_kept_before() -> None:
+    """Break it: keep only what is not empty; the state of an earlier round then comes back."""
+    state = RecordDict()
+    rule, later = _rule({"pending": 1}), _rule({})
+    keep_rule(state, rule)
+    restore_rule(state, later)
+    assert later.kept == {"pending": 1}
+    keep_rule(state, _rule({}))
+    last = _rule({"fresh": True})
+    restore_rule(state, last)
+    assert last.kept == {"fresh": True}
+
+
+def _rule(kept: Snapshot) -> _Stateful:
+    rule = _Stateful(cast("ClientSide", None))
+    rule.kept = kept
+    return rule

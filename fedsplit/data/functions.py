@@ -54,5 +54,10 @@ def call_function(name: str) -> dict[str, datasets.Dataset]:
                 f"The function '{name}' (data.name) returned {type(rows).__name__} as the split "
                 f"'{split}'. {_WANTED}"
             )
-    # A format or transform of the user's own would change what the rows hold.
+        if rows.format["type"] == "custom":
+            raise DataError(
+                f"The function '{name}' (data.name) returned the split '{split}' with a transform, "
+                "which would not be applied. Write its result into the rows with map()."
+            )
+    # A format, such as "torch", would change the type of what the rows hold.
     return {str(split): rows.with_format(None) for split, rows in returned.items()}

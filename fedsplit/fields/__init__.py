@@ -6,7 +6,14 @@ own, and `aggregation.py` adds values up over clients and rounds.
 
 from fedsplit.fields.aggregation import as_number, combine, over_rounds
 from fedsplit.fields.field import BuiltIn, Field, Place
-from fedsplit.fields.metric import DECLARED_KEY, METRICS_GROUP, Metric, declare, declared_in
+from fedsplit.fields.metric import (
+    DECLARED_KEY,
+    METRICS_GROUP,
+    Metric,
+    checked_values,
+    declare,
+    declared_in,
+)
 from fedsplit.fields.table import (
     BYTE_KEYS,
     FIELDS,
@@ -38,6 +45,7 @@ __all__ = [
     "Place",
     "Purpose",
     "as_number",
+    "checked_values",
     "combine",
     "declare",
     "declared_in",

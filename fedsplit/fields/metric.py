@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -18,8 +19,9 @@ METRICS_GROUP = "metrics"
 LONGEST_LABEL = 60
 LONGEST_UNIT = 16
 
-# results.csv has the last two as columns of its own, beside the keys of the summary.
-_RESERVED = frozenset({*FIELDS, DECLARED_KEY, "setting", "label"})
+# What every reply measures beside a rule's metrics; and what results.csv has as columns of its own,
+# beside the keys of the summary.
+_RESERVED = frozenset({*FIELDS, DECLARED_KEY, "loss", "accuracy", "setting", "label"})
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,45 @@ def declare(metrics: Iterable[Field]) -> tuple[Metric, ...]:
                 "or rename one."
             )
     return tuple(found.values())
+
+
+def checked_values(measured: object, metrics: Iterable[Field], *, rule: type) -> dict[str, float]:
+    """Return what a rule has measured, as numbers.
+
+    Parameters
+    ----------
+    measured : object
+        What its ``measured()`` returned.
+    metrics : Iterable[Field]
+        What it declares.
+    rule : type
+        Its class, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If there are more or fewer values than declared, or one is not a finite number.
+    """
+    declared = {field.key for field in metrics}
+    if not isinstance(measured, Mapping) or set(measured) != declared:
+        found = sorted(measured) if isinstance(measured, Mapping) else measured
+        raise ConfigError(
+            f"The rule {rule.__name__} measures {found}, but its metrics declare "
+            f"{sorted(declared)}. Return exactly the declared keys from measured()."
+        )
+    return {key: _number(key, value, rule) for key, value in measured.items()}
+
+
+def _number(key: str, value: object, rule: type) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, str) or not math.isfinite(number):
+        raise ConfigError(
+            f"The rule {rule.__name__} measures {key} = {value!r}. Return a finite number."
+        )
+    return number
 
 
 def declared_in(summary: Mapping[str, Any]) -> tuple[Metric, ...]:

@@ -75,7 +75,7 @@ def _training_step(part: nn.Module, example: State) -> tuple[int, State]:
     part.eval()
     # Without fused attention: on the meta device, attention is then its two matrix products.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        output = part(example)
+        output = part(each(example, torch.clone))  # a part may begin with an in-place operation
         ends = [t for t in tensors_of(output) if t.requires_grad]
         if ends:
             torch.autograd.backward(ends, [torch.empty_like(t) for t in ends])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsplit.boundary import State
+from fedsplit.boundary import State, each
 from fedsplit.models.stages import storage_free_copy
 from fedsplit.results.flops import images_on_meta, leaves_on_meta, tensors_of
 from fedsplit.results.fused_attention import FusedAttention
@@ -119,7 +119,8 @@ def _saved_bytes(part: nn.Module, state: State) -> tuple[int, State]:
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with torch.enable_grad(), hooks, FusedAttention():
-        output = part(state)
+        # Copies, as in a step: a part may begin with an in-place operation.
+        output = part(each(state, torch.clone))
     assert all(tensor.is_meta for tensor in tensors_of(output) if tensor.is_floating_point())
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()), output
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fedsplit.errors import ConfigError
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.snapshot import Snapshot, load_optimizer_state, optimizer_state
 from fedsplit.split.steps import StepResult, score
@@ -76,8 +77,13 @@ def train_batches(
     for images, labels in batches:
         optimizer.zero_grad(set_to_none=True)
         loss = objective(images, labels)
-        if loss.descended.requires_grad:  # else nothing trains here
+        if loss.descended.requires_grad:
             torch.autograd.backward(loss.descended)
+        elif any(group["params"] for group in optimizer.param_groups):
+            raise ConfigError(
+                "The loss of a batch depends on no weight that trains at this client. Return it "
+                "from train_step, and smashed data from a defence, without detach()."
+            )
         before_step()
         training.update(optimizer)
         total.add(loss.reported, len(labels))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsplit.boundary import Boundary, State, TensorSpec, by_name
 from fedsplit.channel.frame import Frame, Kind
+from fedsplit.errors import ConfigError
 from fedsplit.split.checks import all_finite, check_names, check_tensor, check_value, refused
 from fedsplit.split.codecs import Codec, Draw, Packed
 
@@ -89,6 +90,11 @@ class Payload:
             if name not in self._floating
         }
         packed = self.codec.packed(self._floating, batch_size) if self._floating else {}
+        if both := sorted(set(packed) & set(whole)):
+            raise ConfigError(
+                f"The codec {type(self.codec).__name__} names a tensor {both[0]!r}, as the model "
+                "names one that no codec encodes. Choose another name in packed() and encode()."
+            )
         return self._named(packed, whole) | {
             name: Packed(spec.shape_for(batch_size) if spec.shape else torch.Size(), spec.dtype)
             for name, spec in self.scores.items()
@@ -190,9 +196,11 @@ class Payload:
             decoded = self.codec.decode(packed, self._floating, batch_size)
         except Exception as error:  # what hostile values make a codec raise is open-ended
             raise refused(frame, f"cannot be decoded ({error})") from None
+        if set(decoded) != set(self._floating):
+            raise refused(frame, f"decodes to {sorted(decoded)}, not to {sorted(self._floating)}")
         for name, spec in self._floating.items():
-            tensor, shape = decoded.get(name), spec.shape_for(batch_size)
-            if tensor is None or (tensor.shape, tensor.dtype) != (shape, spec.dtype):
+            tensor, shape = decoded[name], spec.shape_for(batch_size)
+            if (tensor.shape, tensor.dtype) != (shape, spec.dtype):
                 raise refused(frame, f"does not decode to '{name}' of {spec.dtype} {list(shape)}")
             # A tensor that came as it is was checked before.
             if tensor is not packed.get(name) and not all_finite(tensor):

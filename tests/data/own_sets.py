@@ -36,3 +36,7 @@ def returns_rows() -> datasets.Dataset:
 
 def returns_lists() -> dict[str, list[int]]:
     return {"train": [0, 1]}
+
+
+def transformed() -> dict[str, datasets.Dataset]:
+    return {name: rows.with_transform(dict) for name, rows in digits().items()}

@@ -50,6 +50,7 @@ def test_the_splits_are_what_the_function_returns() -> None:
         (f"{SETS}:fails", DataError, "failed: OSError: the disk is not mounted"),
         (f"{SETS}:needs_an_argument", DataError, "TypeError.*called without arguments"),
         (f"{SETS}:returns_rows", DataError, r"returned Dataset\. Return a datasets\.DatasetDict"),
+        (f"{SETS}:transformed", DataError, "split 'train' with a transform.*map"),
         (f"{SETS}:returns_lists", DataError, "returned list as the split 'train'"),
     ],
 )

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from fedsplit.errors import ConfigError
-from fedsplit.fields import DECLARED_KEY, FIELDS, Field, Metric, declare, declared_in
+from fedsplit.fields import (
+    DECLARED_KEY,
+    FIELDS,
+    Field,
+    Metric,
+    checked_values,
+    declare,
+    declared_in,
+)
 
 NORM = Metric("smashed_norm", "norm of the smashed data")
 SENT = Metric("kept_tokens", "kept tokens", "tokens", over_clients="sum", over_rounds="sum")
@@ -25,7 +35,8 @@ def test_other_keys_than_lower_snake_case_are_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["cut_uplink_bytes", "train_loss", "strategy", "run_directory", DECLARED_KEY, "label"]
+    "key",
+    ["cut_uplink_bytes", "train_loss", "strategy", "run_directory", DECLARED_KEY, "label", "loss"],
 )
 def test_keys_of_built_in_fields_are_refused(key: str) -> None:
     """Break it: reserve the keys of rounds only."""
@@ -89,3 +100,29 @@ def test_a_summary_of_an_older_version_declares_nothing() -> None:
 def test_a_summary_that_describes_no_metrics_is_refused(described: object) -> None:
     with pytest.raises(ConfigError, match=r"declared_metrics = .* does not describe metrics"):
         declared_in({DECLARED_KEY: described})
+
+
+MEASURED = [Metric("norm", "norm"), Metric("hits", "hits")]
+
+
+def test_measured_values_become_numbers() -> None:
+    found = checked_values({"norm": torch.tensor(0.5), "hits": 3}, MEASURED, rule=Metric)
+    assert found == {"norm": 0.5, "hits": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        (None, "The rule Metric measures None, but its metrics declare"),
+        ({}, r"measures \[\], but its metrics declare \['hits', 'norm'\]"),
+        ({"norm": 1.0, "hits": 1, "cut_uplink_bytes": 1}, "measures .*'cut_uplink_bytes'"),
+        ({"norm": math.nan, "hits": 1}, "measures norm = nan. Return a finite number"),
+        ({"norm": "1", "hits": 1}, "measures norm = '1'"),
+        ({"norm": None, "hits": 1}, "measures norm = None"),
+        ({"norm": [1.0], "hits": 1}, r"measures norm = \[1.0\]"),
+    ],
+)
+def test_measured_values_other_than_declared_are_refused(measured: object, words: str) -> None:
+    """Break it: note what an update rule measures unseen; it may be a count of bytes."""
+    with pytest.raises(ConfigError, match=words):
+        checked_values(measured, MEASURED, rule=Metric)

@@ -61,3 +61,9 @@ def make_with_fixed_positions(num_labels: int = 10) -> SplitModel:
 
 def make_nonsense() -> int:
     return 3
+
+
+def make_tied(num_labels: int = 10) -> SplitModel:
+    shared = nn.Linear(64, 64)
+    bottom = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), shared)
+    return SplitModel(bottom, nn.Sequential(nn.ReLU(), shared), nn.Linear(64, num_labels))

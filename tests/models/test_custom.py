@@ -62,6 +62,7 @@ def test_the_bottoms_own_input_spec_counts(monkeypatch: pytest.MonkeyPatch) -> N
         ("tests.models.own:nothing", ConfigError, "cannot be imported.*PYTHONPATH"),
         ("no_such_package.models:make", ConfigError, "cannot be imported"),
         ("tests.models.own:__name__", ModelError, r"is no function; make it return SplitModel\("),
+        ("tests.models.own:make_tied", ModelError, "a bottom and a trunk that share .*weight"),
         ("tests.models.own:make_nonsense", ModelError, r"returned int; make it return SplitM"),
     ],
 )

@@ -113,3 +113,10 @@ def test_count_parameters() -> None:
     tied[1].weight = tied[0].weight
     assert count_parameters(tied) == 16 + 4
     assert count_parameters(nn.Identity()) == 0
+
+
+def test_a_part_may_begin_with_an_operation_in_place() -> None:
+    """Break it: run it on a leaf."""
+    bottom, server_part = linear_parts()
+    inplace = nn.Sequential(nn.ReLU(inplace=True), *server_part)
+    assert part_flops([bottom, inplace], (3,)) == [BOTTOM_FLOPS, SERVER_FLOPS]

@@ -177,3 +177,13 @@ def test_the_part_is_left_as_it_was() -> None:
     assert not model.training
     assert all(p.grad is None and p.device.type == "cpu" for p in model.parameters())
     assert input_spec("vit-nano").height == 28
+
+
+def test_a_part_may_begin_with_an_operation_in_place() -> None:
+    """Its output is kept, as that of the same operation out of place. Break it: run on leaves."""
+
+    def server(*, inplace: bool) -> TrainingMemory:
+        parts = [nn.Linear(3, 5), nn.Sequential(nn.ReLU(inplace=inplace), nn.Linear(5, 7))]
+        return part_memory(parts, (3,), 4, adam)[1]
+
+    assert server(inplace=True) == server(inplace=False)

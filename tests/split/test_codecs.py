@@ -217,7 +217,11 @@ WRONG: dict[str, tuple[object, str]] = {
     "shape": ({**RIGHT, "hidden": torch.zeros(2, 64, 3)}, "does not decode to 'hidden'"),
     "B": ({**RIGHT, "hidden": torch.zeros(3, 3, 64)}, "does not decode to 'hidden'"),
     "dtype": ({**RIGHT, "tap": torch.zeros(4, 48)}, "does not decode to 'tap'"),
-    "missing": ({"hidden": RIGHT["hidden"]}, "does not decode to 'tap'"),
+    "missing": (
+        {"hidden": RIGHT["hidden"]},
+        r"decodes to \['hidden'\], not to \['hidden', 'tap'\]",
+    ),
+    "more": ({**RIGHT, "count": torch.zeros(2)}, r"decodes to \['count', 'hidden', 'tap'\], not"),
     "NaN": (
         {**RIGHT, "tap": torch.full((4, 48), torch.nan).bfloat16()},
         "NaN or infinity in 'tap'",

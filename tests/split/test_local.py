@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
+from fedsplit.errors import ConfigError
 from fedsplit.snapshot import from_bytes, to_bytes
 from fedsplit.split.local import (
     BatchLoss,
@@ -205,13 +206,13 @@ def test_the_descended_loss_and_the_reported_one_may_differ() -> None:
 
 def test_a_loss_without_a_graph_trains_nothing_and_is_reported() -> None:
     """Break it: call `backward` whatever comes; a frozen bottom's round would fail."""
-    model = bottom_of()
+    model = bottom_of().requires_grad_(False)
     before = weights_of(model)
 
     def plain(images: torch.Tensor, labels: torch.Tensor) -> BatchLoss:
         return BatchLoss.of(StepResult(torch.tensor(2.0), torch.tensor(1)))
 
-    optimizer = SGD(model.parameters(), lr=0.1)
+    optimizer = training_of().make_optimizer(model.parameters())
     assert train_batches(batches_of(0, 4, 4), plain, optimizer, training_of()) == (8, 2.0, 0.25)
     assert_same_bits(weights_of(model), before)
 
@@ -235,3 +236,16 @@ def test_pooled_training_continues_from_its_state_bit_for_bit(optimizer: str) ->
     for server_round in (3, 4):
         second.train(server_round)
     assert_same_bits(weights_of(second.model), weights_of(whole.model))
+
+
+def test_a_loss_that_leaves_the_graph_is_refused_where_weights_are_to_train() -> None:
+    """Break it: train nothing without a word, as where all is frozen."""
+    model = bottom_of()
+
+    def detached(images: torch.Tensor, labels: torch.Tensor) -> BatchLoss:
+        result = score(model(images).detach(), labels % 4)
+        return BatchLoss(result.loss, result)
+
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigError, match=r"depends on no weight that trains.*without detach"):
+        train_batches(batches_of(0, 4), detached, optimizer, training_of())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor
 
 from fedsplit.boundary import Boundary, TensorSpec, by_name
 from fedsplit.channel.frame import Frame, Kind
-from fedsplit.errors import ChannelError
-from fedsplit.split.codecs import IDENTITY
+from fedsplit.errors import ChannelError, ConfigError
+from fedsplit.split.codecs import IDENTITY, Packed
 from fedsplit.split.payload import Content, Payload
 from tests.split.toy_codecs import Flat, Int8
 
@@ -177,3 +179,16 @@ def test_integers_that_the_image_size_fixes_stay_where_modules_read_them() -> No
     moved = {name: tensor.is_meta for name, tensor in by_name(found.state).items()}
     assert moved == {"hidden": True, "size": False, "place": True}
     assert list(moved) == ["hidden", "size", "place"]
+
+
+class Clashing(Flat):
+    """Calls its tensor as the boundary calls its integers."""
+
+    def packed(self, tensors: Mapping[str, TensorSpec], batch_size: int) -> dict[str, Packed]:
+        return {"count": Packed(torch.Size([batch_size]), torch.float32)}
+
+
+def test_a_codec_cannot_name_a_tensor_as_one_that_it_does_not_encode() -> None:
+    """Break it: let the codec's replace it; the server then computes with other integers."""
+    with pytest.raises(ConfigError, match=r"Clashing names a tensor 'count'.*another name"):
+        Payload("cut.", MIXED, Clashing()).frame(Kind.SMASHED_DATA, 2)

@@ -37,6 +37,7 @@ class CustomLibrary:
         if not (isinstance(made, tuple) and len(made) == 3):
             raise ModelError(f"The function '{name}' returned {type(made).__name__}; {_EXAMPLE}.")
         model = JoinedModel(*made, factory=name)
+        _check_apart(name, model)
         class_names = tuple(source.config.get("class_names", ()))
         if num_labels in (None, len(class_names)):
             model.class_names = class_names
@@ -97,6 +98,19 @@ class CustomLibrary:
 
 
 LIBRARY = CustomLibrary()
+
+
+def _check_apart(name: str, model: JoinedModel) -> None:
+    """Refuse a parameter in two parts: client and server would train two copies of it."""
+    part_of: dict[int, str] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        part, _, rest = path.partition(".")
+        first = part_of.setdefault(id(parameter), part)
+        if first != part and parameter.requires_grad:
+            raise ModelError(
+                f"The function '{name}' returned a {first} and a {part} that share the parameter "
+                f"{rest}. Each part would train its own copy: give each a module of its own."
+            )
 
 
 def _load_function(name: str) -> Callable[..., Any]:
