@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from inspect import isabstract
 from pathlib import Path
 
 import strategies
 from fedsplit.errors import ConfigError
 from fedsplit.fields import declare
 from fedsplit.references import is_reference, load_class, reference_to
-from fedsplit.split.client_rules import ClientRule
+from fedsplit.split.client_rules import ClientRule, SplitClient
+from fedsplit.split.concatenated import Concatenated
+from fedsplit.split.in_turn import InTurn
 from fedsplit.split.rules import UpdateRule
 
 
@@ -43,57 +47,41 @@ def strategy_class(name: str) -> type[FederatedStrategy]:
     if not is_reference(name):
         return strategies.STRATEGIES[name]
     found = load_class(name, key="strategy", kind=FederatedStrategy)
-    for half, kind in (("client_rule", ClientRule), ("update_rule", UpdateRule)):
-        given = getattr(found, half)
-        optional = half == "update_rule" and given is None
-        if not optional and not (isinstance(given, type) and issubclass(given, kind)):
-            raise ConfigError(
-                f"strategy = '{name}' has {half} = {given!r}, which is not a class derived from "
-                f"{kind.__module__}.{kind.__qualname__}."
-            )
-    if found.client_rule.splits != (found.update_rule is not None):
-        raise ConfigError(
-            f"strategy = '{name}' has client_rule = {found.client_rule.__name__} and update_rule = "
-            f"{getattr(found.update_rule, '__name__', None)}. A client rule that splits the model "
-            "needs an update rule, and any other client rule needs update_rule = None."
-        )
-    _check_halves(name, found)
+    for faults in (_faults_of_halves, _faults_of_rules, _faults_of_strategy):
+        for fault in faults(found):
+            raise ConfigError(f"strategy = '{name}' has {fault}.")
     declare(found.metrics())
     return found
 
 
-def _check_halves(name: str, found: type[FederatedStrategy]) -> None:
-    """Refuse what would be ignored, or run otherwise than the class says."""
+def _faults_of_halves(found: type[FederatedStrategy]) -> Iterator[str]:
+    """Yield what is wrong with the classes of the two rules."""
+    for half, kind in (("client_rule", ClientRule), ("update_rule", UpdateRule)):
+        given = getattr(found, half)
+        optional = half == "update_rule" and given is None
+        if not optional and not (isinstance(given, type) and issubclass(given, kind)):
+            yield (
+                f"{half} = {given!r}, which is not a class derived from "
+                f"{kind.__module__}.{kind.__qualname__}"
+            )
     rule, update = found.client_rule, found.update_rule
-    own = found.aggregate_train is not FederatedStrategy.aggregate_train
-    of_server = () if update is None else update.metrics
-    twice = {metric.key for metric in rule.metrics} & {metric.key for metric in of_server}
-    fault = ""
+    if rule.splits != (update is not None):
+        yield (
+            f"client_rule = {rule.__name__} and update_rule = {getattr(update, '__name__', None)}. "
+            "A client rule that splits the model needs an update rule, and any other client rule "
+            "needs update_rule = None"
+        )
+    if rule.splits != issubclass(rule, SplitClient):
+        yield (
+            f"client_rule = {rule.__name__} with splits = {rule.splits}. Derive it from "
+            "SplitClient if it splits the model, and only then"
+        )
     if not _is_found_by_name(rule):
-        fault = (
+        yield (
             f"client_rule = {reference_to(rule)}, but that name does not lead to this class. "
             "Clients find their rule by its name: define it at the top level of a module. If it "
             "was defined again, define or reload the strategy after it"
         )
-    elif not found.aggregates and not own:
-        fault = (
-            "aggregates = False, but aggregates in its aggregate_train. Override that method, or "
-            "leave aggregates = True"
-        )
-    elif rule.keeps_weights and not own:
-        fault = (
-            f"a client rule with keeps_weights = True, {rule.__name__}, but sends and averages "
-            "weights. Derive it from strategies.sflv3.SFLV3"
-        )
-    elif found.pooled and update is not None:
-        fault = "pooled = True, which has no effect with an update rule. Set update_rule = None"
-    elif twice:
-        fault = (
-            f"the metric {min(twice)!r} in both its rules, of which only one could be recorded. "
-            "Rename one"
-        )
-    if fault:
-        raise ConfigError(f"strategy = '{name}' has {fault}.")
 
 
 def _is_found_by_name(rule: type[ClientRule]) -> bool:
@@ -101,3 +89,55 @@ def _is_found_by_name(rule: type[ClientRule]) -> bool:
         return load_class(reference_to(rule), key="strategy", kind=ClientRule) is rule
     except ConfigError:
         return False
+
+
+def _faults_of_rules(found: type[FederatedStrategy]) -> Iterator[str]:
+    """Yield what is wrong with a rule."""
+    for rule in (found.client_rule, found.update_rule):
+        if rule is None:
+            continue
+        if isabstract(rule):
+            missing = ", ".join(sorted(rule.__abstractmethods__))
+            yield f"the rule {rule.__name__}, which does not define {missing}"
+        metrics: object = rule.metrics
+        if not isinstance(metrics, tuple | list):
+            yield (
+                f"the rule {rule.__name__} with metrics = {metrics!r}. Make it a tuple: "
+                "(Metric(...),)"
+            )
+    declare(found.client_rule.metrics)
+    for metric in found.client_rule.metrics:
+        if metric.over_clients == "none":
+            yield (
+                f"the client rule {found.client_rule.__name__} with the metric '{metric.key}' of "
+                "over_clients = 'none'. Say how the clients' values are combined: 'mean', 'sum' or "
+                "'max'"
+            )
+
+
+def _faults_of_strategy(found: type[FederatedStrategy]) -> Iterator[str]:
+    """Yield what would be ignored, or run otherwise than the class says."""
+    rule, update = found.client_rule, found.update_rule
+    own_round = found.configure_train is not FederatedStrategy.configure_train
+    own_aggregation = found.aggregate_train is not FederatedStrategy.aggregate_train
+    if not found.aggregates and not own_aggregation:
+        yield (
+            "aggregates = False, but aggregates in its aggregate_train. Override that method, or "
+            "leave aggregates = True"
+        )
+    if rule.keeps_weights and not own_aggregation:
+        yield (
+            f"client_rule = {rule.__name__} with keeps_weights = True, but sends and averages "
+            "weights. Derive it from strategies.sflv3.SFLV3"
+        )
+    if update is None:
+        return
+    if found.pooled:
+        yield "pooled = True, which has no effect with an update rule. Set update_rule = None"
+    if issubclass(update, InTurn | Concatenated) and not (found.synchronous or own_round):
+        yield (
+            f"update_rule = {update.__name__}, whose participants wait for each other in every "
+            "step. Set synchronous = True"
+        )
+    for key in {metric.key for metric in rule.metrics} & {metric.key for metric in update.metrics}:
+        yield f"the metric '{key}' in both its rules, of which one would be lost. Rename one"

@@ -16,10 +16,11 @@ from fedsplit.data.catalog import image_size, load_images
 from fedsplit.data.partition import class_counts
 from fedsplit.data.run import reading
 from fedsplit.data.shards import validation_size
-from fedsplit.errors import ConfigError
+from fedsplit.errors import ConfigError, ModelError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.models.split import SplitModel
+from fedsplit.models.stages import boundary
 from fedsplit.models.trainable import load_peft
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks
@@ -84,6 +85,9 @@ def check(config: Config, *, run: str = "") -> Checked:
             f"split.cut-layer = {config.split.cut_layer} leaves the server without a stage in the "
             f"u-shaped topology. Cut earlier: 1 to {trunk.end - 1}."
         )
+    if model.source.made_by_function:
+        boundary(model.parts_skeleton(config.split.points, len(class_names)).bottom, spec)
+        _check_logits(model, spec, len(class_names))
     _check_strategy(config)
     if config.split.trainable == "lora":
         load_peft()
@@ -194,6 +198,18 @@ def _check_strategy(config: Config) -> None:
                 f"{key} = '{value}' has no effect with strategy = '{config.strategy}', which does "
                 "not split. Leave it at 'none', or choose a strategy that splits."
             )
+
+
+def _check_logits(model: ResolvedModel, spec: InputSpec, num_labels: int) -> None:
+    """Refuse a user's model that does not return a logit for each class."""
+    logits = boundary(model.skeleton(num_labels), spec)
+    shapes = [tensor.shape for tensor in logits.tensors.values()]
+    if not logits.bare or shapes != [(1, num_labels)]:
+        found = ", ".join(str(["B", *shape[1:]]).replace("'", "") for shape in shapes)
+        raise ModelError(
+            f"The model '{model.name}' returns {found if logits.bare else 'a dict'}. Its top must "
+            f"return the logits [B, {num_labels}], one for each class of the data set."
+        )
 
 
 def _warn_of_dropout(config: Config, model: ResolvedModel) -> None:

@@ -46,7 +46,7 @@ def load_reference(name: str, *, key: str) -> object:
         return getattr(importlib.import_module(module), attribute)
     except FedSplitError:  # such as a metric that the module declares wrongly; it says what to do
         raise
-    except Exception as error:  # a module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
         raise ConfigError(
             f"{key} = '{name}' cannot be imported ({type(error).__name__}: {error}). Install its "
             "package where the server and every client run, or add its folder to PYTHONPATH."

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +16,10 @@ from fedsplit import Config
 from fedsplit.algorithms import strategy_class
 from fedsplit.checking import check
 from fedsplit.errors import ConfigError
-from fedsplit.split.client_rules import OwnBottom, WholeModel
+from fedsplit.fields import Metric
+from fedsplit.split.client_rules import OwnBottom, SplitClient, WholeModel
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.in_turn import InTurn
 from strategies.base import FederatedStrategy
 from strategies.sflv1 import SFLV1
 from tests.conftest import TINY
@@ -128,6 +131,43 @@ class Twice(LocalLoss):
     update_rule = _Server
 
 
+class Hanging(FederatedStrategy):
+    """Lets its participants wait for each other, without all of them at work."""
+
+    update_rule = InTurn
+
+
+class _Abstract(PerParticipantCopies, ABC):
+    @abstractmethod
+    def missing(self) -> None: ...
+
+
+class Unfinished(SFLV1):
+    """Has a rule that cannot be made."""
+
+    update_rule = _Abstract
+
+
+class _Untuple(SplitClient):
+    metrics = Metric("norm", "norm")  # type: ignore[assignment]
+
+
+class Untuple(SFLV1):
+    """Forgets a comma."""
+
+    client_rule = _Untuple
+
+
+class _Uncombined(SplitClient):
+    metrics = (Metric("norm", "norm", over_clients="none"),)
+
+
+class Uncombined(SFLV1):
+    """Does not say how a metric of several clients is combined."""
+
+    client_rule = _Uncombined
+
+
 class OwnAggregation(SFLV1):
     """Does what it says."""
 
@@ -143,8 +183,15 @@ class OwnAggregation(SFLV1):
     ("name", "words"),
     [
         ("Unaggregated", "aggregates = False, but aggregates in its aggregate_train. Override"),
-        ("Keeping", "keeps_weights = True, OwnBottom.*Derive it from strategies.sflv3.SFLV3"),
+        (
+            "Keeping",
+            "OwnBottom with keeps_weights = True, but sends.*Derive it from strategies.sflv3.SFLV3",
+        ),
         ("Pooled", "pooled = True, which has no effect with an update rule"),
+        ("Hanging", "update_rule = InTurn, whose participants wait.*Set synchronous = True"),
+        ("Unfinished", "the rule _Abstract, which does not define missing"),
+        ("Untuple", r"the rule _Untuple with metrics = .*\(Metric\(...\),\)"),
+        ("Uncombined", "the metric 'norm' of over_clients = 'none'"),
         ("Twice", "the metric 'sent_batches' in both its rules"),
     ],
 )

@@ -32,6 +32,22 @@ def test_what_cannot_run(
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("make_pair", "The bottom returns tuple. Let it return a tensor, or a dict"),
+        ("make_too_few", r"returns \[B, 9\]. Its top must return the logits \[B, 10\]"),
+        ("fail", "cannot be loaded: no such table. It is what the function .* check that function"),
+    ],
+)
+def test_a_model_of_ones_own_that_cannot_train_is_refused(
+    tiny: dict[str, object], name: str, words: str
+) -> None:
+    """Break it: look at the output in the first step; "Target 9 is out of bounds" is said then."""
+    with pytest.raises(ModelError, match=words):
+        check(Config.load(tiny, {"model.name": f"tests.models.own:{name}"}))
+
+
 def test_dropout_is_a_warning(
     tiny: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -153,7 +153,9 @@ def test_weights_and_optimizer_are_kept_side_by_side() -> None:
 
 
 class _Stateful(WholeModel):
-    kept: Snapshot = {}
+    def __init__(self, kept: Snapshot) -> None:
+        super().__init__(cast("ClientSide", None))
+        self.kept = kept
 
     def state_dict(self) -> Snapshot:
         return self.kept
@@ -165,17 +167,10 @@ class _Stateful(WholeModel):
 def test_a_rule_that_keeps_nothing_clears_what_it_kept_before() -> None:
     """Break it: keep only what is not empty; the state of an earlier round then comes back."""
     state = RecordDict()
-    rule, later = _rule({"pending": 1}), _rule({})
-    keep_rule(state, rule)
+    later, last = _Stateful({}), _Stateful({"fresh": True})
+    keep_rule(state, _Stateful({"pending": 1}))
     restore_rule(state, later)
     assert later.kept == {"pending": 1}
-    keep_rule(state, _rule({}))
-    last = _rule({"fresh": True})
+    keep_rule(state, _Stateful({}))
     restore_rule(state, last)
     assert last.kept == {"fresh": True}
-
-
-def _rule(kept: Snapshot) -> _Stateful:
-    rule = _Stateful(cast("ClientSide", None))
-    rule.kept = kept
-    return rule

@@ -68,6 +68,8 @@ def declare(metrics: Iterable[Field]) -> tuple[Metric, ...]:
     """
     found: dict[str, Metric] = {}
     for field in metrics:
+        if not isinstance(field, Field):
+            raise ConfigError(f"A metric must be a Metric(key, label, ...), not {field!r}.")
         metric = Metric(*(getattr(field, each.name) for each in fields(Field)))
         if found.setdefault(metric.key, metric) != metric:
             raise ConfigError(

@@ -9,9 +9,15 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from fedsplit.errors import FedSplitError, ModelError
+from fedsplit.references import is_reference
 from fedsplit.seeding import process_lock
 
 Value = TypeVar("Value")
+
+_REMEDY = {
+    False: "Check the directory and its config.json.",
+    True: "It is what the function of this name makes: check that function.",
+}
 
 
 class Memo(Generic[Value]):
@@ -68,7 +74,7 @@ def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ModelError(
                 f"The model '{name}' cannot be {doing}: {reason}{'' if reason[-1] == '.' else '.'} "
-                "Check the directory and its config.json."
+                f"{_REMEDY[is_reference(name)]}"
             ) from None
 
 

@@ -11,7 +11,7 @@ Shapes: B batch, N patches, D width, L blocks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Self, TypeVar
@@ -266,11 +266,17 @@ def _outputs(
     try:
         with torch.no_grad():
             state = bottom(images)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, NotImplementedError) as error:
         raise ModelError(
             f"The bottom cannot take images of {spec.channels}x{spec.height}x{spec.width} "
             f"(channels x height x width): {error} Use the model's own input_spec."
         ) from None
+    tensors = state.values() if isinstance(state, Mapping) else [state]
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise ModelError(
+            f"The bottom returns {type(state).__name__}. Let it return a tensor, or a dict of "
+            "tensors by name."
+        )
     return state, by_name(state)
 
 

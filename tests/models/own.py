@@ -63,6 +63,24 @@ def make_nonsense() -> int:
     return 3
 
 
+class _Pair(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images
+
+
+def make_pair(num_labels: int = 10) -> SplitModel:
+    return SplitModel(_Pair(), nn.Identity(), nn.Linear(784, num_labels))
+
+
+def make_too_few(num_labels: int = 10) -> SplitModel:
+    bottom = nn.Sequential(nn.Flatten(), nn.Linear(784, 64))
+    return SplitModel(bottom, nn.ReLU(), nn.Linear(64, num_labels - 1))
+
+
+def fail(num_labels: int = 10) -> SplitModel:
+    raise OSError("no such table")
+
+
 def make_tied(num_labels: int = 10) -> SplitModel:
     shared = nn.Linear(64, 64)
     bottom = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), shared)
