@@ -58,7 +58,8 @@ class Codec(ABC):
         tensors : Mapping[str, Tensor]
             Detached and contiguous, by name.
         draw : Draw
-            Returns a generator; use it for random numbers, so that runs repeat.
+            Returns a generator for random numbers, so that runs repeat. Call it once: another call
+            returns the same numbers again.
         """
 
     @abstractmethod
