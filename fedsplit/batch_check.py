@@ -25,6 +25,24 @@ class _Refusal(NamedTuple):
     layer: str
 
 
+class Trained(NamedTuple):
+    """What a run trains; the weights do not matter.
+
+    Attributes
+    ----------
+    model : SplitModel
+        The parts.
+    spec : InputSpec
+        The images that the model takes.
+    added : Mapping[str, nn.Module]
+        What the client rule adds to each client's part; they take the smashed data.
+    """
+
+    model: SplitModel
+    spec: InputSpec
+    added: Mapping[str, nn.Module]
+
+
 def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
     """Refuse a batch size that some client's shard cannot fill once.
 
@@ -52,7 +70,7 @@ def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
 
 
 def check_single_images(
-    model: Callable[[], tuple[SplitModel, InputSpec]],
+    trained: Callable[[], Trained],
     shard_sizes: Sequence[int],
     config: Config,
     *,
@@ -67,8 +85,8 @@ def check_single_images(
 
     Parameters
     ----------
-    model : Callable[[], tuple[SplitModel, InputSpec]]
-        Returns the model, whose weights are not used, and the images that it takes.
+    trained : Callable[[], Trained]
+        Returns what the run trains.
     shard_sizes : Sequence[int]
         Training images of each client, without its validation split.
     config : Config
@@ -88,7 +106,7 @@ def check_single_images(
     single = [client for client, of_client in enumerate(steps) if 1 in of_client]
     if not single:
         return
-    refusals = _refusals(*model())
+    refusals = _refusals(trained())
     at_server = {"trunk"} if config.split.u_shaped else {"trunk", "top"}
     for client in single:
         # The last step of an epoch is the one in which the fewest others take part.
@@ -112,8 +130,9 @@ def _message(holder: str, size: int, refusal: _Refusal, config: Config) -> str:
     )
 
 
-def _refusals(model: SplitModel, spec: InputSpec) -> Mapping[str, _Refusal]:
-    """Return the parts that train on two images but not on one."""
+def _refusals(trained: Trained) -> Mapping[str, _Refusal]:
+    """Return the parts and added modules that train on two images but not on one."""
+    model, spec, added = trained
     found: dict[str, _Refusal] = {}
     one, two = (
         torch.empty(count, spec.channels, spec.height, spec.width, device="meta")
@@ -129,6 +148,11 @@ def _refusals(model: SplitModel, spec: InputSpec) -> Mapping[str, _Refusal]:
             states = _run(empty.eval(), states[0]), _run(empty, states[1])
         except Exception:  # the error does not depend on the number of images
             break
+        if name == "bottom":
+            for key, module in added.items():
+                refusal = _refusal(storage_free_copy(module).train(), *states)
+                if refusal is not None:
+                    found[f"added module {key}"] = refusal
     return found
 
 

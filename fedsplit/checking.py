@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from fedsplit.algorithms import strategy_class
-from fedsplit.batch_check import check_batch_size, check_single_images
+from fedsplit.batch_check import Trained, check_batch_size, check_single_images
 from fedsplit.config import Config
 from fedsplit.data.catalog import image_size, load_images
 from fedsplit.data.partition import class_counts
@@ -19,7 +19,6 @@ from fedsplit.data.shards import validation_size
 from fedsplit.errors import ConfigError, ModelError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.resolved import ResolvedModel, resolve
-from fedsplit.models.split import SplitModel
 from fedsplit.models.stages import boundary
 from fedsplit.models.trainable import load_peft
 from fedsplit.results.run_directory import RunDirectory
@@ -28,6 +27,7 @@ from fedsplit.split.codecs import load_codec
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.defences import load_defence
 from fedsplit.threads import available_cores
+from fedsplit.wiring import added_modules
 from strategies.aggregation import make_aggregator
 from strategies.clients import sample_size
 
@@ -109,20 +109,24 @@ def check_shards(config: Config) -> None:
         fraction = config.data.validation_fraction
         sizes = [sum(row) - validation_size(sum(row), fraction) for row in counts]
         model, num_labels = resolve(config.model.name), len(images.class_names)
-        check_batches(
-            config,
-            sizes,
-            lambda: (
-                model.parts_skeleton(config.split.points, num_labels),
-                model.input_spec(images=partial(image_size, config.data)),
-            ),
-        )
+        check_batches(config, sizes, lambda: _trained(config, model, num_labels))
+
+
+def _trained(config: Config, model: ResolvedModel, num_labels: int) -> Trained:
+    parts = model.parts_skeleton(config.split.points, num_labels)
+    spec = model.input_spec(images=partial(image_size, config.data))
+    rule = strategy_class(config.strategy).client_rule
+    if not rule.splits:
+        return Trained(parts, spec, {})
+    smashed = boundary(parts.bottom, spec)
+    added = added_modules(rule, config, smashed=smashed, num_labels=num_labels)
+    return Trained(parts, spec, added)
 
 
 def check_batches(
     config: Config,
     shard_sizes: Sequence[int],
-    model: Callable[[], tuple[SplitModel, InputSpec]],
+    trained: Callable[[], Trained],
 ) -> None:
     """Refuse a batch size that does not fit the shards, or steps that the model cannot train on.
 
@@ -132,8 +136,8 @@ def check_batches(
         The run's configuration.
     shard_sizes : Sequence[int]
         Training images of each client.
-    model : Callable[[], tuple[SplitModel, InputSpec]]
-        Returns the model, whose weights do not matter, and the images that it takes.
+    trained : Callable[[], Trained]
+        Returns what the run trains.
 
     Raises
     ------
@@ -145,7 +149,7 @@ def check_batches(
     rule = strategy.update_rule
     concatenates = rule is not None and issubclass(rule, Concatenated)
     check_single_images(
-        model,
+        trained,
         shard_sizes,
         config,
         pooled=strategy.pooled,

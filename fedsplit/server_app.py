@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedsplit.algorithms import strategy_class
 from fedsplit.arrays import to_record, to_state
+from fedsplit.batch_check import Trained
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.checking import check_batches
@@ -143,7 +144,8 @@ def run_server(
                 grid, config, instructions=told, rendezvous=server if kind.synchronous else None
             )
             sizes = [sum(counts) for counts in clients.class_counts.values()]
-            check_batches(config, sizes, lambda: (prepared.model, prepared.spec))
+            trained = Trained(prepared.model, prepared.spec, prepared.added)
+            check_batches(config, sizes, lambda: trained)
             experiment = Experiment(
                 config=config,
                 prepared=prepared,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flwr.app import Context
+from torch import nn
 
 from fedsplit import Config, simulate
-from fedsplit.batch_check import check_batch_size, check_single_images
+from fedsplit.batch_check import Trained, check_batch_size, check_single_images
 from fedsplit.checking import check_shards
 from fedsplit.errors import ConfigError
-from fedsplit.input_spec import InputSpec
-from fedsplit.models.split import SplitModel
 from tests import small_models
 from tests.conftest import TINY, Run, distance, weights
 from tests.data.pictures import image_folder
@@ -33,18 +32,32 @@ def test_a_batch_size_must_fit_the_smallest_shard() -> None:
 
 
 def check(
-    model: str, sizes: Sequence[int], *, together: int = 1, pooled: bool = False, **keys: object
+    model: str,
+    sizes: Sequence[int],
+    *,
+    together: int = 1,
+    pooled: bool = False,
+    added: Mapping[str, nn.Module] | None = None,
+    **keys: object,
 ) -> list[int]:
     """Check the batches of a model of `small_models`; return how often the model was asked for."""
     asked: list[int] = []
 
-    def make() -> tuple[SplitModel, InputSpec]:
+    def make() -> Trained:
         asked.append(1)
-        return getattr(small_models, model)(), small_models.SPEC
+        return Trained(getattr(small_models, model)(), small_models.SPEC, added or {})
 
     config = Config.load({"batch-size": 8}, keys)
     check_single_images(make, sizes, config, together=together, pooled=pooled)
     return asked
+
+
+def test_what_a_client_rule_adds_is_asked_too() -> None:
+    """Break it: look at the model's parts only; every client then fails in the first round."""
+    head = {"head": nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, 10))}
+    with pytest.raises(ConfigError, match=r"17 training images of client 1 .*0: BatchNorm1d"):
+        check("make", [16, 17], added=head)
+    assert check("make", [16, 24], added=head) == []
 
 
 @pytest.mark.parametrize("model", ["make_norm_in_bottom", "make_norm_in_trunk"])
