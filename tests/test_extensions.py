@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from fedsplit import inprocess, simulate
-from fedsplit.errors import RunError
+from fedsplit.errors import ConfigError, RunError
 from fedsplit.server_app import Engine, open_grpc
+from fedsplit.split.copies import PerParticipantCopies
 from strategies.sflv1 import SFLV1
 from tests.conftest import Run, distance, weights
 from tests.extensions import measured
@@ -127,6 +128,23 @@ def test_a_rule_that_measures_other_metrics_than_it_declares_fails_its_clients(
 ) -> None:
     with pytest.raises(RunError, match=r"measures \['other'\], but its metrics declare"):
         simulate(tiny, strategy=f"{__name__}:Lying", num_server_rounds=1)
+
+
+def test_an_update_rule_cannot_replace_what_the_ledger_counts(tiny: dict[str, object]) -> None:
+    """Break it: note what it measures unseen; each round then has sent one byte."""
+    with pytest.raises(ConfigError, match=r"_Counting measures \['cut_uplink_bytes'\]"):
+        simulate(tiny, strategy=f"{__name__}:Counting", num_server_rounds=1)
+
+
+class _Counting(PerParticipantCopies):
+    def measured(self) -> dict[str, float]:
+        return {"cut_uplink_bytes": 1.0}
+
+
+class Counting(SFLV1):
+    """Measures what is not its own."""
+
+    update_rule = _Counting
 
 
 class _LyingClient(measured.MeasuringClient):
