@@ -14,11 +14,6 @@ from fedsplit.seeding import process_lock
 
 Value = TypeVar("Value")
 
-_REMEDY = {
-    False: "Check the directory and its config.json.",
-    True: "It is what the function of this name makes: check that function.",
-}
-
 
 class Memo(Generic[Value]):
     """Make each value once, and keep a bounded number of them; a failure is not kept.
@@ -72,9 +67,12 @@ def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
             raise
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
+            remedy = "Check the directory and its config.json."
+            if is_reference(name):
+                remedy = "It is what the function of this name makes: check that function."
             raise ModelError(
                 f"The model '{name}' cannot be {doing}: {reason}{'' if reason[-1] == '.' else '.'} "
-                f"{_REMEDY[is_reference(name)]}"
+                f"{remedy}"
             ) from None
 
 

@@ -51,12 +51,26 @@ class Payload:
         How the floating-point ones travel.
     scores : Mapping[str, TensorSpec]
         Further tensors, which no codec encodes. A shape () is that of the whole batch.
+
+    Raises
+    ------
+    ConfigError
+        If the codec names a tensor as the boundary names one that no codec encodes.
     """
 
     prefix: str
     boundary: Boundary
     codec: Codec
     scores: Mapping[str, TensorSpec] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a codec whose tensor would replace one of the boundary."""
+        packed = self.codec.packed(self._floating, 1) if self._floating else {}
+        if both := sorted(set(packed) & (set(self.boundary.tensors) - set(self._floating))):
+            raise ConfigError(
+                f"The codec {type(self.codec).__name__} names a tensor {both[0]!r}, as the model "
+                "names one that no codec encodes. Choose another name in packed() and encode()."
+            )
 
     @cached_property
     def _floating(self) -> Mapping[str, TensorSpec]:
@@ -90,11 +104,6 @@ class Payload:
             if name not in self._floating
         }
         packed = self.codec.packed(self._floating, batch_size) if self._floating else {}
-        if both := sorted(set(packed) & set(whole)):
-            raise ConfigError(
-                f"The codec {type(self.codec).__name__} names a tensor {both[0]!r}, as the model "
-                "names one that no codec encodes. Choose another name in packed() and encode()."
-            )
         return self._named(packed, whole) | {
             name: Packed(spec.shape_for(batch_size) if spec.shape else torch.Size(), spec.dtype)
             for name, spec in self.scores.items()

@@ -191,4 +191,4 @@ class Clashing(Flat):
 def test_a_codec_cannot_name_a_tensor_as_one_that_it_does_not_encode() -> None:
     """Break it: let the codec's replace it; the server then computes with other integers."""
     with pytest.raises(ConfigError, match=r"Clashing names a tensor 'count'.*another name"):
-        Payload("cut.", MIXED, Clashing()).frame(Kind.SMASHED_DATA, 2)
+        Payload("cut.", MIXED, Clashing())
