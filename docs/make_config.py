@@ -43,6 +43,7 @@ VALIDATED = {
     "strategy": ", ".join(f"`{name}`" for name in STRATEGY_NAMES) + " or `package.module:name`",
     "run_name": "a plain directory name",
     "output_dir": "a path",
+    "resume": "a path, or empty",
     "address": "host 127.0.0.1, localhost or [::1]; port up to 65535",
 }
 LARGEST = 2**63 - 1  # the bound of every whole number, which HEAD states once

@@ -75,7 +75,8 @@ def check(config: Config, *, run: str = "") -> Checked:
     make_aggregator(config.aggregation)
     _check_device(config.device)
     check_sinks(config)
-    RunDirectory.check_free(config)
+    if not config.resume:
+        RunDirectory.check_free(config)
     model = resolve(config.model.name, run=run)
     spec = model.input_spec(images=partial(image_size, config.data))
     class_names = load_images(config.data).class_names

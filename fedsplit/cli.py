@@ -37,22 +37,32 @@ class EngineName(StrEnum):
 @app.command()
 def run(
     config: Annotated[
-        str, typer.Argument(metavar="[CONFIG | .]", help="A TOML file, or the app's folder.")
-    ] = ".",
+        str | None,
+        typer.Argument(
+            metavar="[CONFIG | .]", help="A TOML file, or the app's folder. [default: .]"
+        ),
+    ] = None,
     num_clients: Annotated[
         int | None, typer.Option(min=1, help="Clients. [default: num-clients, or 10]")
     ] = None,
-    engine: Annotated[EngineName, typer.Option(help="Flower, or threads of this process.")] = (
-        EngineName.FLOWER
-    ),
+    engine: Annotated[
+        EngineName | None,
+        typer.Option(
+            help="Flower, or threads of this process. [default: flower, or that of a resumed run]"
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key.")
     ] = None,
     output_dir: Annotated[
         str | None, typer.Option(help="Where the run directory is made. [default: output-dir]")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN_DIR", help="Continue this run after its last checkpoint."),
+    ] = None,
 ) -> None:
-    """Run one configuration and save its results."""
+    """Run one configuration and save its results, or continue a run."""
     overrides = dict(_parse_setting(setting) for setting in settings or [])
     if num_clients is not None:
         overrides["num-clients"] = num_clients
@@ -60,15 +70,36 @@ def run(
         overrides["output-dir"] = output_dir
     from fedsplit.absolute_paths import with_absolute_paths  # loads torch: not for --help
 
-    checked = with_clients(with_absolute_paths(_load(config, overrides)))
-    if engine is EngineName.INPROCESS:
-        from fedsplit.inprocess import simulate
+    if resume is None:
+        asked = _load(config or ".", overrides)
+    else:
+        asked = _continued(resume, config, overrides)
+    checked = with_clients(with_absolute_paths(asked))
+    if (engine or _engine_of(checked)) is EngineName.INPROCESS:
+        from fedsplit.inprocess import run_in_process
 
-        simulate(checked)
+        run_in_process(checked)
     else:
         from fedsplit.flower_run import run_with_flower
 
-        run_with_flower(checked, app_dir=_app_dir(config))
+        run_with_flower(checked, app_dir=_app_dir(config or "."))
+
+
+def _continued(run_dir: Path, config: str | None, overrides: dict[str, object]) -> Config:
+    from fedsplit.resume import continued
+
+    if config is not None:
+        raise ConfigError(
+            f"--resume takes the config of '{run_dir}', so '{config}' cannot be given too. Change "
+            "single keys with --set."
+        )
+    return continued(run_dir, overrides)
+
+
+def _engine_of(config: Config) -> EngineName:
+    from fedsplit.resume import engine_of
+
+    return EngineName((engine_of(config) if config.resume else None) or EngineName.FLOWER)
 
 
 app.command()(plan)
@@ -137,6 +168,9 @@ def main() -> None:
     except FedSplitError as error:
         print(f"fedsplit: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("fedsplit: interrupted.", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
     except Exception as error:
         if os.environ.get("FEDSPLIT_TRACEBACK"):
             raise

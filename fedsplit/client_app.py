@@ -21,10 +21,12 @@ from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
 from fedsplit.client_side import ClientModel, client_model
 from fedsplit.client_state import (
+    copy_kept,
     keep_optimizer,
     keep_rule,
     keep_weights,
     kept_weights,
+    restore_kept,
     restore_optimizer,
     restore_rule,
 )
@@ -137,6 +139,7 @@ class _Client:
     def __init__(self, message: Message, context: Context) -> None:
         self._message = message
         self._state = context.state
+        restore_kept(message.content, context.state)
         self.config = Config.from_flat(context.run_config)
         if self.config.torch_threads != torch.get_num_threads():
             torch.set_num_threads(self.config.torch_threads)
@@ -248,6 +251,8 @@ class _Client:
         content = RecordDict({METRICS: measured.to_record()})
         if arrays:  # a client with nothing to train returns no weights
             content[ARRAYS] = arrays
+        if self.told.returns_kept:
+            copy_kept(self._state, content)
         return Message(content, reply_to=self._message)
 
 

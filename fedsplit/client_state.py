@@ -2,17 +2,17 @@
 
 Flower sends the state to the process that serves the client next, so it is kept small: the
 weights of a rule that keeps its own (sflv3), the optimizer's state (`client-optimizer = "kept"`),
-and what the client rule keeps besides.
+and what the client rule keeps besides. Flower loses it with the run: if the run writes checkpoints,
+each reply has a copy, which the client is sent when the run continues.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch.optim import Optimizer
 
-from fedsplit.arrays import to_record, to_state
 from fedsplit.errors import RunError
+from fedsplit.messages import KEPT_BYTES, KEPT_RECORDS, KEPT_WEIGHTS
 from fedsplit.snapshot import (
     Snapshot,
     from_bytes,
@@ -22,14 +22,12 @@ from fedsplit.snapshot import (
 )
 from fedsplit.split.client_rules import ClientRule
 
-_WEIGHTS = "fedsplit.weights"
-_OPTIMIZER = "fedsplit.optimizer"
-_RULE = "fedsplit.rule"
+_OPTIMIZER, _RULE = KEPT_RECORDS
 
 
 def keep_weights(state: RecordDict, weights: ArrayRecord) -> None:
     """Keep a model's weights."""
-    state[_WEIGHTS] = weights
+    state[KEPT_WEIGHTS] = weights
 
 
 def kept_weights(state: RecordDict) -> ArrayRecord:
@@ -40,13 +38,13 @@ def kept_weights(state: RecordDict) -> ArrayRecord:
     RunError
         If there are none.
     """
-    if _WEIGHTS not in state.array_records:
+    if KEPT_WEIGHTS not in state.array_records:
         raise RunError(
             "This client has lost the weights that it keeps between rounds, and the server sent "
             "none. It receives them again in its next round. Keep a SuperNode running during the "
             "whole run."
         )
-    return state.array_records[_WEIGHTS]
+    return state.array_records[KEPT_WEIGHTS]
 
 
 def keep_optimizer(state: RecordDict, optimizer: Optimizer) -> None:
@@ -76,22 +74,27 @@ def restore_rule(state: RecordDict, rule: ClientRule) -> None:
         rule.load_state_dict(kept)
 
 
-def state_dict(state: RecordDict) -> Snapshot:
-    """Return all that a client keeps, as a snapshot."""
-    return {name: dict(to_state(record)) for name, record in state.array_records.items()}
+def copy_kept(state: RecordDict, content: RecordDict) -> None:
+    """Copy what is kept, other than weights, into the content of a reply."""
+    for name in KEPT_RECORDS:
+        if name in state.config_records:
+            content[name] = state.config_records[name]
 
 
-def load_state_dict(state: RecordDict, snapshot: Snapshot) -> None:
-    """Continue from what `state_dict` returned."""
-    for name, tensors in snapshot.items():
-        state[name] = to_record(tensors)
+def restore_kept(content: RecordDict, state: RecordDict) -> None:
+    """Keep what the content of a message gives back to a client of a continued run."""
+    for name in KEPT_RECORDS:
+        if name in content.config_records:
+            state[name] = content.config_records[name]
+    if KEPT_WEIGHTS in content.array_records:
+        state[KEPT_WEIGHTS] = content.array_records[KEPT_WEIGHTS]
 
 
 def _keep(state: RecordDict, name: str, kept: Snapshot) -> None:
-    data = np.frombuffer(to_bytes(kept), dtype=np.uint8)
-    state[name] = ArrayRecord({"state": Array(data)})
+    state[name] = ConfigRecord({KEPT_BYTES: to_bytes(kept)})
 
 
 def _kept(state: RecordDict, name: str) -> Snapshot | None:
-    record = state.array_records.get(name)
-    return None if record is None else from_bytes(record["state"].numpy().tobytes())
+    record = state.config_records.get(name)
+    data = None if record is None else record[KEPT_BYTES]
+    return from_bytes(data) if isinstance(data, bytes) else None

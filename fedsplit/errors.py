@@ -6,6 +6,8 @@ wrong, 1 if a run failed.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class FedSplitError(Exception):
     """Base of all errors whose message is meant for the user."""
@@ -46,3 +48,12 @@ def shorten(fault: object) -> str:
     """Shorten text that a sender chose, such as names: an error has to fit in gRPC's metadata."""
     text = str(fault)
     return text if len(text) <= _LONGEST_FAULT else f"{text[:_LONGEST_FAULT]} ..."
+
+
+def cannot_write(path: Path, error: Exception) -> RunError:
+    """Return the error about a file or folder that cannot be written."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return RunError(
+        f"Cannot write '{path}': {reason}. Free space on its disk, and check that its folder still "
+        "exists."
+    )

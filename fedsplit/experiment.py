@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +14,16 @@ from typing import Any
 
 from torch import Tensor
 
+from fedsplit.algorithms import strategy_class
 from fedsplit.config import Config
 from fedsplit.costs import costs
 from fedsplit.data.view import plot_shards, shard_table
 from fedsplit.exchanged_state import exchanged, load_exchanged
-from fedsplit.fields import Field
 from fedsplit.models.checkpoint import save_model, save_part
 from fedsplit.models.split import SplitModel
 from fedsplit.models.trainable import merge_adapters
 from fedsplit.preparation import Preparation
+from fedsplit.results.files import replace_folder
 from fedsplit.results.plots import plot_run
 from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
@@ -63,18 +66,21 @@ class Experiment:
         The run's configuration.
     prepared : Preparation
         Its model and test images.
-    split : bool
-        Whether the model is split between clients and server.
-    pooled : bool
-        If it is not, whether the server trains it, not the clients.
     class_counts : Mapping[int, Sequence[int]]
         Client -> training images of each class.
     engine : str
         What summary.json calls the engine.
     log : Callable[[str], None]
         Logs one line for the user.
-    metrics : Sequence[Field]
-        What the strategy's two halves report besides the built-in fields.
+    rounds_done : int
+        The rounds after which the run continues (see `Config.resume`).
+
+    Attributes
+    ----------
+    directory : RunDirectory
+        The run directory.
+    recorder : Recorder
+        The rows and the summary.
     """
 
     def __init__(
@@ -82,31 +88,38 @@ class Experiment:
         *,
         config: Config,
         prepared: Preparation,
-        split: bool,
-        pooled: bool = False,
         class_counts: Mapping[int, Sequence[int]],
         engine: str,
         log: Callable[[str], None],
-        metrics: Sequence[Field] = (),
+        rounds_done: int = 0,
     ) -> None:
+        strategy = strategy_class(config.strategy)
+        split = strategy.update_rule is not None
         self._config = config
         self._prepared = prepared
         self._log = log
         self._client_part = prepared.held_by_clients(split=split)
         self._own_states: Sequence[Mapping[str, Tensor]] = []
-        self._run_directory = RunDirectory.create(config)
-        self._sinks = Sinks(config, self._run_directory.path)
-        self.recorder = Recorder(self._run_directory, config, log)
+        self.directory = (
+            RunDirectory.reopen(config, rounds_done)
+            if config.resume
+            else RunDirectory.create(config)
+        )
+        self._sinks = Sinks(config, self.directory.path, rounds_done)
+        self.recorder = Recorder(self.directory, config, log)
         self._show_start(class_counts)
-        known = costs(config, prepared, split=split, pooled=pooled, num_clients=len(class_counts))
+        num_clients = len(class_counts)
+        known = costs(
+            config, prepared, split=split, pooled=strategy.pooled, num_clients=num_clients
+        )
         self.recorder.start(
             {
                 "engine": engine,
-                "num_clients": len(class_counts),
+                "num_clients": num_clients,
                 "cut_layer": config.split.cut_layer if split else None,
                 **known,
             },
-            metrics=metrics,
+            metrics=strategy.metrics(),
         )
 
     def client_buffers(self) -> frozenset[str]:
@@ -151,44 +164,85 @@ class Experiment:
         doing = "training" if purpose is Purpose.TRAIN else "evaluation"
         self.recorder.progress(done, total, doing=doing)
 
-    def finish(self) -> Outcome:
-        """Save the model, write the summary, and show the results."""
-        directory = self._run_directory
-        for client, state in enumerate(self._own_states):
-            save_part(state, directory.clients_dir / f"{client}.safetensors")
+    def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take weights as `evaluate` does, without scoring them."""
+        load_exchanged(self._client_part, states[0])
+        self._own_states = states if len(states) > 1 else []
+
+    def model(self, *, copied: bool = False) -> SplitModel:
+        """Return the model with its current weights, on the CPU and with adapters merged.
+
+        Parameters
+        ----------
+        copied : bool
+            Return a copy: otherwise the run's own model is changed, and cannot train again.
+        """
         if self._own_states:  # one model can hold one client's part
             load_exchanged(self._client_part, self._own_states[0])
-        model = SplitModel(*(part.cpu() for part in self._prepared.model))
+        parts = self._prepared.model
+        model = SplitModel(*(part.cpu() for part in (copy.deepcopy(parts) if copied else parts)))
         merge_adapters(model)
-        save_model(
-            model.merge(),
-            self._prepared.spec,
-            directory.model_dir,
-            class_names=self._prepared.class_names,
-        )
+        return model
+
+    def save(self, model: SplitModel, folder: Path, clients_folder: Path) -> None:
+        """Save a model that `model` has returned, and the parts that clients keep.
+
+        Raises
+        ------
+        FedSplitError
+            If they cannot be written.
+        """
+        spec, names = self._prepared.spec, self._prepared.class_names
+        replace_folder(folder, lambda new: save_model(model.merge(), spec, new, class_names=names))
+        if self._own_states:
+            replace_folder(clients_folder, self._save_parts)
+
+    def _save_parts(self, folder: Path) -> None:
+        for client, state in enumerate(self._own_states):
+            save_part(state, folder / f"{client}.safetensors")
+
+    def finish(self, model: SplitModel) -> Outcome:
+        """Write the summary, and show the results.
+
+        Parameters
+        ----------
+        model : SplitModel
+            With the final weights.
+        """
         summary = self.recorder.finish()
         self._sinks.send_summary(summary)
-        rows = self.recorder.rows
+        rows, directory = self.recorder.rows, self.directory
         for line in results_table(rows, summary).splitlines():
             self._log(line)
         draw_or_warn(directory.path / "rounds.png", lambda path: plot_run(rows, summary, path))
         return Outcome(rows, summary, model, directory)
 
+    def how_to_continue(self) -> str:
+        """Return a sentence that says from where a run that has ended early can continue."""
+        kept = self.directory.checkpoints.rounds()
+        if not kept:
+            return f"No round is kept in '{self.directory.path}'."
+        return (
+            f"Everything up to round {kept[-1]} is kept. Continue with: fedsplit run --resume "
+            f"{shlex.quote(str(self.directory.path))}"
+        )
+
     def close(self) -> None:
         """Release what a run holds, whether it has finished or failed."""
         self._sinks.close()
+        self.directory.close()
 
     def _show_scoring(self, done: int, total: int) -> None:
         self.recorder.progress(done, total, doing="scoring")
 
     def _show_start(self, class_counts: Mapping[int, Sequence[int]]) -> None:
-        self._log(f"Run directory: {self._run_directory.path}")
+        self._log(f"Run directory: {self.directory.path}")
         counts = [class_counts[client] for client in sorted(class_counts)]
         names = self._prepared.class_names
         for line in shard_table(counts, names).splitlines():
             self._log(line)
-        self._run_directory.write_shards(counts, names)
-        shards = self._run_directory.path / "shards.png"
+        self.directory.write_shards(counts, names)
+        shards = self.directory.path / "shards.png"
         draw_or_warn(shards, lambda path: plot_shards(counts, names, path))
 
 

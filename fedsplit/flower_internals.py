@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 from weakref import ref
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -33,9 +33,9 @@ __all__ = [
     "ClientAppCallable",
     "NodeInfo",
     "Run",
-    "arrays_bytes",
     "error_reply",
     "mean_of_metrics",
+    "record_bytes",
     "report_before_cleanup",
     "task_identity",
     "widen_simulation",
@@ -62,12 +62,12 @@ def error_reply(message: Message, reason: str) -> Message:
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
-def arrays_bytes(arrays: ArrayRecord) -> int:
-    """Return the exact serialized length of a record of weights, as Flower sends it.
+def record_bytes(record: ArrayRecord | ConfigRecord) -> int:
+    """Return the exact serialized length of a record, such as weights, as Flower sends it.
 
     The envelope (ids, addresses, time stamps) is left out: it depends on the engine.
     """
-    return sum(len(part.deflate()) for part in get_all_nested_objects(arrays).values())
+    return sum(len(part.deflate()) for part in get_all_nested_objects(record).values())
 
 
 def mean_of_metrics(contents: list[RecordDict], weighted_by: str) -> MetricRecord:

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 from fedsplit.checking import check, check_shards, clients_at_once
-from fedsplit.config import Config
+from fedsplit.config import Config, config_toml
 from fedsplit.data.run import reading
 from fedsplit.errors import RunError
-from fedsplit.results.run_directory import RunDirectory, config_toml, free_name
+from fedsplit.results.run_directory import RunDirectory, free_name
 
 
 def run_with_flower(config: Config, *, app_dir: Path) -> None:
@@ -34,6 +34,8 @@ def run_with_flower(config: Config, *, app_dir: Path) -> None:
     with reading(config.data):
         check(config)
         check_shards(config)
+    directory = RunDirectory(Path(config.output_dir) / config.run_name)
+    directory.summary_path.unlink(missing_ok=True)  # of a run that continues
     with tempfile.TemporaryDirectory(prefix="fedsplit-") as folder:
         run_config = Path(folder) / "run-config.toml"
         run_config.write_text(config_toml(config, run_config), encoding="utf-8")
@@ -43,7 +45,6 @@ def run_with_flower(config: Config, *, app_dir: Path) -> None:
             *("--federation-config", federation_config(config)),
         ]
         status = subprocess.run(command, check=False, env=_environment()).returncode
-    directory = RunDirectory(Path(config.output_dir) / config.run_name)
     if status or not directory.summary_path.is_file():
         raise RunError(
             f"The run '{config.run_name}' did not finish; the log above says why. What it has "

@@ -6,10 +6,10 @@ import itertools
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,13 +19,13 @@ from flwr.serverapp import Grid
 from fedsplit.channel.direct import DirectChannel
 from fedsplit.checking import check_shards, clients_at_once
 from fedsplit.client_app import app as client_app
-from fedsplit.client_state import load_state_dict, state_dict
 from fedsplit.config import Config, with_clients
 from fedsplit.data.run import reading
 from fedsplit.flower_internals import Run, error_reply, task_identity
+from fedsplit.interruption import stopping_loops
 from fedsplit.models.split import SplitModel
-from fedsplit.server_app import NEW_RUN, Continuation, Engine, run_server
-from fedsplit.snapshot import Snapshot
+from fedsplit.resume import continued, without_place
+from fedsplit.server_app import Engine, run_server
 
 IN_PROCESS = Engine("inprocess", lambda host, config: DirectChannel(host))
 _log = logging.getLogger(__name__)
@@ -53,13 +53,24 @@ class Result:
     run_dir: Path
 
 
-def simulate(config: Config | Mapping[str, object] | str | Path, **overrides: object) -> Result:
+def simulate(
+    config: Config | Mapping[str, object] | str | Path | None = None,
+    *,
+    resume: Any = None,  # noqa: ANN401 - else mypy would refuse `**{"split.cut-layer": 2}`
+    **overrides: object,
+) -> Result:
     """Run a config in this process.
+
+    Runs in several threads of a process take turns: torch's number of threads and its global
+    generator, which models are drawn from, exist once in a process.
 
     Parameters
     ----------
-    config : Config | Mapping[str, object] | str | Path
-        A config, its keys as a mapping, or the path of a TOML file.
+    config : Config | Mapping[str, object] | str | Path, optional
+        A config, its keys as a mapping, or the path of a TOML file. By default that of the run
+        that continues, or that of `Config`.
+    resume : str | Path, optional
+        The directory of a run that continues after its last checkpoint.
     **overrides : object
         Keys that differ, dotted (``**{"split.cut-layer": 2}``) or underscored
         (``split_cut_layer=2``).
@@ -72,35 +83,24 @@ def simulate(config: Config | Mapping[str, object] | str | Path, **overrides: ob
     Raises
     ------
     FedSplitError
-        If the config is wrong, or the run cannot be finished.
+        If the config is wrong, or the run cannot be finished, or cannot continue.
 
     Examples
     --------
     >>> from fedsplit import simulate
     >>> result = simulate({"strategy": "sflv1"}, num_server_rounds=5)  # doctest: +SKIP
     >>> result.summary["final_accuracy"]  # doctest: +SKIP
+    >>> simulate(resume=result.run_dir, num_server_rounds=10)  # doctest: +SKIP
     """
-    return run_in_process(Config.load(config, overrides))
+    if resume is None:
+        return run_in_process(Config.load({} if config is None else config, overrides))
+    if config is not None:
+        overrides = {**without_place(Config.load(config, overrides))}
+    return run_in_process(continued(resume, overrides))
 
 
-def run_in_process(config: Config, continuation: Continuation = NEW_RUN) -> Result:
-    """Run a config in this process, from its beginning or from the state after some round.
-
-    Runs in several threads of a process take turns: torch's number of threads and its global
-    generator, which models are drawn from, exist once in a process.
-
-    Parameters
-    ----------
-    config : Config
-        What to run.
-    continuation : Continuation
-        How the run's state is kept, and what to continue from.
-
-    Raises
-    ------
-    FedSplitError
-        If the config is wrong, or the run cannot be finished.
-    """
+def run_in_process(config: Config) -> Result:
+    """Run a checked config in this process, or what is left of the run that it names."""
     checked = with_clients(config)
     with (
         _one_run_at_a_time(),
@@ -109,13 +109,7 @@ def run_in_process(config: Config, continuation: Continuation = NEW_RUN) -> Resu
         InProcessGrid(checked) as grid,
     ):
         check_shards(checked)
-        if continuation.state is not None:
-            grid.load_state_dict(continuation.state["clients"])
-
-        def keep_all(server_round: int, of_server: Callable[[], Snapshot]) -> None:
-            continuation.keep(server_round, lambda: {**of_server(), "clients": grid.state_dict()})
-
-        outcome = run_server(grid, checked, IN_PROCESS, replace(continuation, keep=keep_all))
+        outcome = run_server(grid, checked, IN_PROCESS)
     return Result(outcome.rounds, outcome.summary, outcome.model, outcome.run_directory.path)
 
 
@@ -170,17 +164,9 @@ class InProcessGrid(Grid):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._threads.shutdown(cancel_futures=True)
-
-    def state_dict(self) -> Snapshot:
-        """Return what every client keeps."""
-        return {str(node): state_dict(context.state) for node, context in self._contexts.items()}
-
-    def load_state_dict(self, state: Snapshot) -> None:
-        """Continue from what `state_dict` returned."""
-        for node, kept in state.items():
-            load_state_dict(self._contexts[int(node)].state, kept)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with stopping_loops() if kind is not None else nullcontext():
+            self._threads.shutdown(cancel_futures=True)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return 1 to K."""

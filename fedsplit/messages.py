@@ -21,6 +21,13 @@ DESCRIBE = "query.describe"
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 """The names of the records in a message."""
 
+KEPT_RECORDS = ("kept-optimizer", "kept-rule")
+"""The records of what a client keeps between rounds, in its state and in messages."""
+KEPT_BYTES = "state"
+"""The field of such a record that holds the bytes (see `fedsplit.snapshot`)."""
+KEPT_WEIGHTS = "kept-weights"
+"""The record of the weights that a client keeps, in its state and in messages."""
+
 SERVER_ROUND, PROXIMAL_MU = "server-round", "proximal-mu"
 """What Flower's own strategies write into the config of a message."""
 
@@ -93,6 +100,8 @@ class Instructions(_Fields):
         Where the split server is, and what opens a stream; empty without a stream.
     answer_seconds : float
         How long to wait for the connection and for each answer of the split server.
+    returns_kept : bool
+        Whether the reply has a copy of what the client keeps between rounds.
     """
 
     sender = "server"
@@ -107,6 +116,7 @@ class Instructions(_Fields):
     channel_address: str = ""
     channel_token: str = ""
     answer_seconds: Annotated[float, Field(ge=0.0)] = 0.0
+    returns_kept: bool = False
 
 
 class Description(_Fields):

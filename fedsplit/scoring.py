@@ -14,6 +14,7 @@ from fedsplit.checking import clients_at_once
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
 from fedsplit.exchanged_state import load_exchanged
+from fedsplit.interruption import stopping_loops
 from fedsplit.models.split import SplitModel
 from fedsplit.preparation import Preparation
 from fedsplit.split.local import LocalResult, evaluate_batches
@@ -76,9 +77,14 @@ def score_clients(
 
     results: dict[int, LocalResult] = {}
     with ThreadPoolExecutor(at_once, thread_name_prefix="fedsplit-scoring") as threads:
-        for key, result in zip(distinct, threads.map(one, distinct.values()), strict=True):
-            results[key] = result
-            progress(len(results), len(distinct))
+        try:
+            for key, result in zip(distinct, threads.map(one, distinct.values()), strict=True):
+                results[key] = result
+                progress(len(results), len(distinct))
+        except BaseException:  # also KeyboardInterrupt: leaving the block waits for its threads
+            with stopping_loops():
+                threads.shutdown(cancel_futures=True)
+            raise
     return [results[id(state)] for state in states]
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from logging import INFO
+from logging import INFO, WARNING
 
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import Context
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
-from torch import Tensor
 
 from fedsplit.algorithms import strategy_class
-from fedsplit.arrays import to_record, to_state
 from fedsplit.batch_check import Trained
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
@@ -31,17 +29,16 @@ from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
 from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
+from fedsplit.resume import check_class_counts, last_state
+from fedsplit.rounds import Rounds
 from fedsplit.seeding import generator
-from fedsplit.snapshot import Snapshot
 from fedsplit.split.local import Batch, PooledTraining
 from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
 from fedsplit.split.training import Training
 from fedsplit.threads import torch_threads
-from strategies.base import FederatedStrategy
 from strategies.clients import Clients
 from strategies.context import RunContext
-from strategies.continued import Continued
 
 app = ServerApp()
 
@@ -63,27 +60,6 @@ class Engine:
     name: str
     open_channel: Callable[[SessionHost, Config], Channel]
     make_room: Callable[[], object] = lambda: None
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """How a run's state is kept, and what to continue from.
-
-    Attributes
-    ----------
-    state : Snapshot | None
-        What `keep` was given after some round of the same config; None = begin the run.
-    keep : Callable[[int, Callable[[], Snapshot]], object]
-        Called after every round with its number and a function that returns the state. The state
-        shares tensors with the run: copy or write it before the run continues.
-    """
-
-    state: Snapshot | None = None
-    keep: Callable[[int, Callable[[], Snapshot]], object] = lambda server_round, state: None
-
-
-NEW_RUN = Continuation()
-"""A run that begins, and keeps nothing."""
 
 
 def open_grpc(host: SessionHost, config: Config) -> Channel:
@@ -111,10 +87,8 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def run_server(
-    grid: Grid, config: Config, engine: Engine, continuation: Continuation = NEW_RUN
-) -> Outcome:
-    """Run every round of a config over the nodes of a grid.
+def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
+    """Run every round of a config over the nodes of a grid, or those that are left of a run.
 
     Parameters
     ----------
@@ -124,14 +98,13 @@ def run_server(
         The checked config.
     engine : Engine
         The engine behind the grid.
-    continuation : Continuation
-        What to continue from, and where the state goes.
 
     Raises
     ------
     FedSplitError
         If the run cannot start or cannot be finished.
     """
+    saved = last_state(config)
     with torch_threads(config.torch_threads), reading(config.data):
         run = secrets.token_hex(8)
         prepared = prepare(config, run=run)
@@ -143,22 +116,35 @@ def run_server(
             clients = Clients.discover(
                 grid, config, instructions=told, rendezvous=server if kind.synchronous else None
             )
+            if saved is not None:
+                check_class_counts(saved, clients.class_counts)
             sizes = [sum(counts) for counts in clients.class_counts.values()]
             trained = Trained(prepared.model, prepared.spec, prepared.added)
             check_batches(config, sizes, lambda: trained)
             experiment = Experiment(
                 config=config,
                 prepared=prepared,
-                split=server is not None,
-                pooled=kind.pooled,
                 class_counts=clients.class_counts,
                 engine=engine.name,
                 log=lambda line: log(INFO, line),
-                metrics=kind.metrics(),
+                rounds_done=0 if saved is None else saved["round"],
             )
-            with closing(experiment):
+            with closing(experiment), _saying_how_to_continue(experiment):
                 strategy = kind(_context(config, prepared, clients, told, server, experiment))
-                return _run_rounds(grid, config, strategy, experiment, continuation)
+                return Rounds(config, strategy, experiment, saved).run(grid)
+
+
+@contextmanager
+def _saying_how_to_continue(experiment: Experiment) -> Iterator[None]:
+    """Say what is kept of a run that ends early."""
+    try:
+        yield
+    except FedSplitError as error:
+        error.args = (f"{error} {experiment.how_to_continue()}",)
+        raise
+    except KeyboardInterrupt:
+        log(WARNING, "Interrupted. %s", experiment.how_to_continue())
+        raise
 
 
 def _context(
@@ -195,6 +181,7 @@ def _instructions(config: Config, prepared: Preparation, run: str, address: str)
         frozen_sha256=prepared.frozen_digest(split=rule.splits),
         channel_address=address,
         answer_seconds=_answer_seconds(config, max(1, config.num_clients)),
+        returns_kept=config.checkpoint_every > 0,
     )
 
 
@@ -205,54 +192,6 @@ def _answer_seconds(config: Config, num_clients: int) -> float:
         return channel.step_timeout
     # Until all have joined, and then one step for each client.
     return channel.join_timeout + (num_clients + 1) * channel.step_timeout
-
-
-def _run_rounds(
-    grid: Grid,
-    config: Config,
-    strategy: FederatedStrategy,
-    experiment: Experiment,
-    continuation: Continuation,
-) -> Outcome:
-    """Let Flower run the rounds, and score the model before the first and after each."""
-    state, done = continuation.state, 0
-    arrays = to_record(experiment.initial_state())
-    if state is not None:
-        done, arrays = state["round"], to_record(state["arrays"])
-        strategy.load_state_dict(state["strategy"])
-        experiment.recorder.load_state_dict(state["recorder"])
-
-    def evaluate(rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
-        if rounds == 0 and state is not None:
-            return None  # it was scored before the run was interrupted
-        server_round = done + rounds
-        scores = experiment.evaluate(server_round, _states_of(strategy.to_score(arrays)))
-        if rounds:
-            continuation.keep(server_round, lambda: snapshot(server_round, arrays))
-        return MetricRecord({**scores})
-
-    def snapshot(server_round: int, arrays: ArrayRecord) -> Snapshot:
-        return {
-            "round": server_round,
-            "arrays": dict(to_state(arrays)),
-            "strategy": strategy.state_dict(),
-            "recorder": experiment.recorder.state_dict(),
-        }
-
-    (Continued(strategy, done) if done else strategy).start(
-        grid=grid,
-        initial_arrays=arrays,
-        num_rounds=config.num_server_rounds - done,
-        timeout=config.round_timeout,
-        evaluate_fn=evaluate,
-    )
-    return experiment.finish()
-
-
-def _states_of(records: Sequence[ArrayRecord]) -> list[dict[str, Tensor]]:
-    """Return each record's weights; the same record gives the same object, which is scored once."""
-    states = {id(record): to_state(record) for record in records}
-    return [states[id(record)] for record in records]
 
 
 def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTraining | None:

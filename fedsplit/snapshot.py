@@ -1,15 +1,18 @@
 """The state of everything that outlives a round: nested dicts of tensors and JSON values.
 
 Everything that lives longer than a round has ``state_dict`` and ``load_state_dict``, as torch's
-optimizers do. `to_bytes` writes the tensors as safetensors and the rest as JSON, without pickle.
+optimizers do. `to_bytes` and `save` write the tensors as safetensors and the rest as JSON, without
+pickle.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -26,11 +29,8 @@ _TENSOR = "tensor"
 
 def to_bytes(state: Mapping[str, Any]) -> bytes:
     """Return a snapshot as a safetensors file whose metadata is JSON."""
-    tensors: dict[str, Tensor] = {}
-    values = _without_tensors(state, "", tensors)
-    # Copies: safetensors takes no two tensors that share memory.
-    apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return safetensors.torch.save(apart, metadata={"values": json.dumps(values)})
+    tensors, metadata = _parts(state)
+    return safetensors.torch.save(tensors, metadata)
 
 
 def from_bytes(data: bytes) -> Snapshot:
@@ -42,18 +42,88 @@ def from_bytes(data: bytes) -> Snapshot:
         If the bytes are not a snapshot.
     """
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        values = json.loads(header["__metadata__"]["values"])
-        tensors = safetensors.torch.load(data)
-        state = _with_tensors(values, tensors)
-        if not isinstance(state, dict):
-            raise TypeError(f"it holds a {type(state).__name__}")
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+        return _joined(header, safetensors.torch.load(data))
     except Exception as error:  # what broken bytes make the libraries raise is open-ended
-        raise RunError(
-            f"A saved state of {len(data)} bytes cannot be read ({error}). It is incomplete, or "
-            "another version of fedsplit wrote it."
-        ) from None
+        raise _unreadable(f"A saved state of {len(data)} bytes", error) from None
+
+
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write a snapshot to a file, which is the file that `to_bytes` returns.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    tensors, metadata = _parts(state)
+    try:
+        safetensors.torch.save_file(tensors, path, metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from None
+
+
+def load(path: Path) -> Snapshot:
+    """Reverse `save`.
+
+    Raises
+    ------
+    RunError
+        If the file is not a whole snapshot, or cannot be read.
+    """
+    try:
+        return _joined(_header(path), safetensors.torch.load_file(path))
+    except Exception as error:  # as in `from_bytes`
+        raise _unreadable(f"'{path}'", error) from None
+
+
+def load_values(path: Path) -> Snapshot:
+    """Return what `load` returns, with tensors on the meta device: only their shapes are read.
+
+    Raises
+    ------
+    RunError
+        As `load`.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:  # refuses an incomplete file
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        return _joined(_header(path), empty)
+    except Exception as error:  # as in `from_bytes`
+        raise _unreadable(f"'{path}'", error) from None
+
+
+def _header(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(int.from_bytes(file.read(8), "little"))
+
+
+def _parts(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what a safetensors file holds: tensors that share no memory, and metadata."""
+    tensors: dict[str, Tensor] = {}
+    values = _without_tensors(state, "", tensors)
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        apart = tensor.detach().cpu().contiguous()
+        storage = apart.untyped_storage().data_ptr()
+        tensors[name] = apart.clone() if storage in storages else apart
+        storages.add(storage)
+    return tensors, {"values": json.dumps(values)}
+
+
+def _joined(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:
+    state = _with_tensors(json.loads(json.loads(header)["__metadata__"]["values"]), tensors)
+    if not isinstance(state, dict):
+        raise TypeError(f"it holds a {type(state).__name__}")
     return state
+
+
+def _unreadable(what: str, error: Exception) -> RunError:
+    return RunError(
+        f"{what} cannot be read as a saved state ({error}). It is incomplete, or another version "
+        "of fedsplit wrote it."
+    )
 
 
 def optimizer_state(optimizer: Optimizer) -> Snapshot:

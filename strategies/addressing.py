@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedsplit.messages import ARRAYS, CONFIG, PROXIMAL_MU, Instructions
 from strategies.answers import Asked
+from strategies.kept import Records
 
 
 def address_messages(
@@ -17,6 +18,7 @@ def address_messages(
     instructions: Instructions,
     tokens: Mapping[int, str],
     weights_for: Callable[[int], ArrayRecord],
+    restored_for: Callable[[int], Records],
 ) -> list[Message]:
     """Return a message for each participant, in the order of partition ids.
 
@@ -32,6 +34,8 @@ def address_messages(
         Participant -> the token that opens its stream; empty without a split server.
     weights_for : Callable[[int], ArrayRecord]
         Returns the weights to send to a participant, if clients have any to train.
+    restored_for : Callable[[int], Records]
+        Returns the records that give a participant back what it has kept and lost.
     """
     client_of = {node: client for client, node in asked.participants.items()}
     addressed: dict[int, Message] = {}
@@ -44,6 +48,8 @@ def address_messages(
         content = RecordDict({CONFIG: told.to_record()})
         if asked.sent:
             content[ARRAYS] = weights_for(client)
+        for name, record in restored_for(client).items():
+            content[name] = record
         addressed[client] = Message(
             content=content,
             message_type=message.metadata.message_type,

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, Message
 
 from fedsplit.fields import Field, combine
+from fedsplit.flower_internals import record_bytes
 from fedsplit.links import Link
-from fedsplit.messages import Measurements
+from fedsplit.messages import ARRAYS, Measurements
 from fedsplit.split.server import RoundReport
+from strategies.replies import in_order_of, measurements_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,47 @@ class Answered:
             max(0.0, found.channel_seconds - self.report.streams[client].answer_seconds)
             for client, found in self.measured.items()
         )
+
+
+def accepted(
+    good: Mapping[int, Message],
+    failures: Mapping[int, str],
+    report: RoundReport | None,
+    *,
+    metrics: Sequence[str],
+    sent: ArrayRecord,
+    sync_downlink: Mapping[int, int],
+) -> Answered:
+    """Return the outcome of a round of training whose replies have been checked.
+
+    Parameters
+    ----------
+    good : Mapping[int, Message]
+        Accepted replies; their weights get the order of `sent`.
+    failures : Mapping[int, str]
+        Partition id -> why its contribution is left out.
+    report : RoundReport | None
+        What the split server saw, if there is one.
+    metrics : Sequence[str]
+        Keys of the client rule's own metrics.
+    sent : ArrayRecord
+        The weights that clients were given.
+    sync_downlink : Mapping[int, int]
+        Partition id -> bytes of weights in the message to it.
+    """
+    sync_uplink = {}
+    for client, reply in good.items():
+        arrays = reply.content[ARRAYS] = in_order_of(weights_of(reply), sent)
+        if arrays:
+            sync_uplink[client] = record_bytes(arrays)
+    return Answered(
+        good=good,
+        failures=failures,
+        measured={client: measurements_of(reply, metrics) for client, reply in good.items()},
+        report=report,
+        sync_uplink=sync_uplink,
+        sync_downlink=sync_downlink,
+    )
 
 
 def reject(

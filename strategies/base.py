@@ -19,26 +19,26 @@ from flwr.serverapp.strategy import Strategy
 from fedsplit.arrays import to_compute
 from fedsplit.errors import RunError
 from fedsplit.fields import Field, checked_values
-from fedsplit.flower_internals import arrays_bytes
+from fedsplit.flower_internals import record_bytes
 from fedsplit.links import link_of
-from fedsplit.messages import ACCURACY, ARRAYS, LOSS
+from fedsplit.messages import ACCURACY, LOSS
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client_rules import ClientRule, SplitClient
 from fedsplit.split.phases import Purpose
 from fedsplit.split.rules import UpdateRule
+from fedsplit.split.server import RoundReport
 from strategies.addressing import address_messages
 from strategies.aggregation import SampledGrid, make_aggregator
 from strategies.aggregator_state import aggregator_state, load_aggregator_state
-from strategies.answers import Answered, Asked, cost_of, metrics_of, reject
+from strategies.answers import Answered, Asked, accepted, cost_of, metrics_of, reject
 from strategies.combination import combine_contributions
 from strategies.context import RunContext
+from strategies.kept import KeptByClients
 from strategies.replies import (
     fault_of_metrics,
     fault_of_train_reply,
-    in_order_of,
     measurements_of,
     sort_replies,
-    weights_of,
     without,
 )
 
@@ -75,6 +75,7 @@ class FederatedStrategy(Strategy):
         self._tokens: Mapping[int, str] = {}
         self._started = 0.0
         self._scored_bytes = 0  # weights that clients send only to be scored
+        self._kept = KeptByClients()
 
     @classmethod
     def metrics(cls) -> tuple[Field, ...]:
@@ -95,7 +96,7 @@ class FederatedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample participants, open the round, and give each its weights and its token."""
-        self._started = time.perf_counter()
+        self._begin_round()
         return self._ask_to_train(server_round, self._sample(server_round), arrays, config, grid)
 
     def aggregate_train(
@@ -141,8 +142,7 @@ class FederatedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' measurements; a failed client leaves out only its own share."""
-        good, failures = sort_replies(replies, self._asked.participants)
-        report = self.server.report() if self.server is not None else None
+        good, failures, report = self._replies_of(replies)
         reject(
             good,
             failures,
@@ -153,12 +153,13 @@ class FederatedStrategy(Strategy):
             log(WARNING, "Client %d did not evaluate round %d: %s", client, server_round, reason)
         with_examples = [r for r in good.values() if measurements_of(r).num_examples > 0]
         metrics = self.aggregator.aggregate_evaluate(server_round, with_examples)
-        weights = sum(map(arrays_bytes, self._sent_to_each().values()))
+        weights = sum(map(record_bytes, self._sent_to_each().values()))
         self._note(
             evaluate_seconds=time.perf_counter() - self._started,
             evaluate_uplink_bytes=(report.traffic.uplink_bytes if report else 0)
             + self._scored_bytes,
             evaluate_downlink_bytes=(report.traffic.downlink_bytes if report else 0) + weights,
+            **self._kept.cost,
         )
         if metrics is not None:
             self._note(validation_loss=metrics[LOSS], validation_accuracy=metrics[ACCURACY])
@@ -178,6 +179,7 @@ class FederatedStrategy(Strategy):
             state["server"] = self.server.state_dict()
         if self.pool is not None:
             state["pool"] = self.pool.state_dict()
+        state["kept"] = self._kept.state_dict()
         return state
 
     def load_state_dict(self, state: Snapshot) -> None:
@@ -187,6 +189,11 @@ class FederatedStrategy(Strategy):
             self.server.load_state_dict(state["server"])
         if self.pool is not None:
             self.pool.load_state_dict(state["pool"])
+        self._kept.load_state_dict(state["kept"], self.clients.node_ids)
+
+    def _begin_round(self) -> None:
+        self._started = time.perf_counter()
+        self._kept.begin_round()
 
     def _sample(self, server_round: int) -> list[int]:
         config = self.config
@@ -226,7 +233,16 @@ class FederatedStrategy(Strategy):
             instructions=self._run.instructions.model_copy(update={"server_round": server_round}),
             tokens=self._tokens,
             weights_for=self._weights_for,
+            restored_for=self._kept.give_back,
         )
+
+    def _replies_of(
+        self, replies: Iterable[Message]
+    ) -> tuple[dict[int, Message], dict[int, str], RoundReport | None]:
+        """End the round's streams, and sort its replies."""
+        good, failures = sort_replies(replies, self._asked.participants)
+        self._kept.take(good)
+        return good, failures, self.server.report() if self.server is not None else None
 
     def _weights_for(self, client: int) -> ArrayRecord:
         """Return the weights that a client is sent."""
@@ -234,16 +250,12 @@ class FederatedStrategy(Strategy):
 
     def _sent_to_each(self) -> dict[int, ArrayRecord]:
         """Return the weights in the messages: none where clients have nothing to train."""
-        return (
-            {}
-            if not self._asked.sent
-            else {client: self._weights_for(client) for client in self._asked.participants}
-        )
+        asked = self._asked.participants if self._asked.sent else ()
+        return {client: self._weights_for(client) for client in asked}
 
     def _accept(self, server_round: int, replies: Iterable[Message]) -> Answered:
         """End the streams of a training round, and keep the replies that are complete."""
-        good, failures = sort_replies(replies, self._asked.participants)
-        report = self.server.report() if self.server is not None else None
+        good, failures, report = self._replies_of(replies)
         rule, epochs = self.client_rule, self.config.local_epochs
         keys = [field.key for field in rule.metrics]
 
@@ -258,22 +270,13 @@ class FederatedStrategy(Strategy):
         reject(good, failures, report, fault_of)
         for client, reason in sorted(failures.items()):
             log(WARNING, "Client %d is left out of round %d: %s", client, server_round, reason)
-        returned = [in_order_of(weights_of(reply), self._asked.sent) for reply in good.values()]
-        for reply, arrays in zip(good.values(), returned, strict=True):
-            reply.content[ARRAYS] = arrays
-        return Answered(
-            good=good,
-            failures=failures,
-            measured={client: measurements_of(reply, keys) for client, reply in good.items()},
-            report=report,
-            sync_uplink={
-                client: arrays_bytes(arrays)
-                for client, arrays in zip(good, returned, strict=True)
-                if arrays
-            },
-            sync_downlink={
-                client: arrays_bytes(arrays) for client, arrays in self._sent_to_each().items()
-            },
+        return accepted(
+            good,
+            failures,
+            report,
+            metrics=keys,
+            sent=self._asked.sent,
+            sync_downlink={k: record_bytes(w) for k, w in self._sent_to_each().items()},
         )
 
     def _close_round(self, answered: Answered) -> None:
@@ -292,4 +295,5 @@ class FederatedStrategy(Strategy):
             raise RunError(f"Every participant of round {server_round} failed. First: {reason}")
         seconds = time.perf_counter() - self._started
         self._note(train_seconds=seconds, **cost_of(answers, link_of(self.config.network)))
+        self._note(**self._kept.cost)
         self._note(**metrics_of(answers, self.client_rule.metrics))

@@ -6,7 +6,6 @@ Network and Computer Applications 116, 2018, algorithm 2.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -49,7 +48,7 @@ class Sequential(FederatedStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the participants train, one message at a time; none is left for Flower to send."""
-        self._started = time.perf_counter()
+        self._begin_round()
         self._visits: list[Answered] = []
         self._relayed = arrays
         for client in self.order(server_round, self._sample(server_round)):

@@ -18,6 +18,7 @@ from fedsplit.split.client_rules import OwnBottom
 from fedsplit.split.copies import PerParticipantCopies
 from strategies.base import FederatedStrategy
 from strategies.context import RunContext
+from strategies.kept import KeptByClients
 from strategies.replies import mean_of_metrics, weights_of
 
 
@@ -41,6 +42,7 @@ class SFLV3(FederatedStrategy):
 
     def __init__(self, run: RunContext) -> None:
         super().__init__(run)
+        self._kept = KeptByClients(self._weights_kept_by)
         self._own: dict[int, ArrayRecord] = {}  # every client's bottom, as last seen
         self._up_to_date: set[int] = set()  # clients that have kept theirs
 
@@ -78,6 +80,9 @@ class SFLV3(FederatedStrategy):
         super().load_state_dict(state)
         self._own = {int(client): to_record(tensors) for client, tensors in state["own"].items()}
         self._up_to_date = set(state["up_to_date"])
+
+    def _weights_kept_by(self, client: int) -> ArrayRecord:
+        return self._own[client] if client in self._up_to_date else ArrayRecord()
 
     def _weights_for(self, client: int) -> ArrayRecord:
         if client in self._up_to_date:

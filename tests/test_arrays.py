@@ -6,7 +6,7 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 from fedsplit.arrays import in_dtype, to_array, to_compute, to_record, to_state, to_tensor
-from fedsplit.flower_internals import arrays_bytes
+from fedsplit.flower_internals import record_bytes
 
 # Every bfloat16 there is, NaN with payload and negative zero among them.
 EVERY = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
@@ -30,7 +30,7 @@ def test_a_bfloat16_costs_two_bytes() -> None:
     short, long = (to_record({"a": torch.ones(n, dtype=torch.bfloat16)}) for n in (100, 900))
     assert len(long["a"].data) - len(short["a"].data) == 2 * 800
     # One digit of a length may be added to numpy's header or Flower's, never a number.
-    assert arrays_bytes(long) - arrays_bytes(short) in range(1600, 1604)
+    assert record_bytes(long) - record_bytes(short) in range(1600, 1604)
     assert (long["a"].dtype, long["a"].shape) == ("bfloat16", (900,))
 
 

@@ -168,14 +168,14 @@ def test_a_failed_run_and_a_defect_end_with_1(
     def fail(_: Config) -> None:
         raise RunError("Every participant failed.")
 
-    monkeypatch.setattr(engine, "simulate", fail)
+    monkeypatch.setattr(engine, "run_in_process", fail)
     code, err = call("run", str(config), "--engine", "inprocess")
     assert (code, err) == (1, "fedsplit: Every participant failed.\n")
 
     def defect(_: Config) -> None:
         raise KeyError("oops")
 
-    monkeypatch.setattr(engine, "simulate", defect)
+    monkeypatch.setattr(engine, "run_in_process", defect)
     monkeypatch.delenv("FEDSPLIT_TRACEBACK", raising=False)
     code, err = call("run", str(config), "--engine", "inprocess")
     assert code == 1
@@ -210,7 +210,7 @@ def test_built_in_names_go_before_folders(
     import fedsplit.inprocess as engine
 
     seen: list[Config] = []
-    monkeypatch.setattr(engine, "simulate", seen.append)
+    monkeypatch.setattr(engine, "run_in_process", seen.append)
     for name in ("fashion-mini", "vit-nano"):
         (config.parent / name).mkdir()
     assert call("run", str(config), "--engine", "inprocess") == (0, "")
@@ -223,7 +223,7 @@ def test_settings_are_toml_or_text(
     import fedsplit.inprocess as engine
 
     seen: list[Config] = []
-    monkeypatch.setattr(engine, "simulate", seen.append)
+    monkeypatch.setattr(engine, "run_in_process", seen.append)
     settings = ["learning-rate=0.5", "run-name=a=b", 'device="cpu"', "model.pretrained=false"]
     settings += ["split_cut_layer=2", "data.image-column="]
     flags = [part for setting in settings for part in ("--set", setting)]

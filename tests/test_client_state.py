@@ -20,6 +20,7 @@ from fedsplit.client_state import (
     restore_rule,
 )
 from fedsplit.errors import RunError
+from fedsplit.messages import KEPT_RECORDS, KEPT_WEIGHTS
 from fedsplit.seeding import seeded_init
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client_rules import ClientSide, WholeModel
@@ -145,7 +146,7 @@ def test_weights_and_optimizer_are_kept_side_by_side() -> None:
     keep_weights(state, to_record(model.state_dict()))
     keep_optimizer(state, optimizer)
     keep_weights(state, to_record(model.state_dict()))
-    assert len(state.array_records) == 2
+    assert set(state) == {KEPT_WEIGHTS, KEPT_RECORDS[0]}
     assert list(kept_weights(state)) == list(model.state_dict())
     again = optimizer_of(model.parameters(), config_of(optimizer="adam"))
     restore_optimizer(state, again)

@@ -17,7 +17,7 @@ from fedsplit.channel.codec import encoded_length
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.data.shards import load_shard
 from fedsplit.exchanged_state import exchanged
-from fedsplit.flower_internals import arrays_bytes
+from fedsplit.flower_internals import record_bytes
 from fedsplit.initial_model import initial_model
 from fedsplit.models.loading import input_spec
 from fedsplit.models.resolved import resolve
@@ -125,7 +125,7 @@ def test_the_ledger_shows_what_is_not_sent(run: Run, mode: str, topology: str) -
     if mode != "lora":
         names = ["vit.layernorm.weight", "vit.layernorm.bias", *names]
     state = {name: model.top.state_dict()[name] for name in names}
-    assert sync[1] == 2 * arrays_bytes(to_record(state))
+    assert sync[1] == 2 * record_bytes(to_record(state))
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_bfloat16_weights_are_synchronised_exactly(run: Run) -> None:
     bottom = _initial(model_dtype="bfloat16").bottom
     assert {t.dtype for t in exchanged(bottom).values()} == {torch.bfloat16}
     down = split.rounds[0]["sync_downlink_bytes"]
-    assert down == 2 * arrays_bytes(to_record(exchanged(bottom)))
+    assert down == 2 * record_bytes(to_record(exchanged(bottom)))
     wide = run(**{**SMALL, "num_server_rounds": 1}).rounds[0]
     # 2 bytes less for each of 4,352 numbers; names of dtypes and digits of lengths differ.
     assert 2 * 2 * 4352 - (wide["sync_downlink_bytes"] - down) in range(2 * 8)

@@ -19,12 +19,12 @@ from fedsplit.split.phases import Purpose
 def _experiment(
     tiny: dict[str, object], lines: list[str], *, split: bool, class_names: Sequence[str] = ()
 ) -> Experiment:
-    config = Config.load(tiny, {"run-name": "one"})
+    strategy = "sflv1" if split else "full"
+    config = Config.load(tiny, {"run-name": "one", "strategy": strategy})
     prepared = prepare(config)
     return Experiment(
         config=config,
         prepared=replace(prepared, class_names=tuple(class_names) or prepared.class_names),
-        split=split,
         class_counts={0: [3] * 10, 1: [1] * 10},
         engine="test",
         log=lines.append,
@@ -49,7 +49,7 @@ def test_scores_are_of_the_weights_given(tiny: dict[str, object]) -> None:
     assert scores["accuracy"] == pytest.approx(0.1)
     assert scores != first
     experiment.show_progress(1, 2, Purpose.EVALUATE)
-    outcome = experiment.finish()
+    outcome = experiment.finish(experiment.model())
 
     assert outcome.rounds[0]["test_accuracy"] == pytest.approx(0.1)
     assert outcome.summary["initial_loss"] == first["loss"]
@@ -89,7 +89,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(
     experiment = _experiment(tiny, lines, split=False)
     experiment.evaluate(0, [experiment.initial_state()])
     experiment.evaluate(1, [experiment.initial_state()])
-    outcome = experiment.finish()
+    outcome = experiment.finish(experiment.model())
 
     assert outcome.run_directory.summary_path.is_file()
     assert lines[-1].endswith(str(outcome.run_directory.path))

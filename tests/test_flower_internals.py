@@ -26,9 +26,9 @@ from fedsplit.flower_internals import (
     ClientAppCallable,
     NodeInfo,
     Run,
-    arrays_bytes,
     error_reply,
     mean_of_metrics,
+    record_bytes,
     report_before_cleanup,
     task_identity,
     widen_simulation,
@@ -206,12 +206,12 @@ def test_a_failed_client_replies_with_its_reason() -> None:
 
 
 def test_bytes_of_weights_are_those_of_the_serialized_record() -> None:
-    """`arrays_bytes`: the ledger's sync bytes; numpy's header of each array counts."""
+    """`record_bytes`: the ledger's sync bytes; numpy's header of each array counts."""
     arrays = ArrayRecord({"a": torch.zeros(100), "b": torch.zeros(2, 3, dtype=torch.int64)})
     data = sum(len(array.data) for array in arrays.values())
     assert data == 100 * 4 + 6 * 8 + 2 * 128
-    assert 0 < arrays_bytes(arrays) - data < 1000
-    assert arrays_bytes(arrays) == arrays_bytes(ArrayRecord(dict(arrays)))
+    assert 0 < record_bytes(arrays) - data < 1000
+    assert record_bytes(arrays) == record_bytes(ArrayRecord(dict(arrays)))
 
 
 def test_metrics_are_averaged_by_a_weight() -> None:

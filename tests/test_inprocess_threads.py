@@ -1,23 +1,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from fedsplit import Config, Result, simulate
-from fedsplit.inprocess import run_in_process
-from fedsplit.server_app import Continuation
-from fedsplit.snapshot import Snapshot
+from fedsplit.results.checkpoints import Checkpoints
 from tests.conftest import TINY, distance, weights
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
 
 
 def test_a_run_waits_for_that_of_another_thread_and_ends_as_it_does_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Break it: let runs go on at the same time; torch's number of threads is one for all."""
 
@@ -27,7 +24,8 @@ def test_a_run_waits_for_that_of_another_thread_and_ends_as_it_does_alone(
 
     second: list[Future[Result]] = []
 
-    def begin_another(server_round: int, state: Callable[[], Snapshot]) -> None:
+    def begin_another(*_: object) -> None:
+        monkeypatch.undo()
         second.append(threads.submit(simulate, config(8, "second")))
         deadline = time.monotonic() + 60
         while "this run begins when that one ends" not in caplog.text:
@@ -36,7 +34,8 @@ def test_a_run_waits_for_that_of_another_thread_and_ends_as_it_does_alone(
         assert not (tmp_path / "second").exists()
 
     with ThreadPoolExecutor(1) as threads:
-        together = [run_in_process(config(7, "first"), Continuation(keep=begin_another))]
+        monkeypatch.setattr(Checkpoints, "write", begin_another)
+        together = [simulate(config(7, "first"))]
         together.append(second[0].result())
     for seed, result in zip((7, 8), together, strict=True):
         alone = simulate(config(seed, "alone"))

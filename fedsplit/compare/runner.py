@@ -16,10 +16,9 @@ from fedsplit.compare.directory import finished_runs, locked
 from fedsplit.compare.progress import CompareProgress
 from fedsplit.compare.runs import Plan, PlannedRun
 from fedsplit.compare.worker import WorkerProcess
-from fedsplit.config import Config, Scalar
+from fedsplit.config import Config, Scalar, config_toml
 from fedsplit.errors import RunError
 from fedsplit.report.comparison import FILE_NAME, ComparedRun, Comparison
-from fedsplit.results.run_directory import config_toml
 from fedsplit.threads import available_cores
 
 _SECONDS_BETWEEN_LOOKS = 0.5

@@ -12,6 +12,7 @@ from fedsplit.config.run import (
     with_clients,
 )
 from fedsplit.config.server import AggregationConfig
+from fedsplit.config.toml import config_toml
 
 __all__ = [
     "DEFAULT_NUM_CLIENTS",
@@ -23,6 +24,7 @@ __all__ = [
     "NetworkConfig",
     "Profile",
     "Scalar",
+    "config_toml",
     "read_toml",
     "with_clients",
 ]

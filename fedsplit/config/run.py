@@ -122,11 +122,22 @@ class Config(Section):
     round_timeout: float = Field(
         3600.0, gt=0.0, description="seconds to wait for the clients' replies"
     )
+    checkpoint_every: Whole = Field(
+        1,
+        ge=0,
+        description="number of rounds between two checkpoints, from which a run that has ended "
+        "early continues; 0 = none",
+    )
     output_dir: str = Field(
         "runs", min_length=1, description="directory in which run directories are made"
     )
     run_name: str = Field(
         "", description="name of the run directory; empty = strategy, data set and time"
+    )
+    resume: str = Field(
+        "",
+        description="run directory whose run continues; set by `fedsplit run --resume`, which "
+        "reads the other keys from that directory",
     )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -159,7 +170,7 @@ class Config(Section):
             raise ValueError("must be a plain directory name; use output-dir for the path")
         return _as_path(name)
 
-    @field_validator("output_dir")
+    @field_validator("output_dir", "resume")
     @classmethod
     def _a_path(cls, path: str) -> str:
         return _as_path(path)

@@ -71,6 +71,8 @@ ROUND_FIELDS: tuple[BuiltIn, ...] = (
     _bytes("evaluate_downlink_bytes", "evaluation downlink", short="eval down"),
     _bytes("sync_uplink_bytes", "sync uplink", "table", "traffic", short="sync up"),
     _bytes("sync_downlink_bytes", "sync downlink", "table", "traffic", short="sync down"),
+    _bytes("kept_uplink_bytes", "client state uplink", short="state up"),
+    _bytes("resent_bytes", "sent again", short="sent again"),
     _field(
         "simulated_communication_seconds",
         "communication, simulated",

@@ -6,9 +6,12 @@ import importlib
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Generic, TypeVar
 
-from fedsplit.errors import FedSplitError, ModelError
+from safetensors import SafetensorError
+
+from fedsplit.errors import FedSplitError, ModelError, cannot_write
 from fedsplit.references import is_reference
 from fedsplit.seeding import process_lock
 
@@ -49,7 +52,7 @@ class Memo(Generic[Value]):
 
 @contextmanager
 def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
-    """Hold the process lock, silence transformers, and turn any failure into a `ModelError`.
+    """Hold the process lock, silence transformers, and turn any failure into a `FedSplitError`.
 
     Parameters
     ----------
@@ -66,6 +69,8 @@ def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
         except FedSplitError:
             raise
         except Exception as error:
+            if doing == "saved" and isinstance(error, OSError | SafetensorError):
+                raise cannot_write(Path(name), error) from None
             reason = " ".join(str(error).split()) or type(error).__name__
             remedy = "Check the directory and its config.json."
             if is_reference(name):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
-import json
 import os
 import re
-import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from fedsplit.config import Config, Scalar
-from fedsplit.errors import ConfigError, RunError
+from fedsplit.config import Config, config_toml
+from fedsplit.errors import ConfigError, cannot_write
+from fedsplit.results.checkpoints import Checkpoints
+from fedsplit.results.files import remove_partial, replace_text
 from fedsplit.results.strict_json import dumps
 
 
@@ -25,8 +26,10 @@ class RunDirectory:
         config.toml     every key of the run, loadable again
         rounds.jsonl    one object per finished round
         shards.json     the number of images of each class at each client
+        checkpoints/    the state after the last two rounds and the best one
         summary.json    written when the run ends
         model/          the final weights, and beside it the plots
+        best/           the weights after the best round of those with a checkpoint
 
     Attributes
     ----------
@@ -36,6 +39,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self._lock: int | None = None
 
     @property
     def config_path(self) -> Path:
@@ -61,6 +65,21 @@ class RunDirectory:
     def model_dir(self) -> Path:
         """The directory of the final model. It exists once the model is saved."""
         return self.path / "model"
+
+    @property
+    def best_dir(self) -> Path:
+        """The directory of the model after the best round of those with a checkpoint."""
+        return self.path / "best"
+
+    @property
+    def best_clients_dir(self) -> Path:
+        """The directory of the parts that clients kept after that round."""
+        return self.path / "best-clients"
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints."""
+        return Checkpoints(self.path / "checkpoints")
 
     @property
     def clients_dir(self) -> Path:
@@ -107,10 +126,61 @@ class RunDirectory:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
             directory = cls(_make(output_dir, config))
+            directory._hold()
         except OSError as error:
             raise _cannot_make(output_dir, error.strerror or str(error)) from None
         directory._write_config(config)
         return directory
+
+    @classmethod
+    def reopen(cls, config: Config, rounds_done: int) -> Self:
+        """Open the directory of a run that continues after a round; see `Config.resume`.
+
+        What later rounds have left is removed, and so is the summary, which is that of a run that
+        has ended.
+
+        Raises
+        ------
+        ConfigError
+            If another process is making this run.
+        RunError
+            If the config cannot be written.
+        """
+        directory = cls(Path(config.resume))
+        try:
+            directory._hold()
+            remove_partial(directory.path)
+            directory.checkpoints.remove_after(rounds_done)
+            directory.summary_path.unlink(missing_ok=True)
+            if rounds_done == 0:
+                directory.rounds_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(directory.path, error) from None
+        directory._write_config(config)
+        return directory
+
+    def close(self) -> None:
+        """Let other processes continue this run."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _write_config(self, config: Config) -> None:
+        began = Config.load(config, {"resume": ""})  # it is loaded again as the run's own
+        replace_text(self.config_path, config_toml(began, self.config_path))
+
+    def _hold(self) -> None:
+        """Lock the directory against other processes, for as long as this process lives."""
+        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise ConfigError(
+                f"The run in '{self.path}' is going on in another process. Wait until it has "
+                "ended. A run of 'flwr run' goes on in the background: 'flwr list' shows it, and "
+                "'flwr stop' ends it."
+            ) from None
 
     def append_round(self, row: Mapping[str, object]) -> None:
         """Add one line to ``rounds.jsonl``. A run that is killed right after keeps it.
@@ -126,7 +196,7 @@ class RunDirectory:
             with self.rounds_path.open("ab", buffering=0) as file:
                 file.write(line.encode())
         except OSError as error:
-            raise _cannot_write(self.rounds_path, error) from None
+            raise cannot_write(self.rounds_path, error) from None
 
     def write_shards(
         self, class_counts: Sequence[Sequence[int]], class_names: Sequence[str]
@@ -138,12 +208,8 @@ class RunDirectory:
         RunError
             If it cannot be written.
         """
-        text = dumps({"class_names": class_names, "class_counts": class_counts}) + "\n"
-        try:
-            # Folder names need not be valid Unicode: a lone surrogate becomes an escape of JSON.
-            self.shards_path.write_bytes(text.encode(errors="backslashreplace"))
-        except OSError as error:
-            raise _cannot_write(self.shards_path, error) from None
+        shards = {"class_names": class_names, "class_counts": class_counts}
+        replace_text(self.shards_path, dumps(shards) + "\n")
 
     def write_rounds(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Replace ``rounds.jsonl``, whole or not at all.
@@ -153,7 +219,7 @@ class RunDirectory:
         RunError
             If it cannot be written.
         """
-        _replace(self.rounds_path, "".join(dumps(row) + "\n" for row in rows))
+        replace_text(self.rounds_path, "".join(dumps(row) + "\n" for row in rows))
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, whole or not at all.
@@ -163,63 +229,7 @@ class RunDirectory:
         RunError
             If it cannot be written.
         """
-        _replace(self.summary_path, dumps(summary, indent=2) + "\n")
-
-    def _write_config(self, config: Config) -> None:
-        try:
-            self.config_path.write_text(config_toml(config, self.config_path), encoding="utf-8")
-        except OSError as error:
-            raise _cannot_write(self.config_path, error) from None
-
-
-def config_toml(config: Config, path: Path) -> str:
-    """Return a config as TOML with every key. Its first line is the command that runs it again.
-
-    Parameters
-    ----------
-    config : Config
-        What to write.
-    path : Path
-        The file that the text is for.
-    """
-    command = f"fedsplit run {shlex.quote(str(path))}"
-    if config.run_name:
-        again = shlex.quote(f"run-name={config.run_name}-again")
-        command += f" --set {again}"
-    if not command.isprintable():  # a comment cannot hold a line break
-        command = "fedsplit run config.toml"
-    lines = [f"# {command}"]
-    section = ""
-    # In TOML, keys without a table come before the first table.
-    for key, value in sorted(config.to_flat().items(), key=lambda item: "." in item[0]):
-        table, _, name = key.rpartition(".")
-        if table != section:
-            section = table
-            lines += ["", f"[{table}]"]
-        lines.append(f"{name} = {_toml_value(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _toml_value(value: Scalar) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # JSON and TOML share their escapes, except that TOML requires one for DEL.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from None
+        replace_text(self.summary_path, dumps(summary, indent=2) + "\n")
 
 
 def _make(output_dir: Path, config: Config) -> Path:
@@ -275,11 +285,4 @@ def _cannot_make(output_dir: Path, reason: str) -> ConfigError:
     return ConfigError(
         f"Cannot make a run directory in '{output_dir}': {reason}. "
         "Set output-dir to a directory that you can write to."
-    )
-
-
-def _cannot_write(path: Path, error: OSError) -> RunError:
-    return RunError(
-        f"Cannot write '{path}': {error.strerror or error}. Free space on its disk, check that "
-        "the run directory still exists, and run again."
     )

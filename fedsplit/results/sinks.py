@@ -6,6 +6,7 @@ Both are off by default and get copies: rounds.jsonl and summary.json are always
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,6 +63,8 @@ class Sinks:
         The run's configuration, which `check_sinks` has accepted.
     run_dir : Path
         The run directory. Sinks write their local files into it.
+    rounds_done : int
+        The rounds after which the run continues; what sinks got of later ones does not count.
 
     Raises
     ------
@@ -69,8 +72,8 @@ class Sinks:
         If a sink cannot be opened.
     """
 
-    def __init__(self, config: Config, run_dir: Path) -> None:
-        self._sinks = dict(_opened(config, run_dir))
+    def __init__(self, config: Config, run_dir: Path, rounds_done: int = 0) -> None:
+        self._sinks = dict(_opened(config, run_dir, rounds_done))
 
     def send_round(self, row: Row) -> None:
         """Send the row of a round to all sinks."""
@@ -97,9 +100,9 @@ class Sinks:
                 )
 
 
-def _opened(config: Config, run_dir: Path) -> Iterator[tuple[str, Sink]]:
+def _opened(config: Config, run_dir: Path, rounds_done: int) -> Iterator[tuple[str, Sink]]:
     if config.sinks.tensorboard:
-        yield "sinks.tensorboard", TensorBoard(config, run_dir)
+        yield "sinks.tensorboard", TensorBoard(config, run_dir, rounds_done)
     if config.sinks.wandb != "off":
         yield "sinks.wandb", WeightsAndBiases(config, run_dir)
 
@@ -107,10 +110,11 @@ def _opened(config: Config, run_dir: Path) -> Iterator[tuple[str, Sink]]:
 class TensorBoard:
     """Scalars by round, in ``tensorboard/`` of the run directory."""
 
-    def __init__(self, config: Config, run_dir: Path) -> None:
+    def __init__(self, config: Config, run_dir: Path, rounds_done: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"))
+        later = rounds_done + 1 if rounds_done else None
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=later)
         rows = "\n".join(f"| {key} | {value} |" for key, value in config.to_flat().items())
         self._writer.add_text("config", f"| key | value |\n|---|---|\n{rows}")
 
@@ -136,8 +140,14 @@ class WeightsAndBiases:
     def __init__(self, config: Config, run_dir: Path) -> None:
         import wandb
 
+        kept_id = run_dir / "wandb" / "run-id"
         try:
+            kept_id.parent.mkdir(exist_ok=True)
+            if not kept_id.is_file():
+                kept_id.write_text(secrets.token_hex(8), encoding="utf-8")
             self._run = wandb.init(
+                id=kept_id.read_text(encoding="utf-8"),
+                resume="allow",
                 project=config.sinks.wandb_project,
                 name=run_dir.name,
                 dir=run_dir,

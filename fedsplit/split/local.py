@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from fedsplit.errors import ConfigError
 from fedsplit.exchanged_state import exchanged, load_exchanged
+from fedsplit.interruption import check_interruption
 from fedsplit.snapshot import Snapshot, load_optimizer_state, optimizer_state
 from fedsplit.split.steps import StepResult, score
 from fedsplit.split.training import Training
@@ -75,6 +76,7 @@ def train_batches(
     """
     total = _Total()
     for images, labels in batches:
+        check_interruption()
         optimizer.zero_grad(set_to_none=True)
         loss = objective(images, labels)
         if loss.descended.requires_grad:
@@ -160,6 +162,7 @@ def evaluate_batches(
     """Score every batch; nothing is trained."""
     total = _Total()
     for images, labels in batches:
+        check_interruption()
         total.add(objective(images, labels), len(labels))
     return total.result()
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedsplit.messages import ARRAYS, CONFIG, Instructions
+from fedsplit.messages import ARRAYS, CONFIG, KEPT_WEIGHTS, Instructions
 from strategies.addressing import address_messages
 from strategies.answers import Asked
 from strategies.sflv1 import SFLV1
@@ -23,7 +23,11 @@ def _weights(client: int) -> ArrayRecord:
 
 
 def _addressed(
-    messages: list[Message], *, sent: bool = True, tokens: dict[int, str] | None = None
+    messages: list[Message],
+    *,
+    sent: bool = True,
+    tokens: dict[int, str] | None = None,
+    lost: int | None = None,
 ) -> list[Message]:
     return address_messages(
         messages,
@@ -31,6 +35,7 @@ def _addressed(
         instructions=instructions_of(SFLV1, server_round=3),
         tokens=tokens or {},
         weights_for=_weights,
+        restored_for=lambda client: {KEPT_WEIGHTS: _weights(7)} if client == lost else {},
     )
 
 
@@ -58,3 +63,8 @@ def test_only_fedprox_mu_is_taken_from_the_aggregators_message() -> None:
 def test_without_anything_to_train_no_weights_are_sent() -> None:
     (found,) = _addressed([_configured(80)], sent=False)
     assert list(found.content) == [CONFIG]
+
+
+def test_a_client_that_has_lost_what_it_keeps_is_given_it_back() -> None:
+    found = _addressed([_configured(node) for node in (70, 80)], lost=1)
+    assert [KEPT_WEIGHTS in message.content for message in found] == [True, False]

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from numpy.lib.format import write_array_header_1_0
 from torch import Tensor
 
-from fedsplit.flower_internals import arrays_bytes
+from fedsplit.flower_internals import record_bytes
 from strategies.replies import (
     fault_of_train_reply,
     in_order_of,
@@ -183,8 +183,8 @@ def test_a_second_reply_is_no_second_client() -> None:
 
 def test_bytes_of_weights_are_exact() -> None:
     small, large = ArrayRecord({"a": torch.zeros(10)}), ArrayRecord({"a": torch.zeros(1010)})
-    assert arrays_bytes(large) - arrays_bytes(small) in range(4000, 4010)  # and digits of lengths
-    assert arrays_bytes(ArrayRecord({"a": torch.ones(10)})) == arrays_bytes(small)
+    assert record_bytes(large) - record_bytes(small) in range(4000, 4010)  # and digits of lengths
+    assert record_bytes(ArrayRecord({"a": torch.ones(10)})) == record_bytes(small)
 
 
 def test_aggregated_weights_get_their_dtypes_back() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from flwr.app import ArrayRecord
 
-from fedsplit.flower_internals import arrays_bytes
+from fedsplit.flower_internals import record_bytes
 from tests.conftest import Run, distance
 from tests.strategies import by_hand
 
@@ -28,6 +28,6 @@ def test_each_client_keeps_its_bottom_and_the_server_averages_its_copies(
     assert distance(result.model.trunk.state_dict(), parts.trunk.state_dict()) < 1e-6
     assert distance(result.model.top.state_dict(), parts.top.state_dict()) < 1e-6
     assert [row["sync_uplink_bytes"] for row in result.rounds] == [0, 0]
-    empty = len(images) * arrays_bytes(ArrayRecord())
+    empty = len(images) * record_bytes(ArrayRecord())
     first, second = (row["sync_downlink_bytes"] for row in result.rounds)
     assert first > second == empty

@@ -1,0 +1,112 @@
+"""The checkpoints of a run: the last two, and that of the best round."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedsplit.errors import RunError, cannot_write
+from fedsplit.results.files import remove_partial, replace_file
+
+if TYPE_CHECKING:
+    from fedsplit.snapshot import Snapshot
+
+_logger = logging.getLogger(__name__)
+_NAME = re.compile(r"round-(\d{6,})\.safetensors")
+_LAST_KEPT = 2
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Checkpoints:
+    """The folder ``checkpoints/`` of a run directory. Each file is the state after a round.
+
+    A file is written whole or not at all, and an older one is removed only after a newer one is
+    on the disk.
+
+    Parameters
+    ----------
+    folder : Path
+        It need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def rounds(self) -> list[int]:
+        """Return the rounds of which there is a checkpoint, in order."""
+        names = [_NAME.fullmatch(path.name) for path in self.folder.glob("round-*")]
+        return sorted(int(name[1]) for name in names if name)
+
+    def write(self, server_round: int, state: Snapshot, rows: Rows) -> None:
+        """Write the state after a round, and remove what is neither recent nor the best.
+
+        Parameters
+        ----------
+        server_round : int
+            From 1.
+        state : Snapshot
+            What a run needs to continue.
+        rows : Rows
+            Of all finished rounds; they say which checkpoint is that of the best round.
+
+        Raises
+        ------
+        RunError
+            If it cannot be written. Earlier checkpoints are then unchanged.
+        """
+        from fedsplit.snapshot import save  # loads torch: not for reports
+
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+        replace_file(self._path(server_round), lambda path: save(state, path))
+        kept = {*self.rounds()[-_LAST_KEPT:], self.best_round(rows)}
+        for other in set(self.rounds()) - kept:
+            self._path(other).unlink(missing_ok=True)
+
+    def best_round(self, rows: Rows) -> int | None:
+        """Return the first round with the best test accuracy of those with a checkpoint."""
+        scored = [
+            (row["test_accuracy"], -row["round"])
+            for row in rows
+            if row["test_accuracy"] is not None and self._path(row["round"]).is_file()
+        ]
+        return -max(scored)[1] if scored else None
+
+    def load(self, server_round: int) -> Snapshot:
+        """Return the state after a round.
+
+        Raises
+        ------
+        RunError
+            If it cannot be read.
+        """
+        from fedsplit.snapshot import load
+
+        return load(self._path(server_round))
+
+    def last(self) -> tuple[int, Snapshot] | None:
+        """Return the newest readable checkpoint: its round, and its state without the tensors."""
+        from fedsplit.snapshot import load_values
+
+        for server_round in reversed(self.rounds()):
+            try:
+                return server_round, load_values(self._path(server_round))
+            except RunError as error:
+                _logger.warning("%s The checkpoint before it is used instead.", error)
+        return None
+
+    def remove_after(self, server_round: int) -> None:
+        """Remove the checkpoints of later rounds, and what an interrupted process has left."""
+        remove_partial(self.folder)
+        for later in self.rounds():
+            if later > server_round:
+                self._path(later).unlink(missing_ok=True)
+
+    def _path(self, server_round: int) -> Path:
+        return self.folder / f"round-{server_round:06d}.safetensors"

@@ -1,0 +1,80 @@
+"""Files and folders that are written whole or not at all.
+
+What is written gets a temporary name in the same folder first. A process that is killed at any
+moment leaves the old content, and at most one temporary name for each that `remove_partial` finds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from fedsplit.errors import cannot_write
+
+_PARTIAL = ".partial-"
+_OLD = ".old-"
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a file by what `write` writes to the path that it is given.
+
+    The content is on the disk before it gets its name, and so is the name when this returns.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written. The old file is then unchanged.
+    """
+    temporary = path.with_name(f"{_PARTIAL}{path.name}")
+    try:
+        write(temporary)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file by a text in UTF-8 (see `replace_file`)."""
+    # Folder names need not be valid Unicode: a lone surrogate becomes an escape of JSON.
+    data = text.encode(errors="backslashreplace")
+    replace_file(path, lambda temporary: temporary.write_bytes(data))
+
+
+def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a folder by one that `write` fills; if that fails, the old one is unchanged."""
+    temporary, old = (path.with_name(f"{prefix}{path.name}") for prefix in (_PARTIAL, _OLD))
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        write(temporary)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what an interrupted process has left under temporary names."""
+    for path in [*folder.glob(f"{_PARTIAL}*"), *folder.glob(f"{_OLD}*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,126 @@
+"""The rounds of a run: Flower's loop, a score after each round, and a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedsplit.arrays import to_record, to_state
+from fedsplit.config import Config
+from fedsplit.experiment import Experiment, Outcome
+from fedsplit.models.split import SplitModel
+from fedsplit.resume import checkpoint_of
+from fedsplit.snapshot import Snapshot
+from strategies.base import FederatedStrategy
+from strategies.continued import Continued
+
+
+class Rounds:
+    """All rounds of a run, from its beginning or from a checkpoint.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    strategy : FederatedStrategy
+        What happens in a round.
+    experiment : Experiment
+        Scores, and keeps the results.
+    saved : Snapshot | None
+        The state from which the run continues; None = it begins.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        strategy: FederatedStrategy,
+        experiment: Experiment,
+        saved: Snapshot | None,
+    ) -> None:
+        self._config = config
+        self._strategy = strategy
+        self._experiment = experiment
+        self._done = 0
+        self._arrays = to_record(experiment.initial_state())
+        if saved is not None:
+            self._load(saved)
+
+    def run(self, grid: Grid) -> Outcome:
+        """Let Flower run the rounds that are left, and write the results.
+
+        Raises
+        ------
+        FedSplitError
+            If the run cannot be finished.
+        """
+        continued = Continued(self._strategy, self._done) if self._done else self._strategy
+        continued.start(
+            grid=grid,
+            initial_arrays=self._arrays,
+            num_rounds=self._config.num_server_rounds - self._done,
+            timeout=self._config.round_timeout,
+            evaluate_fn=self._end_round,
+        )
+        return self._experiment.finish(self._save_models())
+
+    def _end_round(self, rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Score the model before the first round and after each, and write the checkpoint."""
+        if rounds == 0 and self._done:
+            return None  # it was scored before the run was interrupted
+        server_round = self._done + rounds
+        scores = self._experiment.evaluate(server_round, self._to_score(arrays))
+        every = self._config.checkpoint_every
+        if rounds and every and (server_round % every == 0 or self._is_last(server_round)):
+            self._write(server_round, arrays)
+        return MetricRecord({**scores})
+
+    def _is_last(self, server_round: int) -> bool:
+        return server_round == self._config.num_server_rounds
+
+    def _to_score(self, arrays: ArrayRecord) -> list[dict[str, Tensor]]:
+        return _states_of(self._strategy.to_score(arrays))
+
+    def _write(self, server_round: int, arrays: ArrayRecord) -> None:
+        experiment = self._experiment
+        state = {
+            "round": server_round,
+            "arrays": dict(to_state(arrays)),
+            "strategy": self._strategy.state_dict(),
+            "recorder": experiment.recorder.state_dict(),
+        }
+        content = checkpoint_of(state, self._config, self._strategy.clients.class_counts)
+        experiment.directory.checkpoints.write(server_round, content, experiment.recorder.rows)
+
+    def _save_models(self) -> SplitModel:
+        """Save the weights after the last round and after the best one; return the last."""
+        experiment = self._experiment
+        directory, rows = experiment.directory, experiment.recorder.rows
+        best = directory.checkpoints.best_round(rows)
+        last_is_best = best in (None, len(rows))
+        model = experiment.model(copied=not last_is_best)
+        experiment.save(model, directory.model_dir, directory.clients_dir)
+        if best is not None:
+            if not last_is_best:
+                self._load_weights(directory.checkpoints.load(best))
+            best_model = model if last_is_best else experiment.model()
+            experiment.save(best_model, directory.best_dir, directory.best_clients_dir)
+        return model
+
+    def _load(self, saved: Snapshot) -> None:
+        self._experiment.recorder.load_state_dict(saved["recorder"])
+        self._done = saved["round"]
+        self._load_weights(saved)
+
+    def _load_weights(self, saved: Snapshot) -> None:
+        self._strategy.load_state_dict(saved["strategy"])
+        self._arrays = to_record(saved["arrays"])
+        self._experiment.load(self._to_score(self._arrays))
+
+
+def _states_of(records: Sequence[ArrayRecord]) -> list[dict[str, Tensor]]:
+    """Return each record's weights; the same record gives the same object, which is scored once."""
+    states = {id(record): to_state(record) for record in records}
+    return [states[id(record)] for record in records]

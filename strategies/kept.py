@@ -1,0 +1,97 @@
+"""What clients keep between rounds, as the server last received it: for a run's checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+
+from fedsplit.flower_internals import record_bytes
+from fedsplit.messages import KEPT_BYTES, KEPT_RECORDS, KEPT_WEIGHTS
+from fedsplit.snapshot import Snapshot
+
+Records = Mapping[str, ArrayRecord | ConfigRecord]
+
+
+class KeptByClients:
+    """Copies of what clients keep, which the server never reads: it only gives them back.
+
+    A client that has kept something returns a copy of it with each reply, if the run writes
+    checkpoints. After a run has been interrupted, each client is sent its copy once.
+
+    Parameters
+    ----------
+    weights_of : Callable[[int], ArrayRecord]
+        Returns the weights that a client keeps and is not sent again; none if it keeps none.
+    """
+
+    def __init__(
+        self, weights_of: Callable[[int], ArrayRecord] = lambda client: ArrayRecord()
+    ) -> None:
+        self._weights_of = weights_of
+        self._copies: dict[int, dict[str, ConfigRecord]] = {}
+        self._lost: set[int] = set()
+        self._uplink_bytes = self._resent_bytes = 0
+
+    def begin_round(self) -> None:
+        """Begin to count a round's bytes."""
+        self._uplink_bytes = self._resent_bytes = 0
+
+    @property
+    def cost(self) -> dict[str, object]:
+        """The row's entries for a round: bytes of copies, and of what was given back."""
+        return {"kept_uplink_bytes": self._uplink_bytes, "resent_bytes": self._resent_bytes}
+
+    def take(self, replies: Mapping[int, Message]) -> None:
+        """Take the copies out of the replies of clients, which have what they keep.
+
+        A copy that is not bytes is dropped. A reply without a copy leaves the one before as it is.
+        """
+        self._lost.difference_update(replies)
+        for client, reply in replies.items():
+            found: dict[str, ConfigRecord] = {}
+            for name in KEPT_RECORDS:
+                record = reply.content.pop(name, None)
+                if isinstance(record, ConfigRecord) and isinstance(record.get(KEPT_BYTES), bytes):
+                    found[name] = ConfigRecord({KEPT_BYTES: record[KEPT_BYTES]})
+            if found:
+                self._copies[client] = found
+                self._uplink_bytes += sum(map(record_bytes, found.values()))
+
+    def give_back(self, client: int) -> Records:
+        """Return the records that give a client back what it has lost with an interrupted run."""
+        if client not in self._lost:
+            return {}
+        records: dict[str, ArrayRecord | ConfigRecord] = {**self._copies.get(client, {})}
+        if weights := self._weights_of(client):
+            records[KEPT_WEIGHTS] = weights
+        self._resent_bytes += sum(map(record_bytes, records.values()))
+        return records
+
+    def state_dict(self) -> Snapshot:
+        """Return the copies."""
+        return {
+            str(client): {
+                name: torch.frombuffer(_bytes_of(record), dtype=torch.uint8)
+                for name, record in copies.items()
+            }
+            for client, copies in self._copies.items()
+        }
+
+    def load_state_dict(self, state: Snapshot, clients: Iterable[int]) -> None:
+        """Continue from what `state_dict` returned; all these clients have lost what they kept."""
+        self._copies = {
+            int(client): {
+                name: ConfigRecord({KEPT_BYTES: data.numpy().tobytes()})
+                for name, data in copies.items()
+            }
+            for client, copies in state.items()
+        }
+        self._lost = set(clients)
+
+
+def _bytes_of(record: ConfigRecord) -> bytearray:
+    data = record[KEPT_BYTES]
+    assert isinstance(data, bytes)
+    return bytearray(data)  # torch wants memory that it could write to

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedsplit.errors import RunError
+from fedsplit.results.files import remove_partial, replace_file, replace_folder, replace_text
+
+
+def _no_space(path: Path) -> None:
+    path.write_text("half")
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Break it: write to the path itself."""
+    path = tmp_path / "a.json"
+    replace_text(path, "old")
+    with pytest.raises(RunError, match=r"Cannot write '.*a\.json': No space left on device"):
+        replace_file(path, _no_space)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    replace_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_text_of_any_name_can_be_written(tmp_path: Path) -> None:
+    replace_text(tmp_path / "a", "caf\u00e9 \udcff")
+    assert (tmp_path / "a").read_text() == "caf\u00e9 \\udcff"
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Break it: write into the folder itself, which would keep files that are no longer made."""
+    path = tmp_path / "model"
+    replace_folder(path, lambda new: (new / "one").write_text("old"))
+
+    def fail(new: Path) -> None:
+        _no_space(new / "one")
+
+    with pytest.raises(RunError, match="No space left"):
+        replace_folder(path, fail)
+    assert [(p.name, p.read_text()) for p in path.iterdir()] == [("one", "old")]
+    replace_folder(path, lambda new: (new / "two").write_text("new"))
+    assert [(p.name, p.read_text()) for p in path.iterdir()] == [("two", "new")]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_leaves_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """Break it: write under a name that `remove_partial` does not know."""
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    code = (
+        "from pathlib import Path; from fedsplit.results.files import *\n"
+        f"def write(path):\n    path.write_text('half')\n    {kill}\n"
+    )
+    (tmp_path / "kept.json").write_text("old")
+    for call in ("replace_file", "replace_folder"):
+        inner = "lambda new: write(new / 'one')" if call == "replace_folder" else "write"
+        program = f"{code}{call}(Path('{tmp_path}') / '{call}', {inner})"
+        done = subprocess.run([sys.executable, "-c", program], check=False, env={**os.environ})
+        assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_partial(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.json"]
