@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import tomllib
 from enum import StrEnum
@@ -139,7 +140,7 @@ def compare(
 def report(
     directory: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Directory of a comparison or a finished run."),
+        typer.Argument(metavar="DIR", help="Directory of a comparison or a run."),
     ],
 ) -> None:
     """Write the report of a comparison or of a run again."""
@@ -155,6 +156,8 @@ def _report(directory: Path) -> None:
 
 def main() -> None:
     """Run the command line; an error is one paragraph on stderr."""
+    # SIGTERM then ends a run in order, as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # In standalone mode Typer would print an error in the arguments as a box.
         sys.exit(app(standalone_mode=False))
@@ -168,9 +171,6 @@ def main() -> None:
     except FedSplitError as error:
         print(f"fedsplit: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("fedsplit: interrupted.", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
     except Exception as error:
         if os.environ.get("FEDSPLIT_TRACEBACK"):
             raise
@@ -180,6 +180,8 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _load(config: str, overrides: dict[str, object]) -> Config:

@@ -1,7 +1,7 @@
 """Errors that fedsplit raises deliberately: one paragraph with the fault, the value, the remedy.
 
 `exit_code` is the exit status of the command line: 2 if the arguments or the configuration are
-wrong, 1 if a run failed.
+wrong, 1 if a run failed, 130 if it was interrupted.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ class ChannelError(FedSplitError):
 
 class RunError(FedSplitError):
     """A run that started but could not be finished."""
+
+
+class InterruptionError(RunError):
+    """A run that was ended by Ctrl-C or SIGTERM."""
+
+    exit_code = 130  # as shells say it: 128 and the number of SIGINT
 
 
 _LONGEST_FAULT = 1000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,16 +215,6 @@ class Experiment:
             self._log(line)
         draw_or_warn(directory.path / "rounds.png", lambda path: plot_run(rows, summary, path))
         return Outcome(rows, summary, model, directory)
-
-    def how_to_continue(self) -> str:
-        """Return a sentence that says from where a run that has ended early can continue."""
-        kept = self.directory.checkpoints.rounds()
-        if not kept:
-            return f"No round is kept in '{self.directory.path}'."
-        return (
-            f"Everything up to round {kept[-1]} is kept. Continue with: fedsplit run --resume "
-            f"{shlex.quote(str(self.directory.path))}"
-        )
 
     def close(self) -> None:
         """Release what a run holds, whether it has finished or failed."""

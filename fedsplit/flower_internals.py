@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.thread import _worker
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
-from flwr.supercore.exit.exit_handler import registered_exit_handlers
+from flwr.supercore.exit.exit_handler import add_exit_handler, registered_exit_handlers
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.run import Run
 from flwr.supercore.superexec.dependency_installer import cleanup_app_runtime_environment
@@ -33,6 +33,7 @@ __all__ = [
     "ClientAppCallable",
     "NodeInfo",
     "Run",
+    "call_at_exit",
     "error_reply",
     "mean_of_metrics",
     "record_bytes",
@@ -88,6 +89,15 @@ def report_before_cleanup() -> None:
     """
     deletes = cleanup_app_runtime_environment.__module__
     registered_exit_handlers.sort(key=lambda found: found.exit_handler.__module__ != deletes)
+
+
+def call_at_exit(function: Callable[[], object]) -> None:
+    """Call a function when this process is asked to end, by a signal or by ``flwr stop``."""
+    add_exit_handler(partial(_call, function))
+
+
+def _call(function: Callable[[], object]) -> None:
+    function()
 
 
 def widen_simulation() -> None:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from fedsplit.checking import check, check_shards, clients_at_once
 from fedsplit.config import Config, config_toml
 from fedsplit.data.run import reading
-from fedsplit.errors import RunError
-from fedsplit.results.run_directory import RunDirectory, free_name
+from fedsplit.errors import InterruptionError, RunError
+from fedsplit.results.run_directory import RunDirectory
+from fedsplit.results.run_names import free_name
+from fedsplit.scratch import Scratch
+
+_ACCEPTED = re.compile(r"Successfully started run (\d+)")
+_STOP_SECONDS = 30.0
 
 
 def run_with_flower(config: Config, *, app_dir: Path) -> None:
     """Check a config, and run it by ``flwr run`` with as many SuperNodes as it has clients.
+
+    Ctrl-C stops the run too, and not only the command that shows its log.
 
     Parameters
     ----------
@@ -36,19 +45,21 @@ def run_with_flower(config: Config, *, app_dir: Path) -> None:
         check_shards(config)
     directory = RunDirectory(Path(config.output_dir) / config.run_name)
     directory.summary_path.unlink(missing_ok=True)  # of a run that continues
-    with tempfile.TemporaryDirectory(prefix="fedsplit-") as folder:
-        run_config = Path(folder) / "run-config.toml"
+    folder = Scratch("run")
+    try:
+        run_config = folder.path / "run-config.toml"
         run_config.write_text(config_toml(config, run_config), encoding="utf-8")
-        command = [
-            *(str(Path(sys.executable).with_name("flwr")), "run", str(app_dir), "--stream"),
-            *("--run-config", str(run_config)),
+        status = _run(
+            *("run", str(app_dir), "--stream", "--run-config", str(run_config)),
             *("--federation-config", federation_config(config)),
-        ]
-        status = subprocess.run(command, check=False, env=_environment()).returncode
+            directory=directory,
+        )
+    finally:
+        folder.remove()
     if status or not directory.summary_path.is_file():
         raise RunError(
-            f"The run '{config.run_name}' did not finish; the log above says why. What it has "
-            f"written is in {directory.path}. To see the log again: flwr list, then flwr log."
+            f"The run '{config.run_name}' did not finish; the log above says why. To see the log "
+            f"again: flwr list, then flwr log. {directory.how_to_continue()}"
         )
 
 
@@ -61,7 +72,49 @@ def federation_config(config: Config) -> str:
     )
 
 
+def _run(*arguments: str, directory: RunDirectory) -> int:
+    """Run ``flwr`` and pass on what it prints; return its exit status."""
+    run_id = None
+    command = [_flwr(), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=_environment()) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                sys.stdout.buffer.write(line)
+                sys.stdout.flush()
+                if run_id is None and (accepted := _ACCEPTED.search(line.decode(errors="replace"))):
+                    run_id = accepted[1]
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            if run_id is not None:
+                _stop(run_id, directory)
+            raise InterruptionError(f"Interrupted. {directory.how_to_continue()}") from None
+
+
+def _stop(run_id: str, directory: RunDirectory) -> None:
+    """End a run: for Flower, which would notice it in half a minute, and at once."""
+    subprocess.run(
+        [_flwr(), "stop", run_id], check=False, env=_environment(), stdout=subprocess.DEVNULL
+    )
+    owner = directory.owner()
+    if owner is not None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(owner, signal.SIGINT)
+    if not directory.wait_until_free(_STOP_SECONDS):
+        print(  # noqa: T201
+            f"fedsplit: run {run_id} has not ended after {_STOP_SECONDS:g} seconds; 'flwr list' "
+            "shows whether it does.",
+            file=sys.stderr,
+        )
+
+
+def _flwr() -> str:
+    return str(Path(sys.executable).with_name("flwr"))
+
+
 def _environment() -> dict[str, str]:
-    """Put this environment's programs on the path: flwr starts others by name."""
+    """Put this environment's programs on the path, which flwr starts by name; buffer nothing."""
     here = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")])}
+    path = os.pathsep.join([here, os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from logging import INFO, WARNING
 
 from flwr.app import Context
@@ -24,11 +25,12 @@ from fedsplit.data.run import reading
 from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
 from fedsplit.experiment import Experiment, Outcome
-from fedsplit.flower_internals import report_before_cleanup, widen_simulation
+from fedsplit.flower_internals import call_at_exit, report_before_cleanup, widen_simulation
 from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
 from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
+from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import check_class_counts, last_state
 from fedsplit.rounds import Rounds
 from fedsplit.seeding import generator
@@ -55,11 +57,14 @@ class Engine:
         Opens the channel through which clients reach the split server.
     make_room : Callable[[], object]
         Called before the rendezvous of clients that must all run at the same time.
+    at_exit : Callable[[Callable[[], object]], object]
+        Takes a function to call if the process is asked to end, where that raises no exception.
     """
 
     name: str
     open_channel: Callable[[SessionHost, Config], Channel]
     make_room: Callable[[], object] = lambda: None
+    at_exit: Callable[[Callable[[], object]], object] = lambda function: None
 
 
 def open_grpc(host: SessionHost, config: Config) -> Channel:
@@ -67,7 +72,7 @@ def open_grpc(host: SessionHost, config: Config) -> Channel:
     return GrpcChannel(host, address=config.channel.address, max_streams=1024)
 
 
-FLOWER = Engine("flower", open_grpc, widen_simulation)
+FLOWER = Engine("flower", open_grpc, widen_simulation, call_at_exit)
 
 
 @app.main()
@@ -129,22 +134,32 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 log=lambda line: log(INFO, line),
                 rounds_done=0 if saved is None else saved["round"],
             )
-            with closing(experiment), _saying_how_to_continue(experiment):
+            directory = experiment.directory
+            engine.at_exit(partial(_end_in_order, directory, server))
+            with closing(experiment), _saying_how_to_continue(directory):
                 strategy = kind(_context(config, prepared, clients, told, server, experiment))
                 return Rounds(config, strategy, experiment, saved).run(grid)
 
 
 @contextmanager
-def _saying_how_to_continue(experiment: Experiment) -> Iterator[None]:
+def _saying_how_to_continue(directory: RunDirectory) -> Iterator[None]:
     """Say what is kept of a run that ends early."""
     try:
         yield
     except FedSplitError as error:
-        error.args = (f"{error} {experiment.how_to_continue()}",)
+        error.args = (f"{error} {directory.how_to_continue()}",)
         raise
     except KeyboardInterrupt:
-        log(WARNING, "Interrupted. %s", experiment.how_to_continue())
+        log(WARNING, "Interrupted. %s", directory.how_to_continue())
         raise
+
+
+def _end_in_order(directory: RunDirectory, server: SplitServer | None) -> None:
+    """Say what is kept, and release what the process holds; its threads end with it."""
+    if directory.is_open:
+        log(WARNING, "Interrupted. %s", directory.how_to_continue())
+        if server is not None:
+            server.close()
 
 
 def _context(

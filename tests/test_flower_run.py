@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
-import tomllib
+import threading
+import time
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from fedsplit import Config, checking
-from fedsplit.errors import ConfigError, RunError
+from fedsplit import Config, checking, flower_run
+from fedsplit.errors import ConfigError, InterruptionError, RunError
 from fedsplit.flower_run import federation_config, run_with_flower
 
 
@@ -40,60 +43,139 @@ def test_strategies_that_go_step_by_step_have_all_participants_at_once(
     assert federation_config(config).endswith(f"init-args-num-cpus={at_once}")
 
 
+FLWR = """#!{python}
+import json, os, sys, tomllib, time
+from pathlib import Path
+
+record = Path({record!r})
+calls = json.loads(record.read_text()) if record.exists() else []
+called = {{"arguments": sys.argv[1:], "path": os.environ["PATH"]}}
+if sys.argv[1] == "run":
+    called["values"] = tomllib.loads(Path(sys.argv[5]).read_text(encoding="utf-8"))
+    run_dir = Path(called["values"]["output-dir"]) / called["values"]["run-name"]
+    run_dir.mkdir(parents=True)
+    if {summary}:
+        (run_dir / "summary.json").write_text("{{}}")
+record.write_text(json.dumps([*calls, called]))
+print("Successfully started run 77", flush=True)
+if sys.argv[1] == "run" and {endless}:
+    time.sleep(60)
+sys.exit({status})
+"""
+
+
 class _Flwr:
     """Stands in for the command `flwr`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, status: int, summary: bool) -> None:
-        self.command: list[str] = []
-        self.values: dict[str, object] = {}
-        self.path = ""
-        self._status, self._summary = status, summary
-        monkeypatch.setattr(subprocess, "run", self._run)
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        folder: Path,
+        *,
+        status: int = 0,
+        summary: bool = True,
+        endless: bool = False,
+    ) -> None:
+        self.record = folder / "calls.json"
+        program = folder / "flwr"
+        text = FLWR.format(
+            python=sys.executable,
+            record=str(self.record),
+            summary=summary,
+            status=status,
+            endless=endless,
+        )
+        program.write_text(text, encoding="utf-8")
+        program.chmod(0o755)
+        monkeypatch.setattr(flower_run, "_flwr", lambda: str(program))
 
-    def _run(self, command: list[str], *, check: bool, env: dict[str, str]) -> SimpleNamespace:
-        assert not check
-        self.command, self.path = command, env["PATH"]
-        self.values = tomllib.loads(Path(command[5]).read_text(encoding="utf-8"))
-        run_dir = Path(str(self.values["output-dir"])) / str(self.values["run-name"])
-        run_dir.mkdir(parents=True)
-        if self._summary:
-            (run_dir / "summary.json").write_text("{}")
-        return SimpleNamespace(returncode=self._status)
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """What it was called with, in order."""
+        return json.loads(self.record.read_text()) if self.record.exists() else []
 
 
 def test_the_command_is_flwr_run(
-    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tiny: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
-    flwr = _Flwr(monkeypatch, status=0, summary=True)
+    flwr = _Flwr(monkeypatch, tmp_path)
     config = Config.load(tiny)
     run_with_flower(config, app_dir=tmp_path)
 
-    assert flwr.command == [
-        *(str(Path(sys.executable).parent / "flwr"), "run", str(tmp_path), "--stream"),
-        *("--run-config", flwr.command[5], "--federation-config"),
+    (called,) = flwr.calls
+    arguments = called["arguments"]
+    assert arguments == [
+        *("run", str(tmp_path), "--stream"),
+        *("--run-config", arguments[4], "--federation-config"),
         "num-supernodes=4 client-resources-num-cpus=1 init-args-num-cpus=2",
     ]
-    assert flwr.path.split(os.pathsep)[0] == str(Path(sys.executable).parent)
-    assert not Path(flwr.command[5]).exists()
-    sent = Config.from_flat(flwr.values)
+    assert called["path"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert not Path(arguments[4]).parent.exists()
+    sent = Config.from_flat(called["values"])
     assert sent.run_name.startswith("sflv1-fashion-mini-")
     assert sent == Config.load(config, {"run-name": sent.run_name})
+    assert b"Successfully started run 77\n" in capfdbinary.readouterr().out
 
 
 @pytest.mark.parametrize(("status", "summary"), [(1, True), (0, False)])
 def test_a_run_that_did_not_finish_is_an_error(
-    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, status: int, summary: bool
+    tiny: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    status: int,
+    summary: bool,
 ) -> None:
-    _Flwr(monkeypatch, status=status, summary=summary)
-    with pytest.raises(RunError, match=r"'lost' did not finish.*runs/lost.*flwr log") as caught:
+    _Flwr(monkeypatch, tmp_path, status=status, summary=summary)
+    with pytest.raises(RunError, match=r"'lost' did not finish.*flwr log.*runs/lost") as caught:
         run_with_flower(Config.load(tiny, {"run-name": "lost"}), app_dir=Path())
     assert caught.value.exit_code == 1
 
 
-def test_what_cannot_run_does_not_start_flower(
-    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_stops_the_run_and_not_only_its_log(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    flwr = _Flwr(monkeypatch, status=0, summary=True)
+    """Break it: end the command `flwr run` only, and the run goes on in the background."""
+    flwr = _Flwr(monkeypatch, tmp_path, endless=True)
+    run_dir = Path(str(tiny["output-dir"])) / "one"
+    main = threading.current_thread()
+
+    def interrupt() -> None:
+        while not (run_dir / "summary.json").exists():
+            time.sleep(0.02)
+        time.sleep(0.3)
+        assert main.ident is not None
+        signal.pthread_kill(main.ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    holder = _holder_of(run_dir)
+    with pytest.raises(InterruptionError, match=r"Interrupted\. No round is kept") as caught:
+        run_with_flower(Config.load(tiny, {"run-name": "one"}), app_dir=Path())
+    thread.join()
+    assert caught.value.exit_code == 130
+    assert flwr.calls[-1]["arguments"] == ["stop", "77"]
+    assert holder.wait(10) == -signal.SIGINT  # whoever made the run was told at once
+
+
+def _holder_of(run_dir: Path) -> subprocess.Popen[bytes]:
+    """Start a process that takes the lock of a run directory as soon as it exists."""
+    program = (
+        "import signal, time; from pathlib import Path; from fedsplit.locks import FileLock\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        f"path = Path({str(run_dir)!r})\n"
+        "while not path.exists(): time.sleep(0.005)\n"
+        "lock = FileLock.take(path / '.lock'); time.sleep(60)"
+    )
+    return subprocess.Popen([sys.executable, "-c", program])
+
+
+def test_what_cannot_run_does_not_start_flower(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flwr = _Flwr(monkeypatch, tmp_path)
     with pytest.raises(ConfigError, match="batch-size = 99 is larger than the shard"):
         run_with_flower(Config.load(tiny, {"batch-size": 99}), app_dir=Path())
-    assert flwr.command == []
+    assert flwr.calls == []

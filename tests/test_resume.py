@@ -117,7 +117,7 @@ def test_a_run_that_another_process_makes_is_refused(killed: Path) -> None:
 
     config = continued(killed, {})
     held = RunDirectory.reopen(config, 1)
-    with pytest.raises(ConfigError, match="is going on in another process"):
+    with pytest.raises(ConfigError, match="is going on in process"):
         simulate(resume=killed)
     held.close()
     assert simulate(resume=killed).summary["finished_rounds"] == 2

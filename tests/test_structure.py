@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.errors"},
     {
         "fedsplit.interruption",
+        "fedsplit.locks",
         "fedsplit.boundary",
         "fedsplit.cache",
         "fedsplit.names",
@@ -35,7 +36,7 @@ LAYERS: list[set[str]] = [
         "fedsplit.flower_internals",
         "fedsplit.messages",
     },
-    {"fedsplit.config"},
+    {"fedsplit.config", "fedsplit.scratch"},
     {"fedsplit.links"},
     {"fedsplit.data", "fedsplit.models"},
     {"fedsplit.initial_model"},

@@ -19,7 +19,7 @@ from fedsplit.channel.codec import decode, encode
 from fedsplit.channel.endpoint import Session, SessionHost
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.watchdog import Watchdog
-from fedsplit.errors import ChannelError, shorten
+from fedsplit.errors import ChannelError, FedSplitError, shorten
 
 _SERVICE = wire_pb2.DESCRIPTOR.services_by_name["SplitLearning"].full_name
 _METHOD = "Session"
@@ -96,6 +96,9 @@ class GrpcChannel:
         except ChannelError as error:
             session.close(str(error))
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except FedSplitError as error:  # of this machine, such as a full disk
+            session.close(str(error))
+            context.abort(grpc.StatusCode.INTERNAL, str(error))
         except Exception as error:
             _log.exception("The split server failed while it answered a frame")
             session.close(f"the split server failed: {error!r}")

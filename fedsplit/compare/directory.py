@@ -1,21 +1,23 @@
-"""The directory of a comparison: one process at a time, and its finished runs."""
+"""The directory of a comparison: one process at a time, and the runs that it holds."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedsplit.compare.runs import Plan, PlannedRun
 from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError, FedSplitError
+from fedsplit.locks import FileLock
 from fedsplit.results.run_directory import RunDirectory
+from fedsplit.resume import continued, without_place
 
 # Where a run is, and how fast it goes: these keys do not change its results.
-_WITHOUT_EFFECT = ("output-dir", "run-name", "max-concurrent-clients")
+_WITHOUT_EFFECT = ("output-dir", "run-name", "resume", "max-concurrent-clients", "checkpoint-every")
 
 
 @contextmanager
@@ -35,28 +37,41 @@ def locked(directory: Path) -> Iterator[int]:
     try:
         for folder in ("runs", "logs", "configs"):
             (directory / folder).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = FileLock.take(directory / ".lock")
     except OSError as error:
         raise ConfigError(
             f"Cannot make '{directory}': {error.strerror or error}. Set --output-dir to a "
             "directory that you can write to."
         ) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+    if lock is None:
         raise ConfigError(
             f"Another 'fedsplit compare' is running in '{directory}'. Wait until it has finished, "
             "or choose another --output-dir."
-        ) from None
+        )
     try:
-        yield descriptor
+        yield lock.descriptor
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
-def finished_runs(plan: Plan) -> set[PlannedRun]:
-    """Return the finished runs, and remove the directories of unfinished ones.
+@dataclass(frozen=True)
+class Found:
+    """The runs of a plan whose directories exist.
+
+    Attributes
+    ----------
+    finished : frozenset[PlannedRun]
+        Those that have ended.
+    begun : Mapping[PlannedRun, Config]
+        Those that continue, with the config that does so.
+    """
+
+    finished: frozenset[PlannedRun]
+    begun: Mapping[PlannedRun, Config]
+
+
+def find_runs(plan: Plan) -> Found:
+    """Return the runs that exist, and remove the directories of those that cannot continue.
 
     Raises
     ------
@@ -65,7 +80,7 @@ def finished_runs(plan: Plan) -> set[PlannedRun]:
         Then nothing is removed.
     """
     finished: set[PlannedRun] = set()
-    unfinished: list[Path] = []
+    unfinished: list[PlannedRun] = []
     faults = []
     for run in plan.runs:
         kept = RunDirectory(run.directory)
@@ -76,7 +91,7 @@ def finished_runs(plan: Plan) -> set[PlannedRun]:
         elif os.path.lexists(kept.path):
             if not kept.config_path.is_file() and any(kept.path.glob("*")):
                 faults.append(f"'{kept.path}' is not the directory of a run")
-            unfinished.append(kept.path)
+            unfinished.append(run)
     if faults:
         raise ConfigError(
             "\n  ".join(
@@ -87,9 +102,13 @@ def finished_runs(plan: Plan) -> set[PlannedRun]:
                 ]
             )
         )
-    for path in unfinished:
-        shutil.rmtree(path)
-    return finished
+    begun: dict[PlannedRun, Config] = {}
+    for run in unfinished:
+        try:
+            begun[run] = continued(run.directory, without_place(run.config))
+        except FedSplitError:  # of another config, or without a checkpoint
+            shutil.rmtree(run.directory)
+    return Found(frozenset(finished), begun)
 
 
 def _differing(kept: RunDirectory, asked: Config) -> list[str]:

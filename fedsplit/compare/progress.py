@@ -46,6 +46,7 @@ class CompareProgress:
         self._done = len(finished)
         self._waiting = [run for run in runs if run not in finished]
         self._started: dict[PlannedRun, float] = {}
+        self._rounds_before: dict[PlannedRun, int] = {}
         self._seconds_per_round: dict[tuple[str, str], float] = {}
         self._tasks: dict[PlannedRun, TaskID] = {}
         self._bars = Progress(
@@ -72,6 +73,7 @@ class CompareProgress:
         """Record that a run begins."""
         self._waiting.remove(run)
         self._started[run] = self._clock()
+        self._rounds_before[run] = finished_rounds(run.directory)
         rounds = run.config.num_server_rounds
         self._tasks[run] = self._bars.add_task(run.name, total=rounds, shown="")
 
@@ -81,8 +83,8 @@ class CompareProgress:
         self._bars.remove_task(self._tasks.pop(run))
         self._done += 1
         if fault is None:
-            pace = seconds / run.config.num_server_rounds
-            self._seconds_per_round[run.setting, run.label] = pace
+            rounds = run.config.num_server_rounds - self._rounds_before[run]
+            self._seconds_per_round[run.setting, run.label] = seconds / max(1, rounds)
         left = self.seconds_left()
         self._say(
             f"{self._done:>{len(str(self._total))}}/{self._total}  {run.name}  "
@@ -112,9 +114,9 @@ class CompareProgress:
         now = self._clock()
         going = {run: finished_rounds(run.directory) for run in self._started}
         paces = {
-            (run.setting, run.label): (now - self._started[run]) / done
+            (run.setting, run.label): (now - self._started[run]) / made
             for run, done in going.items()
-            if done
+            if (made := done - self._rounds_before[run]) > 0
         } | self._seconds_per_round
         if not paces:
             return None

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedsplit.compare.directory import finished_runs, locked
+from fedsplit.compare.directory import find_runs, locked
 from fedsplit.compare.progress import CompareProgress
 from fedsplit.compare.runs import Plan, PlannedRun
 from fedsplit.compare.worker import WorkerProcess
 from fedsplit.config import Config, Scalar, config_toml
-from fedsplit.errors import RunError
+from fedsplit.errors import InterruptionError, RunError
 from fedsplit.report.comparison import FILE_NAME, ComparedRun, Comparison
 from fedsplit.threads import available_cores
 
@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def compare(plan: Plan, *, jobs: int, command: str, console: Console) -> Comparison:
-    """Make every run of a plan that has not finished.
+    """Make every run of a plan that has not finished, after the rounds that it has finished.
 
     Parameters
     ----------
@@ -51,15 +51,15 @@ def compare(plan: Plan, *, jobs: int, command: str, console: Console) -> Compari
         If the comparison is interrupted.
     """
     with locked(plan.directory) as lock:
-        finished = finished_runs(plan)
+        found = find_runs(plan)
         comparison = _begin(plan, jobs=jobs, command=command)
         comparison.write(plan.directory)
-        todo = [run for run in plan.runs if run not in finished]
+        todo = [run for run in plan.runs if run not in found.finished]
         for run in todo:
             path = _config_path(plan, run)
-            config = _sharing_cores(run.config, min(jobs, len(todo)))
+            config = _sharing_cores(found.begun.get(run, run.config), min(jobs, len(todo)))
             path.write_text(config_toml(config, path), encoding="utf-8")
-        progress = CompareProgress(plan.runs, finished, jobs, console)
+        progress = CompareProgress(plan.runs, found.finished, jobs, console)
         with progress, _workers(min(jobs, len(todo)), lock) as workers:
             _make_all(plan, todo, workers, progress, comparison)
         return comparison
@@ -177,9 +177,9 @@ def _make_all(
         except BaseException as error:
             workers.stop()  # otherwise leaving the pool of threads would wait for them
             if isinstance(error, KeyboardInterrupt):
-                raise RunError(
-                    f"Interrupted with {len(waiting) + len(going)} runs left. Finished runs are "
-                    "kept: give the same command again to continue."
+                raise InterruptionError(
+                    f"Interrupted with {len(waiting) + len(going)} runs left. Finished runs and "
+                    "rounds are kept: give the same command again to continue."
                 ) from None
             raise
 

@@ -1,4 +1,4 @@
-"""Read the directories of finished runs."""
+"""Read the directories of runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from fedsplit.fields import DECLARED_KEY, Metric, declared_in
 from fedsplit.names import printable
 from fedsplit.report.comparison import ComparedRun, Comparison
 from fedsplit.results.run_directory import RunDirectory
+from fedsplit.results.saved import Saved
+from fedsplit.results.summary import summarise
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,12 @@ def gather(directory: Path) -> Gathered:
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Read the directory of a finished run.
+    """Read the directory of a run. The summary of an unfinished one is that of its rounds so far.
 
     Raises
     ------
     ConfigError
-        If it is not a finished run's, or one of its files cannot be read.
+        If it is not that of a run with a finished round, or one of its files cannot be read.
     """
     kept = RunDirectory(directory)
     try:
@@ -120,11 +122,15 @@ def read_run(directory: Path) -> RunRecord:
         shards: dict[str, Any] = {}
         if kept.shards_path.is_file():
             shards = json.loads(kept.shards_path.read_text(encoding="utf-8"))
-        summary = json.loads(kept.summary_path.read_text(encoding="utf-8"))
+        config, rounds = Config.load(kept.config_path), [json.loads(line) for line in lines]
+        if kept.summary_path.is_file():
+            summary = json.loads(kept.summary_path.read_text(encoding="utf-8"))
+        else:
+            summary = _summary_so_far(kept, config, rounds)
         return RunRecord(
             directory=kept.path,
-            config=Config.load(kept.config_path),
-            rounds=[json.loads(line) for line in lines],
+            config=config,
+            rounds=rounds,
             summary=summary,
             class_counts=shards.get("class_counts", []),
             class_names=[printable(name) for name in shards.get("class_names", [])],
@@ -132,9 +138,27 @@ def read_run(directory: Path) -> RunRecord:
         )
     except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(
-            f"'{directory}' cannot be read as the directory of a finished run: {error}. Give a "
-            "directory that 'fedsplit run' or 'fedsplit compare' has made."
+            f"'{directory}' cannot be read as the directory of a run: {error}. Give a directory "
+            "that 'fedsplit run' or 'fedsplit compare' has made."
         ) from None
+
+
+def _summary_so_far(
+    kept: RunDirectory, config: Config, rounds: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    started = Saved.from_json(json.loads(kept.start_path.read_text(encoding="utf-8")))
+    summary = summarise(
+        rounds,
+        config,
+        facts=started.facts,
+        initial=started.initial,
+        wall_seconds=started.elapsed_seconds + sum(row["round_seconds"] for row in rounds),
+        run_directory=kept.path,
+        metrics=started.metrics,
+    )
+    if not rounds:
+        raise ConfigError("it has no finished round")
+    return summary
 
 
 def summary_keys(records: Sequence[RunRecord]) -> list[str]:

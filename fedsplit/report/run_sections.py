@@ -17,7 +17,11 @@ from fedsplit.results.text import NOTHING, counted, duration, shown
 def run_header(record: RunRecord) -> Header:
     """Return what the run was, the versions it used, and how long it took."""
     summary = record.summary
-    lead = what_ran(summary, rounds=counted(summary["finished_rounds"], "round")) + "."
+    done, asked = summary["finished_rounds"], summary["num_rounds"]
+    rounds = counted(done, "round") if done == asked else f"{done} of {asked} rounds"
+    lead = what_ran(summary, rounds=rounds) + "."
+    if done < asked:
+        lead += " The run has not finished: this is what it has done so far."
     packages = ("fedsplit", "torch", "flwr")
     details = {
         "Versions": ", ".join(f"{name} {summary[f'{name}_version']}" for name in packages),

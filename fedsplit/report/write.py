@@ -29,19 +29,19 @@ def write_report(directory: str | Path) -> list[Path]:
     Raises
     ------
     ConfigError
-        If the directory is neither a comparison's nor a finished run's.
+        If the directory is neither a comparison's nor that of a run with a finished round.
     RunError
         If a file cannot be written.
     """
     folder = local_directory(directory)
     if folder is not None and (folder / FILE_NAME).is_file():
         return _write(folder.absolute(), _of_comparison(folder))
-    if folder is not None and RunDirectory(folder).summary_path.is_file():
+    if folder is not None and RunDirectory(folder).rounds_path.is_file():
         return _write(folder.absolute(), _of_run(folder))
     what = "holds no" if folder else "is no directory of a"
     raise ConfigError(
-        f"'{directory}' {what} comparison ({FILE_NAME}) or finished run (summary.json). Give a "
-        "directory that 'fedsplit compare' or 'fedsplit run' has made."
+        f"'{directory}' {what} comparison ({FILE_NAME}) or run with a finished round "
+        "(rounds.jsonl). Give a directory that 'fedsplit compare' or 'fedsplit run' has made."
     )
 
 

@@ -98,6 +98,7 @@ class Recorder:
         """Take the test result of the initial weights. The first round starts now."""
         self._initial = {"test_loss": test_loss, "test_accuracy": test_accuracy}
         self._log(f"Before training: test accuracy {test_accuracy:.4f}, test loss {test_loss:.4f}")
+        self._run_directory.write_start({**self.state_dict(), "rows": []})
         self._begin_round()
 
     def note(self, **values: object) -> None:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
-import itertools
 import os
-import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from fedsplit.config import Config, config_toml
 from fedsplit.errors import ConfigError, cannot_write
-from fedsplit.results.checkpoints import Checkpoints
+from fedsplit.locks import FileLock
 from fedsplit.results.files import remove_partial, replace_text
+from fedsplit.results.run_names import names
+from fedsplit.results.run_paths import RunPaths
 from fedsplit.results.strict_json import dumps
 
 
-class RunDirectory:
+class RunDirectory(RunPaths):
     """The directory of one run. Only this class writes its records.
 
     ::
 
         config.toml     every key of the run, loadable again
         rounds.jsonl    one object per finished round
+        start.json      what was known before the first round, for the report of an unfinished run
         shards.json     the number of images of each class at each client
         checkpoints/    the state after the last two rounds and the best one
         summary.json    written when the run ends
@@ -38,53 +37,8 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
-        self._lock: int | None = None
-
-    @property
-    def config_path(self) -> Path:
-        """The path of the resolved config."""
-        return self.path / "config.toml"
-
-    @property
-    def rounds_path(self) -> Path:
-        """The path of the rounds."""
-        return self.path / "rounds.jsonl"
-
-    @property
-    def summary_path(self) -> Path:
-        """The path of the summary."""
-        return self.path / "summary.json"
-
-    @property
-    def shards_path(self) -> Path:
-        """The path of the class counts of all clients."""
-        return self.path / "shards.json"
-
-    @property
-    def model_dir(self) -> Path:
-        """The directory of the final model. It exists once the model is saved."""
-        return self.path / "model"
-
-    @property
-    def best_dir(self) -> Path:
-        """The directory of the model after the best round of those with a checkpoint."""
-        return self.path / "best"
-
-    @property
-    def best_clients_dir(self) -> Path:
-        """The directory of the parts that clients kept after that round."""
-        return self.path / "best-clients"
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """The run's checkpoints."""
-        return Checkpoints(self.path / "checkpoints")
-
-    @property
-    def clients_dir(self) -> Path:
-        """The directory of the parts that clients keep. It exists once they are saved."""
-        return self.path / "clients"
+        super().__init__(path)
+        self._lock: FileLock | None = None
 
     @classmethod
     def check_free(cls, config: Config) -> None:
@@ -162,8 +116,13 @@ class RunDirectory:
     def close(self) -> None:
         """Let other processes continue this run."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this object holds the directory's lock."""
+        return self._lock is not None
 
     def _write_config(self, config: Config) -> None:
         began = Config.load(config, {"resume": ""})  # it is loaded again as the run's own
@@ -171,16 +130,13 @@ class RunDirectory:
 
     def _hold(self) -> None:
         """Lock the directory against other processes, for as long as this process lives."""
-        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
+        self._lock = FileLock.take(self.lock_path)
+        if self._lock is None:
             raise ConfigError(
-                f"The run in '{self.path}' is going on in another process. Wait until it has "
-                "ended. A run of 'flwr run' goes on in the background: 'flwr list' shows it, and "
-                "'flwr stop' ends it."
-            ) from None
+                f"The run in '{self.path}' is going on in process {self.owner()}. Wait until it "
+                "has ended. A run of 'flwr run' goes on in the background: 'flwr list' shows it, "
+                "and 'flwr stop' ends it."
+            )
 
     def append_round(self, row: Mapping[str, object]) -> None:
         """Add one line to ``rounds.jsonl``. A run that is killed right after keeps it.
@@ -221,6 +177,16 @@ class RunDirectory:
         """
         replace_text(self.rounds_path, "".join(dumps(row) + "\n" for row in rows))
 
+    def write_start(self, state: Mapping[str, object]) -> None:
+        """Write ``start.json``: the recorder's state before the first round, whole or not at all.
+
+        Raises
+        ------
+        RunError
+            If it cannot be written.
+        """
+        replace_text(self.start_path, dumps(state, indent=2) + "\n")
+
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, whole or not at all.
 
@@ -240,7 +206,7 @@ def _make(output_dir: Path, config: Config) -> Path:
         except FileExistsError:
             raise _taken(path) from None
         return path
-    for name in _names(config):
+    for name in names(config):
         path = output_dir / name
         try:
             path.mkdir()  # atomic: only one of two runs gets the name
@@ -248,30 +214,6 @@ def _make(output_dir: Path, config: Config) -> Path:
             continue
         return path
     raise AssertionError("unreachable")
-
-
-def free_name(config: Config) -> str:
-    """Return ``run-name``, or one that is free in ``output-dir``."""
-    if config.run_name:
-        return config.run_name
-    output_dir = Path(config.output_dir)
-    return next(name for name in _names(config) if not os.path.lexists(output_dir / name))
-
-
-def _names(config: Config) -> Iterator[str]:
-    """Yield the names that a run without a ``run-name`` tries."""
-    base = f"{config.strategy}-{_dataset_word(config.data.name)}-{_timestamp()}"
-    yield base
-    yield from (f"{base}-{number}" for number in itertools.count(2))
-
-
-def _timestamp() -> str:
-    return time.strftime("%Y%m%d-%H%M%S")
-
-
-def _dataset_word(name: str) -> str:
-    word = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name)[:40].strip("-.")
-    return word or "data"
 
 
 def _taken(path: Path) -> ConfigError:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 
 from fedsplit.boundary import State
 from fedsplit.channel.codec import separate
-from fedsplit.errors import ChannelError
+from fedsplit.errors import ChannelError, cannot_write
 from fedsplit.exchanged_state import copy_to_train, exchanged, load_exchanged
+from fedsplit.scratch import Scratch
 from fedsplit.split.lockstep import GiveUp, keep
 from fedsplit.split.rules import RuleSettings, UpdateRule
 from fedsplit.split.steps import PendingStep
@@ -36,7 +36,7 @@ class PerParticipantCopies(UpdateRule):
         self._training: dict[int, tuple[nn.Module, Optimizer]] = {}
         self._pending: dict[int, PendingStep] = {}
         self._server_round = 1
-        self._finished = Path(tempfile.mkdtemp(prefix="fedsplit-copies-"))
+        self._finished = Scratch("copies")
 
     @property
     def training_now(self) -> Mapping[int, nn.Module]:
@@ -46,7 +46,7 @@ class PerParticipantCopies(UpdateRule):
     @property
     def finished_files(self) -> list[Path]:
         """The finished copies on disk, sorted by name."""
-        return sorted(self._finished.iterdir()) if self._finished.exists() else []
+        return sorted(self._finished.path.glob("*.safetensors"))
 
     def open_round(
         self, server_round: int, participants: Collection[int], give_up: GiveUp = keep
@@ -88,7 +88,11 @@ class PerParticipantCopies(UpdateRule):
                 f"Training diverged: client {participant}'s copy of the server part holds NaN or "
                 "infinity. Lower learning-rate."
             )
-        save_file(separate(exchanged(server_copy)), self._file(participant))
+        file = self._file(participant)
+        try:
+            save_file(separate(exchanged(server_copy)), file)
+        except (OSError, SafetensorError) as error:
+            raise cannot_write(file, error) from None
 
     def drop(self, participant: int) -> None:
         """Drop the participant's copy."""
@@ -118,12 +122,12 @@ class PerParticipantCopies(UpdateRule):
             load_exchanged(self.server_part, average)  # casts to each tensor's own dtype
         self._training.clear()
         self._pending.clear()
-        for file in self._finished.iterdir():
+        for file in self.finished_files:
             file.unlink()
 
     def close(self) -> None:
         """Remove the folder of finished copies."""
-        shutil.rmtree(self._finished, ignore_errors=True)
+        self._finished.remove()
 
     def _file(self, participant: int) -> Path:
-        return self._finished / f"{participant}.safetensors"
+        return self._finished.path / f"{participant}.safetensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsplit.compare.directory import finished_runs, locked
+from fedsplit.compare.directory import find_runs, locked
 from fedsplit.compare.runs import Plan, make_plan
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
@@ -24,14 +24,28 @@ def test_a_finished_run_is_found_whatever_its_place_and_concurrency(
     plan: Plan,
 ) -> None:
     write_run(Config.load(plan.runs[1].config, {"max-concurrent-clients": 3}))
-    assert finished_runs(plan) == {plan.runs[1]}
+    assert find_runs(plan).finished == {plan.runs[1]}
 
 
-def test_an_unfinished_run_is_removed(plan: Plan) -> None:
+def test_an_unfinished_run_continues_unless_it_is_another(plan: Plan) -> None:
+    """Break it: remove every unfinished run, or take one of another config."""
     done, begun = write_run(plan.runs[0].config), write_run(plan.runs[1].config)
-    begun.summary_path.unlink()
-    assert finished_runs(plan) == {plan.runs[0]}
+    other = write_run(Config.load(plan.runs[2].config, {"learning-rate": 0.5}))
+    for unfinished in (begun, other):
+        unfinished.summary_path.unlink()
+    found = find_runs(plan)
+    assert found.finished == {plan.runs[0]}
+    assert list(found.begun) == [plan.runs[1]]
+    assert found.begun[plan.runs[1]].resume == str(begun.path)
     assert done.path.is_dir()
+    assert begun.path.is_dir()
+    assert not other.path.exists()
+
+
+def test_an_unfinished_run_without_checkpoints_is_removed(plan: Plan) -> None:
+    begun = write_run(Config.load(plan.runs[1].config, {"checkpoint-every": 0}))
+    begun.summary_path.unlink()
+    assert find_runs(plan).begun == {}
     assert not begun.path.exists()
 
 
@@ -43,7 +57,7 @@ def test_a_finished_run_of_another_config_is_neither_used_nor_removed(plan: Plan
     begun = write_run(plan.runs[2].config)
     begun.summary_path.unlink()
     with pytest.raises(ConfigError) as caught:
-        finished_runs(plan)
+        find_runs(plan)
     for directory in (first, second):
         assert (
             f"'{directory.path}' differs in learning-rate = 0.5, now 0.001, "
@@ -57,14 +71,14 @@ def test_a_finished_run_of_another_config_is_neither_used_nor_removed(plan: Plan
 def test_a_finished_run_whose_config_cannot_be_read(plan: Plan) -> None:
     write_run(plan.runs[0].config).config_path.write_text("seed = ")
     with pytest.raises(ConfigError, match=r"a config\.toml that cannot be read"):
-        finished_runs(plan)
+        find_runs(plan)
 
 
 def test_a_directory_that_is_no_run_is_left_alone(plan: Plan) -> None:
     plan.runs[0].directory.mkdir(parents=True)
     (plan.runs[0].directory / "thesis.tex").write_text("x")
     with pytest.raises(ConfigError, match=r"is not the directory of a run"):
-        finished_runs(plan)
+        find_runs(plan)
     assert (plan.runs[0].directory / "thesis.tex").is_file()
 
 

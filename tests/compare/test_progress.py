@@ -84,3 +84,16 @@ def test_a_terminal_shows_rounds(tmp_path: Path) -> None:
         progress.refresh()
         progress.ends(run, None)
     assert "round 3/4" in shown.getvalue()
+
+
+def test_rounds_of_an_earlier_start_count_as_done_but_not_for_the_pace(tmp_path: Path) -> None:
+    """Break it: divide the time by all rounds of the run."""
+    one, clock = a_run(tmp_path, "one", 1, rounds=10), Clock()
+    at_round(one, 6)
+    progress = CompareProgress([one], [], 1, Console(file=io.StringIO()), clock)
+    with progress:
+        progress.begins(one)
+        assert progress.seconds_left() is None
+        clock.now = 20
+        at_round(one, 8)
+        assert progress.seconds_left() == pytest.approx(20)

@@ -15,6 +15,7 @@ from fedsplit import simulate
 from fedsplit.compare.worker import WorkerProcess
 from fedsplit.config import Config
 from fedsplit.errors import RunError
+from fedsplit.results.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 TEXT = """
@@ -92,6 +93,8 @@ def test_a_killed_comparison_continues_with_the_same_results(
     assert process.returncode == -signal.SIGKILL
     assert (first / "summary.json").is_file()
     assert not (second / "summary.json").exists()
+    begun = RunDirectory(second).checkpoints.rounds()
+    inode = second.stat().st_ino
     finished = (first / "summary.json").stat().st_mtime_ns
 
     # Start at once: a worker that still runs would hold the lock.
@@ -102,6 +105,7 @@ def test_a_killed_comparison_continues_with_the_same_results(
     assert again.returncode == 0, err
     assert "3 runs, 1 of them already finished, 2 at a time" in err
     assert (first / "summary.json").stat().st_mtime_ns == finished
+    assert second.stat().st_ino == inode or not begun  # it continued, and did not begin again
     assert out.splitlines()[-1] == str(directory / "report.html")
     for path in sorted((directory / "runs").iterdir()):
         kept = Config.load(path / "config.toml")
@@ -109,7 +113,7 @@ def test_a_killed_comparison_continues_with_the_same_results(
         saved = Path("model") / "model.safetensors"
         assert (path / saved).read_bytes() == (alone.run_dir / saved).read_bytes(), path
         summary = json.loads((path / "summary.json").read_text())
-        timed = ("second", "run_directory")
+        timed = ("second", "run_directory", "resent_bytes")
         same = [key for key in summary if not any(word in key for word in timed)]
         assert {key: summary[key] for key in same} == {key: alone.summary[key] for key in same}
 

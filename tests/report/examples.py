@@ -11,7 +11,7 @@ from fedsplit.config import Config
 from fedsplit.fields import Metric
 from fedsplit.report.comparison import ComparedRun, Comparison
 from fedsplit.results.run_directory import RunDirectory
-from tests.results.examples import SPLIT_FACTS, UNSPLIT_FACTS, a_row, a_summary
+from tests.results.examples import SPLIT_FACTS, UNSPLIT_FACTS, a_row, a_start, a_summary
 
 CLASS_NAMES = [f"class {number}" for number in range(10)]
 SHARDS = [[10 * (client + 1) + label for label in range(10)] for client in range(4)]
@@ -39,7 +39,9 @@ def write_run(
         directory.append_round(row)
     directory.write_shards(SHARDS, CLASS_NAMES)
     of_run = of_strategy | header
+    directory.write_start(a_start(of_run, metrics))
     directory.write_summary(a_summary(rows, of_run, metrics=metrics, **config.to_flat()))
+    directory.close()
     return directory
 
 

@@ -235,3 +235,20 @@ def test_metrics_of_rounds_only_make_no_table_of_a_comparison(tmp_path: Path) ->
     metrics = {label: [PER_ROUND] for label in VARIANTS}
     write_comparison(tmp_path, variants=VARIANTS, settings=(), metrics=metrics)
     assert "Metrics" not in write_report(tmp_path)[1].read_text(encoding="utf-8")
+
+
+def test_an_unfinished_run_is_reported_as_such(tmp_path: Path) -> None:
+    """Break it: take the number of rounds from the config."""
+    config = Config.load({"output-dir": str(tmp_path), "run-name": "one", "num-server-rounds": 9})
+    run = write_run(config, metrics=METRICS)
+    finished = json.loads(run.summary_path.read_text())
+    run.summary_path.unlink()
+    write_report(run.path)
+    for name in ("report.md", "report.html"):
+        text = (run.path / name).read_text(encoding="utf-8")
+        assert "3 of 9 rounds" in text
+        assert "The run has not finished" in text
+    assert f"{finished['final_accuracy']:.4f}" in (run.path / "report.md").read_text()
+    run.rounds_path.write_text("")
+    with pytest.raises(ConfigError, match="it has no finished round"):
+        write_report(run.path)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedsplit.config import Config
 from fedsplit.fields import BYTE_KEYS, ROW_KEYS, Metric
+from fedsplit.results.saved import Saved
 from fedsplit.results.summary import summarise
 
 NORM = Metric("smashed_norm", "norm of the smashed data")
@@ -73,3 +74,9 @@ def a_summary(
         run_directory=Path("/runs/example"),
         metrics=metrics,
     )
+
+
+def a_start(facts: Mapping[str, Any], metrics: Sequence[Metric] = ()) -> dict[str, Any]:
+    """Return the state of the recorder whose summary is `a_summary`, before the first round."""
+    initial = {"test_loss": 2.3, "test_accuracy": 0.1}
+    return Saved([], initial, facts, 1.5, tuple(metrics)).to_json()

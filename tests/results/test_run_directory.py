@@ -14,7 +14,7 @@ import pytest
 
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, RunError
-from fedsplit.results import run_directory
+from fedsplit.results import run_names
 from fedsplit.results.run_directory import RunDirectory
 
 
@@ -23,7 +23,7 @@ def config_in(directory: Path, **values: object) -> Config:
 
 
 def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_directory, "_timestamp", lambda: "20260102-030405")
+    monkeypatch.setattr(run_names, "_timestamp", lambda: "20260102-030405")
 
 
 def test_name_from_strategy_data_set_and_time(tmp_path: Path) -> None:

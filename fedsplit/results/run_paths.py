@@ -1,0 +1,101 @@
+"""What is where in a run's directory, and whether a process is making the run."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+
+from fedsplit.locks import FileLock
+from fedsplit.results.checkpoints import Checkpoints
+
+
+class RunPaths:
+    """The paths in the directory of one run, whether it exists or not.
+
+    Attributes
+    ----------
+    path : Path
+        Absolute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @property
+    def config_path(self) -> Path:
+        """The path of the resolved config."""
+        return self.path / "config.toml"
+
+    @property
+    def rounds_path(self) -> Path:
+        """The path of the rounds."""
+        return self.path / "rounds.jsonl"
+
+    @property
+    def summary_path(self) -> Path:
+        """The path of the summary."""
+        return self.path / "summary.json"
+
+    @property
+    def start_path(self) -> Path:
+        """The path of what was known before the first round."""
+        return self.path / "start.json"
+
+    @property
+    def shards_path(self) -> Path:
+        """The path of the class counts of all clients."""
+        return self.path / "shards.json"
+
+    @property
+    def model_dir(self) -> Path:
+        """The directory of the final model. It exists once the model is saved."""
+        return self.path / "model"
+
+    @property
+    def best_dir(self) -> Path:
+        """The directory of the model after the best round of those with a checkpoint."""
+        return self.path / "best"
+
+    @property
+    def best_clients_dir(self) -> Path:
+        """The directory of the parts that clients kept after that round."""
+        return self.path / "best-clients"
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints."""
+        return Checkpoints(self.path / "checkpoints")
+
+    @property
+    def clients_dir(self) -> Path:
+        """The directory of the parts that clients keep. It exists once they are saved."""
+        return self.path / "clients"
+
+    def owner(self) -> int | None:
+        """Return the id of the process that is making this run, or None if none is."""
+        return FileLock.owner(self.lock_path)
+
+    def wait_until_free(self, seconds: float) -> bool:
+        """Wait until no process makes this run; return whether that is so."""
+        deadline = time.monotonic() + seconds
+        while self.owner() is not None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)  # a lock of another process can only be tried
+        return True
+
+    def how_to_continue(self) -> str:
+        """Return a sentence that says from where a run that has ended early can continue."""
+        kept = self.checkpoints.rounds()
+        if not kept:
+            return f"No round is kept in '{self.path}'."
+        return (
+            f"Everything up to round {kept[-1]} is kept. Continue with: fedsplit run --resume "
+            f"{shlex.quote(str(self.path))}"
+        )
+
+    @property
+    def lock_path(self) -> Path:
+        """The path of the lock that the process which makes the run holds."""
+        return self.path / ".lock"
