@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.processes import Remote
+from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import nothing
 from fedsplit.channel.frame import Frame, Kind
-from fedsplit.channel.grpc import GrpcChannel, GrpcStream
+from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.channel.ledger import Traffic
 from fedsplit.split.wire import LABELS, LOSS, NUM_CORRECT
 
@@ -52,6 +53,10 @@ class EchoServer:
         torch.set_num_threads(1)
         self._channel = GrpcChannel(self, address="127.0.0.1:0", max_streams=16)
 
+    def knows(self, token: str) -> bool:
+        """Accept every token."""
+        return True
+
     def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
         """Accept a stream."""
         return EchoSession()
@@ -71,7 +76,7 @@ def over_grpc(smashed: Tensor, exchanges: int) -> list[float]:
     labels = torch.zeros(len(smashed), dtype=torch.int64)
     address: str = remote.call("address")
     seconds = []
-    with GrpcStream(address, "any", step_timeout=60, max_frame_bytes=MAX_FRAME_BYTES) as stream:
+    with connect(address, "any", step_timeout=60, max_frame_bytes=MAX_FRAME_BYTES) as stream:
         for step in range(_WARM + exchanges):
             started = time.perf_counter()
             stream.exchange(Frame(Kind.SMASHED_DATA, step, {"cut.hidden": smashed, LABELS: labels}))

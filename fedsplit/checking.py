@@ -32,6 +32,7 @@ from strategies.aggregation import make_aggregator
 from strategies.clients import sample_size
 
 _logger = logging.getLogger(__name__)
+_FEWEST_STREAMS = 1024
 
 
 class Checked(NamedTuple):
@@ -167,6 +168,32 @@ def clients_at_once(config: Config) -> int:
     if strategy_class(config.strategy).synchronous:
         return sample_size(config.fraction_train, config.num_clients)
     return min(config.num_clients, config.max_concurrent_clients or available_cores())
+
+
+def max_streams(config: Config) -> int:
+    """Return how many streams the split server accepts at the same time.
+
+    Twice the participants of a round, because a stream that has broken can linger, and at least
+    1,024, which serve any number of clients that do not all connect at once.
+    """
+    fraction = max(config.fraction_train, config.fraction_evaluate)
+    return max(_FEWEST_STREAMS, 2 * sample_size(fraction, config.num_clients))
+
+
+def check_streams(config: Config, num_clients: int) -> None:
+    """Refuse more participants than the split server has streams for.
+
+    Raises
+    ------
+    ConfigError
+        If ``num-clients`` was not given, and there are too many.
+    """
+    if max_streams(config) < max_streams(Config.load(config, {"num-clients": num_clients})):
+        raise ConfigError(
+            f"{num_clients} SuperNodes are connected, and the split server has made room for "
+            f"{max_streams(config)} streams, because num-clients = {config.num_clients}. Set "
+            f"num-clients = {num_clients}."
+        )
 
 
 def _check_strategy(config: Config) -> None:

@@ -214,6 +214,7 @@ class _Client:
             self.told.channel_token,
             step_timeout=self.told.answer_seconds,
             max_frame_bytes=max_frame_bytes,
+            reconnect_timeout=self.config.channel.reconnect_timeout,
         )
 
     def train_batches(self) -> Iterator[Batch]:

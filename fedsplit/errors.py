@@ -37,6 +37,10 @@ class ChannelError(FedSplitError):
     """The channel between a split session and the split server failed or refused a frame."""
 
 
+class DamagedError(ChannelError):
+    """Bytes that were changed on their way: they have to be sent again."""
+
+
 class RunError(FedSplitError):
     """A run that started but could not be finished."""
 

@@ -18,7 +18,7 @@ from fedsplit.algorithms import strategy_class
 from fedsplit.batch_check import Trained
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
-from fedsplit.checking import check_batches
+from fedsplit.checking import check_batches, check_streams, max_streams
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
 from fedsplit.data.run import reading
@@ -69,7 +69,12 @@ class Engine:
 
 def open_grpc(host: SessionHost, config: Config) -> Channel:
     """Listen where the config says; each open stream holds a thread."""
-    return GrpcChannel(host, address=config.channel.address, max_streams=1024)
+    return GrpcChannel(
+        host,
+        address=config.channel.address,
+        max_streams=max_streams(config),
+        reconnect_seconds=config.channel.reconnect_timeout,
+    )
 
 
 FLOWER = Engine("flower", open_grpc, widen_simulation, call_at_exit)
@@ -121,6 +126,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             clients = Clients.discover(
                 grid, config, instructions=told, rendezvous=server if kind.synchronous else None
             )
+            check_streams(config, len(clients.node_ids))
             if saved is not None:
                 check_class_counts(saved, clients.class_counts)
             sizes = [sum(counts) for counts in clients.class_counts.values()]

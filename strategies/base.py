@@ -242,7 +242,9 @@ class FederatedStrategy(Strategy):
         """End the round's streams, and sort its replies."""
         good, failures = sort_replies(replies, self._asked.participants)
         self._kept.take(good)
-        return good, failures, self.server.report() if self.server is not None else None
+        report = self.server.report() if self.server is not None else None
+        self._kept.resent_bytes += report.traffic.resent_bytes if report else 0
+        return good, failures, report
 
     def _weights_for(self, client: int) -> ArrayRecord:
         """Return the weights that a client is sent."""
@@ -250,8 +252,7 @@ class FederatedStrategy(Strategy):
 
     def _sent_to_each(self) -> dict[int, ArrayRecord]:
         """Return the weights in the messages: none where clients have nothing to train."""
-        asked = self._asked.participants if self._asked.sent else ()
-        return {client: self._weights_for(client) for client in asked}
+        return {k: self._weights_for(k) for k in self._asked.participants if self._asked.sent}
 
     def _accept(self, server_round: int, replies: Iterable[Message]) -> Answered:
         """End the streams of a training round, and keep the replies that are complete."""

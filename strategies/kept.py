@@ -32,16 +32,18 @@ class KeptByClients:
         self._weights_of = weights_of
         self._copies: dict[int, dict[str, ConfigRecord]] = {}
         self._lost: set[int] = set()
-        self._uplink_bytes = self._resent_bytes = 0
+        self._uplink_bytes = 0
+        self.resent_bytes = 0
 
     def begin_round(self) -> None:
         """Begin to count a round's bytes."""
-        self._uplink_bytes = self._resent_bytes = 0
+        self._uplink_bytes = 0
+        self.resent_bytes = 0
 
     @property
     def cost(self) -> dict[str, object]:
         """The row's entries for a round: bytes of copies, and of what was given back."""
-        return {"kept_uplink_bytes": self._uplink_bytes, "resent_bytes": self._resent_bytes}
+        return {"kept_uplink_bytes": self._uplink_bytes, "resent_bytes": self.resent_bytes}
 
     def take(self, replies: Mapping[int, Message]) -> None:
         """Take the copies out of the replies of clients, which have what they keep.
@@ -66,7 +68,7 @@ class KeptByClients:
         records: dict[str, ArrayRecord | ConfigRecord] = {**self._copies.get(client, {})}
         if weights := self._weights_of(client):
             records[KEPT_WEIGHTS] = weights
-        self._resent_bytes += sum(map(record_bytes, records.values()))
+        self.resent_bytes += sum(map(record_bytes, records.values()))
         return records
 
     def state_dict(self) -> Snapshot:

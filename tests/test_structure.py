@@ -91,7 +91,7 @@ HOMES = {
     "timm": ("fedsplit.models.",),
     "peft": ("fedsplit.models.trainable",),
     "datasets": ("fedsplit.data.",),
-    "grpc": ("fedsplit.channel.grpc",),
+    "grpc": ("fedsplit.channel.grpc", "fedsplit.channel.grpc_stream"),
     "typer": ("fedsplit.cli", "fedsplit.plan.command"),
     "pydantic": ("fedsplit.config.", "fedsplit.compare.config", "fedsplit.messages"),
     "pickle": (),

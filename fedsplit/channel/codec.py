@@ -1,4 +1,7 @@
-"""Frames to bytes and back: safetensors inside a protobuf message, and nothing executable."""
+"""Frames to bytes and back: safetensors inside a protobuf message, and nothing executable.
+
+The first field of a message is a checksum of the rest, which is compared before anything is read.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from functools import lru_cache
 import safetensors.torch
 import torch
 from torch import Tensor
+from xxhash import xxh3_64
 
 from fedsplit.channel import wire_pb2
 from fedsplit.channel.frame import Frame, Kind
-from fedsplit.errors import ChannelError, shorten
+from fedsplit.errors import ChannelError, DamagedError, shorten
 
+_SEAL_TAG = bytes([wire_pb2.Frame.CHECKSUM_FIELD_NUMBER << 3 | 1])  # 64 bits, fixed
+_SEAL_LENGTH = len(_SEAL_TAG) + 8
 _Signature = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
 
@@ -21,12 +27,13 @@ def encode(frame: Frame) -> bytes:
     """Return the exact bytes that cross the wire for this frame."""
     tensors = separate(frame.tensors)
     head = wire_pb2.Frame(step=frame.step, kind=frame.kind.value).SerializeToString()
-    if not tensors:
-        return head
-    prefix, names, suffix = _layout(_signature(tensors))
+    pieces: list[bytes | memoryview] = [head]
+    if tensors:
+        prefix, names, suffix = _layout(_signature(tensors))
+        pieces += [prefix, *(_memory(tensors[name]) for name in names), suffix]
     # The libraries would copy the tensors four times to make the same bytes, each time into new
     # memory, which costs more than the copying itself.
-    return b"".join([head, prefix, *(_memory(tensors[name]) for name in names), suffix])
+    return sealed(*pieces)
 
 
 def decode(data: bytes) -> Frame:
@@ -34,10 +41,14 @@ def decode(data: bytes) -> Frame:
 
     Raises
     ------
+    DamagedError
+        If the checksum is not that of the rest.
     ChannelError
         If the bytes are not a frame, its tensors are not a safetensors file, or its order does not
         name these tensors.
     """
+    if data[:_SEAL_LENGTH] != _seal_of(memoryview(data)[_SEAL_LENGTH:]):
+        raise DamagedError(f"A message of {len(data)} bytes was changed on its way.")
     try:
         message = wire_pb2.Frame.FromString(data)
         kind = Kind(message.kind)
@@ -65,6 +76,19 @@ def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = own.clone() if memory in taken else own
         taken.add(memory)
     return apart
+
+
+def sealed(*pieces: bytes | memoryview) -> bytes:
+    """Return a message: the fields after the checksum, with the checksum before them."""
+    return b"".join([_seal_of(*pieces), *pieces])
+
+
+def _seal_of(*pieces: bytes | memoryview) -> bytes:
+    """Return the field with the checksum of the bytes after it."""
+    digest = xxh3_64()
+    for piece in pieces:
+        digest.update(piece)
+    return _SEAL_TAG + digest.intdigest().to_bytes(8, "little")
 
 
 def encoded_length(frame: Frame) -> int:

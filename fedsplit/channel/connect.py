@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from fedsplit.channel.direct import SCHEME, DirectStream
 from fedsplit.channel.endpoint import Stream
-from fedsplit.channel.grpc import GrpcStream
+from fedsplit.channel.grpc_stream import GrpcStream
 
 
-def connect(address: str, token: str, *, step_timeout: float, max_frame_bytes: int) -> Stream:
+def connect(
+    address: str,
+    token: str,
+    *,
+    step_timeout: float,
+    max_frame_bytes: int,
+    reconnect_timeout: float = 0.0,
+) -> Stream:
     """Open a stream.
 
     Parameters
@@ -20,6 +27,8 @@ def connect(address: str, token: str, *, step_timeout: float, max_frame_bytes: i
         Seconds to wait for the connection, and for each answer.
     max_frame_bytes : int
         Longer answers are refused.
+    reconnect_timeout : float
+        Seconds in which to connect again when the stream breaks; 0 = never.
 
     Raises
     ------
@@ -28,4 +37,10 @@ def connect(address: str, token: str, *, step_timeout: float, max_frame_bytes: i
     """
     if address.startswith(SCHEME):
         return DirectStream(address, token)
-    return GrpcStream(address, token, step_timeout=step_timeout, max_frame_bytes=max_frame_bytes)
+    return GrpcStream(
+        address,
+        token,
+        step_timeout=step_timeout,
+        max_frame_bytes=max_frame_bytes,
+        reconnect_timeout=reconnect_timeout,
+    )

@@ -32,6 +32,9 @@ class Session(Protocol):
 class SessionHost(Protocol):
     """What a channel serves: the split server, seen from the wire."""
 
+    def knows(self, token: str) -> bool:
+        """Return whether `open` may accept a token."""
+
     def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> Session:
         """Return the session that this token was issued for, or raise `ChannelError`.
 

@@ -21,6 +21,7 @@ class Kind(enum.IntEnum):
     FINISHED = wire_pb2.Frame.FINISHED
     TRUNK_OUTPUT = wire_pb2.Frame.TRUNK_OUTPUT
     OUTPUT_GRADIENT = wire_pb2.Frame.OUTPUT_GRADIENT
+    ABANDON = wire_pb2.Frame.ABANDON
 
 
 @dataclass(frozen=True, eq=False)

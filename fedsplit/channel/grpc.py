@@ -1,4 +1,4 @@
-"""The channel over gRPC: one bidirectional stream for a participant's round.
+"""The channel over gRPC, the server's end: a session for a participant's round.
 
 gRPC carries frames as bytes, so that the ledger counts exactly what is sent and a malformed frame
 is refused by our own checks.
@@ -7,23 +7,25 @@ is refused by our own checks.
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
-from typing import Self, cast
+from typing import NoReturn
 
 import grpc
 
 from fedsplit.channel import wire_pb2
-from fedsplit.channel.codec import decode, encode
-from fedsplit.channel.endpoint import Session, SessionHost
-from fedsplit.channel.frame import Frame, Kind
-from fedsplit.channel.watchdog import Watchdog
-from fedsplit.errors import ChannelError, FedSplitError, shorten
+from fedsplit.channel.endpoint import SessionHost
+from fedsplit.channel.opening import ANSWERED_KEY, FINAL_KEY, Opening
+from fedsplit.channel.resumable import ResumableSession
+from fedsplit.errors import ChannelError, DamagedError, FedSplitError, RunError, shorten
 
-_SERVICE = wire_pb2.DESCRIPTOR.services_by_name["SplitLearning"].full_name
-_METHOD = "Session"
-_TOKEN = "fedsplit-token"
+SERVICE = wire_pb2.DESCRIPTOR.services_by_name["SplitLearning"].full_name
+METHOD = "Session"
+_KEEPALIVE_SECONDS = 10.0
+_SECONDS_KEPT = 600.0
+"""How long the last answer of a session that has ended is kept, for a client without it."""
 _log = logging.getLogger(__name__)
 
 
@@ -37,7 +39,9 @@ class GrpcChannel:
     address : str
         ``host:port``; port 0 takes a free one.
     max_streams : int
-        Maximum number of open streams; each holds a thread.
+        Maximum number of open streams; each holds a thread. More are refused.
+    reconnect_seconds : float
+        How long a client whose stream broke can connect again; 0 = it cannot.
 
     Raises
     ------
@@ -45,8 +49,13 @@ class GrpcChannel:
         If the server cannot listen on the address.
     """
 
-    def __init__(self, host: SessionHost, *, address: str, max_streams: int) -> None:
+    def __init__(
+        self, host: SessionHost, *, address: str, max_streams: int, reconnect_seconds: float = 0.0
+    ) -> None:
         self._host = host
+        self._reconnect_seconds = reconnect_seconds
+        self._sessions: dict[str, ResumableSession] = {}
+        self._sessions_lock = threading.Lock()
         self._threads = ThreadPoolExecutor(max_streams, thread_name_prefix="fedsplit-stream")
         self._server = grpc.server(
             self._threads,
@@ -54,13 +63,16 @@ class GrpcChannel:
                 ("grpc.so_reuseport", 0),  # or a second server would silently share the port
                 ("grpc.max_receive_message_length", host.max_frame_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.http2.max_ping_strikes", 0),
+                *keepalive_options(reconnect_seconds),
             ],
+            maximum_concurrent_rpcs=max_streams,
         )
         handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
             self._serve
         )
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),)
+            (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
         )
         name, _, port = address.rpartition(":")
         if name == "localhost":  # two addresses, and gRPC accepts it if only one is free
@@ -82,102 +94,94 @@ class GrpcChannel:
         """End every stream and stop listening."""
         self._server.stop(grace=None).wait()
         self._threads.shutdown(wait=False)  # gRPC does not do it
+        for session in self._sessions.values():
+            session.stop()
 
     def _serve(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        token = dict(context.invocation_metadata()).get(_TOKEN, "")
         try:
-            session = self._host.open(str(token), context.cancel)
-        except ChannelError as error:
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            opening = Opening.of(context.invocation_metadata())
+            session = self._session_of(opening.token)
+            stream = session.attach(self._host, opening, context.cancel)
+        except DamagedError as error:
+            context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+        except FedSplitError as error:
+            _refuse(context, grpc.StatusCode.UNAUTHENTICATED, error)
         try:
-            yield from _answers(session, frames)
+            context.send_initial_metadata(((ANSWERED_KEY, str(session.answered)),))
+            yield from _answers(session, stream, opening, frames)
         except grpc.RpcError:  # the client has gone
             return
+        except DamagedError as error:
+            session.lost(stream)
+            context.abort(grpc.StatusCode.DATA_LOSS, str(error))
         except ChannelError as error:
-            session.close(str(error))
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            session.refuse(error)
+            _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, error)
         except FedSplitError as error:  # of this machine, such as a full disk
-            session.close(str(error))
-            context.abort(grpc.StatusCode.INTERNAL, str(error))
+            session.refuse(error)
+            _refuse(context, grpc.StatusCode.INTERNAL, error)
         except Exception as error:
             _log.exception("The split server failed while it answered a frame")
-            session.close(f"the split server failed: {error!r}")
-            context.abort(
-                grpc.StatusCode.INTERNAL, f"The split server failed: {shorten(repr(error))}"
-            )
+            failure = RunError(f"The split server failed: {shorten(repr(error))}")
+            session.refuse(failure)
+            _refuse(context, grpc.StatusCode.INTERNAL, failure)
         finally:
             # Here, not in a callback of gRPC: those run on the one thread that moves the frames
-            # of all streams, and `close` waits for a step that is being computed.
-            session.close("the client's stream ended early")
+            # of all streams.
+            session.lost(stream)
+
+    def _session_of(self, token: str) -> ResumableSession:
+        """Return the session of a token; unknown tokens get one that the host refuses."""
+        with self._sessions_lock:
+            found = self._sessions.get(token)
+            if found is None:
+                self._forget_old_sessions()
+                found = ResumableSession(self._reconnect_seconds)
+                if self._host.knows(token):
+                    self._sessions[token] = found
+            return found
+
+    def _forget_old_sessions(self) -> None:
+        now = time.monotonic()
+        for token, session in list(self._sessions.items()):
+            if session.ended_at is not None and now - session.ended_at > _SECONDS_KEPT:
+                del self._sessions[token]
 
 
-def _answers(session: Session, frames: Iterator[bytes]) -> Iterator[bytes]:
-    for data in frames:
-        session.traffic.uplink_bytes += len(data)
-        answer = session.handle(decode(data))
-        encoded = encode(answer)
-        session.traffic.downlink_bytes += len(encoded)
-        yield encoded
-        if answer.kind is Kind.FINISHED:
+def keepalive_options(reconnect_seconds: float) -> list[tuple[str, int]]:
+    """Return the options with which either end finds out that a silent connection is dead.
+
+    It asks after half of the time that there is to connect again, and at most after 10 seconds.
+    """
+    interval = min(_KEEPALIVE_SECONDS, reconnect_seconds / 2 or _KEEPALIVE_SECONDS)
+    return [
+        ("grpc.keepalive_time_ms", int(interval * 1000)),
+        ("grpc.keepalive_timeout_ms", int(interval * 500)),
+        ("grpc.http2.ping_timeout_ms", int(interval * 500)),
+        ("grpc.http2.max_pings_without_data", 0),  # a step may take long
+        ("grpc.http2.min_ping_interval_without_data_ms", int(interval * 500)),
+    ]
+
+
+def _answers(
+    session: ResumableSession, stream: int, opening: Opening, frames: Iterator[bytes]
+) -> Iterator[bytes]:
+    again = opening.sends_again
+    if opening.answers < session.answered:
+        session.count_again()
+        again = False
+        yield session.last_answer
+    for data in frames if session.ended_at is None else ():
+        answer = session.handle(stream, data, again=again)
+        if answer is None:
+            return
+        again = False
+        yield answer
+        if session.ended_at is not None:
             return  # or a client that does not close its stream would keep a thread
 
 
-class GrpcStream:
-    """The client's end of a stream (see `fedsplit.channel.connect.connect`)."""
-
-    def __init__(
-        self, address: str, token: str, *, step_timeout: float, max_frame_bytes: int
-    ) -> None:
-        self._address = address
-        self._step_timeout = step_timeout
-        self._frames: SimpleQueue[bytes | None] = SimpleQueue()
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.max_receive_message_length", max_frame_bytes),
-                ("grpc.max_send_message_length", -1),
-            ],
-        )
-        method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
-            f"/{_SERVICE}/{_METHOD}"
-        )
-        self._call = method(iter(self._frames.get, None), metadata=((_TOKEN, token),))
-        self._watchdog = Watchdog(step_timeout, self._call.cancel)
-
-    def exchange(self, frame: Frame) -> Frame:
-        """Send a frame and wait for its answer."""
-        self._frames.put(encode(frame))
-        try:
-            with self._watchdog:
-                data: bytes = next(self._call)
-        except StopIteration:
-            raise ChannelError(
-                f"The split server at {self._address} ended the stream before step {frame.step} "
-                "was answered."
-            ) from None
-        except grpc.RpcError as error:
-            raise ChannelError(self._explain(error, frame.step)) from None
-        return decode(data)
-
-    def _explain(self, error: grpc.RpcError, step: int) -> str:
-        if self._watchdog.expired:
-            return (
-                f"The split server at {self._address} did not answer step {step} within "
-                f"channel.step-timeout = {self._step_timeout:g} seconds."
-            )
-        call = cast(grpc.Call, error)
-        details = call.details()
-        if call.code() is grpc.StatusCode.CANCELLED:
-            details = "the round is over, or the server is closing."
-        return f"The split server at {self._address} ended step {step}: {details}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object = None, *_: object) -> None:
-        self._watchdog.stop()
-        self._frames.put(None)  # half-close: lets the call end normally
-        if kind is not None:
-            self._call.cancel()
-        self._channel.close()
+def _refuse(context: grpc.ServicerContext, code: grpc.StatusCode, error: FedSplitError) -> NoReturn:
+    """End a stream for a reason that another try would meet too."""
+    context.set_trailing_metadata(((FINAL_KEY, "1"),))
+    context.abort(code, str(error))

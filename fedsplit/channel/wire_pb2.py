@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nwire.proto\x12\x08\x66\x65\x64split\"\xfb\x01\n\x05\x46rame\x12\x11\n\x04step\x18\x01 \x01(\x07H\x00\x88\x01\x01\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.fedsplit.Frame.Kind\x12\x0f\n\x07tensors\x18\x03 \x01(\x0c\x12\r\n\x05order\x18\x04 \x03(\t\"\x91\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cSMASHED_DATA\x10\x01\x12\x10\n\x0c\x43UT_GRADIENT\x10\x02\x12\x0e\n\nEVALUATION\x10\x03\x12\n\n\x06\x46INISH\x10\x04\x12\x0c\n\x08\x46INISHED\x10\x05\x12\x10\n\x0cTRUNK_OUTPUT\x10\x06\x12\x13\n\x0fOUTPUT_GRADIENT\x10\x07\x42\x07\n\x05_step2@\n\rSplitLearning\x12/\n\x07Session\x12\x0f.fedsplit.Frame\x1a\x0f.fedsplit.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nwire.proto\x12\x08\x66\x65\x64split\"\x9a\x02\n\x05\x46rame\x12\x11\n\x04step\x18\x01 \x01(\x07H\x00\x88\x01\x01\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.fedsplit.Frame.Kind\x12\x0f\n\x07tensors\x18\x03 \x01(\x0c\x12\r\n\x05order\x18\x04 \x03(\t\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x06\"\x9e\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cSMASHED_DATA\x10\x01\x12\x10\n\x0c\x43UT_GRADIENT\x10\x02\x12\x0e\n\nEVALUATION\x10\x03\x12\n\n\x06\x46INISH\x10\x04\x12\x0c\n\x08\x46INISHED\x10\x05\x12\x10\n\x0cTRUNK_OUTPUT\x10\x06\x12\x13\n\x0fOUTPUT_GRADIENT\x10\x07\x12\x0b\n\x07\x41\x42\x41NDON\x10\x08\x42\x07\n\x05_step2@\n\rSplitLearning\x12/\n\x07Session\x12\x0f.fedsplit.Frame\x1a\x0f.fedsplit.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wire_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FRAME']._serialized_start=25
-  _globals['_FRAME']._serialized_end=276
-  _globals['_FRAME_KIND']._serialized_start=122
-  _globals['_FRAME_KIND']._serialized_end=267
-  _globals['_SPLITLEARNING']._serialized_start=278
-  _globals['_SPLITLEARNING']._serialized_end=342
+  _globals['_FRAME']._serialized_end=307
+  _globals['_FRAME_KIND']._serialized_start=140
+  _globals['_FRAME_KIND']._serialized_end=298
+  _globals['_SPLITLEARNING']._serialized_start=309
+  _globals['_SPLITLEARNING']._serialized_end=373
 # @@protoc_insertion_point(module_scope)

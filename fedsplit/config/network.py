@@ -26,6 +26,13 @@ class ChannelConfig(Section):
     step_timeout: float = Field(
         60.0, gt=0.0, description="seconds to wait for the answer to one step"
     )
+    reconnect_timeout: float = Field(
+        20.0,
+        ge=0.0,
+        le=86400.0,
+        description="seconds in which a client whose stream broke can connect again and continue; "
+        "0 = it is left out of the round at once",
+    )
 
     @field_validator("address")
     @classmethod

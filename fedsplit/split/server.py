@@ -136,6 +136,10 @@ class SplitServer:
             )
         return tokens
 
+    def knows(self, token: str) -> bool:
+        """Return whether a token was issued for the open round."""
+        return token in self._sessions
+
     def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> ServerSession:
         """Return the session of a token; a second stream with one token is refused."""
         session = self._sessions.get(token)

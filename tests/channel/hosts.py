@@ -14,10 +14,10 @@ import grpc
 from fedsplit.channel.endpoint import nothing
 from fedsplit.channel.frame import Frame
 from fedsplit.channel.ledger import Traffic
+from fedsplit.channel.opening import Opening
 from fedsplit.errors import ChannelError
 
 METHOD = "/fedsplit.SplitLearning/Session"
-TOKEN_KEY = "fedsplit-token"
 
 
 class EchoSession:
@@ -53,6 +53,9 @@ class EchoHost:
         self.sessions: dict[str, EchoSession] = {}
         self._answer = answer
 
+    def knows(self, token: str) -> bool:
+        return token != "unknown"
+
     def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
         if token == "unknown":
             raise ChannelError("Refused: the token is unknown.")
@@ -63,11 +66,13 @@ class EchoHost:
 class RawStream:
     """A plain gRPC client that sends and receives bytes."""
 
-    def __init__(self, address: str, token: str) -> None:
+    def __init__(self, address: str, token: str, *, answers: int = 0) -> None:
         self.channel = grpc.insecure_channel(address)
         self.outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         method: grpc.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(METHOD)
-        self.call = method(iter(self.outgoing.get, None), metadata=((TOKEN_KEY, token),))
+        self.call = method(
+            iter(self.outgoing.get, None), metadata=Opening(token, answers).to_metadata()
+        )
 
     def exchange(self, data: bytes) -> bytes:
         self.outgoing.put(data)
@@ -102,8 +107,8 @@ class CountingProxy:
         self._server.start()
 
     def _forward(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        token = dict(context.invocation_metadata())[TOKEN_KEY]
-        with RawStream(self._target, str(token)) as onward:
+        token = Opening.of(context.invocation_metadata()).token
+        with RawStream(self._target, token) as onward:
             while (data := _next(frames)) is not None:
                 with self._lock:
                     self.uplink_bytes += len(data)

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from xxhash import xxh3_64_intdigest
 
 from fedsplit.channel import wire_pb2
-from fedsplit.channel.codec import decode, encode, encoded_length, separate
+from fedsplit.channel.codec import decode, encode, encoded_length, sealed, separate
 from fedsplit.channel.frame import Frame, Kind
-from fedsplit.errors import ChannelError, shorten
+from fedsplit.errors import ChannelError, DamagedError, shorten
 from tests.trap import Trap
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64)
@@ -23,13 +24,14 @@ GOOD = encode(Frame(Kind.SMASHED_DATA, 7, {"cut.hidden": GRID, "labels": torch.t
 
 
 def message(tensors: bytes, *, kind: int = 1, step: int = 0) -> bytes:
-    """Write a frame by hand: fixed32 step, varint kind, length-delimited tensors."""
+    """Write a frame by hand: checksum, fixed32 step, varint kind, length-delimited tensors."""
     length, varint = len(tensors), b""
     while length > 127:
         varint += bytes([length % 128 + 128])
         length //= 128
     varint += bytes([length])
-    return b"\x0d" + struct.pack("<I", step) + b"\x10" + bytes([kind]) + b"\x1a" + varint + tensors
+    head = b"\x0d" + struct.pack("<I", step) + b"\x10" + bytes([kind])
+    return sealed(head + b"\x1a" + varint + tensors)
 
 
 def safetensors_file(header: object, body: bytes = b"") -> bytes:
@@ -93,8 +95,9 @@ def test_an_order_of_other_tensors_is_refused(order: list[str]) -> None:
         encode(Frame(Kind.TRUNK_OUTPUT, 0, {"b": torch.ones(1), "a": torch.ones(1)}))
     )
     message.order[:] = order
+    message.ClearField("checksum")
     with pytest.raises(ChannelError, match="is not a frame of this channel"):
-        decode(message.SerializeToString())
+        decode(sealed(message.SerializeToString()))
 
 
 def test_special_floats_keep_their_bits() -> None:
@@ -129,7 +132,9 @@ def test_the_bytes_of_a_frame_are_these() -> None:
     header = b'{"labels":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}}    '
     file = struct.pack("<Q", len(header)) + header + struct.pack("<qq", 1, 2)
     assert encode(frame) == message(file, step=258)
-    assert encode(Frame(Kind.FINISH, 0)) == b"\x0d\0\0\0\0\x10\x04"
+    finish = b"\x0d\0\0\0\0\x10\x04"
+    checksum = struct.pack("<Q", xxh3_64_intdigest(finish))
+    assert encode(Frame(Kind.FINISH, 0)) == b"\x29" + checksum + finish
 
 
 @given(
@@ -165,13 +170,14 @@ def test_the_bytes_are_those_of_the_libraries(
     }
     file = safetensors.torch.save(tensors) if tensors else b""
     names = list(tensors)
-    whole = wire_pb2.Frame(
+    rest = wire_pb2.Frame(
         step=seed,
         kind=Kind.CUT_GRADIENT.value,
         tensors=file,
         order=names if names != sorted(names) else (),
     ).SerializeToString()
-    assert encode(Frame(Kind.CUT_GRADIENT, seed, tensors)) == whole
+    checksum = wire_pb2.Frame(checksum=xxh3_64_intdigest(rest)).SerializeToString()
+    assert encode(Frame(Kind.CUT_GRADIENT, seed, tensors)) == checksum + rest
 
 
 def test_encoded_length_tells_names_and_dtypes_apart() -> None:
@@ -184,13 +190,13 @@ def test_encoded_length_tells_names_and_dtypes_apart() -> None:
 
 F32 = entry(0, 4)
 MALFORMED = {
-    "not protobuf": b"\xff\xff\xff\xff",
-    "empty": b"",
+    "not protobuf": sealed(b"\xff\xff\xff\xff"),
+    "empty": sealed(),
     "kind 0": message(b"", kind=0),
-    "kind 8": message(b"", kind=8),
+    "kind 9": message(b"", kind=9),
     "kind 127": message(b"", kind=127),
-    "truncated": GOOD[:-1],
-    "cut in the header": GOOD[:40],
+    "truncated": sealed(GOOD[9:-1]),
+    "cut in the header": sealed(GOOD[9:49]),
     "header only": message(b"\x08\0\0\0\0\0\0\0"),
     "short file": message(b"\0"),
     "huge header": message(struct.pack("<Q", 2**63) + b"{}"),
@@ -201,7 +207,7 @@ MALFORMED = {
     "not UTF-8": message(safetensors_file(b'{"\xff":1}')),
     "pickle": message(pickle.dumps(Trap())),
     "pickle in a header": message(safetensors_file(pickle.dumps(Trap()))),
-    "pickled frame": pickle.dumps(Trap()),
+    "pickled frame": sealed(pickle.dumps(Trap())),
     "two with one name": message(
         safetensors_file(
             b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
@@ -240,6 +246,22 @@ def test_malformed_bytes_are_refused(data: bytes) -> None:
     assert not Trap.sprung
 
 
+@given(st.integers(0, 8 * len(GOOD) - 1))
+@settings(max_examples=200, deadline=None)
+def test_a_frame_with_one_flipped_bit_is_damaged(bit: int) -> None:
+    """Break it: leave the checksum's own tag out of the comparison."""
+    flipped = bytearray(GOOD)
+    flipped[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(DamagedError, match="was changed on its way"):
+        decode(bytes(flipped))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x29", GOOD[:9], GOOD[:-1], GOOD[9:], GOOD + b"\0"])
+def test_an_incomplete_frame_is_damaged(data: bytes) -> None:
+    with pytest.raises(DamagedError):
+        decode(data)
+
+
 def _decode_or_refuse(data: bytes) -> None:
     refusal = ""
     try:
@@ -265,9 +287,9 @@ def test_random_bytes_never_raise_anything_else(data: bytes) -> None:
 def test_damaged_frames_never_raise_anything_else(place: int, value: int, length: int) -> None:
     damaged = bytearray(GOOD)
     damaged[place] = value
-    _decode_or_refuse(bytes(damaged))
-    _decode_or_refuse(GOOD[:length])
-    _decode_or_refuse(GOOD[:place] + GOOD[length:])
+    _decode_or_refuse(sealed(bytes(damaged[9:])))
+    _decode_or_refuse(sealed(GOOD[9:length]))
+    _decode_or_refuse(sealed(GOOD[9:place] + GOOD[length:]))
 
 
 _ENTRIES = st.fixed_dictionaries(

@@ -5,7 +5,7 @@ import pytest
 from fedsplit.channel.connect import connect
 from fedsplit.channel.direct import DirectChannel, DirectStream
 from fedsplit.channel.endpoint import Stream
-from fedsplit.channel.grpc import GrpcStream
+from fedsplit.channel.grpc_stream import GrpcStream
 from fedsplit.errors import ChannelError
 from tests.channel.hosts import EchoHost
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import torch
 
+from fedsplit.channel.connect import connect
 from fedsplit.channel.direct import DirectChannel, DirectStream
 from fedsplit.channel.endpoint import Stream
 from fedsplit.channel.frame import Frame, Kind
-from fedsplit.channel.grpc import GrpcChannel, GrpcStream
+from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.channel.ledger import Traffic
 from tests.channel.hosts import CountingProxy, EchoHost
 
@@ -31,7 +32,7 @@ def test_the_ledger_holds_what_crossed_the_wire() -> None:
     host = EchoHost(_answer)
     channel = GrpcChannel(host, address="127.0.0.1:0", max_streams=2)
     with CountingProxy(channel.address) as wire:
-        _talk(GrpcStream(wire.address, "grpc", step_timeout=10.0, max_frame_bytes=4096))
+        _talk(connect(wire.address, "grpc", step_timeout=10.0, max_frame_bytes=4096))
     channel.close()
     _talk(DirectStream(DirectChannel(host).address, "direct"))
     assert wire.messages == 6

@@ -172,8 +172,7 @@ _earlier: dict[int, str] = {}
         ("wrong", "token belongs to no participant of the open round"),
         ("empty", "token belongs to no participant of the open round"),
         ("almost", "token belongs to no participant of the open round"),
-        ("twice", "token of client 0 has been used already"),
-        ("of a finished stream", "token of client 1 has been used already"),
+        ("of a finished stream", "token of client 1 has been used|session of this token has ended"),
         ("earlier", "token belongs to no participant of the open round"),
     ],
 )
@@ -207,6 +206,15 @@ def test_a_wrong_token_is_refused_and_changes_nothing(serve: Serve, which: str, 
     assert_close(weights_of(server.server_part), reference_round(), atol=1e-7)
 
 
+def test_a_second_stream_of_one_token_is_refused_without_a_wire() -> None:
+    """Over gRPC it continues the session of the first: tests/channel/test_reconnect.py."""
+    server = make_server()
+    tokens = server.open_round(Purpose.TRAIN, [0])
+    server.open(tokens[0])
+    with pytest.raises(ChannelError, match="token of client 0 has been used already"):
+        server.open(tokens[0])
+
+
 def test_no_token_opens_a_stream_after_the_report(serve: Serve) -> None:
     server = make_server()
     address = serve(server)
@@ -215,7 +223,10 @@ def test_no_token_opens_a_stream_after_the_report(serve: Serve) -> None:
     server.report()
     for token in tokens.values():
         with (
-            pytest.raises(ChannelError, match="belongs to no participant of the open round"),
+            pytest.raises(
+                ChannelError,
+                match=r"no participant of the open round|session of this token has ended",
+            ),
             stream_to(address, token) as late,
         ):
             late.exchange(good_frame(0))

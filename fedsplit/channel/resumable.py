@@ -1,0 +1,181 @@
+"""The server's end of a session whose streams may break: each frame is answered exactly once.
+
+The last answer is kept. A client that connects again says how many answers it has. If it lacks the
+last one, it is given it again, and the frame is not handled a second time. Otherwise the server
+waits for the next frame.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from fedsplit.channel.codec import decode, encode
+from fedsplit.channel.endpoint import Session, SessionHost, nothing
+from fedsplit.channel.frame import Kind
+from fedsplit.channel.opening import Opening
+from fedsplit.errors import ChannelError, FedSplitError
+
+
+class ResumableSession:
+    """One session, over any number of streams of which only the newest counts.
+
+    Parameters
+    ----------
+    reconnect_seconds : float
+        How long a client can be without a stream between two answers; 0 = its first break ends
+        the session.
+
+    Attributes
+    ----------
+    answered : int
+        The number of frames that have been answered.
+    last_answer : bytes
+        The answer to the last of them.
+    ended_at : float | None
+        When the session has ended, in seconds of `time.monotonic`; None while it goes on.
+    """
+
+    def __init__(self, reconnect_seconds: float) -> None:
+        self.answered = 0
+        self.last_answer = b""
+        self.ended_at: float | None = None
+        self._reconnect_seconds = self._seconds_left = reconnect_seconds
+        self._session: Session | None = None
+        self._refusal: FedSplitError | None = None
+        self._stream = 0
+        self._cancel: Callable[[], object] = nothing
+        self._lost_at = 0.0
+        self._timer: threading.Timer | None = None
+        self._handling = threading.Lock()  # held while a frame is handled, which may take long
+        self._switching = threading.Lock()  # held for a moment, within the other or alone
+
+    def attach(self, host: SessionHost, opening: Opening, cancel: Callable[[], object]) -> int:
+        """Admit a stream and return its number. `cancel` ends it from the server's side.
+
+        The stream before ends. If one of its frames is being handled, this waits for the answer.
+
+        Raises
+        ------
+        FedSplitError
+            If the host refuses the token, the session is over, or the client has other answers
+            than it was given.
+        """
+        with self._switching:
+            self._stream += 1
+            stream, end_stream_before, self._cancel = self._stream, self._cancel, cancel
+        end_stream_before()
+        with self._handling:
+            if self._refusal is not None:
+                raise self._refusal
+            if self.ended_at is not None and opening.answers != self.answered - 1:
+                raise ChannelError(
+                    "Refused: the session of this token has ended. A token is valid for one "
+                    "session of one round."
+                )
+            if not 0 <= self.answered - opening.answers <= 1:
+                raise ChannelError(
+                    f"Refused: the client has {opening.answers} answers in this session, but "
+                    f"{self.answered} were given."
+                )
+            self._stop_timer()
+            if self._session is None:
+                self._session = host.open(opening.token, self._end)
+        return stream
+
+    def handle(self, stream: int, data: bytes, *, again: bool = False) -> bytes | None:
+        """Answer a frame; None if nothing more can be answered on this stream.
+
+        Parameters
+        ----------
+        stream : int
+            The number of the stream on which it came.
+        data : bytes
+            The frame.
+        again : bool
+            Whether it was sent before, on a stream that broke.
+
+        Raises
+        ------
+        DamagedError
+            If it was changed on its way: then it counts as not received.
+        FedSplitError
+            If it is refused.
+        """
+        with self._handling:
+            session = self._session
+            if stream != self._stream or self.ended_at is not None or session is None:
+                return None
+            frame = decode(data)
+            if frame.kind is Kind.ABANDON:
+                self._close("the client gave up before it had finished")
+                return None
+            session.traffic.uplink_bytes += len(data)
+            session.traffic.resent_bytes += len(data) if again else 0
+            answer = session.handle(frame)
+            self.last_answer = encode(answer)
+            self.answered += 1
+            self._seconds_left = self._reconnect_seconds
+            session.traffic.downlink_bytes += len(self.last_answer)
+            if answer.kind is Kind.FINISHED:
+                self.ended_at = time.monotonic()
+            return self.last_answer
+
+    def count_again(self) -> None:
+        """Count the last answer, which is sent again."""
+        if self._session is not None:
+            self._session.traffic.resent_bytes += len(self.last_answer)
+
+    def refuse(self, error: FedSplitError) -> None:
+        """End the session for a reason that every later stream is told too."""
+        with self._handling:
+            self._refusal = self._refusal or error
+            self._close(str(error))
+
+    def lost(self, stream: int) -> None:
+        """Give a client whose stream has ended time to connect again."""
+        with self._switching:
+            if stream != self._stream or self.ended_at is not None or self._timer is not None:
+                return
+            self._lost_at = time.monotonic()
+            self._timer = threading.Timer(self._seconds_left, self._expire, (stream,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def stop(self) -> None:
+        """Let no timer outlive the channel."""
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        with self._switching:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._seconds_left -= time.monotonic() - self._lost_at
+                self._timer = None
+
+    def _expire(self, stream: int) -> None:
+        with self._handling:
+            if stream == self._stream:
+                again = f"channel.reconnect-timeout = {self._reconnect_seconds:g} seconds"
+                self._close(
+                    f"its stream broke, and it did not connect again within {again}"
+                    if self._reconnect_seconds
+                    else "its stream broke before it had finished"
+                )
+
+    def _close(self, reason: str) -> None:
+        """End the session; `_handling` is held."""
+        if self.ended_at is None:
+            self.ended_at = time.monotonic()
+            self._refusal = self._refusal or ChannelError(
+                f"Refused: the session is closed ({reason})."
+            )
+            if self._session is not None:
+                self._session.close(reason)
+
+    def _end(self) -> None:
+        """Take it that the host has ended the session, perhaps while a frame is being handled."""
+        self.ended_at = time.monotonic()
+        self._refusal = ChannelError("Refused: the round is over, or the server has ended it.")
+        self._cancel()

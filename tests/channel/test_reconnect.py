@@ -1,0 +1,331 @@
+"""Streams that break: every frame is answered exactly once, and bounded in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from xxhash import xxh3_64_hexdigest
+
+from fedsplit.channel.codec import encode, sealed
+from fedsplit.channel.frame import Frame, Kind
+from fedsplit.channel.grpc import GrpcChannel
+from fedsplit.channel.grpc_stream import GrpcStream
+from fedsplit.channel.opening import ANSWERED_KEY, KEY, Opening
+from fedsplit.errors import ChannelError, DamagedError
+from tests.channel.hosts import EchoHost, RawStream, wait_until
+from tests.channel.proxy import FaultyProxy
+from tests.channel.test_grpc import frame_of, serve_on, stream_to
+
+SECONDS = 5.0
+FORMS = ['["t"]', '["t",-1,false]', "{}", "1", "[1,2,true]", "[", '["t",0,0]', "[" * 10_000]
+
+
+class Served:
+    """A channel that clients reach through a proxy, whose connections a test cuts."""
+
+    def __init__(self, host: EchoHost, *, reconnect_seconds: float = SECONDS) -> None:
+        self.host = host
+        self.channel = serve_on(host, reconnect_seconds=reconnect_seconds)
+        self.proxy = FaultyProxy(self.channel.address, mean_bytes=0)
+
+    def stream(self, *, step_timeout: float = 20.0, reconnect: float = SECONDS) -> GrpcStream:
+        return stream_to(
+            self.proxy.address, "t", step_timeout=step_timeout, reconnect_timeout=reconnect
+        )
+
+    @property
+    def handled(self) -> list[int]:
+        """The steps of the frames that the session has handled."""
+        return [frame.step for frame in self.host.sessions["t"].frames]
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    made = Served(EchoHost(_finishing))
+    yield made
+    made.channel.close()
+    made.proxy.close()
+
+
+def _finishing(frame: Frame) -> Frame:
+    return Frame(Kind.FINISHED, frame.step) if frame.kind is Kind.FINISH else frame
+
+
+def test_a_stream_that_breaks_between_steps_goes_on(served: Served) -> None:
+    with served.stream() as stream:
+        for step in range(4):
+            assert stream.exchange(frame_of(step)).step == step
+            served.proxy.cut_all()
+        stream.exchange(Frame(Kind.FINISH, 4))
+    assert served.handled == [0, 1, 2, 3, 4]
+
+
+def test_an_answer_that_was_lost_is_given_again_and_the_step_not_taken_again() -> None:
+    """Break it: let the client send its frame again whatever the server has answered."""
+    cut = threading.Event()
+
+    def answer(frame: Frame) -> Frame:
+        if frame.step == 1 and not cut.is_set():
+            cut.set()
+            mine.proxy.cut_all()
+            time.sleep(0.3)  # until the connection is seen to be gone
+        return _finishing(frame)
+
+    mine = Served(EchoHost(answer))
+    with mine.stream() as stream:
+        for step in range(3):
+            assert stream.exchange(frame_of(step)).step == step
+        stream.exchange(Frame(Kind.FINISH, 3))
+    assert mine.handled == [0, 1, 2, 3]
+    size, end = len(encode(frame_of())), len(encode(Frame(Kind.FINISH, 3)))
+    traffic = mine.host.sessions["t"].traffic
+    assert (traffic.uplink_bytes, traffic.downlink_bytes) == (3 * size + end, 3 * size + end)
+    assert traffic.resent_bytes == size
+    mine.channel.close()
+
+
+def test_a_lost_farewell_is_given_again() -> None:
+    """Break it: forget a session once it has finished."""
+
+    def answer(frame: Frame) -> Frame:
+        if frame.kind is Kind.FINISH:
+            mine.proxy.cut_all()
+            time.sleep(0.3)
+        return _finishing(frame)
+
+    mine = Served(EchoHost(answer))
+    with mine.stream() as stream:
+        stream.exchange(frame_of(0))
+        assert stream.exchange(Frame(Kind.FINISH, 1)).kind is Kind.FINISHED
+    assert mine.handled == [0, 1]
+    mine.channel.close()
+
+
+def test_a_client_that_does_not_return_is_closed_after_the_timeout() -> None:
+    served = Served(EchoHost(), reconnect_seconds=0.5)
+    raw = RawStream(served.proxy.address, "t")
+    raw.exchange(encode(frame_of()))
+    served.proxy.close()
+    began = time.monotonic()
+    assert served.host.sessions["t"].closed.wait(5)
+    assert 0.4 < time.monotonic() - began < 3
+    assert served.host.sessions["t"].reason == (
+        "its stream broke, and it did not connect again within channel.reconnect-timeout = 0.5 "
+        "seconds"
+    )
+    late = stream_to(served.channel.address, "t", reconnect_timeout=5.0)
+    with late as stream, pytest.raises(ChannelError, match="Refused: the session is closed"):
+        stream.exchange(frame_of(1))
+    served.channel.close()
+
+
+def test_breaking_again_and_again_wins_no_time() -> None:
+    """Break it: begin the timeout anew whenever a stream breaks."""
+    served = Served(EchoHost(), reconnect_seconds=1.0)
+    with RawStream(served.proxy.address, "t") as raw:
+        raw.exchange(encode(frame_of()))
+    began = time.monotonic()
+    while not served.host.sessions["t"].closed.is_set():
+        assert time.monotonic() - began < 8
+        time.sleep(0.2)
+        with RawStream(served.channel.address, "t", answers=1) as again:
+            time.sleep(0.05)
+            again.call.cancel()
+    served.channel.close()
+
+
+def test_a_client_that_only_computes_long_loses_nothing() -> None:
+    served = Served(EchoHost(_finishing), reconnect_seconds=0.5)
+    with served.stream(reconnect=0.5) as stream:
+        stream.exchange(frame_of(0))
+        time.sleep(1.5)
+        stream.exchange(frame_of(1))
+        assert served.handled == [0, 1]
+    served.channel.close()
+
+
+def test_a_server_that_answers_late_answers_once() -> None:
+    """Break it: handle the frame on the new stream while it is still handled on the old one."""
+
+    def answer(frame: Frame) -> Frame:
+        if frame.step == 1:
+            time.sleep(1.2)
+        return _finishing(frame)
+
+    served = Served(EchoHost(answer))
+    with served.stream(step_timeout=0.5) as stream:
+        for step in range(3):
+            assert stream.exchange(frame_of(step)).step == step
+    assert served.handled == [0, 1, 2]
+    served.channel.close()
+
+
+def test_a_server_that_never_answers_is_given_up_in_bounded_time() -> None:
+    release = threading.Event()
+
+    def answer(frame: Frame) -> Frame:
+        release.wait(20)
+        return frame
+
+    served = Served(EchoHost(answer))
+    began = time.monotonic()
+    with served.stream(step_timeout=0.4, reconnect=1.0) as stream:
+        with pytest.raises(ChannelError, match=r"step 0 within channel.step-timeout = 0.4 seconds"):
+            stream.exchange(frame_of())
+        assert time.monotonic() - began < 4
+        with pytest.raises(ChannelError, match="step 0 within"):  # a stream given up stays so
+            stream.exchange(frame_of())
+    release.set()
+    served.channel.close()
+
+
+def test_a_connection_that_falls_silent_is_found_dead_and_replaced() -> None:
+    """No limit of a step is near. Break it: leave out the keepalive options."""
+    served = Served(EchoHost(_finishing), reconnect_seconds=2.0)
+    silent = FaultyProxy(served.channel.address, mean_bytes=2000, seed=3, kinds=["stall"])
+    began = time.monotonic()
+    with stream_to(silent.address, "t", step_timeout=600.0, reconnect_timeout=2.0) as stream:
+        for step in range(30):
+            assert stream.exchange(frame_of(step)).step == step
+            if silent.faults["stall"] >= 2:
+                break
+    assert silent.faults["stall"] >= 2
+    assert time.monotonic() - began < 30
+    assert served.handled == list(range(step + 1))
+    served.channel.close()
+    silent.close()
+
+
+def test_a_second_stream_with_the_same_token_ends_the_first(served: Served) -> None:
+    with RawStream(served.channel.address, "t") as first:
+        first.exchange(encode(frame_of(0)))
+        with RawStream(served.channel.address, "t", answers=1) as second:
+            assert dict(second.call.initial_metadata())[ANSWERED_KEY] == "1"
+            first.outgoing.put(encode(frame_of(1)))
+            with pytest.raises(grpc.RpcError):
+                next(first.call)
+            second.exchange(encode(frame_of(1)))
+    assert served.handled == [0, 1]
+
+
+@pytest.mark.parametrize("answers", [0, 3])
+def test_a_client_with_other_answers_than_it_was_given_is_refused(
+    served: Served, answers: int
+) -> None:
+    with RawStream(served.channel.address, "t") as raw:
+        for step in range(2):
+            raw.exchange(encode(frame_of(step)))
+    with RawStream(served.channel.address, "t", answers=answers) as again:
+        with pytest.raises(grpc.RpcError):
+            again.exchange(encode(frame_of(2)))
+        assert f"the client has {answers} answers in this session, but 2" in again.call.details()
+    assert served.handled == [0, 1]
+
+
+def test_a_damaged_frame_is_not_handled_and_the_session_goes_on(served: Served) -> None:
+    """Break it: refuse the client."""
+    with RawStream(served.channel.address, "t") as raw:
+        raw.exchange(encode(frame_of(0)))
+        damaged = bytearray(encode(frame_of(1)))
+        damaged[-1] ^= 1
+        with pytest.raises(grpc.RpcError):
+            raw.exchange(bytes(damaged))
+        assert raw.call.code() is grpc.StatusCode.DATA_LOSS
+    with RawStream(served.channel.address, "t", answers=1) as again:
+        again.exchange(encode(frame_of(1)))
+    assert served.handled == [0, 1]
+
+
+def test_a_refusal_is_told_again_to_a_client_that_has_missed_it() -> None:
+    def refuse(frame: Frame) -> Frame:
+        mine.proxy.cut_all()
+        time.sleep(0.3)
+        raise ChannelError("Refused: no.")
+
+    mine = Served(EchoHost(refuse))
+    with mine.stream() as stream, pytest.raises(ChannelError, match=r"Refused: no\."):
+        stream.exchange(frame_of())
+    assert mine.host.sessions["t"].reason == "Refused: no."
+    mine.channel.close()
+
+
+def test_a_client_that_fails_says_so_and_nobody_waits_for_it() -> None:
+    """Break it: only close the connection; the server then waits for another one."""
+    served = Served(EchoHost(), reconnect_seconds=60.0)
+
+    def fail() -> None:
+        with served.stream() as stream:
+            stream.exchange(frame_of())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert served.host.sessions["t"].closed.wait(2)
+    assert served.host.sessions["t"].reason == "the client gave up before it had finished"
+    assert served.handled == [0]
+    served.channel.close()
+
+
+def test_a_session_that_the_host_ends_is_not_resumed(served: Served) -> None:
+    began = time.monotonic()
+    with served.stream(reconnect=30.0) as stream:
+        stream.exchange(frame_of())
+        served.host.sessions["t"].on_revoke()
+        with pytest.raises(ChannelError, match="round is over"):
+            stream.exchange(frame_of(1))
+    assert time.monotonic() - began < 5
+
+
+def test_what_opens_a_stream_is_compared_with_its_checksum() -> None:
+    opening = Opening("token", 7, True)
+    assert Opening.of(opening.to_metadata()) == opening
+    ((key, text),) = opening.to_metadata()
+    for place in range(len(text)):
+        damaged = text[:place] + chr(ord(text[place]) ^ 1) + text[place + 1 :]
+        with pytest.raises(DamagedError, match=KEY):
+            Opening.of([(key, damaged)])
+    for metadata in ([], [(key, "")], [("other", text)], [(key, b"\xff")]):
+        with pytest.raises(DamagedError):
+            Opening.of(metadata)
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_an_opening_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(DamagedError):
+        Opening.of([(KEY, f"{xxh3_64_hexdigest(text.encode())} {text}")])
+
+
+def test_more_streams_than_there_are_threads_are_refused_and_not_left_waiting() -> None:
+    """Break it: leave out `maximum_concurrent_rpcs`."""
+    channel: GrpcChannel = serve_on(EchoHost(), max_streams=2)
+    streams = [RawStream(channel.address, str(number)) for number in range(2)]
+    for stream in streams:
+        stream.exchange(encode(frame_of()))
+    began = time.monotonic()
+    third = stream_to(channel.address, "third", step_timeout=20.0)
+    with third, pytest.raises(ChannelError, match=r"limit|exhausted"):
+        third.exchange(frame_of())
+    assert time.monotonic() - began < 5
+    for stream in streams:
+        stream.__exit__()
+    channel.close()
+
+
+def test_no_thread_or_timer_outlives_the_channel(served: Served) -> None:
+    with RawStream(served.channel.address, "t") as raw:
+        raw.exchange(encode(frame_of()))
+    wait_until(lambda: Counter(map(type, threading.enumerate()))[threading.Timer] == 1)
+    served.channel.close()
+    wait_until(lambda: Counter(map(type, threading.enumerate()))[threading.Timer] == 0)
+
+
+def test_a_sealed_text_is_no_frame(served: Served) -> None:
+    with RawStream(served.channel.address, "t") as raw:
+        with pytest.raises(grpc.RpcError):
+            raw.exchange(sealed(b"\xff"))
+        assert raw.call.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -1,0 +1,108 @@
+"""A run over a network that breaks a thousand times ends as one over a quiet network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedsplit import Config, Result, inprocess, simulate
+from fedsplit.channel import grpc_stream
+from fedsplit.channel.endpoint import Channel, SessionHost
+from fedsplit.channel.grpc import GrpcChannel
+from fedsplit.fields import BYTE_KEYS
+from fedsplit.server_app import Engine
+from tests.channel.proxy import KINDS, FaultyProxy
+from tests.conftest import TINY, Run, distance, weights
+
+pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+class ProxiedChannel:
+    """The channel over gRPC, which clients reach through a proxy only."""
+
+    def __init__(self, host: SessionHost, config: Config, **faults: object) -> None:
+        self._channel = GrpcChannel(
+            host,
+            address="127.0.0.1:0",
+            max_streams=64,
+            reconnect_seconds=config.channel.reconnect_timeout,
+        )
+        self.proxy = FaultyProxy(self._channel.address, **faults)  # type: ignore[arg-type]
+        self.address = self.proxy.address
+
+    def close(self) -> None:
+        self._channel.close()
+        self.proxy.close()
+
+
+def shaken_run(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, keys: dict[str, object], **faults: object
+) -> tuple[Result, FaultyProxy]:
+    """Make a run of TINY whose clients reach the split server through a faulty network."""
+    channels: list[ProxiedChannel] = []
+
+    def open_channel(host: SessionHost, config: Config) -> Channel:
+        channels.append(ProxiedChannel(host, config, **faults))
+        return channels[-1]
+
+    monkeypatch.setattr(inprocess, "IN_PROCESS", Engine("inprocess", open_channel))
+    result = simulate({**TINY, "output-dir": str(folder), "max-concurrent-clients": 4, **keys})
+    return result, channels[0].proxy
+
+
+def assert_unshaken(quiet: Result, shaken: Result) -> None:
+    assert [row["failed_clients"] for row in shaken.rounds] == [[]] * len(quiet.rounds)
+    assert distance(weights(quiet), weights(shaken)) == 0.0
+    for key in BYTE_KEYS:
+        if key != "resent_bytes":
+            assert shaken.summary[key] == quiet.summary[key]
+    assert quiet.summary["resent_bytes"] == 0 < shaken.summary["resent_bytes"]
+
+
+def test_a_thousand_faults_change_neither_weights_nor_bytes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: handle a frame again that was answered, or do not compare checksums."""
+    # On such a network most frames have to be sent several times, each time after a longer wait.
+    monkeypatch.setattr(grpc_stream, "_LONGEST_WAIT_SECONDS", 0.05)
+    kinds = [kind for kind in KINDS for _ in range(1 if kind == "stall" else 5)]
+    keys: dict[str, object] = {"strategy": "sflv1", "num-server-rounds": 4}
+    quiet = run(**keys)
+    shaken, proxy = shaken_run(
+        *(monkeypatch, tmp_path),
+        {**keys, "channel.step-timeout": 0.4, "channel.reconnect-timeout": 60.0},
+        mean_bytes=19_000.0,
+        seed=1,
+        kinds=kinds,
+    )
+    assert_unshaken(quiet, shaken)
+    assert proxy.faults.total() > 1000
+    assert min(proxy.faults[kind] for kind in KINDS) > 20
+
+
+@pytest.mark.parametrize(
+    ("strategy", "topology"),
+    [
+        ("sflv2", "vanilla"),
+        ("sflv3", "u-shaped"),
+        ("sequential", "vanilla"),
+        ("parallel", "u-shaped"),
+    ],
+)
+def test_no_step_is_taken_twice_or_lost_under_any_rule(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, topology: str
+) -> None:
+    keys: dict[str, object] = {"strategy": strategy, "split.topology": topology}
+    quiet = run(**keys)
+    # Where clients wait for each other, only a connection that is seen to be dead is given up:
+    # after a quarter more than half of the time that there is to connect again.
+    shaken, proxy = shaken_run(
+        *(monkeypatch, tmp_path),
+        {**keys, "channel.reconnect-timeout": 6.0},
+        mean_bytes=120_000.0,
+        seed=2,
+        kinds=("cut", "cut", "cut", "flip", "split"),
+    )
+    assert_unshaken(quiet, shaken)
+    assert proxy.faults["cut"] > 5
