@@ -105,6 +105,7 @@ def check_shards(config: Config) -> None:
     FedSplitError
         What is wrong with the shards of ``num-clients`` clients.
     """
+    check_participants(config, config.num_clients)
     with reading(config.data):
         images = load_images(config.data)
         counts = class_counts(images, config.data, num_clients=config.num_clients, seed=config.seed)
@@ -157,6 +158,23 @@ def check_batches(
         pooled=strategy.pooled,
         together=sample_size(config.fraction_train, len(shard_sizes)) if concatenates else 1,
     )
+
+
+def check_participants(config: Config, num_clients: int) -> None:
+    """Refuse to require more contributions than a round has participants.
+
+    Raises
+    ------
+    ConfigError
+        Names both numbers.
+    """
+    participants = sample_size(config.fraction_train, num_clients)
+    if config.min_participants > participants:
+        raise ConfigError(
+            f"min-participants = {config.min_participants}, but a round has {participants} "
+            f"(fraction-train = {config.fraction_train:g} of {num_clients} clients). Lower it, or "
+            "raise fraction-train."
+        )
 
 
 def clients_at_once(config: Config) -> int:

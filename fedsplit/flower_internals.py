@@ -36,13 +36,16 @@ __all__ = [
     "call_at_exit",
     "error_reply",
     "mean_of_metrics",
+    "process_has_died",
     "record_bytes",
+    "replace_dead_workers",
     "report_before_cleanup",
     "task_identity",
     "widen_simulation",
 ]
 
 _ENGINE = "flwr.server.superlink.fleet.vce.vce_api"
+_REPLACING = "fedsplit_replaces_dead_actors"
 _MANY_THREADS = 2**15
 """More than there can be clients: a pool starts a thread only for a worker that it is given."""
 
@@ -61,6 +64,45 @@ def task_identity() -> Iterator[None]:
 def error_reply(message: Message, reason: str) -> Message:
     """Return the reply of a client that has failed."""
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def process_has_died(error: Error) -> bool:
+    """Return whether a reply's error says that the ClientApp's process has ended, not the app.
+
+    In a simulation Flower replies with the code ``UNKNOWN`` then, and a SuperNode with
+    ``CLIENT_APP_CRASHED``.
+    """
+    return error.code in (ErrorCode.UNKNOWN, ErrorCode.CLIENT_APP_CRASHED)
+
+
+def replace_dead_workers() -> None:
+    """Let Flower's simulation put a new Ray actor in the place of one that has died.
+
+    Flower 1.41 puts a dead actor back into its pool, where it fails every message at once: one
+    dead actor of two takes most clients out of every later round.
+
+    The ServerApp calls this when it begins; it runs in the engine's process. In a process without
+    the engine, nothing happens.
+    """
+    if _ENGINE not in sys.modules:
+        return
+    from flwr.simulation.ray_transport.ray_actor import BasicActorPool  # only the engine needs Ray
+    from ray.exceptions import RayActorError
+
+    if hasattr(BasicActorPool, _REPLACING):
+        return
+    put_back = BasicActorPool.add_actor_back_to_pool
+
+    def put_back_or_replace(pool: Any, future: object) -> None:  # noqa: ANN401 - Flower's
+        if isinstance(sys.exc_info()[1], RayActorError):
+            del pool._future_to_actor[future]
+            pool.pool.append(pool.create_actor_fn())
+        else:
+            put_back(pool, future)
+
+    vars_of_pool: Any = BasicActorPool
+    vars_of_pool.add_actor_back_to_pool = put_back_or_replace
+    setattr(BasicActorPool, _REPLACING, True)
 
 
 def record_bytes(record: ArrayRecord | ConfigRecord) -> int:

@@ -23,6 +23,7 @@ _MAY_CHANGE = (
     "checkpoint-every",
     "max-concurrent-clients",
     "device",
+    "min-participants",
     "connect-timeout",
     "round-timeout",
 )

@@ -18,14 +18,19 @@ from fedsplit.algorithms import strategy_class
 from fedsplit.batch_check import Trained
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
-from fedsplit.checking import check_batches, check_streams, max_streams
+from fedsplit.checking import check_batches, check_participants, check_streams, max_streams
 from fedsplit.config import Config
 from fedsplit.data.loader import batches
 from fedsplit.data.run import reading
 from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
 from fedsplit.experiment import Experiment, Outcome
-from fedsplit.flower_internals import call_at_exit, report_before_cleanup, widen_simulation
+from fedsplit.flower_internals import (
+    call_at_exit,
+    replace_dead_workers,
+    report_before_cleanup,
+    widen_simulation,
+)
 from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
 from fedsplit.preparation import Preparation, prepare
@@ -39,6 +44,7 @@ from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
 from fedsplit.split.training import Training
 from fedsplit.threads import torch_threads
+from strategies.asking import AskingGrid
 from strategies.clients import Clients
 from strategies.context import RunContext
 
@@ -59,12 +65,15 @@ class Engine:
         Called before the rendezvous of clients that must all run at the same time.
     at_exit : Callable[[Callable[[], object]], object]
         Takes a function to call if the process is asked to end, where that raises no exception.
+    asking : Callable[[Grid, SplitServer | None], Grid]
+        Returns the grid through which rounds ask clients.
     """
 
     name: str
     open_channel: Callable[[SessionHost, Config], Channel]
     make_room: Callable[[], object] = lambda: None
     at_exit: Callable[[Callable[[], object]], object] = lambda function: None
+    asking: Callable[[Grid, SplitServer | None], Grid] = lambda grid, server: grid
 
 
 def open_grpc(host: SessionHost, config: Config) -> Channel:
@@ -77,7 +86,7 @@ def open_grpc(host: SessionHost, config: Config) -> Channel:
     )
 
 
-FLOWER = Engine("flower", open_grpc, widen_simulation, call_at_exit)
+FLOWER = Engine("flower", open_grpc, widen_simulation, call_at_exit, AskingGrid)
 
 
 @app.main()
@@ -85,6 +94,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the app for ``flwr run``."""
     logging.getLogger("flwr").addFilter(_without_traceback)
     report_before_cleanup()
+    replace_dead_workers()
     config = Config.from_flat(context.run_config, source="The run config")
     run_server(grid, config, FLOWER)
 
@@ -127,6 +137,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 grid, config, instructions=told, rendezvous=server if kind.synchronous else None
             )
             check_streams(config, len(clients.node_ids))
+            check_participants(config, len(clients.node_ids))
             if saved is not None:
                 check_class_counts(saved, clients.class_counts)
             sizes = [sum(counts) for counts in clients.class_counts.values()]
@@ -144,7 +155,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             engine.at_exit(partial(_end_in_order, directory, server))
             with closing(experiment), _saying_how_to_continue(directory):
                 strategy = kind(_context(config, prepared, clients, told, server, experiment))
-                return Rounds(config, strategy, experiment, saved).run(grid)
+                return Rounds(config, strategy, experiment, saved).run(engine.asking(grid, server))
 
 
 @contextmanager

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message
 
+from fedsplit.errors import RunError
 from fedsplit.fields import Field, combine
 from fedsplit.flower_internals import record_bytes
 from fedsplit.links import Link
 from fedsplit.messages import ARRAYS, Measurements
 from fedsplit.split.server import RoundReport
-from strategies.replies import in_order_of, measurements_of, weights_of
+from fedsplit.split.session import NEVER_OPENED
+from strategies.kept import KeptByClients
+from strategies.replies import NO_REPLY, in_order_of, measurements_of, sort_replies, weights_of
+
+FaultOf = Callable[[int, Message, int | None], str | None]
+"""Returns what is wrong with a client's reply, given the examples that the split server saw."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,72 @@ def accepted(
     )
 
 
+def check_enough(server_round: int, answers: Sequence[Answered], fewest: int) -> None:
+    """Refuse a round with too few contributions.
+
+    Raises
+    ------
+    RunError
+        Says how many there are, and why the first one is missing.
+    """
+    found = sum(len(answer.good) for answer in answers)
+    failures = {client: why for answer in answers for client, why in answer.failures.items()}
+    if found >= fewest or not failures:
+        return
+    first = f"First: {failures[min(failures)]}"
+    if found == 0:
+        raise RunError(f"Every participant of round {server_round} failed. {first}")
+    clients = ", ".join(map(str, sorted(failures)))
+    raise RunError(
+        f"Round {server_round} has {found} complete contributions, fewer than min-participants = "
+        f"{fewest}. Missing: clients {clients}. {first}"
+    )
+
+
+def name_true_reasons(failures: dict[int, str], report: RoundReport | None) -> None:
+    """Replace the reasons of clients without a reply by what the split server saw of them."""
+    for client, reason in failures.items():
+        seen = None if report is None else report.failures.get(client)
+        if reason == NO_REPLY and seen is not None and not seen.startswith(NEVER_OPENED):
+            failures[client] = f"no reply: {seen}"
+
+
+def check_replies(
+    replies: Iterable[Message],
+    asked: Asked,
+    kept: KeptByClients,
+    report: RoundReport | None,
+    fault_of: FaultOf,
+) -> tuple[dict[int, Message], dict[int, str]]:
+    """Return the replies that count, and why each other participant is left out.
+
+    Parameters
+    ----------
+    replies : Iterable[Message]
+        In order of arrival.
+    asked : Asked
+        Who was sent a message.
+    kept : KeptByClients
+        Takes the copies of what clients keep out of the replies.
+    report : RoundReport | None
+        What the split server saw, if there is one.
+    fault_of : FaultOf
+        Checks a reply that is not an error.
+    """
+    good, failures = sort_replies(replies, asked.participants)
+    kept.take(good)
+    if report is not None:
+        kept.resent_bytes += report.traffic.resent_bytes
+    name_true_reasons(failures, report)
+    reject(good, failures, report, fault_of)
+    return good, failures
+
+
 def reject(
     good: dict[int, Message],
     failures: dict[int, str],
     report: RoundReport | None,
-    fault_of: Callable[[int, Message, int | None], str | None],
+    fault_of: FaultOf,
 ) -> None:
     """Move every faulty reply from the good ones to the failures."""
     for client, reply in list(good.items()):

@@ -17,7 +17,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsplit.arrays import to_compute
-from fedsplit.errors import RunError
 from fedsplit.fields import Field, checked_values
 from fedsplit.flower_internals import record_bytes
 from fedsplit.links import link_of
@@ -30,7 +29,16 @@ from fedsplit.split.server import RoundReport
 from strategies.addressing import address_messages
 from strategies.aggregation import SampledGrid, make_aggregator
 from strategies.aggregator_state import aggregator_state, load_aggregator_state
-from strategies.answers import Answered, Asked, accepted, cost_of, metrics_of, reject
+from strategies.answers import (
+    Answered,
+    Asked,
+    FaultOf,
+    accepted,
+    check_enough,
+    check_replies,
+    cost_of,
+    metrics_of,
+)
 from strategies.combination import combine_contributions
 from strategies.context import RunContext
 from strategies.kept import KeptByClients
@@ -38,7 +46,6 @@ from strategies.replies import (
     fault_of_metrics,
     fault_of_train_reply,
     measurements_of,
-    sort_replies,
     without,
 )
 
@@ -86,9 +93,11 @@ class FederatedStrategy(Strategy):
     def summary(self) -> None:
         """Log the strategy, its aggregator and the number of clients."""
         split = self.config.split
-        how = f"cut {split.cut_layer}, {split.topology}" if self.server else "unsplit"
+        cut = f"cut {split.cut_layer}, {split.topology}" if self.server else "unsplit"
         aggregator = type(self.aggregator).__name__ if self.aggregates else "none"
-        log(INFO, "\t├── Strategy: %s (%s)", self.config.strategy, how)
+        log(
+            INFO, "\t├── Strategy: %s (%s)", self.config.strategy, cut if self.server else "unsplit"
+        )
         log(INFO, "\t├── Aggregator: %s", aggregator)
         log(INFO, "\t└── Clients: %d", len(self.clients.node_ids))
 
@@ -142,23 +151,18 @@ class FederatedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' measurements; a failed client leaves out only its own share."""
-        good, failures, report = self._replies_of(replies)
-        reject(
-            good,
-            failures,
-            report,
+        good, _, report = self._checked(
+            *(server_round, replies, "did not evaluate"),
             lambda _, reply, seen: fault_of_metrics(reply, num_examples=seen),
         )
-        for client, reason in sorted(failures.items()):
-            log(WARNING, "Client %d did not evaluate round %d: %s", client, server_round, reason)
         with_examples = [r for r in good.values() if measurements_of(r).num_examples > 0]
         metrics = self.aggregator.aggregate_evaluate(server_round, with_examples)
         weights = sum(map(record_bytes, self._sent_to_each().values()))
+        seen = report.traffic if report else None
         self._note(
             evaluate_seconds=time.perf_counter() - self._started,
-            evaluate_uplink_bytes=(report.traffic.uplink_bytes if report else 0)
-            + self._scored_bytes,
-            evaluate_downlink_bytes=(report.traffic.downlink_bytes if report else 0) + weights,
+            evaluate_uplink_bytes=self._scored_bytes + (seen.uplink_bytes if seen else 0),
+            evaluate_downlink_bytes=weights + (seen.downlink_bytes if seen else 0),
             **self._kept.cost,
         )
         if metrics is not None:
@@ -174,12 +178,12 @@ class FederatedStrategy(Strategy):
 
         Call it between rounds.
         """
-        state: Snapshot = {"aggregator": aggregator_state(self.aggregator)}
+        kept = self._kept.state_dict()
+        state: Snapshot = {"aggregator": aggregator_state(self.aggregator), "kept": kept}
         if self.server is not None:
             state["server"] = self.server.state_dict()
         if self.pool is not None:
             state["pool"] = self.pool.state_dict()
-        state["kept"] = self._kept.state_dict()
         return state
 
     def load_state_dict(self, state: Snapshot) -> None:
@@ -236,14 +240,14 @@ class FederatedStrategy(Strategy):
             restored_for=self._kept.give_back,
         )
 
-    def _replies_of(
-        self, replies: Iterable[Message]
+    def _checked(
+        self, server_round: int, replies: Iterable[Message], what_failed: str, fault_of: FaultOf
     ) -> tuple[dict[int, Message], dict[int, str], RoundReport | None]:
-        """End the round's streams, and sort its replies."""
-        good, failures = sort_replies(replies, self._asked.participants)
-        self._kept.take(good)
+        """End the round's streams, and return its good replies and why the others do not count."""
         report = self.server.report() if self.server is not None else None
-        self._kept.resent_bytes += report.traffic.resent_bytes if report else 0
+        good, failures = check_replies(replies, self._asked, self._kept, report, fault_of)
+        for client, reason in sorted(failures.items()):
+            log(WARNING, "Client %d %s round %d: %s", client, what_failed, server_round, reason)
         return good, failures, report
 
     def _weights_for(self, client: int) -> ArrayRecord:
@@ -256,21 +260,17 @@ class FederatedStrategy(Strategy):
 
     def _accept(self, server_round: int, replies: Iterable[Message]) -> Answered:
         """End the streams of a training round, and keep the replies that are complete."""
-        good, failures, report = self._replies_of(replies)
         rule, epochs = self.client_rule, self.config.local_epochs
         keys = [field.key for field in rule.metrics]
 
         def fault_of(client: int, reply: Message, seen: int | None) -> str | None:
-            at_most = None
-            if not rule.sends_every_batch:  # n_k is then bounded by the described shard
-                at_most = epochs * sum(self.clients.class_counts[client])
+            shard = sum(self.clients.class_counts[client])
+            at_most = None if rule.sends_every_batch else epochs * shard
             return fault_of_train_reply(
                 reply, sent=self._asked.sent, num_examples=seen, metrics=keys, at_most=at_most
             )
 
-        reject(good, failures, report, fault_of)
-        for client, reason in sorted(failures.items()):
-            log(WARNING, "Client %d is left out of round %d: %s", client, server_round, reason)
+        good, failures, report = self._checked(server_round, replies, "is left out of", fault_of)
         return accepted(
             good,
             failures,
@@ -290,11 +290,10 @@ class FederatedStrategy(Strategy):
 
     def _note_train(self, server_round: int, answers: Sequence[Answered]) -> None:
         """Note what a round's answers cost; a round without a good answer ends the run."""
-        if not any(answer.good for answer in answers):
-            failures = {k: why for answer in answers for k, why in answer.failures.items()}
-            reason = failures[min(failures)]
-            raise RunError(f"Every participant of round {server_round} failed. First: {reason}")
-        seconds = time.perf_counter() - self._started
-        self._note(train_seconds=seconds, **cost_of(answers, link_of(self.config.network)))
-        self._note(**self._kept.cost)
-        self._note(**metrics_of(answers, self.client_rule.metrics))
+        check_enough(server_round, answers, self.config.min_participants)
+        self._note(
+            train_seconds=time.perf_counter() - self._started,
+            **cost_of(answers, link_of(self.config.network)),
+            **self._kept.cost,
+            **metrics_of(answers, self.client_rule.metrics),
+        )

@@ -15,6 +15,7 @@ from fedsplit.errors import shorten
 from fedsplit.flower_internals import mean_of_metrics as _mean_of_metrics
 from fedsplit.messages import ARRAYS, METRICS, NUM_EXAMPLES, Measurements
 
+NO_REPLY = "no reply within round-timeout"
 _CONTROL = re.compile(r"\x1b\[[\d;]*m|[\x00-\x1f\x7f]")
 
 
@@ -43,7 +44,7 @@ def sort_replies(
     """
     partition_of = {node: partition for partition, node in participants.items()}
     good: dict[int, Message] = {}
-    failures = dict.fromkeys(participants, "no reply within round-timeout")
+    failures = dict.fromkeys(participants, NO_REPLY)
     for reply in replies:
         partition = partition_of.get(reply.metadata.src_node_id)
         if partition is None:

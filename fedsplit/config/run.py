@@ -95,6 +95,11 @@ class Config(Section):
     fraction_train: Fraction = Field(
         1.0, description="fraction of the clients that train in a round"
     )
+    min_participants: Whole = Field(
+        1,
+        ge=1,
+        description="fewest complete contributions of a round; with fewer the run ends",
+    )
     fraction_evaluate: float = Field(
         1.0,
         ge=0.0,

@@ -34,6 +34,11 @@ class Phase(ABC):
 
     purpose: Purpose
 
+    @property
+    def can_begin_again(self) -> bool:
+        """Whether a participant that was dropped can take part from the beginning."""
+        return False
+
     @abstractmethod
     def exchange(self, participant: int) -> Exchange:
         """Return what answers a participant's batches."""
@@ -85,6 +90,11 @@ class TrainingPhase(Phase):
         rule.server_part.train()
         rule.open_round(server_round, participants, give_up)
 
+    @property
+    def can_begin_again(self) -> bool:
+        """Whether each participant trains a copy, which can be dropped."""
+        return self._rule.copies
+
     def exchange(self, participant: int) -> Exchange:
         """Return the training exchange of the wire's topology."""
         names = (self.purpose, self._server_round, participant)
@@ -120,6 +130,11 @@ class EvaluationPhase(Phase):
         self._server_part = server_part.eval()
         self._wire = wire
         self._server_round = server_round
+
+    @property
+    def can_begin_again(self) -> bool:
+        """True: nothing changes."""
+        return True
 
     def exchange(self, participant: int) -> Exchange:
         """Return the exchange without training of the wire's topology."""

@@ -151,6 +151,37 @@ class SplitServer:
         session.open(on_revoke)
         return session
 
+    def failed_at(self, token: str) -> float | None:
+        """Return when the participant with a token was left out, in seconds of `time.monotonic`.
+
+        None if it was not, or the token is not one of the open round.
+        """
+        session = self._sessions.get(token)
+        return None if session is None else session.failed_at
+
+    def renew(self, token: str) -> str | None:
+        """Let a participant whose process has died begin again, and return its token for that.
+
+        None if something of what it has done counts already: where the participants share one
+        server part, its steps cannot be taken back. What it has sent counts as sent again.
+        """
+        session, phase = self._sessions.get(token), self._phase
+        if session is None or phase is None:
+            return None
+        if not session.opened:
+            return token
+        if not phase.can_begin_again:
+            return None
+        session.revoke("its process has died")
+        phase.drop(session.participant)
+        renewed = secrets.token_urlsafe(32)
+        again = ServerSession(session.participant, phase, on_finish=self._show_progress)
+        spent = session.traffic
+        again.traffic.resent_bytes = spent.uplink_bytes + spent.downlink_bytes + spent.resent_bytes
+        del self._sessions[token]
+        self._sessions[renewed] = again
+        return renewed
+
     def report(self) -> RoundReport:
         """End every session of the round, and report each."""
         sessions = list(self._sessions.values())

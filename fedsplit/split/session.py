@@ -13,6 +13,7 @@ from fedsplit.errors import ChannelError
 from fedsplit.split.checks import check_order
 from fedsplit.split.phases import Phase
 
+NEVER_OPENED = "it never opened its stream"
 _REVOKED = "it had not finished when the round ended"
 
 
@@ -32,6 +33,8 @@ class ServerSession:
     ----------
     uplink_messages, downlink_messages : int
         Received frames, and answers to them.
+    failed_at : float | None
+        When the server has left the participant out, in seconds of `time.monotonic`.
     answer_seconds : float
         Time from a frame's arrival to its answer, over all frames: arithmetic, and waiting for
         other participants.
@@ -45,7 +48,8 @@ class ServerSession:
         self.uplink_messages = self.downlink_messages = 0
         self.answer_seconds = 0.0
         self.finished = False
-        self.failure = "it never opened its stream"
+        self.failure = NEVER_OPENED
+        self.failed_at: float | None = None
         self._on_finish = on_finish
         self._phase = phase
         self._exchange = phase.exchange(participant)
@@ -124,6 +128,7 @@ class ServerSession:
                 self._drop(reason)
             elif not self._opened and reason is not _REVOKED:
                 self.failure += f": {reason}"
+                self.failed_at = time.monotonic()
         if cut_off:
             self._on_revoke()
 
@@ -139,4 +144,5 @@ class ServerSession:
     def _drop(self, reason: str) -> None:
         self._open = False
         self.failure = reason
+        self.failed_at = time.monotonic()
         self._phase.drop(self.participant)

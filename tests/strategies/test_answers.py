@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from flwr.app import Message, RecordDict
 
 from fedsplit import inprocess, simulate
 from fedsplit.channel.ledger import Traffic
+from fedsplit.errors import RunError
 from fedsplit.links import PROFILES, Link
 from fedsplit.messages import Measurements
 from fedsplit.server_app import Engine, open_grpc
 from fedsplit.split.server import RoundReport, StreamReport
-from strategies.answers import Answered, cost_of
+from strategies.answers import Answered, check_enough, cost_of, name_true_reasons
+from strategies.replies import NO_REPLY
 from tests.conftest import TINY, Run, weights
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -129,3 +131,30 @@ def test_over_grpc_the_simulated_time_is_the_same_and_the_measured_one_is_there(
     measured, in_process = (r.summary["communication_seconds"] for r in (wire, direct))
     # Each of the slowest client's frames is encoded, sent and decoded, and none is without a wire.
     assert 0 <= in_process < measured < wire.summary["wall_seconds"]
+
+
+def _counted(good: int, failed: dict[int, str]) -> Answered:
+    replies = {client: cast("Message", None) for client in range(good)}
+    return Answered(replies, failed, {}, None, {}, {})
+
+
+def test_a_round_with_too_few_contributions_is_refused_by_name() -> None:
+    """Break it: count the participants instead of the contributions."""
+    check_enough(3, [_counted(2, {7: "gone"})], 2)
+    check_enough(3, [_counted(0, {})], 1)  # nobody was asked: the server trains
+    with pytest.raises(RunError, match=r"Every participant of round 3 failed\. First: gone"):
+        check_enough(3, [_counted(0, {7: "gone", 8: "late"})], 1)
+    with pytest.raises(
+        RunError,
+        match=r"Round 3 has 2 complete contributions, fewer than min-participants = 3\. Missing: "
+        r"clients 4, 7\. First: late",
+    ):
+        check_enough(3, [_counted(1, {7: "gone"}), _counted(1, {4: "late"})], 3)
+
+
+def test_the_reason_of_a_missing_reply_is_what_the_split_server_saw() -> None:
+    failures = {1: NO_REPLY, 2: NO_REPLY, 3: "diverged"}
+    seen = {1: "its stream broke", 2: "it never opened its stream", 3: "it was expelled"}
+    name_true_reasons(failures, RoundReport(Traffic(), {}, seen, {}))
+    assert failures == {1: "no reply: its stream broke", 2: NO_REPLY, 3: "diverged"}
+    name_true_reasons(failures, None)

@@ -1,0 +1,136 @@
+"""Clients whose process has died are asked again; those that are gone are not waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import pytest
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+from fedsplit.messages import CONFIG
+from fedsplit.split.in_turn import InTurn
+from fedsplit.split.phases import Purpose
+from fedsplit.split.server import SplitServer
+from strategies import asking
+from strategies.asking import AskingGrid
+from strategies.full import Full
+from tests.split.toys import CUT, make_server, server_part_of, settings_of
+from tests.strategies.grids import ScriptedGrid, fails, instructions_of
+
+Answer = Callable[[Message], Message | None]
+
+
+class QueuedGrid(ScriptedGrid):
+    """Node k answers by the next of `scripts[k]`; None: it never does."""
+
+    def __init__(self, scripts: dict[int, list[Answer]]) -> None:
+        super().__init__({})
+        self.scripts = scripts
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        numbers = []
+        for message in messages:
+            self.sent.append(message)
+            number = f"{len(self.sent)}"
+            message.metadata.__dict__["_message_id"] = number
+            reply = self.scripts[message.metadata.dst_node_id].pop(0)(message)
+            if reply is not None:
+                self._replies[number] = reply
+            numbers.append(number)
+        return numbers
+
+
+def dies(message: Message) -> Message:
+    return Message(Error(ErrorCode.UNKNOWN, "ActorDiedError"), reply_to=message)
+
+
+def answers(message: Message) -> Message:
+    return Message(RecordDict(), reply_to=message)
+
+
+def never(message: Message) -> None:
+    return None
+
+
+def message_to(node: int, token: str = "") -> Message:
+    told = instructions_of(Full, channel_token=token)
+    return Message(RecordDict({CONFIG: told.to_record()}), node, "train")
+
+
+def asked(
+    grid: Grid, server: SplitServer | None, *messages: Message, timeout: float = 5.0
+) -> dict[int, Message]:
+    replies = AskingGrid(grid, server).send_and_receive(messages, timeout=timeout)
+    found = {reply.metadata.src_node_id: reply for reply in replies}
+    assert len(found) == len(list(replies))
+    return found
+
+
+def test_a_client_whose_process_has_died_is_asked_once_more() -> None:
+    """Break it: ask as often as it dies, or also one whose app has failed."""
+    grid = QueuedGrid({1: [dies, answers], 2: [dies, dies, answers], 3: [fails("no"), answers]})
+    found = asked(grid, None, *map(message_to, (1, 2, 3)))
+    assert {node: reply.has_error() for node, reply in found.items()} == {
+        1: False,
+        2: True,
+        3: True,
+    }
+    assert [message.metadata.dst_node_id for message in grid.sent] == [1, 2, 3, 1, 2]
+
+
+@pytest.mark.parametrize("strategy", ["sflv1", "sflv2"])
+def test_only_work_that_can_be_taken_back_is_begun_again(strategy: str) -> None:
+    """Break it: renew the token whatever the update rule is."""
+    server = make_server() if strategy == "sflv1" else shared_server()
+    tokens = server.open_round(Purpose.TRAIN, [0, 1])
+    server.open(tokens[0])  # client 0 has begun, and client 1 has not
+    grid = QueuedGrid({1: [dies, answers], 2: [dies, answers]})
+    found = asked(grid, server, message_to(1, tokens[0]), message_to(2, tokens[1]))
+    again = {m.metadata.dst_node_id: _token(m) for m in grid.sent[2:]}
+    assert again.pop(2) == tokens[1]
+    assert not found[2].has_error()
+    if strategy == "sflv1":
+        assert again[1] not in tokens.values()
+        server.open(str(again[1]))
+        assert set(server.sessions) == {0, 1}
+    else:
+        assert again == {}
+        assert found[1].has_error()
+    server.close()
+
+
+def shared_server() -> SplitServer:
+    return SplitServer(rule=InTurn(server_part_of(), settings_of()), wire=CUT)
+
+
+def _token(message: Message) -> object:
+    return message.content.config_records[CONFIG]["channel-token"]
+
+
+def test_a_client_that_was_left_out_is_waited_for_a_short_time_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Break it: wait until `round-timeout`."""
+    monkeypatch.setattr(asking, "GRACE_SECONDS", 0.3)
+    server = make_server()
+    tokens = server.open_round(Purpose.TRAIN, [0, 1])
+    server.open(tokens[0]).close("its stream broke")
+    began = time.monotonic()
+    found = asked(
+        QueuedGrid({1: [never], 2: [answers]}),
+        server,
+        *(message_to(1, tokens[0]), message_to(2, tokens[1])),
+        timeout=60.0,
+    )
+    assert list(found) == [2]
+    assert 0.2 < time.monotonic() - began < 5
+    server.close()
+
+
+def test_a_client_that_is_at_work_is_waited_for_until_the_timeout() -> None:
+    began = time.monotonic()
+    assert asked(QueuedGrid({1: [never]}), None, message_to(1), timeout=0.5) == {}
+    assert 0.4 < time.monotonic() - began < 3
