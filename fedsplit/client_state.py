@@ -8,7 +8,10 @@ each reply has a copy, which the client is sent when the run continues.
 
 from __future__ import annotations
 
+from logging import WARNING
+
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.common import log
 from torch.optim import Optimizer
 
 from fedsplit.errors import RunError
@@ -16,6 +19,7 @@ from fedsplit.messages import KEPT_BYTES, KEPT_RECORDS, KEPT_WEIGHTS
 from fedsplit.snapshot import (
     Snapshot,
     from_bytes,
+    is_finite,
     load_optimizer_state,
     optimizer_state,
     to_bytes,
@@ -48,7 +52,7 @@ def kept_weights(state: RecordDict) -> ArrayRecord:
 
 
 def keep_optimizer(state: RecordDict, optimizer: Optimizer) -> None:
-    """Keep an optimizer's momentum, moments and step counts."""
+    """Keep an optimizer's momentum, moments and step counts, if they are finite."""
     _keep(state, _OPTIMIZER, optimizer_state(optimizer))
 
 
@@ -60,7 +64,7 @@ def restore_optimizer(state: RecordDict, optimizer: Optimizer) -> None:
 
 
 def keep_rule(state: RecordDict, rule: ClientRule) -> None:
-    """Keep what a client rule keeps: nothing of an earlier round, if it returns nothing."""
+    """Keep what a client rule keeps, if it is finite; nothing, if it returns nothing."""
     if kept := rule.state_dict():
         _keep(state, _RULE, kept)
     else:
@@ -91,6 +95,15 @@ def restore_kept(content: RecordDict, state: RecordDict) -> None:
 
 
 def _keep(state: RecordDict, name: str, kept: Snapshot) -> None:
+    """Keep a snapshot; one with NaN or infinity would stay in it for ever."""
+    if not is_finite(kept):
+        log(
+            WARNING,
+            "The %s of a client holds NaN or infinity, so it continues from what it kept before. "
+            "Lower learning-rate, or set clip-norm.",
+            name.removeprefix("kept-"),
+        )
+        return
     state[name] = ConfigRecord({KEPT_BYTES: to_bytes(kept)})
 
 

@@ -92,8 +92,7 @@ class Experiment:
         log: Callable[[str], None],
         rounds_done: int = 0,
     ) -> None:
-        strategy = strategy_class(config.strategy)
-        split = strategy.update_rule is not None
+        split = strategy_class(config.strategy).update_rule is not None
         self._config = config
         self._prepared = prepared
         self._log = log
@@ -104,12 +103,22 @@ class Experiment:
             if config.resume
             else RunDirectory.create(config)
         )
-        self._sinks = Sinks(config, self.directory.path, rounds_done)
-        self.recorder = Recorder(self.directory, config, log)
+        try:
+            self._sinks = Sinks(config, self.directory.path, rounds_done)
+            self.recorder = Recorder(self.directory, config, log)
+            self._begin(class_counts, engine)
+        except BaseException:
+            self.directory.close()
+            raise
+
+    def _begin(self, class_counts: Mapping[int, Sequence[int]], engine: str) -> None:
+        """Show and record what is known before the first round."""
+        config, strategy = self._config, strategy_class(self._config.strategy)
+        split = strategy.update_rule is not None
         self._show_start(class_counts)
         num_clients = len(class_counts)
         known = costs(
-            config, prepared, split=split, pooled=strategy.pooled, num_clients=num_clients
+            config, self._prepared, split=split, pooled=strategy.pooled, num_clients=num_clients
         )
         self.recorder.start(
             {

@@ -143,6 +143,13 @@ def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None
     optimizer.load_state_dict({**whole, "state": values})
 
 
+def is_finite(state: Mapping[str, Any]) -> bool:
+    """Return whether no tensor of a snapshot holds NaN or infinity."""
+    return all(
+        bool(torch.isfinite(leaf).all()) for _, leaf in flat(state) if isinstance(leaf, Tensor)
+    )
+
+
 def flat(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of a snapshot by path, such as ``optimizer/0/exp_avg``."""
     for key, value in state.items():

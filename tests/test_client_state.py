@@ -175,3 +175,24 @@ def test_a_rule_that_keeps_nothing_clears_what_it_kept_before() -> None:
     keep_rule(state, _Stateful({}))
     restore_rule(state, last)
     assert last.kept == {"fresh": True}
+
+
+def test_a_poisoned_optimizer_or_rule_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """A gradient of 1e25 is finite, and its square is not. Break it: keep whatever there is."""
+    model, state = model_of(), RecordDict()
+    optimizer = optimizer_of(model.parameters(), config_of(optimizer="adam"))
+    train(model, optimizer, range(2))
+    keep_optimizer(state, optimizer)
+    first = next(model.parameters())
+    for weight in model.parameters():
+        weight.grad = torch.full_like(weight, 1e25 if weight is first else 0.0)
+    optimizer.step()
+    assert not torch.isfinite(optimizer.state[first]["exp_avg_sq"]).any()
+    keep_optimizer(state, optimizer)
+    keep_rule(state, _Stateful({"scale": torch.tensor(float("nan"))}))
+    again = optimizer_of(model.parameters(), config_of(optimizer="adam"))
+    restore_optimizer(state, again)
+    assert all(torch.isfinite(values["exp_avg_sq"]).all() for values in again.state.values())
+    assert [float(values["step"]) for values in again.state.values()] == [2.0] * 6
+    assert KEPT_RECORDS[1] not in state
+    assert "optimizer of a client holds NaN or infinity" in caplog.text

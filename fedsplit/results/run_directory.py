@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -80,10 +81,15 @@ class RunDirectory(RunPaths):
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
             directory = cls(_make(output_dir, config))
-            directory._hold()
         except OSError as error:
             raise _cannot_make(output_dir, error.strerror or str(error)) from None
-        directory._write_config(config)
+        try:
+            directory._hold()
+            directory._write_config(config)
+        except BaseException:  # a directory without a config would only keep its name from others
+            directory.close()
+            shutil.rmtree(directory.path, ignore_errors=True)
+            raise
         return directory
 
     @classmethod
@@ -101,16 +107,20 @@ class RunDirectory(RunPaths):
             If the config cannot be written.
         """
         directory = cls(Path(config.resume))
+        directory._hold()
         try:
-            directory._hold()
             remove_partial(directory.path)
             directory.checkpoints.remove_after(rounds_done)
             directory.summary_path.unlink(missing_ok=True)
             if rounds_done == 0:
                 directory.rounds_path.unlink(missing_ok=True)
+            directory._write_config(config)
         except OSError as error:
+            directory.close()
             raise cannot_write(directory.path, error) from None
-        directory._write_config(config)
+        except BaseException:
+            directory.close()
+            raise
         return directory
 
     def close(self) -> None:
@@ -130,7 +140,10 @@ class RunDirectory(RunPaths):
 
     def _hold(self) -> None:
         """Lock the directory against other processes, for as long as this process lives."""
-        self._lock = FileLock.take(self.lock_path)
+        try:
+            self._lock = FileLock.take(self.lock_path)
+        except OSError as error:
+            raise cannot_write(self.lock_path, error) from None
         if self._lock is None:
             raise ConfigError(
                 f"The run in '{self.path}' is going on in process {self.owner()}. Wait until it "

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsplit.errors import ConfigError
+from fedsplit.errors import ConfigError, RunError
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.interruption import check_interruption
-from fedsplit.snapshot import Snapshot, load_optimizer_state, optimizer_state
+from fedsplit.snapshot import Snapshot, is_finite, load_optimizer_state, optimizer_state
 from fedsplit.split.steps import StepResult, score
 from fedsplit.split.training import Training
 
@@ -114,15 +114,27 @@ class PooledTraining:
         self._optimizer = training.make_optimizer(model.parameters())
 
     def train(self, server_round: int) -> LocalResult:
-        """Train for one round."""
+        """Train for one round.
+
+        Raises
+        ------
+        RunError
+            If the optimizer's state is not finite afterwards: it would never recover.
+        """
         self._training.set_rate(self._optimizer, server_round)
         self.model.train()
-        return train_batches(
+        result = train_batches(
             self._batches(server_round),
             lambda images, labels: BatchLoss.of(score(self.model(images), labels)),
             self._optimizer,
             self._training,
         )
+        if not is_finite(optimizer_state(self._optimizer)):
+            raise RunError(
+                f"Training diverged: the optimizer holds NaN or infinity after round "
+                f"{server_round}. Lower learning-rate, or set clip-norm."
+            )
+        return result
 
     def state_dict(self) -> Snapshot:
         """Return the model's trained weights and the optimizer."""
