@@ -15,20 +15,26 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.server.superlink.fleet.vce import vce_api
 from flwr.server.superlink.fleet.vce.metrics import VceMetrics
 from flwr.serverapp import Grid
+from flwr.simulation.ray_transport.ray_actor import BasicActorPool
 from flwr.supercore.exit import exit_handler
 from flwr.supercore.superexec import dependency_installer
+from ray.exceptions import RayActorError
 
 from fedsplit.flower_internals import (
     ClientAppCallable,
     NodeInfo,
     Run,
+    call_at_exit,
     error_reply,
     mean_of_metrics,
+    process_has_died,
     record_bytes,
+    replace_dead_workers,
     report_before_cleanup,
     task_identity,
     widen_simulation,
@@ -235,3 +241,56 @@ def test_a_grid_of_our_own_has_the_methods_that_flower_asks_for() -> None:
 def test_a_mod_takes_the_message_the_context_and_the_next_call() -> None:
     """`ClientAppCallable`: the type of what a mod of a ClientApp calls."""
     assert get_args(ClientAppCallable) == ([Message, Context], Message)
+
+
+class _Pool(BasicActorPool):
+    """Flower's pool of Ray actors, without Ray: one actor is at work on the future "f"."""
+
+    def __init__(self) -> None:
+        self.pool: list[Any] = []
+        actors: dict[Any, Any] = {"f": "actor"}
+        self._future_to_actor = actors
+        self.create_actor_fn = lambda: "new actor"
+
+
+@pytest.fixture
+def _own_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave Flower's class as it was."""
+    name = "add_actor_back_to_pool"
+    monkeypatch.setattr(BasicActorPool, name, vars(BasicActorPool)[name])
+    monkeypatch.setattr(BasicActorPool, "fedsplit_replaces_dead_actors", True, raising=False)
+    monkeypatch.delattr(BasicActorPool, "fedsplit_replaces_dead_actors")
+
+
+def _after(error: Exception) -> list[Any]:
+    pool = _Pool()
+    try:
+        raise error
+    except Exception:
+        pool.add_actor_back_to_pool("f")
+    assert pool._future_to_actor == {}
+    return pool.pool
+
+
+@pytest.mark.usefixtures("_own_pool")
+def test_a_dead_worker_is_replaced_and_one_that_lives_is_kept() -> None:
+    """Under Flower itself: tests/e2e/test_resume.py. Break it: replace after any error."""
+    assert _after(RayActorError()) == ["actor"], "Flower replaces it itself: ours can go"
+    for _ in range(2):
+        replace_dead_workers()
+        assert _after(RayActorError()) == ["new actor"]
+        assert _after(ValueError("the app has failed")) == ["actor"]
+
+
+def test_a_process_that_has_died_is_told_from_an_app_that_has_failed() -> None:
+    assert process_has_died(Error(ErrorCode.UNKNOWN, "ActorDiedError"))
+    assert process_has_died(Error(ErrorCode.CLIENT_APP_CRASHED, "it crashed"))
+    assert not process_has_died(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "no data"))
+    assert not process_has_died(Error(ErrorCode.NODE_UNAVAILABLE, "gone"))
+
+
+def test_what_is_to_happen_at_exit_happens_at_exit(ended: Callable[[], list[str]]) -> None:
+    happened: list[str] = []
+    call_at_exit(lambda: happened.append("closed"))
+    ended()
+    assert happened == ["closed"]
