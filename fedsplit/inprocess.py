@@ -183,10 +183,11 @@ class InProcessGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the ClientApp on every message, and keep the replies."""
-        ids = []
-        for reply in self.send_and_receive(messages):
-            ids.append(str(next(self._message_ids)))
-            self._replies[ids[-1]] = reply
+        pushed = list(messages)
+        for message in pushed:  # as Flower's grids do: a reply names the message by it
+            message.metadata.__dict__["_message_id"] = str(next(self._message_ids))
+        ids = [message.metadata.message_id for message in pushed]
+        self._replies |= dict(zip(ids, self.send_and_receive(pushed), strict=True))
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:

@@ -17,6 +17,7 @@ from fedsplit.errors import cannot_write
 from fedsplit.locks import FileLock
 
 _PREFIX = "fedsplit-"
+_UNLOCKED = f".{_PREFIX}"
 _LOCK = ".lock"
 _SECONDS_WITHOUT_LOCK = 24 * 3600.0
 """The age at which a folder without a lock is taken for one whose process died before it had it."""
@@ -44,8 +45,10 @@ class Scratch:
     def __init__(self, purpose: str) -> None:
         _sweep(Path(tempfile.gettempdir()))
         try:
-            self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-"))
-            self._lock = FileLock.take(self.path / _LOCK)
+            # It gets a name that others sweep only when its lock is held.
+            new = Path(tempfile.mkdtemp(prefix=f"{_UNLOCKED}{purpose}-"))
+            self._lock = FileLock.take(new / _LOCK)
+            self.path = new.rename(new.with_name(new.name.removeprefix(".")))
         except OSError as error:
             raise cannot_write(Path(tempfile.gettempdir()), error) from None
 
@@ -59,14 +62,14 @@ class Scratch:
 
 def _sweep(parent: Path) -> None:
     """Remove this user's folders whose process has ended."""
-    for folder in parent.glob(f"{_PREFIX}*"):
+    for folder in [*parent.glob(f"{_PREFIX}*"), *parent.glob(f"{_UNLOCKED}*")]:
         with suppress(OSError):  # another process may remove it at the same time
             if folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid():
                 _remove_if_left(folder)
 
 
 def _remove_if_left(folder: Path) -> None:
-    if not (folder / _LOCK).is_file():
+    if folder.name.startswith(_UNLOCKED) or not (folder / _LOCK).is_file():
         if time.time() - folder.stat().st_mtime > _SECONDS_WITHOUT_LOCK:
             shutil.rmtree(folder, ignore_errors=True)
         return

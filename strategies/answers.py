@@ -195,7 +195,7 @@ def check_replies(
     good, failures = sort_replies(replies, asked.participants)
     kept.take(good)
     if report is not None:
-        kept.resent_bytes += report.traffic.resent_bytes
+        kept.resent_bytes += report.traffic.repeated_bytes
     name_true_reasons(failures, report)
     reject(good, failures, report, fault_of)
     return good, failures

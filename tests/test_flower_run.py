@@ -139,6 +139,7 @@ def test_ctrl_c_stops_the_run_and_not_only_its_log(
 ) -> None:
     """Break it: end the command `flwr run` only, and the run goes on in the background."""
     flwr = _Flwr(monkeypatch, tmp_path, endless=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     run_dir = Path(str(tiny["output-dir"])) / "one"
     main = threading.current_thread()
 
@@ -154,6 +155,7 @@ def test_ctrl_c_stops_the_run_and_not_only_its_log(
     holder = _holder_of(run_dir)
     with pytest.raises(InterruptionError, match=r"Interrupted\. No round is kept") as caught:
         run_with_flower(Config.load(tiny, {"run-name": "one"}), app_dir=Path())
+    signal.signal(signal.SIGINT, before)
     thread.join()
     assert caught.value.exit_code == 130
     assert flwr.calls[-1]["arguments"] == ["stop", "77"]

@@ -22,6 +22,9 @@ from tests.test_continuation import assert_same_results
 
 ROOT = Path(__file__).parents[1]
 ENDLESS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+
 from fedsplit.config import Config
 from fedsplit.results.recorder import Recorder
 end_round = Recorder.end_round

@@ -13,18 +13,18 @@ class Traffic:
     ----------
     uplink_bytes, downlink_bytes : int
         Each frame once, however often a stream broke.
-    resent_bytes : int
+    repeated_bytes : int
         Frames that were sent again after a stream broke, in either direction.
     """
 
     uplink_bytes: int = 0
     downlink_bytes: int = 0
-    resent_bytes: int = 0
+    repeated_bytes: int = 0
 
     def __add__(self, other: Traffic) -> Traffic:
         """Return the sum, direction by direction."""
         return Traffic(
             self.uplink_bytes + other.uplink_bytes,
             self.downlink_bytes + other.downlink_bytes,
-            self.resent_bytes + other.resent_bytes,
+            self.repeated_bytes + other.repeated_bytes,
         )

@@ -112,7 +112,7 @@ class ResumableSession:
                 self._close("the client gave up before it had finished")
                 return None
             session.traffic.uplink_bytes += len(data)
-            session.traffic.resent_bytes += len(data) if again else 0
+            session.traffic.repeated_bytes += len(data) if again else 0
             answer = session.handle(frame)
             self.last_answer = encode(answer)
             self.answered += 1
@@ -125,7 +125,7 @@ class ResumableSession:
     def count_again(self) -> None:
         """Count the last answer, which is sent again."""
         if self._session is not None:
-            self._session.traffic.resent_bytes += len(self.last_answer)
+            self._session.traffic.repeated_bytes += len(self.last_answer)
 
     def refuse(self, error: FedSplitError) -> None:
         """End the session for a reason that every later stream is told too."""

@@ -177,7 +177,9 @@ class SplitServer:
         renewed = secrets.token_urlsafe(32)
         again = ServerSession(session.participant, phase, on_finish=self._show_progress)
         spent = session.traffic
-        again.traffic.resent_bytes = spent.uplink_bytes + spent.downlink_bytes + spent.resent_bytes
+        again.traffic.repeated_bytes = (
+            spent.uplink_bytes + spent.downlink_bytes + spent.repeated_bytes
+        )
         del self._sessions[token]
         self._sessions[renewed] = again
         return renewed

@@ -85,7 +85,7 @@ def test_an_answer_that_was_lost_is_given_again_and_the_step_not_taken_again() -
     size, end = len(encode(frame_of())), len(encode(Frame(Kind.FINISH, 3)))
     traffic = mine.host.sessions["t"].traffic
     assert (traffic.uplink_bytes, traffic.downlink_bytes) == (3 * size + end, 3 * size + end)
-    assert traffic.resent_bytes == size
+    assert traffic.repeated_bytes == size
     mine.channel.close()
 
 
