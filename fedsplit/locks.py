@@ -11,7 +11,7 @@ from typing import Self
 class FileLock:
     """A file that one process at a time holds. It has the id of that process in it.
 
-    The file stays when the lock is released: whoever removed it could remove that of another.
+    The file stays when the lock is released. Another process may hold it by then.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -24,16 +24,19 @@ class FileLock:
         Raises
         ------
         OSError
-            If the file cannot be opened.
+            If the file cannot be opened or written.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
         except BlockingIOError:
             os.close(descriptor)
             return None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        except OSError:  # such as a full disk
+            os.close(descriptor)
+            raise
         return cls(descriptor)
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Temporary folders that do not outlive their process for long, even if it is killed.
 
-A process holds a lock in each of its folders while it lives. Whoever makes a folder removes those
-whose lock nobody holds.
+A process holds a lock in each of its folders while it lives. Making a folder also removes the
+folders whose lock nobody holds.
 """
 
 from __future__ import annotations
@@ -44,13 +44,18 @@ class Scratch:
 
     def __init__(self, purpose: str) -> None:
         _sweep(Path(tempfile.gettempdir()))
+        parent = Path(tempfile.gettempdir())
+        try:
+            new = Path(tempfile.mkdtemp(prefix=f"{_UNLOCKED}{purpose}-"))
+        except OSError as error:
+            raise cannot_write(parent, error) from None
         try:
             # It gets a name that others sweep only when its lock is held.
-            new = Path(tempfile.mkdtemp(prefix=f"{_UNLOCKED}{purpose}-"))
             self._lock = FileLock.take(new / _LOCK)
             self.path = new.rename(new.with_name(new.name.removeprefix(".")))
         except OSError as error:
-            raise cannot_write(Path(tempfile.gettempdir()), error) from None
+            shutil.rmtree(new, ignore_errors=True)
+            raise cannot_write(parent, error) from None
 
     def remove(self) -> None:
         """Remove the folder with everything in it. Does nothing the second time."""

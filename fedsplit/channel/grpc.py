@@ -95,7 +95,7 @@ class GrpcChannel:
         self._server.stop(grace=None).wait()
         self._threads.shutdown(wait=False)  # gRPC does not do it
         for session in self._sessions.values():
-            session.stop()
+            session.stop_timer()
 
     def _serve(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:

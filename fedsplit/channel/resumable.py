@@ -67,22 +67,30 @@ class ResumableSession:
             stream, end_stream_before, self._cancel = self._stream, self._cancel, cancel
         end_stream_before()
         with self._handling:
-            if self._refusal is not None:
-                raise self._refusal
-            if self.ended_at is not None and opening.answers != self.answered - 1:
-                raise ChannelError(
-                    "Refused: the session of this token has ended. A token is valid for one "
-                    "session of one round."
-                )
-            if not 0 <= self.answered - opening.answers <= 1:
-                raise ChannelError(
-                    f"Refused: the client has {opening.answers} answers in this session, but "
-                    f"{self.answered} were given."
-                )
-            self._stop_timer()
-            if self._session is None:
-                self._session = host.open(opening.token, self._end)
+            try:
+                self._check(opening)
+                if self._session is None:
+                    self._session = host.open(opening.token, self._end)
+            except FedSplitError:
+                self.lost(stream)  # it has ended the stream before, and does not replace it
+                raise
+            self.stop_timer()
         return stream
+
+    def _check(self, opening: Opening) -> None:
+        """Refuse a stream that cannot continue the session."""
+        if self._refusal is not None:
+            raise self._refusal
+        if self.ended_at is not None and opening.answers != self.answered - 1:
+            raise ChannelError(
+                "Refused: the session of this token has ended. A token is valid for one session "
+                "of one round."
+            )
+        if not 0 <= self.answered - opening.answers <= 1:
+            raise ChannelError(
+                f"Refused: the client has {opening.answers} answers in this session, but "
+                f"{self.answered} were given."
+            )
 
     def handle(self, stream: int, data: bytes, *, again: bool = False) -> bytes | None:
         """Answer a frame; None if nothing more can be answered on this stream.
@@ -139,30 +147,28 @@ class ResumableSession:
             if stream != self._stream or self.ended_at is not None or self._timer is not None:
                 return
             self._lost_at = time.monotonic()
-            self._timer = threading.Timer(self._seconds_left, self._expire, (stream,))
+            self._timer = threading.Timer(self._seconds_left, self._expire)
             self._timer.daemon = True
             self._timer.start()
 
-    def stop(self) -> None:
-        """Let no timer outlive the channel."""
-        self._stop_timer()
-
-    def _stop_timer(self) -> None:
+    def stop_timer(self) -> None:
+        """Let the time to connect again stand still."""
         with self._switching:
             if self._timer is not None:
                 self._timer.cancel()
                 self._seconds_left -= time.monotonic() - self._lost_at
                 self._timer = None
 
-    def _expire(self, stream: int) -> None:
+    def _expire(self) -> None:
         with self._handling:
-            if stream == self._stream:
-                again = f"channel.reconnect-timeout = {self._reconnect_seconds:g} seconds"
-                self._close(
-                    f"its stream broke, and it did not connect again within {again}"
-                    if self._reconnect_seconds
-                    else "its stream broke before it had finished"
-                )
+            if self._timer is not threading.current_thread():
+                return  # it was stopped in the meantime
+            limit = f"channel.reconnect-timeout = {self._reconnect_seconds:g} seconds"
+            self._close(
+                f"its stream broke, and it did not connect again within {limit}"
+                if self._reconnect_seconds
+                else "its stream broke before it had finished"
+            )
 
     def _close(self, reason: str) -> None:
         """End the session; `_handling` is held."""

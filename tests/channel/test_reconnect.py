@@ -11,7 +11,7 @@ import grpc
 import pytest
 from xxhash import xxh3_64_hexdigest
 
-from fedsplit.channel.codec import encode, sealed
+from fedsplit.channel.codec import encode
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.channel.grpc_stream import GrpcStream
@@ -227,6 +227,24 @@ def test_a_client_with_other_answers_than_it_was_given_is_refused(
     assert served.handled == [0, 1]
 
 
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_refused_stream_does_not_keep_a_session_alive(connected: bool) -> None:
+    """Break it: let the timer of a lost stream count only while no newer stream was tried."""
+    served = Served(EchoHost(), reconnect_seconds=0.8)
+    raw = RawStream(served.channel.address, "t")
+    raw.exchange(encode(frame_of()))
+    if not connected:
+        raw.call.cancel()
+        time.sleep(0.2)
+    wrong = RawStream(served.channel.address, "t", answers=5)
+    with wrong, pytest.raises(grpc.RpcError):
+        wrong.exchange(encode(frame_of(1)))
+    assert served.host.sessions["t"].closed.wait(5)
+    assert "did not connect again" in served.host.sessions["t"].reason
+    raw.__exit__()
+    served.channel.close()
+
+
 def test_a_damaged_frame_is_not_handled_and_the_session_goes_on(served: Served) -> None:
     """Break it: refuse the client."""
     with RawStream(served.channel.address, "t") as raw:
@@ -322,10 +340,3 @@ def test_no_thread_or_timer_outlives_the_channel(served: Served) -> None:
     wait_until(lambda: Counter(map(type, threading.enumerate()))[threading.Timer] == 1)
     served.channel.close()
     wait_until(lambda: Counter(map(type, threading.enumerate()))[threading.Timer] == 0)
-
-
-def test_a_sealed_text_is_no_frame(served: Served) -> None:
-    with RawStream(served.channel.address, "t") as raw:
-        with pytest.raises(grpc.RpcError):
-            raw.exchange(sealed(b"\xff"))
-        assert raw.call.code() is grpc.StatusCode.INVALID_ARGUMENT
