@@ -99,17 +99,23 @@ def _header(path: Path) -> bytes:
         return file.read(int.from_bytes(file.read(8), "little"))
 
 
+def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, contiguous and sharing no memory, as safetensors asks."""
+    apart: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        memory = own.untyped_storage().data_ptr()
+        apart[name] = own.clone() if memory in taken else own
+        taken.add(memory)
+    return apart
+
+
 def _parts(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return what a safetensors file holds: tensors that share no memory, and metadata."""
     tensors: dict[str, Tensor] = {}
     values = _without_tensors(state, "", tensors)
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        apart = tensor.detach().cpu().contiguous()
-        storage = apart.untyped_storage().data_ptr()
-        tensors[name] = apart.clone() if storage in storages else apart
-        storages.add(storage)
-    return tensors, {"values": json.dumps(values)}
+    return separate(tensors), {"values": json.dumps(values)}
 
 
 def _joined(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:

@@ -8,13 +8,14 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import flwr.serverapp.strategy as flower_strategies
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedsplit.config import AggregationConfig
 from fedsplit.errors import ConfigError
-from fedsplit.flower_internals import NodeInfo, Run
+from fedsplit.flower_internals import NodeInfo
+from strategies.grids import ForwardingGrid
 
 # What fedsplit decides itself: it samples by partition id, and aggregates all accepted replies.
 _OURS = {
@@ -121,7 +122,7 @@ def _fault(value: object, annotation: object) -> str | None:
     return None if value < 2**63 else "a finite number below 2^63"  # nan is not
 
 
-class SampledGrid(Grid):
+class SampledGrid(ForwardingGrid):
     """A grid on which only this round's participants exist.
 
     It lets a Flower strategy configure a round for nodes that fedsplit has sampled. It cannot
@@ -129,32 +130,12 @@ class SampledGrid(Grid):
     """
 
     def __init__(self, grid: Grid, node_ids: Collection[int]) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._node_ids = list(node_ids)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the participants' node ids."""
         return self._node_ids
-
-    def set_run(self, run: Run) -> None:
-        """Not supported: the run belongs to the grid behind this one."""
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Run:
-        """Run information of the grid behind this one."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message through the grid behind this one."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """Return the participants' node information."""

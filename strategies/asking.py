@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from logging import WARNING
+from typing import NamedTuple
 
 from flwr.app import Message, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
 from fedsplit.errors import RunError
-from fedsplit.flower_internals import NodeInfo, Run, process_has_died
+from fedsplit.flower_internals import process_has_died
 from fedsplit.messages import CONFIG, Instructions
 from fedsplit.split.server import SplitServer
+from strategies.grids import ForwardingGrid
 from strategies.replies import reason_of
 
 GRACE_SECONDS = 15.0
@@ -21,7 +23,14 @@ GRACE_SECONDS = 15.0
 _SHORTEST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 1.0
 
 
-class AskingGrid(Grid):
+class _Sent(NamedTuple):
+    """A message that waits for its reply, and what it tells its client, if it is one of ours."""
+
+    message: Message
+    told: Instructions | None
+
+
+class AskingGrid(ForwardingGrid):
     """Sends through the grid behind it.
 
     - A client whose process has died is asked once more, if nothing of what it has done counts.
@@ -36,7 +45,7 @@ class AskingGrid(Grid):
     """
 
     def __init__(self, grid: Grid, server: SplitServer | None) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._server = server
 
     def send_and_receive(
@@ -52,38 +61,35 @@ class AskingGrid(Grid):
             Seconds to wait for all replies; None = for ever.
         """
         began = time.monotonic()
-        waiting = self._push(list(messages))
+        waiting = self._push([_Sent(message, _told(message)) for message in messages])
         asked_again: set[int] = set()
         replies: list[Message] = []
         while waiting and (timeout is None or time.monotonic() - began < timeout):
             for reply in self._grid.pull_messages(list(waiting)):
-                message = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if message is None:
+                sent = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if sent is None:
                     continue
-                node = message.metadata.dst_node_id
-                again = None if node in asked_again else self._again(message, reply)
+                node = sent.message.metadata.dst_node_id
+                again = None if node in asked_again else self._again(sent, reply)
                 if again is None:
                     replies.append(reply)
                 else:
                     asked_again.add(node)
                     waiting |= self._push([again])
-            for number, message in list(waiting.items()):
-                if self._is_gone(message):
-                    del waiting[number]
+            waiting = {number: sent for number, sent in waiting.items() if not self._is_gone(sent)}
             if waiting:  # Flower's grids can only be asked whether a reply is there
                 elapsed = time.monotonic() - began
                 time.sleep(min(max(_SHORTEST_WAIT_SECONDS, elapsed / 20), _LONGEST_WAIT_SECONDS))
         return replies
 
-    def _push(self, messages: list[Message]) -> dict[str, Message]:
-        return dict(zip(self._grid.push_messages(messages), messages, strict=True))
+    def _push(self, sent: list[_Sent]) -> dict[str, _Sent]:
+        numbers = self._grid.push_messages([each.message for each in sent])
+        return dict(zip(numbers, sent, strict=True))
 
-    def _again(self, message: Message, reply: Message) -> Message | None:
+    def _again(self, sent: _Sent, reply: Message) -> _Sent | None:
         """Return the message with which to ask a client again, or None if its reply counts."""
-        if not reply.has_error() or not process_has_died(reply.error):
-            return None
-        told = _told(message)
-        if told is None:
+        told, message = sent.told, sent.message
+        if told is None or not reply.has_error() or not process_has_died(reply.error):
             return None
         token = told.channel_token
         if token:
@@ -96,56 +102,21 @@ class AskingGrid(Grid):
             "The process of a client has died (%s). The client is asked again.",
             reason_of(reply.error),
         )
+        told = told.model_copy(update={"channel_token": token})
         content = RecordDict(dict(message.content.items()))
-        content[CONFIG] = told.model_copy(update={"channel_token": token}).to_record()
-        return Message(
+        content[CONFIG] = told.to_record()
+        again = Message(
             content=content,
             message_type=message.metadata.message_type,
             dst_node_id=message.metadata.dst_node_id,
         )
+        return _Sent(again, told)
 
-    def _is_gone(self, message: Message) -> bool:
-        told = _told(message)
-        if told is None or self._server is None:
+    def _is_gone(self, sent: _Sent) -> bool:
+        if sent.told is None or self._server is None:
             return False
-        failed_at = self._server.failed_at(told.channel_token)
+        failed_at = self._server.failed_at(sent.told.channel_token)
         return failed_at is not None and time.monotonic() - failed_at > GRACE_SECONDS
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return those of the grid behind this one."""
-        return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """Return those of the grid behind this one."""
-        return self._grid.get_nodes()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send without waiting."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that are there."""
-        return self._grid.pull_messages(message_ids)
-
-    def set_run(self, run: Run) -> None:
-        """Not supported: the run belongs to the grid behind this one."""
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Run:
-        """Run information of the grid behind this one."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message through the grid behind this one."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
 
 def _told(message: Message) -> Instructions | None:

@@ -17,6 +17,7 @@ from xxhash import xxh3_64
 from fedsplit.channel import wire_pb2
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError, DamagedError, shorten
+from fedsplit.snapshot import separate
 
 _SEAL_TAG = bytes([wire_pb2.Frame.CHECKSUM_FIELD_NUMBER << 3 | 1])  # 64 bits, fixed
 _SEAL_LENGTH = len(_SEAL_TAG) + 8
@@ -64,18 +65,6 @@ def decode(data: bytes) -> Frame:
             "Both ends must run the same version of fedsplit."
         ) from None
     return Frame(kind, message.step, tensors)
-
-
-def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors on the CPU, contiguous and sharing no memory, as safetensors asks."""
-    apart: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
-        memory = own.untyped_storage().data_ptr()
-        apart[name] = own.clone() if memory in taken else own
-        taken.add(memory)
-    return apart
 
 
 def sealed(*pieces: bytes | memoryview) -> bytes:

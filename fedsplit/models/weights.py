@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedsplit.errors import ModelError
 from fedsplit.models.hub import INDEX, SINGLE, Source, fetch_file
 from fedsplit.models.storage import Slot, as_slot, put, weight_slots
+from fedsplit.snapshot import separate
 
 
 class Stored(Protocol):
@@ -154,9 +155,8 @@ def checkpoint_of(source: Source, cache_dir: str | Path | None) -> Checkpoint:
 
 
 def write(state: Mapping[str, Tensor], file: Path) -> None:
-    """Write copies of tensors as a safetensors file, which refuses tensors that share memory."""
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    save_file(copies, file, metadata={"format": "pt"})
+    """Write tensors as a safetensors file, which refuses tensors that share memory."""
+    save_file(separate(state), file, metadata={"format": "pt"})
 
 
 def write_model(model: nn.Module, config: Mapping[str, object], directory: Path) -> None:

@@ -12,10 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fedsplit.boundary import State
-from fedsplit.channel.codec import separate
 from fedsplit.errors import ChannelError, cannot_write
 from fedsplit.exchanged_state import copy_to_train, exchanged, load_exchanged
 from fedsplit.scratch import Scratch
+from fedsplit.snapshot import separate
 from fedsplit.split.lockstep import GiveUp, keep
 from fedsplit.split.rules import RuleSettings, UpdateRule
 from fedsplit.split.steps import PendingStep

@@ -13,9 +13,10 @@ from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
 from fedsplit.channel import wire_pb2
-from fedsplit.channel.codec import decode, encode, encoded_length, sealed, separate
+from fedsplit.channel.codec import decode, encode, encoded_length, sealed
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError, DamagedError, shorten
+from fedsplit.snapshot import separate
 from tests.trap import Trap
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64)

@@ -70,14 +70,14 @@ class ProcessGroup:
         return True
 
 
-def processes_of(home: Path, name: str) -> list[int]:
-    """Return the ids of the processes with a name in their command and a folder as FLWR_HOME."""
-    found = []
+def processes_of(home: Path, name: str = "") -> dict[int, str]:
+    """Return id and command of the processes whose FLWR_HOME is a folder, and that have a name."""
+    found = {}
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
             command = environ.with_name("cmdline").read_bytes().decode(errors="replace")
             if name in command and f"FLWR_HOME={home}\0".encode() in environ.read_bytes():
-                found.append(int(environ.parent.name))
+                found[int(environ.parent.name)] = command
         except OSError:  # it has just ended, or is not ours
             continue
-    return sorted(found)
+    return dict(sorted(found.items()))

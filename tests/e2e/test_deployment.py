@@ -10,8 +10,8 @@ import pytest
 from fedsplit.config import DataConfig
 from fedsplit.data.catalog import load_images
 from tests.e2e.flower import Flower
+from tests.e2e.processes import processes_of
 from tests.e2e.runs import APP_DIR, SMALL, RunFiles
-from tests.e2e.test_flower import processes_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 def deployment() -> Iterator[Flower]:
     with Flower(simulation=False) as started:
         yield started
-    assert processes_of(started.home) == []
+    assert processes_of(started.home) == {}
 
 
 def test_supernodes_train_a_round_over_the_channel(deployment: Flower, tmp_path: Path) -> None:

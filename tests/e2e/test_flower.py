@@ -14,22 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.flower import Flower, Scalar, as_toml
+from tests.e2e.processes import processes_of
 
 NOOP = Path(__file__).with_name("noop")
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-
-def processes_of(home: Path) -> list[str]:
-    """Return the command lines of all processes whose environment names a folder."""
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"FLWR_HOME={home}\0".encode() in environ.read_bytes():
-                found.append(environ.with_name("cmdline").read_bytes().decode())
-        except OSError:  # it has just ended, or is not ours
-            continue
-    return found
 
 
 def test_a_run_config_is_written_as_it_is() -> None:
@@ -55,11 +44,11 @@ def test_nothing_is_left_running_when_a_run_is_given_up() -> None:
     with Flower() as own:
         with pytest.raises(Exception, match="timed out"):
             own.run(NOOP, timeout_seconds=6.0)
-        assert [line for line in processes_of(own.home) if "superlink" not in line] == []
+        assert [line for line in processes_of(own.home).values() if "superlink" not in line] == []
         assert len(processes_of(own.home)) == 1
         port = own.port
 
-    assert processes_of(own.home) == []
+    assert processes_of(own.home) == {}
     assert not own.home.exists()
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", port)) != 0

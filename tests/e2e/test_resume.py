@@ -48,7 +48,7 @@ def test_a_killed_worker_and_a_killed_server_change_no_bit(flower: Flower, tmp_p
         try:
             _wait_for(lambda: _rounds(directory) >= 1, first, tmp_path / "log")
             workers = processes_of(flower.home, "ray::ClientAppActor")
-            os.kill(workers[0], signal.SIGKILL)
+            os.kill(min(workers), signal.SIGKILL)
             _wait_for(lambda: _rounds(directory) >= 2, first, tmp_path / "log")
             (engine,) = processes_of(flower.home, "flwr-simulation")
             os.kill(engine, signal.SIGKILL)
