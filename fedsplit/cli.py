@@ -98,9 +98,11 @@ def _continued(run_dir: Path, config: str | None, overrides: dict[str, object]) 
 
 
 def _engine_of(config: Config) -> EngineName:
+    if not config.resume:
+        return EngineName.FLOWER
     from fedsplit.resume import engine_of
 
-    return EngineName((engine_of(config) if config.resume else None) or EngineName.FLOWER)
+    return EngineName(engine_of(config) or EngineName.FLOWER)
 
 
 app.command()(plan)

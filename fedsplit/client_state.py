@@ -3,7 +3,7 @@
 Flower sends the state to the process that serves the client next, so it is kept small: the
 weights of a rule that keeps its own (sflv3), the optimizer's state (`client-optimizer = "kept"`),
 and what the client rule keeps besides. Flower loses it with the run: if the run writes checkpoints,
-each reply has a copy, which the client is sent when the run continues.
+each training reply has a copy, which the client is sent when the run continues.
 """
 
 from __future__ import annotations

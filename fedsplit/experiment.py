@@ -92,11 +92,12 @@ class Experiment:
         log: Callable[[str], None],
         rounds_done: int = 0,
     ) -> None:
-        split = strategy_class(config.strategy).update_rule is not None
+        self._strategy = strategy_class(config.strategy)
+        self._split = self._strategy.update_rule is not None
         self._config = config
         self._prepared = prepared
         self._log = log
-        self._client_part = prepared.held_by_clients(split=split)
+        self._client_part = prepared.held_by_clients(split=self._split)
         self._own_states: Sequence[Mapping[str, Tensor]] = []
         self.directory = (
             RunDirectory.reopen(config, rounds_done)
@@ -113,13 +114,11 @@ class Experiment:
 
     def _begin(self, class_counts: Mapping[int, Sequence[int]], engine: str) -> None:
         """Show and record what is known before the first round."""
-        config, strategy = self._config, strategy_class(self._config.strategy)
-        split = strategy.update_rule is not None
+        config, split = self._config, self._split
         self._show_start(class_counts)
         num_clients = len(class_counts)
-        known = costs(
-            config, self._prepared, split=split, pooled=strategy.pooled, num_clients=num_clients
-        )
+        pooled = self._strategy.pooled
+        known = costs(config, self._prepared, split=split, pooled=pooled, num_clients=num_clients)
         self.recorder.start(
             {
                 "engine": engine,
@@ -127,7 +126,7 @@ class Experiment:
                 "cut_layer": config.split.cut_layer if split else None,
                 **known,
             },
-            metrics=strategy.metrics(),
+            metrics=self._strategy.metrics(),
         )
 
     def client_buffers(self) -> frozenset[str]:
@@ -152,14 +151,13 @@ class Experiment:
             The aggregated weights, named as `initial_state`; or those of each client, where
             clients keep their own, and the scores are the means over the clients.
         """
+        self.load(states)
         if len(states) == 1:
-            load_exchanged(self._client_part, states[0])
             results = [score_model(self._prepared, self._config.device)]
         else:
             results = score_clients(self._prepared, self._config, states, self._show_scoring)
         loss = fmean(result.loss for result in results)
         accuracy = fmean(result.accuracy for result in results)
-        self._own_states = states if len(states) > 1 else []
         if server_round == 0:
             self.recorder.note_initial(test_loss=loss, test_accuracy=accuracy)
         else:
@@ -174,7 +172,7 @@ class Experiment:
 
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Take weights as `evaluate` does, without scoring them."""
-        load_exchanged(self._client_part, states[0])
+        load_exchanged(self._client_part, states[0])  # one model can hold one client's part
         self._own_states = states if len(states) > 1 else []
 
     def model(self, *, copied: bool = False) -> SplitModel:
@@ -185,8 +183,6 @@ class Experiment:
         copied : bool
             Return a copy: otherwise the run's own model is changed, and cannot train again.
         """
-        if self._own_states:  # one model can hold one client's part
-            load_exchanged(self._client_part, self._own_states[0])
         parts = self._prepared.model
         model = SplitModel(*(part.cpu() for part in (copy.deepcopy(parts) if copied else parts)))
         merge_adapters(model)

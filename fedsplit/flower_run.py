@@ -76,13 +76,19 @@ def _run(*arguments: str, directory: RunDirectory) -> int:
     """Run ``flwr`` and pass on what it prints; return its exit status."""
     run_id = None
     command = [_flwr(), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=_environment()) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=_environment(),
+    ) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                sys.stdout.buffer.write(line)
-                sys.stdout.flush()
-                if run_id is None and (accepted := _ACCEPTED.search(line.decode(errors="replace"))):
+                print(line, end="", flush=True)  # noqa: T201
+                if run_id is None and (accepted := _ACCEPTED.search(line)):
                     run_id = accepted[1]
             return process.wait()
         except KeyboardInterrupt:

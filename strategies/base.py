@@ -289,7 +289,7 @@ class FederatedStrategy(Strategy):
         self._note(**checked_values(rule.measured(), rule.metrics, rule=type(rule)))
 
     def _note_train(self, server_round: int, answers: Sequence[Answered]) -> None:
-        """Note what a round's answers cost; a round without a good answer ends the run."""
+        """Note what a round's answers cost; too few good answers end the run."""
         check_enough(server_round, answers, self.config.min_participants)
         self._note(
             train_seconds=time.perf_counter() - self._started,

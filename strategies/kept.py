@@ -17,8 +17,8 @@ Records = Mapping[str, ArrayRecord | ConfigRecord]
 class KeptByClients:
     """Copies of what clients keep, which the server never reads: it only gives them back.
 
-    A client that has kept something returns a copy of it with each reply, if the run writes
-    checkpoints. After a run has been interrupted, each client is sent its copy once.
+    If the run writes checkpoints, a client returns a copy with each training reply. After a run has
+    been interrupted, each client is sent its copy once.
 
     Parameters
     ----------

@@ -159,7 +159,7 @@ def test_ctrl_c_stops_the_run_and_not_only_its_log(
     thread.join()
     assert caught.value.exit_code == 130
     assert flwr.calls[-1]["arguments"] == ["stop", "77"]
-    assert holder.wait(10) == -signal.SIGINT  # whoever made the run was told at once
+    assert holder.wait(10) == -signal.SIGINT  # the process that makes the run was told at once
 
 
 def _holder_of(run_dir: Path) -> subprocess.Popen[bytes]:

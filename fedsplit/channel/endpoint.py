@@ -14,7 +14,7 @@ def nothing() -> None:
 
 
 class Session(Protocol):
-    """The server's end of one stream: one participant in one round.
+    """The server's end of one participant's round, whatever streams carry it.
 
     Frames of one session never overlap; those of different sessions may. `close` may be called at
     any time, from any thread.
@@ -47,7 +47,7 @@ class SessionHost(Protocol):
 
 
 class Stream(Protocol):
-    """The client's end of one stream."""
+    """The client's end of one participant's round."""
 
     def exchange(self, frame: Frame) -> Frame:
         """Send a frame and wait for its answer."""

@@ -146,8 +146,10 @@ def read_run(directory: Path) -> RunRecord:
 def _summary_so_far(
     kept: RunDirectory, config: Config, rounds: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
+    if not rounds:
+        raise ConfigError("it has no finished round")
     started = Saved.from_json(json.loads(kept.start_path.read_text(encoding="utf-8")))
-    summary = summarise(
+    return summarise(
         rounds,
         config,
         facts=started.facts,
@@ -156,9 +158,6 @@ def _summary_so_far(
         run_directory=kept.path,
         metrics=started.metrics,
     )
-    if not rounds:
-        raise ConfigError("it has no finished round")
-    return summary
 
 
 def summary_keys(records: Sequence[RunRecord]) -> list[str]:

@@ -1,7 +1,8 @@
 """Files and folders that are written whole or not at all.
 
-What is written gets a temporary name in the same folder first. A process that is killed at any
-moment leaves the old content, and at most one temporary name for each that `remove_partial` finds.
+What is written gets a temporary name in the same folder first. A process that is killed leaves the
+old content or the new. It may also leave temporary names, which `remove_partial` removes. A folder
+that is killed between its two renames has the old content under such a name.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class SplitServer:
         *,
         progress: Progress = silent,
     ) -> dict[int, str]:
-        """Begin a round and return one token per participant, valid for one stream.
+        """Begin a round and return one token per participant, valid for one session.
 
         Parameters
         ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -56,6 +57,7 @@ def test_a_killed_worker_and_a_killed_server_change_no_bit(flower: Flower, tmp_p
             first.kill()
             first.wait()
     assert not (directory / "summary.json").exists()
+    shutil.copytree(directory, tmp_path / "copy")
     done = flower.call(
         [program("fedsplit"), "run", "--resume", str(directory)], timeout_seconds=400, merge=False
     )
@@ -64,6 +66,8 @@ def test_a_killed_worker_and_a_killed_server_change_no_bit(flower: Flower, tmp_p
     here = RunFiles.read(simulate(KEYS, num_clients=CLIENTS, output_dir=str(tmp_path)).run_dir)
     there = RunFiles.read(directory)
     assert_same_weights(there.weights, here.weights)
+    in_process = RunFiles.read(simulate(resume=tmp_path / "copy").run_dir)  # the other engine
+    assert_same_weights(in_process.weights, here.weights)
     assert there.num_bytes == here.num_bytes
     assert [row["failed_clients"] for row in there.rounds] == [[]] * 4
     assert sum(row["resent_bytes"] for row in there.rounds) > 0
