@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.thread import _worker
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 from weakref import ref
 
@@ -93,6 +93,7 @@ def replace_dead_workers() -> None:
         return
     put_back = BasicActorPool.add_actor_back_to_pool
 
+    @wraps(put_back)
     def put_back_or_replace(pool: Any, future: object) -> None:  # noqa: ANN401 - Flower's
         if isinstance(sys.exc_info()[1], RayActorError):
             del pool._future_to_actor[future]

@@ -255,9 +255,9 @@ class _Pool(BasicActorPool):
 
 @pytest.fixture
 def _own_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave Flower's class as it was."""
+    """Begin and end with Flower's own class, although another test may have run a ServerApp."""
     name = "add_actor_back_to_pool"
-    monkeypatch.setattr(BasicActorPool, name, vars(BasicActorPool)[name])
+    monkeypatch.setattr(BasicActorPool, name, inspect.unwrap(vars(BasicActorPool)[name]))
     monkeypatch.setattr(BasicActorPool, "fedsplit_replaces_dead_actors", True, raising=False)
     monkeypatch.delattr(BasicActorPool, "fedsplit_replaces_dead_actors")
 
