@@ -12,7 +12,7 @@ from flwr.common import log
 from flwr.serverapp import Grid
 
 from fedsplit.errors import RunError
-from fedsplit.flower_internals import process_has_died
+from fedsplit.flower_internals import error_reply, process_has_died
 from fedsplit.messages import CONFIG, Instructions
 from fedsplit.split.server import SplitServer
 from strategies.grids import ForwardingGrid
@@ -65,11 +65,12 @@ class AskingGrid(ForwardingGrid):
         asked_again: set[int] = set()
         replies: list[Message] = []
         while waiting and (timeout is None or time.monotonic() - began < timeout):
-            for reply in self._grid.pull_messages(list(waiting)):
-                sent = waiting.pop(reply.metadata.reply_to_message_id, None)
+            for pulled in self._grid.pull_messages(list(waiting)):
+                sent = waiting.pop(pulled.metadata.reply_to_message_id, None)
                 if sent is None:
                     continue
                 node = sent.message.metadata.dst_node_id
+                reply = _as_if_from(sent.message, pulled)
                 again = None if node in asked_again else self._again(sent, reply)
                 if again is None:
                     replies.append(reply)
@@ -117,6 +118,14 @@ class AskingGrid(ForwardingGrid):
             return False
         failed_at = self._server.failed_at(sent.told.channel_token)
         return failed_at is not None and time.monotonic() - failed_at > GRACE_SECONDS
+
+
+def _as_if_from(message: Message, reply: Message) -> Message:
+    """Return a reply as one of the node asked: for a node that is gone, the SuperLink replies."""
+    if reply.metadata.src_node_id == message.metadata.dst_node_id:
+        return reply
+    reason = reason_of(reply.error) if reply.has_error() else "another node replied for it"
+    return error_reply(message, reason)
 
 
 def _told(message: Message) -> Instructions | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
-import os
 import random
 import signal
 from pathlib import Path
@@ -13,29 +11,18 @@ import pytest
 
 from fedsplit import simulate
 from tests.conftest import TINY, Run
+from tests.dying import MOMENTS, die_in
 from tests.test_continuation import RUNS, assert_same_results
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow, pytest.mark.timeout(600)]
 
-MOMENTS = {
-    "in a step": ("fedsplit.split.training", "Training.update", 55),
-    "in evaluation by clients": ("fedsplit.client_app", "evaluate_batches", 10),
-    "in evaluation on the test set": ("fedsplit.scoring", "evaluate_batches", 3),
-    "in the bookkeeping of a round": ("strategies.base", "check_enough", 3),
-    "while a row is written": ("fedsplit.results.run_directory", "RunDirectory.append_round", 3),
-    "before a file is on the disk": ("fedsplit.results.files", "_sync", 8),
-    "while a checkpoint is written": ("fedsplit.snapshot", "_parts", 3),
-    "while the model is saved": ("fedsplit.experiment", "save_model", 1),
-    "while the summary is written": (
-        *("fedsplit.results.run_directory", "RunDirectory.write_summary"),
-        1,
-    ),
-}
-"""Module, function, and how often at most it is called before the process dies in it."""
+ELSEWHERE = {"in aggregation", "while clients are waited for"}
+"""Moments that not all of these runs have; benchmarks/sigkill.py has them, under Flower."""
+IN_PROCESS = [moment for moment in MOMENTS if moment not in ELSEWHERE]
 _random = random.Random(20)
 DRAWN = [
     (name, moment, _random.randint(1, MOMENTS[moment][2]))
-    for name, moment in zip([*RUNS, *RUNS][:20], [*MOMENTS, *MOMENTS, *MOMENTS][:20], strict=True)
+    for name, moment in zip([*RUNS, *RUNS][:20], (IN_PROCESS * 3)[:20], strict=True)
 ]
 
 
@@ -44,21 +31,7 @@ def die_in_run(keys: dict[str, object], moment: str, count: int) -> None:
     from fedsplit import experiment
 
     experiment.draw_or_warn = lambda path, plot: None
-    module_name, path, _ = MOMENTS[moment]
-    owner: object = importlib.import_module(module_name)
-    *parents, name = path.split(".")
-    for parent in parents:
-        owner = getattr(owner, parent)
-    real, calls = getattr(owner, name), 0
-
-    def dying(*given: object, **named: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*given, **named)
-
-    setattr(owner, name, dying)
+    die_in(moment, count)
     simulate(keys)
 
 

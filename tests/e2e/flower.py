@@ -259,12 +259,21 @@ class Flower:
         """Where the SuperLink listens."""
         return f"127.0.0.1:{self.port}"
 
+    def restart(self) -> None:
+        """End every process, also those that are left of killed ones, and start a SuperLink."""
+        self._end()
+        self._start()
+
     def stop(self) -> None:
         """End the SuperLink and remove its files. Does nothing the second time."""
+        self._end()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def _end(self) -> None:
         for group in [self._worker, *self._supernodes, self._superlink]:
             if group is not None:
                 group.end()
-        shutil.rmtree(self.home, ignore_errors=True)
+        self._worker, self._supernodes, self._superlink = None, [], None
 
     def _start(self, *, tries: int = 3) -> None:
         for _ in range(tries):  # between finding a port and using it another program may take it

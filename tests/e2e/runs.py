@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -58,6 +59,29 @@ def assert_same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> Non
     """Fail unless two state dicts are equal, bit for bit."""
     assert sorted(one) == sorted(other)
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def other_app(source: Path, folder: Path, *, client: str = "", server: str = "") -> Path:
+    """Make a Flower app that is this one, but for its ClientApp or ServerApp.
+
+    Parameters
+    ----------
+    source : Path
+        A folder with one package.
+    folder : Path
+        Where to make the app.
+    client, server : str
+        Reference to the app's own, in that package; empty = this app's.
+    """
+    shutil.copytree(source, folder)
+    project = (APP_DIR / "pyproject.toml").read_text(encoding="utf-8")
+    project = project.replace("fedsplit.client_app:app", client or "fedsplit.client_app:app")
+    project = project.replace("fedsplit.server_app:app", server or "fedsplit.server_app:app")
+    before, start, rest = project.partition("fab-include = [")
+    _, end, after = rest.partition("]")
+    project = before + start + json.dumps(f"{source.name}/*.py") + end + after
+    (folder / "pyproject.toml").write_text(project, encoding="utf-8")
+    return folder
 
 
 def paragraph_of(output: str, pattern: str) -> str:

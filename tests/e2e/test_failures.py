@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from tests.e2e.runs import (
     UNEVEN,
     RunFiles,
     assert_same_weights,
+    other_app,
     paragraph_of,
     run_directory_of,
 )
@@ -56,7 +55,7 @@ def test_a_client_that_fails_in_each_round_leaves_the_others_whole(
     }
 
     run = flower.run(
-        failing_app(tmp_path / "app"),
+        other_app(FAILING, tmp_path / "app", client="failing.app:app"),
         federation=f"num-supernodes=3 {ONE_ACTOR}",
         run_config=config | {"run-name": "there"},
     )
@@ -106,15 +105,3 @@ def test_fedsplit_run_exits_with_1_when_every_client_diverges(
     assert paragraph.endswith(run.details.partition("with exception: ")[2])
     assert "Traceback" not in done.stderr
     assert str(tmp_path / "diverges") in paragraph_of(done.stderr, "fedsplit: ")
-
-
-def failing_app(folder: Path) -> Path:
-    """Make a Flower app that is this one, but for a client whose disk breaks."""
-    shutil.copytree(FAILING, folder)
-    project = (APP_DIR / "pyproject.toml").read_text(encoding="utf-8")
-    project = project.replace("fedsplit.client_app:app", "failing.app:app")
-    before, start, rest = project.partition("fab-include = [")
-    _, end, after = rest.partition("]")
-    project = before + start + json.dumps("failing/*.py") + end + after
-    (folder / "pyproject.toml").write_text(project, encoding="utf-8")
-    return folder

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 from flwr.app import Error, Message, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 
 from fedsplit.messages import CONFIG
@@ -79,6 +79,26 @@ def test_a_client_whose_process_has_died_is_asked_once_more() -> None:
         3: True,
     }
     assert [message.metadata.dst_node_id for message in grid.sent] == [1, 2, 3, 1, 2]
+
+
+def test_what_the_superlink_replies_for_a_node_that_is_gone_is_its_reason() -> None:
+    """It replies as itself. Break it: let sort_replies drop what comes from no participant."""
+
+    def is_gone(message: Message) -> Message:
+        reply = fails("the node has not reported")(message)
+        reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+        return reply
+
+    def is_taken(message: Message) -> Message:
+        reply = answers(message)
+        reply.metadata.__dict__["_src_node_id"] = 1
+        return reply
+
+    grid = QueuedGrid({1: [answers], 2: [is_gone], 3: [is_taken]})
+    found = asked(grid, None, *map(message_to, (1, 2, 3)))
+    assert not found[1].has_error()
+    assert found[2].error.reason == "the node has not reported"
+    assert found[3].error.reason == "another node replied for it"
 
 
 @pytest.mark.parametrize("strategy", ["sflv1", "sflv2"])
