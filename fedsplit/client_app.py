@@ -21,11 +21,14 @@ from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
 from fedsplit.client_side import ClientModel, client_model
 from fedsplit.client_state import (
+    check_kept,
     copy_kept,
+    copy_round,
     keep_optimizer,
     keep_rule,
     keep_weights,
     kept_weights,
+    mark_kept,
     restore_kept,
     restore_optimizer,
     restore_rule,
@@ -118,6 +121,7 @@ def train(message: Message, context: Context) -> Message:
     trained = to_record(exchanged(held))
     if rule.keeps_weights:
         keep_weights(context.state, trained)
+    mark_kept(context.state, client.told.server_round)
     return client.reply(result, rule, trained)
 
 
@@ -144,6 +148,7 @@ class _Client:
         if self.config.torch_threads != torch.get_num_threads():
             torch.set_num_threads(self.config.torch_threads)
         self.told = Instructions.from_record(message.content.config_records[CONFIG])
+        check_kept(context.state, self.told.kept_round)
         self.partition_id = _partition_id(context)
         self.training = Training.of_clients(self.config)
         self._data_path = context.node_config.get("data-path")
@@ -254,6 +259,8 @@ class _Client:
             content[ARRAYS] = arrays
         if self.told.returns_kept:
             copy_kept(self._state, content)
+        else:
+            copy_round(self._state, content)
         return Message(content, reply_to=self._message)
 
 

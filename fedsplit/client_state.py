@@ -3,7 +3,11 @@
 Flower sends the state to the process that serves the client next, so it is kept small: the
 weights of a rule that keeps its own (sflv3), the optimizer's state (`client-optimizer = "kept"`),
 and what the client rule keeps besides. Flower loses it with the run: if the run writes checkpoints,
-each training reply has a copy, which the client is sent when the run continues.
+each training reply has a copy, which the client is sent when the run continues, or after a round
+to which it did not contribute.
+
+Flower also loses it with a SuperNode, and puts an older state back if a ClientApp that slept
+through a round wakes up. So the state says of which round it is, and the server which it expects.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from flwr.common import log
 from torch.optim import Optimizer
 
 from fedsplit.errors import RunError
-from fedsplit.messages import KEPT_BYTES, KEPT_RECORDS, KEPT_WEIGHTS
+from fedsplit.messages import KEPT_BYTES, KEPT_RECORDS, KEPT_ROUND, KEPT_WEIGHTS
 from fedsplit.snapshot import (
     Snapshot,
     from_bytes,
@@ -27,6 +31,7 @@ from fedsplit.snapshot import (
 from fedsplit.split.client_rules import ClientRule
 
 _OPTIMIZER, _RULE = KEPT_RECORDS
+_KEPT = (*KEPT_RECORDS, KEPT_WEIGHTS)
 
 
 def keep_weights(state: RecordDict, weights: ArrayRecord) -> None:
@@ -78,16 +83,59 @@ def restore_rule(state: RecordDict, rule: ClientRule) -> None:
         rule.load_state_dict(kept)
 
 
+def mark_kept(state: RecordDict, server_round: int) -> None:
+    """Note the round in which what is kept was made, if anything is kept."""
+    if any(name in state for name in _KEPT):
+        state[KEPT_ROUND] = ConfigRecord({KEPT_ROUND: server_round})
+    else:
+        state.pop(KEPT_ROUND, None)
+
+
+def check_kept(state: RecordDict, expected: int) -> None:
+    """Forget what is kept, if it is not that of the round which the server expects.
+
+    Parameters
+    ----------
+    state : RecordDict
+        What Flower keeps for this node.
+    expected : int
+        The round; 0 = nothing has counted so far; -1 = any.
+
+    Raises
+    ------
+    RunError
+        If a later or an earlier one than the last that counted would be continued.
+    """
+    found = _round_of(state)
+    if expected in (-1, found):
+        return
+    for name in (*_KEPT, KEPT_ROUND):
+        state.pop(name, None)
+    if expected:
+        has = f"is of round {found}" if found else "is lost"
+        raise RunError(
+            f"What this client keeps between rounds {has}, but the last of its rounds that counted "
+            f"is {expected}. A SuperNode was started again, or a ClientApp that had been given up "
+            "replied later. The client takes part again from its next round."
+        )
+
+
+def copy_round(state: RecordDict, content: RecordDict) -> None:
+    """Copy only the round of what is kept into the content of a reply."""
+    if KEPT_ROUND in state.config_records:
+        content[KEPT_ROUND] = state.config_records[KEPT_ROUND]
+
+
 def copy_kept(state: RecordDict, content: RecordDict) -> None:
     """Copy what is kept, other than weights, into the content of a reply."""
-    for name in KEPT_RECORDS:
+    for name in (*KEPT_RECORDS, KEPT_ROUND):
         if name in state.config_records:
             content[name] = state.config_records[name]
 
 
 def restore_kept(content: RecordDict, state: RecordDict) -> None:
     """Keep what the content of a message gives back to a client of a continued run."""
-    for name in KEPT_RECORDS:
+    for name in (*KEPT_RECORDS, KEPT_ROUND):
         if name in content.config_records:
             state[name] = content.config_records[name]
     if KEPT_WEIGHTS in content.array_records:
@@ -111,3 +159,8 @@ def _kept(state: RecordDict, name: str) -> Snapshot | None:
     record = state.config_records.get(name)
     data = None if record is None else record[KEPT_BYTES]
     return from_bytes(data) if isinstance(data, bytes) else None
+
+
+def _round_of(state: RecordDict) -> int:
+    record = state.config_records.get(KEPT_ROUND)
+    return 0 if record is None else int(str(record[KEPT_ROUND]))

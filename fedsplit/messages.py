@@ -27,6 +27,8 @@ KEPT_BYTES = "state"
 """The field of such a record that holds the bytes (see `fedsplit.snapshot`)."""
 KEPT_WEIGHTS = "kept-weights"
 """The record of the weights that a client keeps, in its state and in messages."""
+KEPT_ROUND = "kept-round"
+"""The record of the round in which a client made what it keeps, and the record's only field."""
 
 SERVER_ROUND, PROXIMAL_MU = "server-round", "proximal-mu"
 """What Flower's own strategies write into the config of a message."""
@@ -102,6 +104,8 @@ class Instructions(_Fields):
         How long to wait for the connection and for each answer of the split server.
     returns_kept : bool
         Whether the reply has a copy of what the client keeps between rounds.
+    kept_round : int
+        The round of what the client keeps: its last that counted; 0 = none; -1 = any.
     """
 
     sender = "server"
@@ -117,6 +121,7 @@ class Instructions(_Fields):
     channel_token: str = ""
     answer_seconds: Annotated[float, Field(ge=0.0)] = 0.0
     returns_kept: bool = False
+    kept_round: Annotated[int, Field(ge=-1)] = -1
 
 
 class Description(_Fields):

@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedsplit.messages import ARRAYS, CONFIG, PROXIMAL_MU, Instructions
 from strategies.answers import Asked
-from strategies.kept import Records
+from strategies.kept import KeptByClients
 
 
 def address_messages(
@@ -18,7 +18,7 @@ def address_messages(
     instructions: Instructions,
     tokens: Mapping[int, str],
     weights_for: Callable[[int], ArrayRecord],
-    restored_for: Callable[[int], Records],
+    kept: KeptByClients,
 ) -> list[Message]:
     """Return a message for each participant, in the order of partition ids.
 
@@ -34,8 +34,8 @@ def address_messages(
         Participant -> the token that opens its stream; empty without a split server.
     weights_for : Callable[[int], ArrayRecord]
         Returns the weights to send to a participant, if clients have any to train.
-    restored_for : Callable[[int], Records]
-        Returns the records that give a participant back what it has kept and lost.
+    kept : KeptByClients
+        Knows of which round a participant's state is, and what gives it back.
     """
     client_of = {node: client for client, node in asked.participants.items()}
     addressed: dict[int, Message] = {}
@@ -43,12 +43,16 @@ def address_messages(
         client = client_of[message.metadata.dst_node_id]
         mu = message.content.config_records[CONFIG].get(PROXIMAL_MU, 0.0)
         told = instructions.model_copy(
-            update={"channel_token": tokens.get(client, ""), "proximal_mu": float(str(mu))}
+            update={
+                "channel_token": tokens.get(client, ""),
+                "proximal_mu": float(str(mu)),
+                "kept_round": kept.expected_round(client),
+            }
         )
         content = RecordDict({CONFIG: told.to_record()})
         if asked.sent:
             content[ARRAYS] = weights_for(client)
-        for name, record in restored_for(client).items():
+        for name, record in kept.give_back(client).items():
             content[name] = record
         addressed[client] = Message(
             content=content,

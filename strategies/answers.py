@@ -198,6 +198,7 @@ def check_replies(
         kept.resent_bytes += report.traffic.repeated_bytes
     name_true_reasons(failures, report)
     reject(good, failures, report, fault_of)
+    kept.accept(good, failures)
     return good, failures
 
 

@@ -18,16 +18,24 @@ from fedsplit.split.server import SplitServer
 from strategies.grids import ForwardingGrid
 from strategies.replies import reason_of
 
-GRACE_SECONDS = 15.0
-"""How long to wait for the reply of a client after the split server has left it out."""
+GRACE_SECONDS = 5.0
+"""How long to wait for the reply of a client after the split server has left it out.
+
+One that still runs replies at once with its error. Where a process has died, a SuperNode says so
+only after a minute.
+"""
 _SHORTEST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 1.0
 
 
 class _Sent(NamedTuple):
-    """A message that waits for its reply, and what it tells its client, if it is one of ours."""
+    """A message that waits for its reply, what it tells its client, and whether it is the second.
+
+    What it tells is None if it is not one of ours.
+    """
 
     message: Message
     told: Instructions | None
+    again: bool = False
 
 
 class AskingGrid(ForwardingGrid):
@@ -62,22 +70,21 @@ class AskingGrid(ForwardingGrid):
         """
         began = time.monotonic()
         waiting = self._push([_Sent(message, _told(message)) for message in messages])
-        asked_again: set[int] = set()
         replies: list[Message] = []
         while waiting and (timeout is None or time.monotonic() - began < timeout):
             for pulled in self._grid.pull_messages(list(waiting)):
                 sent = waiting.pop(pulled.metadata.reply_to_message_id, None)
                 if sent is None:
                     continue
-                node = sent.message.metadata.dst_node_id
                 reply = _as_if_from(sent.message, pulled)
-                again = None if node in asked_again else self._again(sent, reply)
-                if again is None:
-                    replies.append(reply)
-                else:
-                    asked_again.add(node)
+                if again := self._again(sent, reply):
                     waiting |= self._push([again])
-            waiting = {number: sent for number, sent in waiting.items() if not self._is_gone(sent)}
+                else:
+                    replies.append(reply)
+            for number, sent in [item for item in waiting.items() if self._is_gone(item[1])]:
+                del waiting[number]
+                if again := self._begin_again(sent, "its stream broke, and it has not replied"):
+                    waiting |= self._push([again])
             if waiting:  # Flower's grids can only be asked whether a reply is there
                 elapsed = time.monotonic() - began
                 time.sleep(min(max(_SHORTEST_WAIT_SECONDS, elapsed / 20), _LONGEST_WAIT_SECONDS))
@@ -89,8 +96,14 @@ class AskingGrid(ForwardingGrid):
 
     def _again(self, sent: _Sent, reply: Message) -> _Sent | None:
         """Return the message with which to ask a client again, or None if its reply counts."""
+        if not reply.has_error() or not process_has_died(reply.error):
+            return None
+        return self._begin_again(sent, reason_of(reply.error))
+
+    def _begin_again(self, sent: _Sent, reason: str) -> _Sent | None:
+        """Return the message that lets a client begin its work again, or None if it cannot."""
         told, message = sent.told, sent.message
-        if told is None or not reply.has_error() or not process_has_died(reply.error):
+        if told is None or sent.again:
             return None
         token = told.channel_token
         if token:
@@ -98,11 +111,7 @@ class AskingGrid(ForwardingGrid):
             if renewed is None:
                 return None
             token = renewed
-        log(
-            WARNING,
-            "The process of a client has died (%s). The client is asked again.",
-            reason_of(reply.error),
-        )
+        log(WARNING, "The process of a client has died (%s). The client is asked again.", reason)
         told = told.model_copy(update={"channel_token": token})
         content = RecordDict(dict(message.content.items()))
         content[CONFIG] = told.to_record()
@@ -111,7 +120,7 @@ class AskingGrid(ForwardingGrid):
             message_type=message.metadata.message_type,
             dst_node_id=message.metadata.dst_node_id,
         )
-        return _Sent(again, told)
+        return _Sent(again, told, again=True)
 
     def _is_gone(self, sent: _Sent) -> bool:
         if sent.told is None or self._server is None:

@@ -237,7 +237,7 @@ class FederatedStrategy(Strategy):
             instructions=self._run.instructions.model_copy(update={"server_round": server_round}),
             tokens=self._tokens,
             weights_for=self._weights_for,
-            restored_for=self._kept.give_back,
+            kept=self._kept,
         )
 
     def _checked(

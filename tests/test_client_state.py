@@ -12,15 +12,17 @@ from torch.optim import Optimizer
 
 from fedsplit.arrays import to_record
 from fedsplit.client_state import (
+    check_kept,
     keep_optimizer,
     keep_rule,
     keep_weights,
     kept_weights,
+    mark_kept,
     restore_optimizer,
     restore_rule,
 )
 from fedsplit.errors import RunError
-from fedsplit.messages import KEPT_RECORDS, KEPT_WEIGHTS
+from fedsplit.messages import KEPT_RECORDS, KEPT_ROUND, KEPT_WEIGHTS
 from fedsplit.seeding import seeded_init
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client_rules import ClientSide, WholeModel
@@ -137,6 +139,40 @@ def test_lost_weights_are_an_error_that_says_what_to_do() -> None:
     keep_optimizer(state, optimizer_of(model_of().parameters(), config_of()))
     with pytest.raises(RunError, match=r"lost the weights .* Keep a SuperNode running"):
         kept_weights(state)
+
+
+def kept_in(server_round: int) -> RecordDict:
+    state = RecordDict()
+    keep_optimizer(state, optimizer_of(model_of().parameters(), config_of()))
+    mark_kept(state, server_round)
+    return state
+
+
+@pytest.mark.parametrize("expected", [3, -1])
+def test_what_is_of_the_expected_round_is_continued(expected: int) -> None:
+    state = kept_in(3)
+    check_kept(state, expected)
+    assert set(state) == {KEPT_RECORDS[0], KEPT_ROUND}
+    nothing = RecordDict()
+    check_kept(nothing, min(expected, 0))
+    mark_kept(nothing, 4)
+    assert set(nothing) == set()
+
+
+@pytest.mark.parametrize(
+    ("state", "has"), [(kept_in(1), "is of round 1"), (RecordDict(), "is lost")]
+)
+def test_what_is_of_another_round_is_refused_and_forgotten(state: RecordDict, has: str) -> None:
+    """Break it: continue from it. It trains on, with the moments of another round."""
+    with pytest.raises(RunError, match=rf"{has}, but the last .* that counted is 3"):
+        check_kept(state, 3)
+    assert set(state) == set()
+
+
+def test_what_is_of_a_round_that_did_not_count_is_forgotten_if_none_has() -> None:
+    state = kept_in(1)
+    check_kept(state, 0)
+    assert set(state) == set()
 
 
 def test_weights_and_optimizer_are_kept_side_by_side() -> None:

@@ -169,7 +169,7 @@ class SplitServer:
         if session is None or phase is None:
             return None
         if not session.opened:
-            return token
+            return token if session.failed_at is None else None
         if not phase.can_begin_again:
             return None
         session.revoke("its process has died")

@@ -6,6 +6,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from fedsplit.messages import ARRAYS, CONFIG, KEPT_WEIGHTS, Instructions
 from strategies.addressing import address_messages
 from strategies.answers import Asked
+from strategies.kept import KeptByClients
 from strategies.sflv1 import SFLV1
 from tests.strategies.grids import instructions_of
 
@@ -29,13 +30,15 @@ def _addressed(
     tokens: dict[int, str] | None = None,
     lost: int | None = None,
 ) -> list[Message]:
+    kept = KeptByClients(lambda client: _weights(7))
+    kept.accept([], [] if lost is None else [lost])
     return address_messages(
         messages,
         Asked(NODES, _weights(9) if sent else ArrayRecord()),
         instructions=instructions_of(SFLV1, server_round=3),
         tokens=tokens or {},
         weights_for=_weights,
-        restored_for=lambda client: {KEPT_WEIGHTS: _weights(7)} if client == lost else {},
+        kept=kept,
     )
 
 
@@ -57,7 +60,7 @@ def test_each_participant_gets_its_own_token_and_weights_in_the_order_of_partiti
 def test_only_fedprox_mu_is_taken_from_the_aggregators_message() -> None:
     """Break it: copy the aggregator's config; the client then refuses its unknown fields."""
     (found,) = _addressed([_configured(80, **{"proximal-mu": 0.25, "lr": 7.0})])
-    assert _told(found) == instructions_of(SFLV1, server_round=3, proximal_mu=0.25)
+    assert _told(found) == instructions_of(SFLV1, server_round=3, proximal_mu=0.25, kept_round=0)
 
 
 def test_without_anything_to_train_no_weights_are_sent() -> None:

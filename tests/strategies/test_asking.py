@@ -130,23 +130,32 @@ def _token(message: Message) -> object:
     return message.content.config_records[CONFIG]["channel-token"]
 
 
+@pytest.mark.parametrize("strategy", ["sflv1", "sflv2"])
 def test_a_client_that_was_left_out_is_waited_for_a_short_time_only(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
-    """Break it: wait until `round-timeout`."""
+    """One that can begin again is asked again. Break it: wait until `round-timeout`."""
     monkeypatch.setattr(asking, "GRACE_SECONDS", 0.3)
-    server = make_server()
-    tokens = server.open_round(Purpose.TRAIN, [0, 1])
+    server = make_server() if strategy == "sflv1" else shared_server()
+    tokens = server.open_round(Purpose.TRAIN, [0, 1, 2])
     server.open(tokens[0]).close("its stream broke")
+    server.open(tokens[2]).close("its stream broke")
     began = time.monotonic()
-    found = asked(
-        QueuedGrid({1: [never], 2: [answers]}),
-        server,
-        *(message_to(1, tokens[0]), message_to(2, tokens[1])),
-        timeout=60.0,
-    )
-    assert list(found) == [2]
+    grid = QueuedGrid({1: [never, answers], 2: [answers], 3: [never, dies]})
+    messages = [message_to(client + 1, tokens[client]) for client in (0, 1, 2)]
+    found = asked(grid, server, *messages, timeout=60.0)
     assert 0.2 < time.monotonic() - began < 5
+    if strategy == "sflv1":
+        assert {node: reply.has_error() for node, reply in found.items()} == {
+            1: False,
+            2: False,
+            3: True,
+        }
+        assert [message.metadata.dst_node_id for message in grid.sent] == [1, 2, 3, 1, 3]
+        assert _token(grid.sent[3]) not in tokens.values()
+    else:
+        assert list(found) == [2]
+        assert len(grid.sent) == 3
     server.close()
 
 
