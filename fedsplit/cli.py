@@ -15,7 +15,7 @@ import click
 import typer
 
 from fedsplit.config import Config, read_toml, with_clients
-from fedsplit.errors import ConfigError, FedSplitError, RunError
+from fedsplit.errors import ConfigError, FedSplitError, RunError, too_many_files
 from fedsplit.names import local_directory
 from fedsplit.plan.command import plan
 
@@ -176,6 +176,9 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("FEDSPLIT_TRACEBACK"):
             raise
+        if remedy := too_many_files(error):
+            print(f"fedsplit: {error}. {remedy}", file=sys.stderr)  # noqa: T201
+            sys.exit(RunError.exit_code)
         print(  # noqa: T201
             f"fedsplit: unexpected {type(error).__name__}: {error}. This is a defect; set "
             "FEDSPLIT_TRACEBACK=1 to see where it was raised, and report it.",

@@ -6,6 +6,8 @@ wrong, 1 if a run failed, 130 if it was interrupted.
 
 from __future__ import annotations
 
+import os
+from errno import EMFILE, ENFILE
 from pathlib import Path
 
 
@@ -62,8 +64,27 @@ def shorten(fault: object) -> str:
 
 def cannot_write(path: Path, error: Exception) -> RunError:
     """Return the error about a file or folder that cannot be written."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return RunError(
-        f"Cannot write '{path}': {reason}. Free space on its disk, and check that its folder still "
-        "exists."
+    remedy = "Free space on its disk, and check that its folder still exists."
+    return RunError(f"Cannot write '{path}': {_reason(error)}. {too_many_files(error) or remedy}")
+
+
+def cannot_read(path: Path, error: Exception) -> RunError:
+    """Return the error about a file of a run that cannot be read again."""
+    remedy = "Check that nothing else removes files from its folder."
+    return RunError(f"Cannot read '{path}': {_reason(error)}. {too_many_files(error) or remedy}")
+
+
+def too_many_files(error: Exception) -> str | None:
+    """Return the remedy if a process has no descriptors left; some libraries only say so."""
+    if getattr(error, "errno", None) not in (EMFILE, ENFILE) and (
+        os.strerror(EMFILE) not in str(error)
+    ):
+        return None
+    return (
+        "Raise the limit of open files, for example with 'ulimit -n 4096', or lower "
+        "max-concurrent-clients."
     )
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedsplit.errors import ConfigError, RunError
+from fedsplit.errors import ConfigError, cannot_write
 from fedsplit.names import local_directory
 from fedsplit.report.comparison import FILE_NAME
 from fedsplit.report.gather import gather, read_run
@@ -69,8 +69,5 @@ def _write(directory: Path, files: Mapping[str, str]) -> list[Path]:
         for name, text in files.items():
             (directory / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RunError(
-            f"The report in '{directory}' cannot be written: {error.strerror or error}. Free space "
-            "on its disk, and try 'fedsplit report' again."
-        ) from None
+        raise cannot_write(directory / name, error) from None
     return [directory / name for name in files]

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedsplit.boundary import State
-from fedsplit.errors import ChannelError, cannot_write
+from fedsplit.errors import ChannelError, cannot_read, cannot_write
 from fedsplit.exchanged_state import copy_to_train, exchanged, load_exchanged
 from fedsplit.scratch import Scratch
 from fedsplit.snapshot import separate
@@ -114,7 +114,7 @@ class PerParticipantCopies(UpdateRule):
             }
             for participant in sorted(num_examples):
                 weight = num_examples[participant] / total
-                for name, tensor in load_file(self._file(participant)).items():
+                for name, tensor in self._trained(participant).items():
                     average[name].add_(tensor.to(average[name].device), alpha=weight)
             for name, tensor in current.items():
                 if not tensor.is_floating_point():  # 3 may have become 2.9999...
@@ -128,6 +128,13 @@ class PerParticipantCopies(UpdateRule):
     def close(self) -> None:
         """Remove the folder of finished copies."""
         self._finished.remove()
+
+    def _trained(self, participant: int) -> dict[str, Tensor]:
+        file = self._file(participant)
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch raises the last
+            raise cannot_read(file, error) from None
 
     def _file(self, participant: int) -> Path:
         return self._finished.path / f"{participant}.safetensors"

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedsplit.errors import ChannelError
+from fedsplit.errors import ChannelError, RunError
 from fedsplit.seeding import seeded_init
+from fedsplit.split import copies
 from fedsplit.split.copies import PerParticipantCopies
 from tests.split.reference import server_step
 from tests.split.toys import (
@@ -300,4 +301,27 @@ def test_a_copy_that_has_diverged_is_not_kept() -> None:
         rule.finish(1)
     assert rule.training_now == {}
     assert names_of(rule) == ["0.safetensors"]
+    rule.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "remedy"),
+    [
+        (RuntimeError("unable to open file <0>: Too many open files (24)"), "ulimit -n"),
+        (FileNotFoundError(2, "No such file or directory"), "nothing else removes files"),
+    ],
+)
+def test_a_copy_that_cannot_be_read_again_ends_the_run_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception, remedy: str
+) -> None:
+    """Break it: let torch's own error through, which is shown as a defect."""
+
+    def load_file(file: object) -> None:
+        raise fault
+
+    rule = rule_of()
+    counts = {0: train(rule, 0, 8)}
+    monkeypatch.setattr(copies, "load_file", load_file)
+    with pytest.raises(RunError, match=remedy):
+        rule.close_round(counts)
     rule.close()
