@@ -84,7 +84,9 @@ class Case:
         for partition in range(CLIENTS if self.deployed else 0):
             flower.add_supernode(f"partition-id={partition} num-partitions={CLIENTS}")
 
-    def run(self, flower: Flower, app: Path, keys: Mapping[str, Scalar]) -> tuple[FlowerRun, float]:
+    def run(
+        self, flower: Flower, app: Path, keys: Mapping[str, Scalar] | Path
+    ) -> tuple[FlowerRun, float]:
         """Return what came of a run, and its time in seconds."""
         actors = 3 if self.kind in ("sflv2", "parallel") else 1
         federation = f"num-supernodes={CLIENTS} client-resources-num-cpus=1"
@@ -128,7 +130,7 @@ def report(case: Case) -> None:
         if not (there / "summary.json").exists():
             flower.restart()
             case.start(flower)
-            run, seconds = case.run(flower, APP_DIR, {"resume": str(there)})
+            run, seconds = case.run(flower, APP_DIR, there / "resume.toml")
             _show(f"  resumed: {run.status} after {seconds:.0f} s")
         here = RunFiles.read(simulate({**case.keys, "output-dir": folder}).run_dir)
         files = RunFiles.read(there)

@@ -113,6 +113,7 @@ def check_same_run(config: Config, saved: Mapping[str, Scalar], rounds_done: int
             f"num-server-rounds = {config.num_server_rounds}, but {rounds_done} are finished"
         )
     if faults:
+        directory = RunDirectory(Path(config.resume))
         raise ConfigError(
             "\n  ".join(
                 [
@@ -120,7 +121,8 @@ def check_same_run(config: Config, saved: Mapping[str, Scalar], rounds_done: int
                     *faults,
                     f"Leave these keys as they are. {', '.join(_MAY_CHANGE)} and the keys of "
                     f"[{'] and ['.join(_MAY_CHANGE_SECTIONS)}] may change; num-server-rounds only "
-                    "where no learning rate follows a cosine over all rounds.",
+                    "where no learning rate follows a cosine over all rounds. For flwr run, give "
+                    f"{directory.resume_path} as --run-config.",
                 ]
             )
         )

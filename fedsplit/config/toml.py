@@ -10,7 +10,7 @@ from fedsplit.config.run import Config, Scalar
 
 
 def config_toml(config: Config, path: Path) -> str:
-    """Return a config as TOML with every key. Its first line is the command that runs it again.
+    """Return a config as TOML with every key. Its first line is the command that runs it.
 
     Parameters
     ----------
@@ -20,11 +20,13 @@ def config_toml(config: Config, path: Path) -> str:
         The file that the text is for.
     """
     command = f"fedsplit run {shlex.quote(str(path))}"
-    if config.run_name:
+    if config.resume:
+        command = f"flwr run . --stream --run-config {shlex.quote(str(path))}"
+    elif config.run_name:
         again = shlex.quote(f"run-name={config.run_name}-again")
         command += f" --set {again}"
     if not command.isprintable():  # a comment cannot hold a line break
-        command = "fedsplit run config.toml"
+        command = f"fedsplit run {path.name}"
     lines = [f"# {command}"]
     section = ""
     # In TOML, keys without a table come before the first table.

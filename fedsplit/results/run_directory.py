@@ -23,6 +23,7 @@ class RunDirectory(RunPaths):
     ::
 
         config.toml     every key of the run, loadable again
+        resume.toml     the same, for ``flwr run`` to continue the run
         rounds.jsonl    one object per finished round
         start.json      what was known before the first round, for the report of an unfinished run
         shards.json     the number of images of each class at each client
@@ -135,8 +136,8 @@ class RunDirectory(RunPaths):
         return self._lock is not None
 
     def _write_config(self, config: Config) -> None:
-        began = Config.load(config, {"resume": ""})  # it is loaded again as the run's own
-        replace_text(self.config_path, config_toml(began, self.config_path))
+        for path, resume in ((self.config_path, ""), (self.resume_path, str(self.path))):
+            replace_text(path, config_toml(Config.load(config, {"resume": resume}), path))
 
     def _hold(self) -> None:
         """Lock the directory against other processes, for as long as this process lives."""

@@ -28,6 +28,11 @@ class RunPaths:
         return self.path / "config.toml"
 
     @property
+    def resume_path(self) -> Path:
+        """The path of the config with which ``flwr run`` continues the run."""
+        return self.path / "resume.toml"
+
+    @property
     def rounds_path(self) -> Path:
         """The path of the rounds."""
         return self.path / "rounds.jsonl"

@@ -157,6 +157,18 @@ def test_config_opens_with_its_command(tmp_path: Path, folder: str, name: str, l
     assert Config.load(directory.config_path) == config
 
 
+def test_flwr_run_continues_with_a_file_of_the_directory(tmp_path: Path) -> None:
+    """The benchmark of failures does so. Break it: write a relative folder, as it was given."""
+    config = config_in(tmp_path, **{"run-name": "a"})
+    directory = RunDirectory.create(config)
+    text = directory.resume_path.read_text(encoding="utf-8")
+    line = f"# flwr run . --stream --run-config {directory.resume_path}"
+    assert text.splitlines()[0] == line
+    assert Config.load(directory.resume_path) == Config.load(
+        config, {"resume": str(tmp_path / "a")}
+    )
+
+
 def test_rounds_are_lines_of_strict_json(tmp_path: Path) -> None:
     directory = RunDirectory.create(config_in(tmp_path))
     directory.append_round({"round": 1, "train_loss": float("nan")})
