@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
@@ -24,8 +23,6 @@ from fedsplit.errors import ChannelError, DamagedError, FedSplitError, RunError,
 SERVICE = wire_pb2.DESCRIPTOR.services_by_name["SplitLearning"].full_name
 METHOD = "Session"
 _KEEPALIVE_SECONDS = 10.0
-_SECONDS_KEPT = 600.0
-"""How long the last answer of a session that has ended is kept, for a client without it."""
 _log = logging.getLogger(__name__)
 
 
@@ -135,16 +132,19 @@ class GrpcChannel:
         with self._sessions_lock:
             found = self._sessions.get(token)
             if found is None:
-                self._forget_old_sessions()
+                self._forget_sessions_of_other_rounds()
                 found = ResumableSession(self._reconnect_seconds)
                 if self._host.knows(token):
                     self._sessions[token] = found
             return found
 
-    def _forget_old_sessions(self) -> None:
-        now = time.monotonic()
+    def _forget_sessions_of_other_rounds(self) -> None:
+        """Forget the last answers of sessions that have ended, for clients that may ask again.
+
+        In an open round, one may still be without the answer to its last frame.
+        """
         for token, session in list(self._sessions.items()):
-            if session.ended_at is not None and now - session.ended_at > _SECONDS_KEPT:
+            if session.ended and not self._host.knows(token):
                 del self._sessions[token]
 
 
@@ -171,13 +171,13 @@ def _answers(
         session.count_again()
         again = False
         yield session.last_answer
-    for data in frames if session.ended_at is None else ():
+    for data in () if session.ended else frames:
         answer = session.handle(stream, data, again=again)
         if answer is None:
             return
         again = False
         yield answer
-        if session.ended_at is not None:
+        if session.ended:
             return  # or a client that does not close its stream would keep a thread
 
 

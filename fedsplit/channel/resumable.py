@@ -33,14 +33,14 @@ class ResumableSession:
         The number of frames that have been answered.
     last_answer : bytes
         The answer to the last of them.
-    ended_at : float | None
-        When the session has ended, in seconds of `time.monotonic`; None while it goes on.
+    ended : bool
+        Whether the session has ended: it has finished, or cannot go on.
     """
 
     def __init__(self, reconnect_seconds: float) -> None:
         self.answered = 0
         self.last_answer = b""
-        self.ended_at: float | None = None
+        self.ended = False
         self._reconnect_seconds = self._seconds_left = reconnect_seconds
         self._session: Session | None = None
         self._refusal: FedSplitError | None = None
@@ -81,7 +81,7 @@ class ResumableSession:
         """Refuse a stream that cannot continue the session."""
         if self._refusal is not None:
             raise self._refusal
-        if self.ended_at is not None and opening.answers != self.answered - 1:
+        if self.ended and opening.answers != self.answered - 1:
             raise ChannelError(
                 "Refused: the session of this token has ended. A token is valid for one session "
                 "of one round."
@@ -113,7 +113,7 @@ class ResumableSession:
         """
         with self._handling:
             session = self._session
-            if stream != self._stream or self.ended_at is not None or session is None:
+            if stream != self._stream or self.ended or session is None:
                 return None
             frame = decode(data)
             if frame.kind is Kind.ABANDON:
@@ -127,7 +127,7 @@ class ResumableSession:
             self._seconds_left = self._reconnect_seconds
             session.traffic.downlink_bytes += len(self.last_answer)
             if answer.kind is Kind.FINISHED:
-                self.ended_at = time.monotonic()
+                self.ended = True
             return self.last_answer
 
     def count_again(self) -> None:
@@ -144,7 +144,7 @@ class ResumableSession:
     def lost(self, stream: int) -> None:
         """Give a client whose stream has ended time to connect again."""
         with self._switching:
-            if stream != self._stream or self.ended_at is not None or self._timer is not None:
+            if stream != self._stream or self.ended or self._timer is not None:
                 return
             self._lost_at = time.monotonic()
             self._timer = threading.Timer(self._seconds_left, self._expire)
@@ -172,8 +172,8 @@ class ResumableSession:
 
     def _close(self, reason: str) -> None:
         """End the session; `_handling` is held."""
-        if self.ended_at is None:
-            self.ended_at = time.monotonic()
+        if not self.ended:
+            self.ended = True
             self._refusal = self._refusal or ChannelError(
                 f"Refused: the session is closed ({reason})."
             )
@@ -182,6 +182,6 @@ class ResumableSession:
 
     def _end(self) -> None:
         """Take it that the host has ended the session, perhaps while a frame is being handled."""
-        self.ended_at = time.monotonic()
+        self.ended = True
         self._refusal = ChannelError("Refused: the round is over, or the server has ended it.")
         self._cancel()

@@ -41,7 +41,7 @@ class EchoSession:
 
 
 class EchoHost:
-    """Knows any token but "unknown"."""
+    """Knows any token but "unknown", or only the `tokens` of the round that is open."""
 
     def __init__(
         self,
@@ -51,10 +51,11 @@ class EchoHost:
     ) -> None:
         self.max_frame_bytes = max_frame_bytes
         self.sessions: dict[str, EchoSession] = {}
+        self.tokens: set[str] | None = None
         self._answer = answer
 
     def knows(self, token: str) -> bool:
-        return token != "unknown"
+        return token != "unknown" if self.tokens is None else token in self.tokens
 
     def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
         if token == "unknown":

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -404,6 +406,21 @@ def test_no_thread_outlives_its_stream() -> None:
     wait_until(lambda: all(name.startswith(ours) for name in fresh(before)))
     channel.close()
     wait_until(lambda: not fresh(before))
+
+
+def test_nothing_is_kept_of_the_sessions_of_earlier_rounds() -> None:
+    """Break it: keep their last answers for ten minutes. A run of short rounds then grows."""
+    host = EchoHost(lambda frame: Frame(Kind.FINISHED, frame.step))
+    channel = serve_on(host, reconnect_seconds=5.0)
+    kept = []
+    for number in range(3):
+        host.tokens = {str(number)}
+        with stream_to(channel.address, str(number)) as stream:
+            stream.exchange(frame_of())
+        kept.append(weakref.ref(host.sessions.pop(str(number))))
+    gc.collect()
+    assert [reference() is None for reference in kept] == [True, True, False]
+    channel.close()
 
 
 def test_an_answer_decodes_to_what_the_raw_bytes_say(serve: Serve) -> None:
