@@ -16,12 +16,16 @@ from fedsplit.flower_internals import mean_of_metrics as _mean_of_metrics
 from fedsplit.messages import ARRAYS, METRICS, NUM_EXAMPLES, Measurements
 
 NO_REPLY = "no reply within round-timeout"
+_RAISED = re.compile(r"<class '(?:\w+\.)*(\w+)'>:<'([^.]*)")
+"""How Flower's simulation reports an exception of Ray; the rest are Ray's ids and addresses."""
 _CONTROL = re.compile(r"\x1b\[[\d;]*m|[\x00-\x1f\x7f]")
 
 
 def reason_of(error: Error) -> str:
     """Return why a client failed, as one line: an engine may pass on a coloured traceback."""
     text = _CONTROL.sub(" ", error.reason or f"error {error.code}")
+    if raised := _RAISED.match(text):
+        text = f"{raised[1]}: {raised[2]}"
     return shorten(" ".join(text.split()))
 
 

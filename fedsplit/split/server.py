@@ -159,6 +159,12 @@ class SplitServer:
         session = self._sessions.get(token)
         return None if session is None else session.failed_at
 
+    def leave_out(self, token: str, reason: str) -> None:
+        """End the session of a participant whose process has died: nobody waits for its stream."""
+        session = self._sessions.get(token)
+        if session is not None and session.opened and not session.finished:
+            session.revoke(reason)
+
     def renew(self, token: str) -> str | None:
         """Let a participant whose process has died begin again, and return its token for that.
 

@@ -119,6 +119,8 @@ def test_only_work_that_can_be_taken_back_is_begun_again(strategy: str) -> None:
     else:
         assert again == {}
         assert found[1].has_error()
+        failed_at = server.failed_at(tokens[0])
+        assert failed_at is not None, "nobody waits until its stream could have gone on"
     server.close()
 
 

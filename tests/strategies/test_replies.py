@@ -173,6 +173,10 @@ def test_a_reason_is_one_line_whatever_the_engine_hands_on() -> None:
     traceback = "\x1b[36mray::Actor\x1b[39m (pid=1)\n  File 'a.py'\n\x07the disk is broken"
     assert reason_of(Error(2, traceback)) == "ray::Actor (pid=1) File 'a.py' the disk is broken"
     assert reason_of(Error(8)) == "error 8"
+    died = (
+        "<class 'ray.exceptions.ActorDiedError'>:<'The actor died before it was done. class_name: "
+    )
+    assert reason_of(Error(0, died)) == "ActorDiedError: The actor died before it was done"
     assert len(reason_of(Error(2, "x" * 100_000))) < 2_000
 
 
