@@ -23,7 +23,7 @@ from tests.e2e.processes import processes_of
 
 @dataclass(frozen=True)
 class Kill:
-    """Which process dies, and when: once, at the second batch of a client.
+    """Which process dies, and when: once, at a client's second batch, or its first to evaluate.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Kill:
 
 
 class _Killing:
-    """Images whose second batch is not read by everybody."""
+    """Images of which a batch is not read by everybody."""
 
     def __init__(self, images: Images, kill: Kill) -> None:
         self.labels = images.labels
@@ -75,9 +75,9 @@ class _Killing:
         return len(self._images)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a batch, and kill before the second."""
+        """Return a batch, and kill before that."""
         self._batches_read += 1
-        if self._batches_read == 2:
+        if self._batches_read == (2 if self._kill.phase == "train" else 1):
             self._kill.now()
         return self._images.batch(indices)
 
