@@ -35,6 +35,7 @@ from fedsplit.client_state import (
 )
 from fedsplit.config import Config, LastBatch
 from fedsplit.data.catalog import image_size
+from fedsplit.data.digest import digest_of
 from fedsplit.data.loader import Images, batches
 from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, ConfigError, FedSplitError
@@ -92,11 +93,12 @@ def describe(message: Message, context: Context) -> Message:
             attend_rendezvous(stream)
     if client.told.frozen_sha256:
         client.empty_model()  # loads frozen weights, so that no round has to wait for the hub
-    counts = [0] * client.told.num_labels
+    counts, digest = [0] * client.told.num_labels, ""
     if client.partition_id < client.told.num_clients:
-        labels = client.shard().train.labels
-        counts = torch.bincount(labels, minlength=client.told.num_labels).tolist()
-    answer = Description(partition_id=client.partition_id, class_counts=counts)
+        shard = client.shard()
+        counts = torch.bincount(shard.train.labels, minlength=client.told.num_labels).tolist()
+        digest = digest_of(*shard) if client.told.returns_kept else ""
+    answer = Description(partition_id=client.partition_id, class_counts=counts, digest=digest)
     return Message(RecordDict({CONFIG: answer.to_record()}), reply_to=message)
 
 

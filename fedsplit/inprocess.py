@@ -16,6 +16,7 @@ from typing import Any, Self
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedsplit.absolute_paths import with_absolute_paths
 from fedsplit.channel.direct import DirectChannel
 from fedsplit.checking import check_shards, clients_at_once
 from fedsplit.client_app import app as client_app
@@ -93,7 +94,8 @@ def simulate(
     >>> simulate(resume=result.run_dir, num_server_rounds=10)  # doctest: +SKIP
     """
     if resume is None:
-        return run_in_process(Config.load({} if config is None else config, overrides))
+        asked = Config.load({} if config is None else config, overrides)
+        return run_in_process(with_absolute_paths(asked))  # or it could only continue from here
     if config is not None:
         overrides = {**without_place(Config.load(config, overrides))}
     return run_in_process(continued(resume, overrides))

@@ -133,12 +133,15 @@ class Description(_Fields):
         Its number, from 0.
     class_counts : Sequence[int]
         Training images of each class; all 0 for a node that takes no part.
+    digest : str
+        Of its images, if the run writes checkpoints (see `fedsplit.data.digest`).
     """
 
     sender = "client"
 
     partition_id: _Count
     class_counts: Annotated[list[_Count], Field(min_length=1)]
+    digest: Annotated[str, Field(max_length=64)] = ""
 
 
 class Measurements(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fedsplit.snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _PLACE = ("output-dir", "run-name", "resume")
 """Keys that say where the run directory is, which may have been moved."""
 _MAY_CHANGE = (
@@ -53,9 +53,12 @@ def continued(run_dir: str | Path, changes: Mapping[str, object]) -> Config:
             "that 'fedsplit run' has made."
         )
     directory = RunDirectory(path.resolve())
+    directory.check_idle()
     saved = Config.load(directory.config_path)
     place = {"output-dir": str(directory.path.parent), "run-name": directory.path.name}
-    asked = Config.load(saved, {**place, **changes, "resume": str(directory.path)})
+    given = {key.replace("_", "-") for key in changes}  # either spelling
+    fixed = {key: value for key, value in place.items() if key not in given}
+    asked = Config.load(saved, {**fixed, **changes, "resume": str(directory.path)})
     _check_place(asked, place)
     last = directory.checkpoints.last()
     done = 0 if last is None else last[0]
@@ -79,9 +82,12 @@ def without_place(config: Config) -> dict[str, Scalar]:
 
 
 def engine_of(config: Config) -> str | None:
-    """Return the engine that began a run which continues, or None if it has no checkpoint."""
-    last = RunDirectory(Path(config.resume)).checkpoints.last()
-    return None if last is None else str(last[1]["recorder"]["facts"]["engine"])
+    """Return the engine that began a run which continues, or None if that is not known."""
+    directory = RunDirectory(Path(config.resume))
+    last = directory.checkpoints.last()
+    if last is not None:
+        return str(last[1]["recorder"]["facts"]["engine"])
+    return directory.engine()
 
 
 def check_same_run(config: Config, saved: Mapping[str, Scalar], rounds_done: int) -> None:
@@ -144,15 +150,13 @@ def _check_place(asked: Config, place: Mapping[str, str]) -> None:
             )
 
 
-def checkpoint_of(
-    state: Snapshot, config: Config, class_counts: Mapping[int, Sequence[int]]
-) -> Snapshot:
+def checkpoint_of(state: Snapshot, config: Config, inputs: Snapshot) -> Snapshot:
     """Return the content of a checkpoint: a run's state, and what shows that it fits a run."""
     return {
         "format": _FORMAT,
         "versions": _versions(),
         "config": config.to_flat(),
-        "class_counts": {str(client): list(counts) for client, counts in class_counts.items()},
+        "inputs": inputs,
         **state,
     }
 
@@ -186,29 +190,7 @@ def last_state(config: Config) -> Snapshot | None:
                 "differ from those of a run that was not interrupted.",
                 *(package, then, now),
             )
-    return checkpoints.load(server_round)
-
-
-def check_class_counts(state: Snapshot, class_counts: Mapping[int, Sequence[int]]) -> None:
-    """Refuse to continue with other images than those that the run has trained on.
-
-    Raises
-    ------
-    ConfigError
-        Names the first client whose images differ.
-    """
-    then = {int(client): counts for client, counts in state["class_counts"].items()}
-    for client in sorted(then.keys() | class_counts.keys()):
-        was, now = then.get(client), class_counts.get(client)
-        if was is None or now is None or list(was) != list(now):
-            raise ConfigError(
-                f"Client {client} holds {_images(now)}, but held {_images(was)} so far (images of "
-                "each class). Continue with the data set and the clients that began the run."
-            )
-
-
-def _images(counts: Sequence[int] | None) -> str:
-    return "nothing" if counts is None else str(list(counts))
+    return checkpoints.load_last()
 
 
 def _versions() -> dict[str, str]:

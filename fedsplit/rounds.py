@@ -29,6 +29,8 @@ class Rounds:
         What happens in a round.
     experiment : Experiment
         Scores, and keeps the results.
+    inputs : Snapshot
+        What shows that a run which continues from a checkpoint reads the same.
     saved : Snapshot | None
         The state from which the run continues; None = it begins.
     """
@@ -38,11 +40,13 @@ class Rounds:
         config: Config,
         strategy: FederatedStrategy,
         experiment: Experiment,
+        inputs: Snapshot,
         saved: Snapshot | None,
     ) -> None:
         self._config = config
         self._strategy = strategy
         self._experiment = experiment
+        self._inputs = inputs
         self._done = 0
         self._arrays = to_record(experiment.initial_state())
         if saved is not None:
@@ -91,7 +95,7 @@ class Rounds:
             "strategy": self._strategy.state_dict(),
             "recorder": experiment.recorder.state_dict(),
         }
-        content = checkpoint_of(state, self._config, self._strategy.clients.class_counts)
+        content = checkpoint_of(state, self._config, self._inputs)
         experiment.directory.checkpoints.write(server_round, content, experiment.recorder.rows)
 
     def _save_models(self) -> SplitModel:

@@ -31,12 +31,13 @@ from fedsplit.flower_internals import (
     report_before_cleanup,
     widen_simulation,
 )
+from fedsplit.inputs import Inputs
 from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
 from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
 from fedsplit.results.run_directory import RunDirectory
-from fedsplit.resume import check_class_counts, last_state
+from fedsplit.resume import last_state
 from fedsplit.rounds import Rounds
 from fedsplit.seeding import generator
 from fedsplit.split.local import Batch, PooledTraining
@@ -138,8 +139,9 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             )
             check_streams(config, len(clients.node_ids))
             check_participants(config, len(clients.node_ids))
+            inputs = Inputs.of(prepared, clients)
             if saved is not None:
-                check_class_counts(saved, clients.class_counts)
+                inputs.check_same(saved["inputs"])
             sizes = [sum(counts) for counts in clients.class_counts.values()]
             trained = Trained(prepared.model, prepared.spec, prepared.added)
             check_batches(config, sizes, lambda: trained)
@@ -155,7 +157,8 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             engine.at_exit(partial(_end_in_order, directory, server))
             with closing(experiment), _saying_how_to_continue(directory):
                 strategy = kind(_context(config, prepared, clients, told, server, experiment))
-                return Rounds(config, strategy, experiment, saved).run(engine.asking(grid, server))
+                rounds = Rounds(config, strategy, experiment, inputs.state_dict(), saved)
+                return rounds.run(engine.asking(grid, server))
 
 
 @contextmanager

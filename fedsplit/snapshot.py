@@ -15,6 +15,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+import xxhash
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -43,7 +44,7 @@ def from_bytes(data: bytes) -> Snapshot:
     """
     try:
         header = data[8 : 8 + int.from_bytes(data[:8], "little")]
-        return _joined(header, safetensors.torch.load(data))
+        return _checked(header, safetensors.torch.load(data))
     except Exception as error:  # what broken bytes make the libraries raise is open-ended
         raise _unreadable(f"A saved state of {len(data)} bytes", error) from None
 
@@ -72,7 +73,7 @@ def load(path: Path) -> Snapshot:
         If the file is not a whole snapshot, or cannot be read.
     """
     try:
-        return _joined(_header(path), safetensors.torch.load_file(path))
+        return _checked(_header(path), safetensors.torch.load_file(path))
     except Exception as error:  # as in `from_bytes`
         raise _unreadable(f"'{path}'", error) from None
 
@@ -114,12 +115,34 @@ def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _parts(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return what a safetensors file holds: tensors that share no memory, and metadata."""
     tensors: dict[str, Tensor] = {}
-    values = _without_tensors(state, "", tensors)
-    return separate(tensors), {"values": json.dumps(values)}
+    values = json.dumps(_without_tensors(state, "", tensors))
+    apart = separate(tensors)
+    return apart, {"values": values, "xxh3": _checksum(values, apart)}
+
+
+def _checksum(values: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the XXH3 of a snapshot's content; disks and copies change bits without a word."""
+    digest = xxhash.xxh3_64(values.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _metadata(header: bytes) -> dict[str, str]:
+    metadata: dict[str, str] = json.loads(header)["__metadata__"]
+    return metadata
+
+
+def _checked(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:
+    metadata = _metadata(header)
+    if metadata["xxh3"] != _checksum(metadata["values"], tensors):
+        raise ValueError("its checksum is that of other bytes")
+    return _joined(header, tensors)
 
 
 def _joined(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:
-    state = _with_tensors(json.loads(json.loads(header)["__metadata__"]["values"]), tensors)
+    state = _with_tensors(json.loads(_metadata(header)["values"]), tensors)
     if not isinstance(state, dict):
         raise TypeError(f"it holds a {type(state).__name__}")
     return state
@@ -127,8 +150,8 @@ def _joined(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:
 
 def _unreadable(what: str, error: Exception) -> RunError:
     return RunError(
-        f"{what} cannot be read as a saved state ({error}). It is incomplete, or another version "
-        "of fedsplit wrote it."
+        f"{what} cannot be read as a saved state ({error}). It is incomplete or damaged, or "
+        "another version of fedsplit wrote it."
     )
 
 

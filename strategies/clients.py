@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import INFO
 from typing import Self
 
@@ -36,10 +36,13 @@ class Clients:
         Partition id -> Flower node id, sorted by partition id.
     class_counts : Mapping[int, Sequence[int]]
         Partition id -> training images of each class.
+    digests : Mapping[int, str]
+        Partition id -> digest of its images; empty if the run writes no checkpoints.
     """
 
     node_ids: Mapping[int, int]
     class_counts: Mapping[int, Sequence[int]]
+    digests: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def discover(
@@ -95,6 +98,7 @@ class Clients:
     def _from_replies(cls, replies: Iterable[Message], count: int) -> Self:
         node_ids: dict[int, int] = {}
         class_counts: dict[int, list[int]] = {}
+        digests: dict[int, str] = {}
         for reply in replies:
             node = reply.metadata.src_node_id
             if reply.has_error():
@@ -109,6 +113,7 @@ class Clients:
             if partition_id < count:
                 node_ids[partition_id] = node
                 class_counts[partition_id] = list(answer.class_counts)
+                digests[partition_id] = answer.digest
         missing = sorted(set(range(count)) - set(node_ids))
         if missing:
             raise ConfigError(
@@ -118,6 +123,7 @@ class Clients:
         return cls(
             {client: node_ids[client] for client in range(count)},
             {client: class_counts[client] for client in range(count)},
+            {client: digests[client] for client in range(count)},
         )
 
     def sample(self, fraction: float, seed: int, *names: str | int) -> list[int]:

@@ -70,10 +70,11 @@ class KeptByClients:
         """
         for client in good:
             found, made = self._taken[client]
-            if found:
-                self._copies[client] = found
             if made is not None:
                 self._rounds[client] = made
+                self._copies.pop(client, None)  # of an earlier round
+            if found:
+                self._copies[client] = found
         self._lost.difference_update(good)
         self._lost.update(failed)
 

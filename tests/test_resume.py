@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
-from fedsplit import Result, load_split_model, simulate
+from fedsplit import Config, Result, load_split_model, simulate
+from fedsplit.data.loader import Images
 from fedsplit.errors import ConfigError, FedSplitError
-from fedsplit.resume import continued
+from fedsplit.locks import FileLock
+from fedsplit.resume import continued, engine_of
 from tests.conftest import Call, Run, distance, weights
 from tests.test_continuation import assert_same_results, killed_after
 
@@ -136,12 +139,74 @@ def test_other_images_than_so_far_are_refused(killed: Path) -> None:
     """Break it: compare the numbers of clients only."""
 
     def move_an_image(state: dict[str, object]) -> None:
-        counts = state["class_counts"]["2"]  # type: ignore[index]
+        counts = state["inputs"]["class_counts"]["2"]  # type: ignore[index]
         counts[0], counts[1] = counts[0] + 1, counts[1] - 1
 
     _with_values(killed, move_an_image)
     with pytest.raises(ConfigError, match=r"Client 2 holds \[.*\], but held \["):
         simulate(resume=killed)
+
+
+def test_other_pixels_or_frozen_weights_are_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: compare counts only, or keep no digest of what is frozen."""
+    saved = run(strategy="full", num_server_rounds=1)
+    model, other = tmp_path / "model", run(strategy="full", num_server_rounds=2).run_dir / "model"
+    shutil.copytree(saved.run_dir / "model", model)
+    finished = run(
+        **{"model.name": str(model), "split.trainable": "bottom-frozen", "num-server-rounds": 3}
+    )
+    killed = killed_after(2, finished, tmp_path)
+    shutil.rmtree(model)
+    shutil.copytree(other, model)
+    with pytest.raises(ConfigError, match=r"The frozen weights of model\.name"):
+        simulate(resume=killed)
+    shutil.rmtree(model)
+    shutil.copytree(saved.run_dir / "model", model)
+    fit = Images.batch
+
+    def darker(images: Images, indices: Tensor) -> tuple[Tensor, Tensor]:
+        pixels, labels = fit(images, indices)
+        return pixels * 0.9, labels
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Images, "batch", darker)
+        with pytest.raises(ConfigError, match=r"images of client 0, .*, the test set are not"):
+            simulate(resume=killed)
+    assert_same_results(finished, simulate(resume=killed))
+
+
+def test_a_run_continues_from_any_working_directory(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: keep the relative path of a folder; there may be another one in its place."""
+    saved = run(strategy="full", num_server_rounds=1)
+    shutil.copytree(saved.run_dir / "model", tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    ended = run(**{"model.name": "mine", "num-server-rounds": 2}, again=True)
+    assert Config.load(ended.run_dir / "config.toml").model.name == str(tmp_path / "mine")
+
+
+def test_a_run_that_is_going_on_is_refused_at_once(killed: Path) -> None:
+    lock = FileLock.take(killed / ".lock")
+    assert lock is not None
+    with pytest.raises(ConfigError, match="is going on in process"):
+        continued(killed, {})
+    lock.release()
+    assert continued(killed, {}).resume == str(killed)
+
+
+@pytest.mark.parametrize("key", ["output-dir", "output_dir", "run-name", "run_name"])
+def test_a_run_continues_in_its_own_directory_only(killed: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match="a run continues in its own directory"):
+        continued(killed, {key: "elsewhere"})
+
+
+def test_a_run_without_a_checkpoint_begins_again_with_its_engine(killed: Path) -> None:
+    """Break it: take Flower, which is the default of the command line."""
+    shutil.rmtree(killed / "checkpoints")
+    assert engine_of(continued(killed, {})) == "inprocess"
 
 
 def test_another_format_is_refused_and_another_version_told(

@@ -49,7 +49,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.preparation", "fedsplit.absolute_paths", "fedsplit.plan"},
     {"fedsplit.scoring", "fedsplit.costs"},
     {"fedsplit.experiment", "fedsplit.client_state", "fedsplit.client_side"},
-    {"fedsplit.rounds"},
+    {"fedsplit.rounds", "fedsplit.inputs"},
     {"fedsplit.client_app", "fedsplit.server_app"},
     {"fedsplit.inprocess", "fedsplit.flower_run"},
     {"fedsplit.compare"},

@@ -71,16 +71,17 @@ class Found:
 
 
 def find_runs(plan: Plan) -> Found:
-    """Return the runs that exist, and remove the directories of those that cannot continue.
+    """Return the runs that exist, and remove directories of other configs without any round.
 
     Raises
     ------
     ConfigError
-        If a directory holds a finished run of another config, or something that is not a run.
-        Then nothing is removed.
+        If a directory holds rounds of another config, or something that is not a run. Then
+        nothing is removed.
     """
     finished: set[PlannedRun] = set()
-    unfinished: list[PlannedRun] = []
+    begun: dict[PlannedRun, Config] = {}
+    without_rounds: list[PlannedRun] = []
     faults = []
     for run in plan.runs:
         kept = RunDirectory(run.directory)
@@ -91,7 +92,13 @@ def find_runs(plan: Plan) -> Found:
         elif os.path.lexists(kept.path):
             if not kept.config_path.is_file() and any(kept.path.glob("*")):
                 faults.append(f"'{kept.path}' is not the directory of a run")
-            unfinished.append(run)
+                continue
+            try:
+                begun[run] = continued(run.directory, without_place(run.config))
+            except FedSplitError as error:
+                if kept.checkpoints.rounds():
+                    faults.append(str(error))
+                without_rounds.append(run)
     if faults:
         raise ConfigError(
             "\n  ".join(
@@ -102,12 +109,8 @@ def find_runs(plan: Plan) -> Found:
                 ]
             )
         )
-    begun: dict[PlannedRun, Config] = {}
-    for run in unfinished:
-        try:
-            begun[run] = continued(run.directory, without_place(run.config))
-        except FedSplitError:  # of another config, or without a checkpoint
-            shutil.rmtree(run.directory)
+    for run in without_rounds:
+        shutil.rmtree(run.directory)
     return Found(frozenset(finished), begun)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,16 +90,27 @@ class Checkpoints:
 
         return load(self._path(server_round))
 
+    def load_last(self) -> Snapshot | None:
+        """Return the newest state that is whole, by its checksum."""
+        from fedsplit.snapshot import load
+
+        return next((state for _, state in self._readable(load)), None)
+
     def last(self) -> tuple[int, Snapshot] | None:
         """Return the newest readable checkpoint: its round, and its state without the tensors."""
         from fedsplit.snapshot import load_values
 
+        return next(self._readable(load_values), None)
+
+    def _readable(self, read: Callable[[Path], Snapshot]) -> Iterator[tuple[int, Snapshot]]:
+        """Yield the checkpoints that can be read, from the newest."""
         for server_round in reversed(self.rounds()):
             try:
-                return server_round, load_values(self._path(server_round))
+                found = read(self._path(server_round))
             except RunError as error:
                 _logger.warning("%s The checkpoint before it is used instead.", error)
-        return None
+            else:
+                yield server_round, found
 
     def remove_after(self, server_round: int) -> None:
         """Remove the checkpoints of later rounds, and what an interrupted process has left."""

@@ -110,6 +110,7 @@ class RunDirectory(RunPaths):
         directory = cls(Path(config.resume))
         directory._hold()
         try:
+            directory._check_not_gone_on(config, rounds_done)
             remove_partial(directory.path)
             directory.checkpoints.remove_after(rounds_done)
             directory.summary_path.unlink(missing_ok=True)
@@ -123,6 +124,14 @@ class RunDirectory(RunPaths):
             directory.close()
             raise
         return directory
+
+    def _check_not_gone_on(self, config: Config, rounds_done: int) -> None:
+        """Refuse to remove what another process has made since this one has read a checkpoint."""
+        begun = Config.load(self.config_path).num_server_rounds
+        if self.summary_path.is_file() and begun >= config.num_server_rounds > rounds_done:
+            raise ConfigError(
+                f"The run in '{self.path}' has been finished by another process in the meantime."
+            )
 
     def close(self) -> None:
         """Let other processes continue this run."""
@@ -146,11 +155,26 @@ class RunDirectory(RunPaths):
         except OSError as error:
             raise cannot_write(self.lock_path, error) from None
         if self._lock is None:
-            raise ConfigError(
-                f"The run in '{self.path}' is going on in process {self.owner()}. Wait until it "
-                "has ended. A run of 'flwr run' goes on in the background: 'flwr list' shows it, "
-                "and 'flwr stop' ends it."
-            )
+            raise self._going_on(self.owner())
+
+    def check_idle(self) -> None:
+        """Refuse a run that another process is making.
+
+        Raises
+        ------
+        ConfigError
+            Names the process.
+        """
+        owner = self.owner()
+        if owner is not None:
+            raise self._going_on(owner)
+
+    def _going_on(self, owner: int | None) -> ConfigError:
+        return ConfigError(
+            f"The run in '{self.path}' is going on in process {owner}. Wait until it has ended. A "
+            "run of 'flwr run' goes on in the background: 'flwr list' shows it, and 'flwr stop' "
+            "ends it."
+        )
 
     def append_round(self, row: Mapping[str, object]) -> None:
         """Add one line to ``rounds.jsonl``. A run that is killed right after keeps it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from pathlib import Path
@@ -46,6 +47,13 @@ class RunPaths:
     def start_path(self) -> Path:
         """The path of what was known before the first round."""
         return self.path / "start.json"
+
+    def engine(self) -> str | None:
+        """Return the engine that began the run, or None if that is not known yet."""
+        try:
+            return str(json.loads(self.start_path.read_text(encoding="utf-8"))["facts"]["engine"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     @property
     def shards_path(self) -> Path:
@@ -94,7 +102,10 @@ class RunPaths:
         """Return a sentence that says from where a run that has ended early can continue."""
         kept = self.checkpoints.rounds()
         if not kept:
-            return f"No round is kept in '{self.path}'."
+            return (
+                f"No round is kept in '{self.path}'. To begin it again there: fedsplit run "
+                f"--resume {shlex.quote(str(self.path))}"
+            )
         return (
             f"Everything up to round {kept[-1]} is kept. Continue with: fedsplit run --resume "
             f"{shlex.quote(str(self.path))}"

@@ -113,7 +113,7 @@ class TensorBoard:
     def __init__(self, config: Config, run_dir: Path, rounds_done: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        later = rounds_done + 1 if rounds_done else None
+        later = rounds_done + 1 if config.resume else None
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=later)
         rows = "\n".join(f"| {key} | {value} |" for key, value in config.to_flat().items())
         self._writer.add_text("config", f"| key | value |\n|---|---|\n{rows}")

@@ -49,6 +49,17 @@ def test_an_unfinished_run_without_checkpoints_is_removed(plan: Plan) -> None:
     assert not begun.path.exists()
 
 
+def test_an_unfinished_run_of_another_config_with_rounds_is_not_removed(plan: Plan) -> None:
+    """Break it: remove whatever cannot continue; then a changed file costs hours of work."""
+    other = write_run(Config.load(plan.runs[2].config, {"learning-rate": 0.5}))
+    other.summary_path.unlink()
+    state = {"config": Config.load(other.config_path).to_flat()}
+    other.checkpoints.write(1, state, [{"round": 1, "test_accuracy": 0.5}])
+    with pytest.raises(ConfigError, match=r"other runs .*\n.*cannot continue as another run"):
+        find_runs(plan)
+    assert other.checkpoints.rounds() == [1]
+
+
 def test_a_finished_run_of_another_config_is_neither_used_nor_removed(plan: Plan) -> None:
     first, second = (
         write_run(Config.load(run.config, {"learning-rate": 0.5, "split.cut-layer": 2}))

@@ -57,6 +57,24 @@ def test_an_incomplete_file_gives_the_one_before_with_a_warning(
         checkpoints.load(2)
 
 
+def test_a_file_with_a_changed_bit_gives_the_one_before_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Break it: read tensors without a checksum. The run goes on, with other weights."""
+    checkpoints = Checkpoints(tmp_path / "c")
+    for server_round in (1, 2):
+        state = {"round": server_round, "w": torch.full([1000], float(server_round))}
+        checkpoints.write(server_round, state, [])
+    path = sorted(checkpoints.folder.iterdir())[-1]
+    data = bytearray(path.read_bytes())
+    data[-2000] ^= 0x40
+    path.write_bytes(data)
+    last = checkpoints.load_last()
+    assert last is not None
+    assert last["round"] == 1
+    assert "its checksum is that of other bytes" in caplog.text
+
+
 def test_later_rounds_and_partial_files_are_removed(tmp_path: Path) -> None:
     checkpoints = _written(tmp_path / "c", 3)
     (tmp_path / "c" / ".partial-round-000004.safetensors").write_text("half")

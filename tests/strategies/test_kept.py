@@ -66,3 +66,16 @@ def test_the_round_of_a_copy_costs_nothing_and_the_copy_its_bytes() -> None:
     assert kept.cost["kept_uplink_bytes"] == 0
     kept.take({0: reply(1)})
     assert int(str(kept.cost["kept_uplink_bytes"])) > 0
+
+
+def test_a_copy_of_an_earlier_round_is_not_given_back_as_that_of_a_later() -> None:
+    """Break it: keep the last copy when a run that continues takes no more of them."""
+    kept = KeptByClients()
+    kept.take({0: reply(1)})
+    kept.accept([0], [])
+    alone = reply(2)
+    del alone.content[OPTIMIZER]
+    kept.take({0: alone})
+    kept.accept([0], [])
+    kept.accept([], [0])
+    assert given(kept, 0) == {KEPT_ROUND: 2}
