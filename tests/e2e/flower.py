@@ -160,6 +160,8 @@ class Flower:
         accepted = re.search(r"Successfully started run (\d+)", done.stdout)
         if accepted is None:
             return FlowerRun(done.returncode, done.stdout)
+        if self._superlink is None or self._superlink.exit_code is not None:
+            return FlowerRun(done.returncode, done.stdout, accepted[1], "the SuperLink has died")
         status, details = self.status(accepted[1])
         return FlowerRun(done.returncode, done.stdout, accepted[1], status, details)
 
