@@ -42,7 +42,7 @@ class AskingGrid(ForwardingGrid):
     """Sends through the grid behind it.
 
     - A client whose process has died is asked once more, if nothing of what it has done counts.
-    - Where that cannot be, the split server leaves it out at once, and others need not wait.
+    - Any other that has failed is left out by the split server at once; others need not wait.
     - A client that the split server has left out is waited for a short time only.
 
     Parameters
@@ -97,12 +97,14 @@ class AskingGrid(ForwardingGrid):
 
     def _again(self, sent: _Sent, reply: Message) -> _Sent | None:
         """Return the message with which to ask a client again, or None if its reply counts."""
-        if not reply.has_error() or not process_has_died(reply.error):
+        if not reply.has_error():
             return None
-        again = self._begin_again(sent, reason_of(reply.error))
-        if again is None and sent.told is not None and self._server is not None:
-            self._server.leave_out(sent.told.channel_token, "its process has died")
-        return again
+        reason = reason_of(reply.error)
+        if process_has_died(reply.error) and (again := self._begin_again(sent, reason)):
+            return again
+        if sent.told is not None and self._server is not None:
+            self._server.leave_out(sent.told.channel_token, reason)
+        return None
 
     def _begin_again(self, sent: _Sent, reason: str) -> _Sent | None:
         """Return the message that lets a client begin its work again, or None if it cannot."""

@@ -160,10 +160,13 @@ class SplitServer:
         return None if session is None else session.failed_at
 
     def leave_out(self, token: str, reason: str) -> None:
-        """End the session of a participant whose process has died: nobody waits for its stream."""
-        session = self._sessions.get(token)
-        if session is not None and session.opened and not session.finished:
-            session.revoke(reason)
+        """End the session of a participant that has failed: nobody waits for its stream."""
+        session, phase = self._sessions.get(token), self._phase
+        if session is None or phase is None or session.finished:
+            return
+        session.revoke(reason)
+        if not session.opened:
+            phase.drop(session.participant)
 
     def renew(self, token: str) -> str | None:
         """Let a participant whose process has died begin again, and return its token for that.

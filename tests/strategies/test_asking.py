@@ -11,13 +11,22 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 
 from fedsplit.messages import CONFIG
+from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.in_turn import InTurn
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import SplitServer
 from strategies import asking
 from strategies.asking import AskingGrid
 from strategies.full import Full
-from tests.split.toys import CUT, make_server, server_part_of, settings_of
+from tests.split.toys import (
+    CUT,
+    batches_of,
+    bottom_of,
+    make_server,
+    server_part_of,
+    settings_of,
+    smashed_frame,
+)
 from tests.strategies.grids import ScriptedGrid, fails, instructions_of
 
 Answer = Callable[[Message], Message | None]
@@ -99,6 +108,20 @@ def test_what_the_superlink_replies_for_a_node_that_is_gone_is_its_reason() -> N
     assert not found[1].has_error()
     assert found[2].error.reason == "the node has not reported"
     assert found[3].error.reason == "another node replied for it"
+
+
+def test_others_do_not_wait_for_a_client_whose_node_is_gone() -> None:
+    """Break it: wait for it until `channel.join-timeout`, in every later round."""
+    server = SplitServer(rule=Concatenated(server_part_of(), settings_of()), wire=CUT)
+    tokens = server.open_round(Purpose.TRAIN, [0, 1])
+    asked(QueuedGrid({1: [fails("gone")]}), server, message_to(1, tokens[0]))
+    session = server.open(tokens[1])
+    ((images, labels),) = batches_of(1, 4)
+    smashed = {"hidden": bottom_of()(images).detach()}
+    began = time.monotonic()
+    session.handle(smashed_frame(0, smashed, labels))
+    assert time.monotonic() - began < 5
+    server.close()
 
 
 @pytest.mark.parametrize("strategy", ["sflv1", "sflv2"])
