@@ -259,10 +259,9 @@ class _Client:
         content = RecordDict({METRICS: measured.to_record()})
         if arrays:  # a client with nothing to train returns no weights
             content[ARRAYS] = arrays
-        if self.told.returns_kept:
-            copy_kept(self._state, content)
-        else:
-            copy_round(self._state, content)
+        if rule is not None:  # evaluation changes nothing that is kept
+            copy = copy_kept if self.told.returns_kept else copy_round
+            copy(self._state, content)
         return Message(content, reply_to=self._message)
 
 

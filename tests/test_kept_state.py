@@ -80,3 +80,12 @@ def test_a_state_of_another_round_is_refused_and_costs_the_client_one_round(
     ended = run(again=True, strategy="full", checkpoint_every=every, **KEPT)
     assert [row["failed_clients"] for row in ended.rounds] == [[], [], [CLIENT], []]
     assert "is of round 1, but the last of its rounds that counted is 2" in caplog.text
+
+
+def test_evaluation_sends_no_copies(run: Run) -> None:
+    """Break it: copy what is kept into every reply."""
+    sent = [
+        run(strategy="full", fraction_evaluate=fraction, **KEPT).summary["kept_uplink_bytes"]
+        for fraction in (0.0, 1.0)
+    ]
+    assert sent[0] == sent[1] > 0
