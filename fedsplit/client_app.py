@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
-from logging import ERROR
+from logging import ERROR, WARNING
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
@@ -97,7 +97,7 @@ def describe(message: Message, context: Context) -> Message:
     if client.partition_id < client.told.num_clients:
         shard = client.shard()
         counts = torch.bincount(shard.train.labels, minlength=client.told.num_labels).tolist()
-        digest = digest_of(*shard) if client.told.returns_kept else ""
+        digest = _digest_of(shard) if client.told.returns_kept else ""
     answer = Description(partition_id=client.partition_id, class_counts=counts, digest=digest)
     return Message(RecordDict({CONFIG: answer.to_record()}), reply_to=message)
 
@@ -263,6 +263,15 @@ class _Client:
             copy = copy_kept if self.told.returns_kept else copy_round
             copy(self._state, content)
         return Message(content, reply_to=self._message)
+
+
+def _digest_of(shard: Shard) -> str:
+    """Return the digest of a client's images; none if a round will show that it has a fault."""
+    try:
+        return digest_of(*shard)
+    except Exception as error:  # whatever reading somebody's images raises
+        log(WARNING, "A client cannot read its images to compare them later: %r", error)
+        return ""
 
 
 def _measured(rule: ClientRule) -> dict[str, float]:

@@ -70,7 +70,11 @@ class Inputs:
                     "of each class). Continue with the data set and the clients that began the run."
                 )
         others = [
-            *(f"client {k}" for k in sorted(then) if saved["shards"][str(k)] != self.shards[k]),
+            *(
+                f"client {k}"
+                for k in sorted(then)
+                if _differ(saved["shards"][str(k)], self.shards[k])
+            ),
             *(["the test set"] if saved["test"] != self.test else []),
         ]
         if others:
@@ -84,6 +88,11 @@ class Inputs:
                 "The frozen weights of model.name, or the size and normalisation of its images, "
                 "are not those with which the run began. Continue with the model as it was."
             )
+
+
+def _differ(was: str, now: str) -> bool:
+    """Return whether digests show that images differ; one that could not be made shows nothing."""
+    return bool(was and now) and was != now
 
 
 def _images(counts: Sequence[int] | None) -> str:
