@@ -49,7 +49,7 @@ DEPLOYMENT = {
     "serverapp": "flwr-serverapp",
     "superlink": "flower-superlink",
 }
-TOLD = re.compile(r"WARNING|ERROR|fedsplit:|Error|asked again|left out|resume", re.IGNORECASE)
+TOLD = re.compile(r"WARNING|ERROR|│|fedsplit:|Error|asked again|left out|resume", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
