@@ -26,6 +26,7 @@ Snapshot = dict[str, Any]
 
 _SEPARATOR = "/"
 _TENSOR = "tensor"
+_CHECKSUM_LENGTH = 16  # hexadecimal digits of XXH3, before the values
 
 
 def to_bytes(state: Mapping[str, Any]) -> bytes:
@@ -117,7 +118,8 @@ def _parts(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]
     tensors: dict[str, Tensor] = {}
     values = json.dumps(_without_tensors(state, "", tensors))
     apart = separate(tensors)
-    return apart, {"values": values, "xxh3": _checksum(values, apart)}
+    # One entry: safetensors writes several in any order, and equal states should be equal files.
+    return apart, {"values": _checksum(values, apart) + values}
 
 
 def _checksum(values: str, tensors: Mapping[str, Tensor]) -> str:
@@ -129,20 +131,20 @@ def _checksum(values: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _metadata(header: bytes) -> dict[str, str]:
-    metadata: dict[str, str] = json.loads(header)["__metadata__"]
-    return metadata
+def _checksum_and_values(header: bytes) -> tuple[str, str]:
+    written: str = json.loads(header)["__metadata__"]["values"]
+    return written[:_CHECKSUM_LENGTH], written[_CHECKSUM_LENGTH:]
 
 
 def _checked(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:
-    metadata = _metadata(header)
-    if metadata["xxh3"] != _checksum(metadata["values"], tensors):
+    checksum, values = _checksum_and_values(header)
+    if checksum != _checksum(values, tensors):
         raise ValueError("its checksum is that of other bytes")
     return _joined(header, tensors)
 
 
 def _joined(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:
-    state = _with_tensors(json.loads(_metadata(header)["values"]), tensors)
+    state = _with_tensors(json.loads(_checksum_and_values(header)[1]), tensors)
     if not isinstance(state, dict):
         raise TypeError(f"it holds a {type(state).__name__}")
     return state
