@@ -83,8 +83,9 @@ class FaultyProxy:
                 return
             with self._lock:
                 self._sockets += [client, server]
+            for each in (client, server):  # before a direction can end and close both
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for one, other in ((client, server), (server, client)):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=self._forward, args=(one, other), daemon=True).start()
 
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
