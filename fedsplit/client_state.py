@@ -32,6 +32,7 @@ from fedsplit.split.client_rules import ClientRule
 
 _OPTIMIZER, _RULE = KEPT_RECORDS
 _KEPT = (*KEPT_RECORDS, KEPT_WEIGHTS)
+_SENT = (*KEPT_RECORDS, KEPT_ROUND)
 
 
 def keep_weights(state: RecordDict, weights: ArrayRecord) -> None:
@@ -128,14 +129,14 @@ def copy_round(state: RecordDict, content: RecordDict) -> None:
 
 def copy_kept(state: RecordDict, content: RecordDict) -> None:
     """Copy what is kept, other than weights, into the content of a reply."""
-    for name in (*KEPT_RECORDS, KEPT_ROUND):
+    for name in _SENT:
         if name in state.config_records:
             content[name] = state.config_records[name]
 
 
 def restore_kept(content: RecordDict, state: RecordDict) -> None:
     """Keep what the content of a message gives back to a client of a continued run."""
-    for name in (*KEPT_RECORDS, KEPT_ROUND):
+    for name in _SENT:
         if name in content.config_records:
             state[name] = content.config_records[name]
     if KEPT_WEIGHTS in content.array_records:

@@ -96,9 +96,10 @@ def find_runs(plan: Plan) -> Found:
             try:
                 begun[run] = continued(run.directory, without_place(run.config))
             except FedSplitError as error:
-                if kept.checkpoints.rounds():
+                if kept.checkpoints.rounds() or kept.owner() is not None:
                     faults.append(str(error))
-                without_rounds.append(run)
+                else:
+                    without_rounds.append(run)
     if faults:
         raise ConfigError(
             "\n  ".join(

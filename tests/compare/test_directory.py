@@ -11,6 +11,7 @@ from fedsplit.compare.directory import find_runs, locked
 from fedsplit.compare.runs import Plan, make_plan
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
+from fedsplit.locks import FileLock
 from tests.compare.test_runs import SMALL, VARIANTS, write
 from tests.report.examples import write_run
 
@@ -47,6 +48,18 @@ def test_an_unfinished_run_without_checkpoints_is_removed(plan: Plan) -> None:
     begun.summary_path.unlink()
     assert find_runs(plan).begun == {}
     assert not begun.path.exists()
+
+
+def test_a_run_that_another_process_has_just_begun_is_not_removed(plan: Plan) -> None:
+    """Break it: remove whatever cannot continue and has no round yet."""
+    begun = write_run(plan.runs[1].config)
+    begun.summary_path.unlink()
+    lock = FileLock.take(begun.lock_path)
+    assert lock is not None
+    with pytest.raises(ConfigError, match="is going on in process"):
+        find_runs(plan)
+    assert begun.config_path.is_file()
+    lock.release()
 
 
 def test_an_unfinished_run_of_another_config_with_rounds_is_not_removed(plan: Plan) -> None:
