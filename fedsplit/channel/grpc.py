@@ -16,7 +16,7 @@ import grpc
 
 from fedsplit.channel import wire_pb2
 from fedsplit.channel.endpoint import SessionHost
-from fedsplit.channel.opening import ANSWERED_KEY, FINAL_KEY, Opening
+from fedsplit.channel.opening import FINAL_KEY, Opening, answered_metadata
 from fedsplit.channel.resumable import ResumableSession
 from fedsplit.errors import ChannelError, DamagedError, FedSplitError, RunError, shorten
 
@@ -104,7 +104,7 @@ class GrpcChannel:
         except FedSplitError as error:
             _refuse(context, grpc.StatusCode.UNAUTHENTICATED, error)
         try:
-            context.send_initial_metadata(((ANSWERED_KEY, str(session.answered)),))
+            context.send_initial_metadata(answered_metadata(session.answered))
             yield from _answers(session, stream, opening, frames)
         except grpc.RpcError:  # the client has gone
             return

@@ -12,7 +12,7 @@ import grpc
 from fedsplit.channel.codec import decode, encode
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import METHOD, SERVICE, keepalive_options
-from fedsplit.channel.opening import ANSWERED_KEY, FINAL_KEY, Opening
+from fedsplit.channel.opening import FINAL_KEY, Opening, read_answered
 from fedsplit.channel.watchdog import Watchdog
 from fedsplit.errors import ChannelError, DamagedError
 
@@ -44,8 +44,8 @@ class GrpcStream:
         self._answers = 0
         self._over: ChannelError | None = None
         self._too_long = ""
-        self._random = random.Random()
         self._call: _Call | None = self._open(sends_again=False)
+        self._call.connected = True  # nobody asks: the first frame is sent at once
 
     def exchange(self, frame: Frame) -> Frame:
         """Send a frame and wait for its answer, over as many streams as it takes.
@@ -58,21 +58,17 @@ class GrpcStream:
         if self._over is not None:
             raise self._over
         data = encode(frame)
-        wait = _FIRST_WAIT_SECONDS
-        gives_up_at: float | None = None
+        patience = _Patience(self._reconnect_timeout, self._step_timeout)
         while True:
+            began = time.monotonic()
             try:
                 answer = self._try(data, frame.step)
             except _BrokenError as broken:
+                connected = self._call is not None and self._call.connected
                 self._hang_up()
-                now = time.monotonic()
-                gives_up_at = gives_up_at or now + self._reconnect_timeout
-                pause = wait * self._random.uniform(0.5, 1.0)
-                if now + pause >= gives_up_at:
+                if not patience.lasts(time.monotonic() - began, connected=connected):
                     self._over = ChannelError(str(broken))
                     raise self._over from None
-                time.sleep(pause)
-                wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
             except ChannelError as error:
                 self._over = error
                 raise
@@ -84,11 +80,10 @@ class GrpcStream:
         """Exchange a frame on the stream that is there, or on one that follows it."""
         call = self._call
         try:
+            lacks_answer = False
             if call is None:
                 call = self._call = self._open(sends_again=True)
                 lacks_answer = call.answered() > self._answers
-            else:
-                lacks_answer = False
             if not lacks_answer:
                 call.send(data)
             return decode(call.receive())
@@ -152,8 +147,40 @@ class GrpcStream:
             self._call = None
 
 
+class _Patience:
+    """How long a client tries to get the answer to one frame.
+
+    Time without a stream is limited by `reconnect_timeout`. Time on streams that broke before they
+    brought the answer does not count as such: otherwise a frame that was lost on a living
+    connection, after another break, would leave no time to connect again.
+    """
+
+    def __init__(self, reconnect_timeout: float, step_timeout: float) -> None:
+        self._away_left = reconnect_timeout
+        self._connected_left = max(reconnect_timeout, 2 * step_timeout)
+        self._wait = _FIRST_WAIT_SECONDS
+        self._random = random.Random()
+
+    def lasts(self, seconds: float, *, connected: bool) -> bool:
+        """Count a try that has failed after so many seconds; pause, or return False."""
+        pause = self._wait * self._random.uniform(0.5, 1.0)
+        self._away_left -= pause if connected else pause + seconds
+        self._connected_left -= seconds if connected else 0
+        if self._away_left <= 0 or self._connected_left <= 0:
+            return False
+        time.sleep(pause)
+        self._wait = min(2 * self._wait, _LONGEST_WAIT_SECONDS)
+        return True
+
+
 class _Call:
-    """One stream of a session."""
+    """One stream of a session.
+
+    Attributes
+    ----------
+    connected : bool
+        Whether the server has admitted it.
+    """
 
     def __init__(
         self,
@@ -162,6 +189,7 @@ class _Call:
         options: list[tuple[str, int]],
         step_timeout: float,
     ) -> None:
+        self.connected = False
         self._frames: SimpleQueue[bytes | None] = SimpleQueue()
         self._channel = grpc.insecure_channel(address, options=options)
         method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
@@ -184,12 +212,12 @@ class _Call:
             If the stream ends instead.
         """
         with self._watchdog:
-            metadata = dict(self._call.initial_metadata() or ())
-            told = str(metadata.get(ANSWERED_KEY, ""))
-            if not told.isdecimal():
+            answered = read_answered(self._call.initial_metadata() or ())
+            if answered is None:
                 next(self._call)
                 raise StopIteration
-            return int(told)
+            self.connected = True
+            return answered
 
     def send(self, data: bytes) -> None:
         """Send a frame."""

@@ -40,8 +40,7 @@ class Opening(NamedTuple):
 
     def to_metadata(self) -> Metadata:
         """Return call metadata, with a checksum."""
-        text = json.dumps(self)
-        return ((KEY, f"{xxh3_64_hexdigest(text.encode())} {text}"),)
+        return ((KEY, _sealed(json.dumps(self))),)
 
     @classmethod
     def of(cls, metadata: Iterable[tuple[str, str | bytes]]) -> Self:
@@ -52,9 +51,8 @@ class Opening(NamedTuple):
         DamagedError
             If there is none, or not one that `to_metadata` returns.
         """
-        given = str(dict(metadata).get(KEY, ""))
-        checksum, _, text = given.partition(" ")
-        if xxh3_64_hexdigest(text.encode(errors="replace")) == checksum:
+        text = _opened(metadata, KEY)
+        if text is not None:
             with suppress(ValueError, RecursionError):  # what a stranger may have sealed
                 match json.loads(text):
                     case [str(token), int(answers), bool(sends_again)] if answers >= 0:
@@ -63,3 +61,24 @@ class Opening(NamedTuple):
             f"The stream was opened without valid '{KEY}' metadata. Both ends must run the same "
             "version of fedsplit."
         )
+
+
+def answered_metadata(answered: int) -> Metadata:
+    """Return the server's initial metadata: how many frames it has answered, with a checksum."""
+    return ((ANSWERED_KEY, _sealed(str(answered))),)
+
+
+def read_answered(metadata: Iterable[tuple[str, str | bytes]]) -> int | None:
+    """Reverse `answered_metadata`; None if it was not sent, or was changed on its way."""
+    text = _opened(metadata, ANSWERED_KEY)
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _sealed(text: str) -> str:
+    return f"{xxh3_64_hexdigest(text.encode())} {text}"
+
+
+def _opened(metadata: Iterable[tuple[str, str | bytes]], key: str) -> str | None:
+    """Return the text that `_sealed` was given; None if the checksum is not its own."""
+    checksum, _, text = str(dict(metadata).get(key, "")).partition(" ")
+    return text if xxh3_64_hexdigest(text.encode(errors="replace")) == checksum else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -14,8 +15,10 @@ from xxhash import xxh3_64_hexdigest
 from fedsplit.channel.codec import encode
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel
+from fedsplit.channel.grpc import _answers as grpc_answers
 from fedsplit.channel.grpc_stream import GrpcStream
-from fedsplit.channel.opening import ANSWERED_KEY, KEY, Opening
+from fedsplit.channel.opening import KEY, Opening, answered_metadata, read_answered
+from fedsplit.channel.resumable import ResumableSession
 from fedsplit.errors import ChannelError, DamagedError
 from tests.channel.hosts import EchoHost, RawStream, wait_until
 from tests.channel.proxy import FaultyProxy
@@ -184,6 +187,50 @@ def test_a_server_that_never_answers_is_given_up_in_bounded_time() -> None:
     served.channel.close()
 
 
+def losing(*fates: str) -> Callable[..., Iterator[bytes]]:
+    """Return a stand-in for what answers a channel's streams: each one has its fate."""
+    left = list(fates)
+
+    def answers(
+        session: ResumableSession, stream: int, opening: Opening, frames: Iterator[bytes]
+    ) -> Iterator[bytes]:
+        match left.pop(0) if left else "answered":
+            case "broken":
+                next(frames)
+                raise DamagedError("broken")
+            case "lost":
+                with suppress(grpc.RpcError):
+                    deque(frames, maxlen=0)
+            case _:
+                yield from grpc_answers(session, stream, opening, frames)
+
+    return answers
+
+
+def test_a_frame_that_is_lost_after_a_break_leaves_time_to_connect_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: limit the time since the first break, connected or not."""
+    monkeypatch.setattr("fedsplit.channel.grpc._answers", losing("broken", "lost"))
+    with served.stream(step_timeout=1.0, reconnect=0.5) as stream:
+        for step in range(2):
+            assert stream.exchange(frame_of(step)).step == step
+    assert served.handled == [0, 1]
+
+
+def test_a_server_that_loses_every_frame_is_given_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsplit.channel.grpc._answers", losing(*["lost"] * 9))
+    began = time.monotonic()
+    with (
+        served.stream(step_timeout=0.5, reconnect=0.6) as stream,
+        pytest.raises(ChannelError, match="step 0 within"),
+    ):
+        stream.exchange(frame_of())
+    assert 0.9 < time.monotonic() - began < 3
+
+
 def test_a_connection_that_falls_silent_is_found_dead_and_replaced() -> None:
     """No limit of a step is near. Break it: leave out the keepalive options."""
     served = Served(EchoHost(_finishing), reconnect_seconds=2.0)
@@ -205,7 +252,7 @@ def test_a_second_stream_with_the_same_token_ends_the_first(served: Served) -> N
     with RawStream(served.channel.address, "t") as first:
         first.exchange(encode(frame_of(0)))
         with RawStream(served.channel.address, "t", answers=1) as second:
-            assert dict(second.call.initial_metadata())[ANSWERED_KEY] == "1"
+            assert read_answered(second.call.initial_metadata()) == 1
             first.outgoing.put(encode(frame_of(1)))
             with pytest.raises(grpc.RpcError):
                 next(first.call)
@@ -310,6 +357,14 @@ def test_what_opens_a_stream_is_compared_with_its_checksum() -> None:
     for metadata in ([], [(key, "")], [("other", text)], [(key, b"\xff")]):
         with pytest.raises(DamagedError):
             Opening.of(metadata)
+
+
+def test_how_much_was_answered_is_compared_with_its_checksum() -> None:
+    ((key, text),) = answered_metadata(12)
+    assert read_answered([(key, text)]) == 12
+    for damaged in ("", "12", text[:-1] + "3", text + "0", text.replace("12", "-1")):
+        assert read_answered([(key, damaged)]) is None
+    assert read_answered([]) is None
 
 
 @pytest.mark.parametrize("text", FORMS)
