@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.processes import Remote
 from fedsplit.channel.connect import connect
-from fedsplit.channel.endpoint import nothing
+from fedsplit.channel.endpoint import OnRevoke, nothing
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.channel.ledger import Traffic
@@ -57,7 +56,7 @@ class EchoServer:
         """Accept every token."""
         return True
 
-    def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
+    def open(self, token: str, on_revoke: OnRevoke = nothing) -> EchoSession:
         """Accept a stream."""
         return EchoSession()
 

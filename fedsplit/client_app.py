@@ -216,12 +216,15 @@ class _Client:
 
     def stream(self, max_frame_bytes: int) -> Stream:
         """Open the stream to the split server."""
+        channel = self.config.channel
         return connect(
             self.told.channel_address,
             self.told.channel_token,
             step_timeout=self.told.answer_seconds,
             max_frame_bytes=max_frame_bytes,
-            reconnect_timeout=self.config.channel.reconnect_timeout,
+            reconnect_timeout=channel.reconnect_timeout,
+            # Sooner than others that wait for this client would give it up.
+            ask_again_after=channel.step_timeout / 2,
         )
 
     def train_batches(self) -> Iterator[Batch]:

@@ -14,6 +14,7 @@ def connect(
     step_timeout: float,
     max_frame_bytes: int,
     reconnect_timeout: float = 0.0,
+    ask_again_after: float | None = None,
 ) -> Stream:
     """Open a stream.
 
@@ -29,6 +30,9 @@ def connect(
         Longer answers are refused.
     reconnect_timeout : float
         Seconds in which to connect again when the stream breaks; 0 = never.
+    ask_again_after : float | None
+        Seconds after which to take another stream for the same answer, in case the frame was lost
+        on a connection that is alive. None = `step_timeout`.
 
     Raises
     ------
@@ -43,4 +47,5 @@ def connect(
         step_timeout=step_timeout,
         max_frame_bytes=max_frame_bytes,
         reconnect_timeout=reconnect_timeout,
+        ask_again_after=ask_again_after,
     )

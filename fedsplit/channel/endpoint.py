@@ -8,9 +8,12 @@ from typing import Protocol, Self
 from fedsplit.channel.frame import Frame
 from fedsplit.channel.ledger import Traffic
 
+OnRevoke = Callable[[str], object]
+"""Called with the reason when the server ends a session, to free the transport's thread."""
 
-def nothing() -> None:
-    """Do nothing: the `on_revoke` of a transport without threads to free."""
+
+def nothing(reason: str) -> None:
+    """Do nothing: the `OnRevoke` of a transport without threads to free."""
 
 
 class Session(Protocol):
@@ -35,11 +38,8 @@ class SessionHost(Protocol):
     def knows(self, token: str) -> bool:
         """Return whether `open` may accept a token."""
 
-    def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> Session:
-        """Return the session that this token was issued for, or raise `ChannelError`.
-
-        `on_revoke` is called if the server ends the session, to free the transport's thread.
-        """
+    def open(self, token: str, on_revoke: OnRevoke = nothing) -> Session:
+        """Return the session that this token was issued for, or raise `ChannelError`."""
 
     @property
     def max_frame_bytes(self) -> int:

@@ -22,7 +22,7 @@ from fedsplit.errors import ChannelError, DamagedError, FedSplitError, RunError,
 
 SERVICE = wire_pb2.DESCRIPTOR.services_by_name["SplitLearning"].full_name
 METHOD = "Session"
-_KEEPALIVE_SECONDS = 10.0
+KEEPALIVE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -95,17 +95,14 @@ class GrpcChannel:
             session.stop_timer()
 
     def _serve(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        admitted = self._admit(context)
+        if admitted is None:
+            return
+        session, stream, lacking, again = admitted
         try:
-            opening = Opening.of(context.invocation_metadata())
-            session = self._session_of(opening.token)
-            stream = session.attach(self._host, opening, context.cancel)
-        except DamagedError as error:
-            context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-        except FedSplitError as error:
-            _refuse(context, grpc.StatusCode.UNAUTHENTICATED, error)
-        try:
-            context.send_initial_metadata(answered_metadata(session.answered))
-            yield from _answers(session, stream, opening, frames)
+            if lacking is not None:
+                yield lacking
+            yield from _answers(session, stream, frames, again=again)
         except grpc.RpcError:  # the client has gone
             return
         except DamagedError as error:
@@ -126,6 +123,29 @@ class GrpcChannel:
             # Here, not in a callback of gRPC: those run on the one thread that moves the frames
             # of all streams.
             session.lost(stream)
+
+    def _admit(
+        self, context: grpc.ServicerContext
+    ) -> tuple[ResumableSession, int, bytes | None, bool] | None:
+        """Admit a stream: its session, its number, and the answer that its client lacks.
+
+        Lastly, whether the client's next frame was sent before. None if the client has gone.
+        """
+        try:
+            opening = Opening.of(context.invocation_metadata())
+            session = self._session_of(opening.token)
+            stream, answered = session.attach(context.cancel)
+            try:
+                context.send_initial_metadata(answered_metadata(answered))
+            except grpc.RpcError:
+                session.lost(stream)
+                return None
+            lacking = session.settle(self._host, opening, stream, answered)
+        except DamagedError as error:
+            context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+        except FedSplitError as error:
+            _refuse(context, grpc.StatusCode.UNAUTHENTICATED, error)
+        return session, stream, lacking, opening.sends_again and lacking is None
 
     def _session_of(self, token: str) -> ResumableSession:
         """Return the session of a token; unknown tokens get one that the host refuses."""
@@ -153,7 +173,7 @@ def keepalive_options(reconnect_seconds: float) -> list[tuple[str, int]]:
 
     It asks after half of the time that there is to connect again, and at most after 10 seconds.
     """
-    interval = min(_KEEPALIVE_SECONDS, reconnect_seconds / 2 or _KEEPALIVE_SECONDS)
+    interval = min(KEEPALIVE_SECONDS, reconnect_seconds / 2 or KEEPALIVE_SECONDS)
     return [
         ("grpc.keepalive_time_ms", int(interval * 1000)),
         ("grpc.keepalive_timeout_ms", int(interval * 500)),
@@ -164,13 +184,8 @@ def keepalive_options(reconnect_seconds: float) -> list[tuple[str, int]]:
 
 
 def _answers(
-    session: ResumableSession, stream: int, opening: Opening, frames: Iterator[bytes]
+    session: ResumableSession, stream: int, frames: Iterator[bytes], *, again: bool
 ) -> Iterator[bytes]:
-    again = opening.sends_again
-    if opening.answers < session.answered:
-        session.count_again()
-        again = False
-        yield session.last_answer
     for data in () if session.ended else frames:
         answer = session.handle(stream, data, again=again)
         if answer is None:

@@ -11,7 +11,7 @@ import grpc
 
 from fedsplit.channel.codec import decode, encode
 from fedsplit.channel.frame import Frame, Kind
-from fedsplit.channel.grpc import METHOD, SERVICE, keepalive_options
+from fedsplit.channel.grpc import KEEPALIVE_SECONDS, METHOD, SERVICE, keepalive_options
 from fedsplit.channel.opening import FINAL_KEY, Opening, read_answered
 from fedsplit.channel.watchdog import Watchdog
 from fedsplit.errors import ChannelError, DamagedError
@@ -35,12 +35,18 @@ class GrpcStream:
         step_timeout: float,
         max_frame_bytes: int,
         reconnect_timeout: float,
+        ask_again_after: float | None = None,
     ) -> None:
         self._address = address
         self._token = token
         self._step_timeout = step_timeout
+        self._ask_again_after = step_timeout
+        if reconnect_timeout and ask_again_after is not None:
+            self._ask_again_after = min(step_timeout, ask_again_after)
         self._max_frame_bytes = max_frame_bytes
         self._reconnect_timeout = reconnect_timeout
+        # A silent connection is found dead in the same time (see `keepalive_options`).
+        self._opening_seconds = min(KEEPALIVE_SECONDS, reconnect_timeout / 2)
         self._answers = 0
         self._over: ChannelError | None = None
         self._too_long = ""
@@ -64,9 +70,10 @@ class GrpcStream:
             try:
                 answer = self._try(data, frame.step)
             except _BrokenError as broken:
-                connected = self._call is not None and self._call.connected
+                call, seconds = self._call, time.monotonic() - began
+                assert call is not None
                 self._hang_up()
-                if not patience.lasts(time.monotonic() - began, connected=connected):
+                if not patience.lasts(seconds, connected=call.connected, silent=call.expired):
                     self._over = ChannelError(str(broken))
                     raise self._over from None
             except ChannelError as error:
@@ -83,7 +90,7 @@ class GrpcStream:
             lacks_answer = False
             if call is None:
                 call = self._call = self._open(sends_again=True)
-                lacks_answer = call.answered() > self._answers
+                lacks_answer = call.answered(self._opening_seconds, step) > self._answers
             if not lacks_answer:
                 call.send(data)
             return decode(call.receive())
@@ -109,7 +116,7 @@ class GrpcStream:
             # How long to wait for the first words of a server.
             ("grpc.min_reconnect_backoff_ms", dict(keepalive)["grpc.keepalive_time_ms"]),
         ]
-        return _Call(self._address, opening, options, self._step_timeout)
+        return _Call(self._address, opening, options, self._ask_again_after)
 
     def _explained(
         self, call: _Call, error: grpc.RpcError, step: int
@@ -150,23 +157,31 @@ class GrpcStream:
 class _Patience:
     """How long a client tries to get the answer to one frame.
 
-    Time without a stream is limited by `reconnect_timeout`. Time on streams that broke before they
-    brought the answer does not count as such: otherwise a frame that was lost on a living
-    connection, after another break, would leave no time to connect again.
+    Time without a stream is limited by `reconnect_timeout`. Time on streams that were admitted does
+    not count as such: otherwise a frame that is lost on a living connection, after another break,
+    would leave no time to connect again.
     """
 
     def __init__(self, reconnect_timeout: float, step_timeout: float) -> None:
         self._away_left = reconnect_timeout
-        self._connected_left = max(reconnect_timeout, 2 * step_timeout)
+        self._connected_left = max(reconnect_timeout, step_timeout)
         self._wait = _FIRST_WAIT_SECONDS
         self._random = random.Random()
 
-    def lasts(self, seconds: float, *, connected: bool) -> bool:
-        """Count a try that has failed after so many seconds; pause, or return False."""
+    def lasts(self, seconds: float, *, connected: bool, silent: bool) -> bool:
+        """Count a try that has failed after so many seconds, and pause; False = give up.
+
+        There is no pause after a stream that was `connected` and `silent`: nothing is overloaded.
+        """
+        if connected:
+            self._connected_left -= seconds
+        else:
+            self._away_left -= seconds
+        if connected and silent:
+            return self._connected_left > 0
         pause = self._wait * self._random.uniform(0.5, 1.0)
-        self._away_left -= pause if connected else pause + seconds
-        self._connected_left -= seconds if connected else 0
-        if self._away_left <= 0 or self._connected_left <= 0:
+        self._away_left -= pause
+        if self._connected_left <= 0 or self._away_left <= 0:
             return False
         time.sleep(pause)
         self._wait = min(2 * self._wait, _LONGEST_WAIT_SECONDS)
@@ -187,7 +202,7 @@ class _Call:
         address: str,
         opening: Opening,
         options: list[tuple[str, int]],
-        step_timeout: float,
+        seconds: float,
     ) -> None:
         self.connected = False
         self._frames: SimpleQueue[bytes | None] = SimpleQueue()
@@ -196,28 +211,37 @@ class _Call:
             f"/{SERVICE}/{METHOD}"
         )
         self._call = method(iter(self._frames.get, None), metadata=opening.to_metadata())
-        self._watchdog = Watchdog(step_timeout, self._call.cancel)
+        self._watchdog = Watchdog(seconds, self._call.cancel)
 
     @property
     def expired(self) -> bool:
         """Whether an answer did not come in time."""
         return self._watchdog.expired
 
-    def answered(self) -> int:
-        """Return how many frames of the session the server has answered.
+    def answered(self, seconds: float, step: int) -> int:
+        """Return how many frames of the session the server has answered, or is answering.
 
         Raises
         ------
-        grpc.RpcError, StopIteration
-            If the stream ends instead.
+        grpc.RpcError, StopIteration, _BrokenError
+            If the stream ends instead, or the server does not say so within these seconds.
         """
-        with self._watchdog:
+        watchdog = Watchdog(seconds, self._call.cancel)
+        with watchdog:
             answered = read_answered(self._call.initial_metadata() or ())
-            if answered is None:
-                next(self._call)
-                raise StopIteration
-            self.connected = True
-            return answered
+        watchdog.stop()
+        if watchdog.expired:
+            raise _BrokenError(
+                f"The split server did not admit another stream for step {step} within "
+                f"{seconds:g} seconds."
+            )
+        if answered is None:
+            if self._call.is_active():
+                raise _BrokenError(f"Step {step}: what admits a stream was changed on its way.")
+            next(self._call)  # raises why it ended
+            raise StopIteration
+        self.connected = True
+        return answered
 
     def send(self, data: bytes) -> None:
         """Send a frame."""

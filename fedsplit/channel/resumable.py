@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 
 from fedsplit.channel.codec import decode, encode
-from fedsplit.channel.endpoint import Session, SessionHost, nothing
+from fedsplit.channel.endpoint import Session, SessionHost
 from fedsplit.channel.frame import Kind
 from fedsplit.channel.opening import Opening
-from fedsplit.errors import ChannelError, FedSplitError
+from fedsplit.errors import ChannelError, DamagedError, FedSplitError
 
 
 class ResumableSession:
@@ -31,51 +31,77 @@ class ResumableSession:
     ----------
     answered : int
         The number of frames that have been answered.
-    last_answer : bytes
-        The answer to the last of them.
     ended : bool
         Whether the session has ended: it has finished, or cannot go on.
     """
 
     def __init__(self, reconnect_seconds: float) -> None:
         self.answered = 0
-        self.last_answer = b""
         self.ended = False
+        self._last_answer = b""
+        self._sent = False  # whether a stream was there to take it
+        self._busy = False  # whether a frame is being handled
         self._reconnect_seconds = self._seconds_left = reconnect_seconds
         self._session: Session | None = None
         self._refusal: FedSplitError | None = None
         self._stream = 0
-        self._cancel: Callable[[], object] = nothing
+        self._cancel: Callable[[], object] = _no_stream
         self._lost_at = 0.0
         self._timer: threading.Timer | None = None
         self._handling = threading.Lock()  # held while a frame is handled, which may take long
         self._switching = threading.Lock()  # held for a moment, within the other or alone
+        self._idle = threading.Condition(self._switching)
 
-    def attach(self, host: SessionHost, opening: Opening, cancel: Callable[[], object]) -> int:
-        """Admit a stream and return its number. `cancel` ends it from the server's side.
+    def attach(self, cancel: Callable[[], object]) -> tuple[int, int]:
+        """Take a stream in place of the one before, which ends. `cancel` ends it from this side.
 
-        The stream before ends. If one of its frames is being handled, this waits for the answer.
-
-        Raises
-        ------
-        FedSplitError
-            If the host refuses the token, the session is over, or the client has other answers
-            than it was given.
+        Returns
+        -------
+        tuple[int, int]
+            The number of the stream, and how many frames have been answered, or will be because
+            one is being handled. The client need not send that one again.
         """
         with self._switching:
             self._stream += 1
             stream, end_stream_before, self._cancel = self._stream, self._cancel, cancel
+            answered = self.answered + self._busy
+            self._idle.notify_all()  # the stream before waits for nothing any more
         end_stream_before()
+        return stream, answered
+
+    def settle(
+        self, host: SessionHost, opening: Opening, stream: int, answered: int
+    ) -> bytes | None:
+        """Wait until no frame is being handled; return the answer that the client lacks, if any.
+
+        Raises
+        ------
+        FedSplitError
+            If the host refuses the token, the session is over, the client has other answers
+            than it was given, or (DamagedError) fewer frames were answered than it was told.
+        """
+        with self._switching:
+            while self._busy and stream == self._stream:
+                self._idle.wait()
+            if stream != self._stream:
+                return None
         with self._handling:
             try:
                 self._check(opening)
                 if self._session is None:
                     self._session = host.open(opening.token, self._end)
+                if self.answered < answered:
+                    raise DamagedError("The frame that was being handled has got no answer.")
             except FedSplitError:
                 self.lost(stream)  # it has ended the stream before, and does not replace it
                 raise
             self.stop_timer()
-        return stream
+            if opening.answers == self.answered:
+                return None
+            if self._sent:
+                self._session.traffic.repeated_bytes += len(self._last_answer)
+            self._sent = True
+            return self._last_answer
 
     def _check(self, opening: Opening) -> None:
         """Refuse a stream that cannot continue the session."""
@@ -119,21 +145,31 @@ class ResumableSession:
             if frame.kind is Kind.ABANDON:
                 self._close("the client gave up before it had finished")
                 return None
+            with self._switching:
+                if stream != self._stream:
+                    return None
+                self._busy = True
             session.traffic.uplink_bytes += len(data)
             session.traffic.repeated_bytes += len(data) if again else 0
-            answer = session.handle(frame)
-            self.last_answer = encode(answer)
-            self.answered += 1
-            self._seconds_left = self._reconnect_seconds
-            session.traffic.downlink_bytes += len(self.last_answer)
-            if answer.kind is Kind.FINISHED:
-                self.ended = True
-            return self.last_answer
+            try:
+                answer = session.handle(frame)
+                encoded = encode(answer)
+            except BaseException:
+                with self._switching:
+                    self._free()
+                raise
+            session.traffic.downlink_bytes += len(encoded)
+            with self._switching:
+                self._free()
+                self._last_answer, self._sent = encoded, stream == self._stream
+                self.answered += 1
+                self._seconds_left = self._reconnect_seconds
+                self.ended = self.ended or answer.kind is Kind.FINISHED
+                return encoded if self._sent else None
 
-    def count_again(self) -> None:
-        """Count the last answer, which is sent again."""
-        if self._session is not None:
-            self._session.traffic.repeated_bytes += len(self.last_answer)
+    def _free(self) -> None:
+        self._busy = False
+        self._idle.notify_all()
 
     def refuse(self, error: FedSplitError) -> None:
         """End the session for a reason that every later stream is told too."""
@@ -180,8 +216,12 @@ class ResumableSession:
             if self._session is not None:
                 self._session.close(reason)
 
-    def _end(self) -> None:
+    def _end(self, reason: str) -> None:
         """Take it that the host has ended the session, perhaps while a frame is being handled."""
         self.ended = True
-        self._refusal = ChannelError("Refused: the round is over, or the server has ended it.")
+        self._refusal = ChannelError(f"Refused: the round is over for this client ({reason}).")
         self._cancel()
+
+
+def _no_stream() -> None:
+    """End the stream before the first one: there is none."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fedsplit.channel.endpoint import nothing
+from fedsplit.channel.endpoint import OnRevoke, nothing
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
 from fedsplit.snapshot import Snapshot
@@ -140,7 +140,7 @@ class SplitServer:
         """Return whether a token was issued for the open round."""
         return token in self._sessions
 
-    def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> ServerSession:
+    def open(self, token: str, on_revoke: OnRevoke = nothing) -> ServerSession:
         """Return the session of a token; a second stream with one token is refused."""
         session = self._sessions.get(token)
         if session is None:

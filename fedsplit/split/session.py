@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from fedsplit.channel.endpoint import nothing
+from fedsplit.channel.endpoint import OnRevoke, nothing
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
@@ -15,6 +15,10 @@ from fedsplit.split.phases import Phase
 
 NEVER_OPENED = "it never opened its stream"
 _REVOKED = "it had not finished when the round ended"
+
+
+def _nobody_waits() -> None:
+    """Do nothing when a participant has finished."""
 
 
 class ServerSession:
@@ -41,7 +45,7 @@ class ServerSession:
     """
 
     def __init__(
-        self, participant: int, phase: Phase, on_finish: Callable[[], object] = nothing
+        self, participant: int, phase: Phase, on_finish: Callable[[], object] = _nobody_waits
     ) -> None:
         self.participant = participant
         self.traffic = Traffic()
@@ -58,7 +62,7 @@ class ServerSession:
         self._revoked = False
         # `close` is called from other threads while a frame is being answered
         self._lock = threading.Lock()
-        self._on_revoke: Callable[[], object] = nothing
+        self._on_revoke: OnRevoke = nothing
 
     @property
     def num_examples(self) -> int:
@@ -75,7 +79,7 @@ class ServerSession:
         """Whether the participant has opened its stream."""
         return self._opened
 
-    def open(self, on_revoke: Callable[[], object] = nothing) -> None:
+    def open(self, on_revoke: OnRevoke = nothing) -> None:
         """Admit the participant, only once. `on_revoke` is called if the server ends it."""
         with self._lock:
             if self._opened or self._revoked:
@@ -130,7 +134,7 @@ class ServerSession:
                 self.failure += f": {reason}"
                 self.failed_at = time.monotonic()
         if cut_off:
-            self._on_revoke()
+            self._on_revoke(reason)
 
     def _answer(self, frame: Frame) -> Frame:
         check_order(frame, step=self._exchange.num_steps)

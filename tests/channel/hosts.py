@@ -11,7 +11,7 @@ from typing import Self
 
 import grpc
 
-from fedsplit.channel.endpoint import nothing
+from fedsplit.channel.endpoint import OnRevoke, nothing
 from fedsplit.channel.frame import Frame
 from fedsplit.channel.ledger import Traffic
 from fedsplit.channel.opening import Opening
@@ -23,7 +23,7 @@ METHOD = "/fedsplit.SplitLearning/Session"
 class EchoSession:
     """Answers each frame with itself, and records the frames."""
 
-    def __init__(self, answer: Callable[[Frame], Frame], on_revoke: Callable[[], object]) -> None:
+    def __init__(self, answer: Callable[[Frame], Frame], on_revoke: OnRevoke) -> None:
         self.traffic = Traffic()
         self.on_revoke = on_revoke
         self.frames: list[Frame] = []
@@ -57,7 +57,7 @@ class EchoHost:
     def knows(self, token: str) -> bool:
         return token != "unknown" if self.tokens is None else token in self.tokens
 
-    def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
+    def open(self, token: str, on_revoke: OnRevoke = nothing) -> EchoSession:
         if token == "unknown":
             raise ChannelError("Refused: the token is unknown.")
         self.sessions[token] = EchoSession(self._answer, on_revoke)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fedsplit.channel.codec import decode, encode, sealed
-from fedsplit.channel.endpoint import SessionHost, nothing
+from fedsplit.channel.endpoint import OnRevoke, SessionHost, nothing
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.channel.grpc_stream import GrpcStream
@@ -33,6 +33,7 @@ def stream_to(
     *,
     step_timeout: float = 20.0,
     reconnect_timeout: float = 0.0,
+    ask_again_after: float | None = None,
 ) -> GrpcStream:
     return GrpcStream(
         address,
@@ -40,6 +41,7 @@ def stream_to(
         step_timeout=step_timeout,
         max_frame_bytes=4096,
         reconnect_timeout=reconnect_timeout,
+        ask_again_after=ask_again_after,
     )
 
 
@@ -281,7 +283,7 @@ def test_the_server_can_end_a_stream(serve: Serve) -> None:
     host = EchoHost()
     with stream_to(serve(host).address) as stream:
         stream.exchange(frame_of())
-        host.sessions["t"].on_revoke()
+        host.sessions["t"].on_revoke("ended")
         with pytest.raises(ChannelError, match="round is over"):
             stream.exchange(frame_of(1))
 
@@ -299,9 +301,9 @@ def test_a_client_that_finishes_and_does_not_hang_up_keeps_no_thread() -> None:
 
 def test_a_session_that_ends_while_it_is_being_opened_ends_its_stream(serve: Serve) -> None:
     class Hasty(EchoHost):
-        def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
+        def open(self, token: str, on_revoke: OnRevoke = nothing) -> EchoSession:
             session = super().open(token, on_revoke)
-            session.on_revoke()
+            session.on_revoke("ended")
             return session
 
     with (
@@ -347,7 +349,7 @@ def test_a_client_that_disconnects_mid_step_does_not_block_others(serve: Serve) 
                 super().close(reason)
 
     class Host(EchoHost):
-        def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
+        def open(self, token: str, on_revoke: OnRevoke = nothing) -> EchoSession:
             if token == "victim":
                 self.sessions[token] = Locked(answer, on_revoke)
                 return self.sessions[token]
@@ -375,7 +377,7 @@ def test_a_client_that_disconnects_while_its_stream_opens(serve: Serve) -> None:
     opening, gone = threading.Event(), threading.Event()
 
     class SlowHost(EchoHost):
-        def open(self, token: str, on_revoke: Callable[[], object] = nothing) -> EchoSession:
+        def open(self, token: str, on_revoke: OnRevoke = nothing) -> EchoSession:
             opening.set()
             gone.wait(10)
             time.sleep(0.1)  # until gRPC has seen the end of the call

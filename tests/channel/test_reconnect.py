@@ -36,9 +36,19 @@ class Served:
         self.channel = serve_on(host, reconnect_seconds=reconnect_seconds)
         self.proxy = FaultyProxy(self.channel.address, mean_bytes=0)
 
-    def stream(self, *, step_timeout: float = 20.0, reconnect: float = SECONDS) -> GrpcStream:
+    def stream(
+        self,
+        *,
+        step_timeout: float = 20.0,
+        reconnect: float = SECONDS,
+        ask_again_after: float | None = None,
+    ) -> GrpcStream:
         return stream_to(
-            self.proxy.address, "t", step_timeout=step_timeout, reconnect_timeout=reconnect
+            self.proxy.address,
+            "t",
+            step_timeout=step_timeout,
+            reconnect_timeout=reconnect,
+            ask_again_after=ask_again_after,
         )
 
     @property
@@ -88,8 +98,20 @@ def test_an_answer_that_was_lost_is_given_again_and_the_step_not_taken_again() -
     size, end = len(encode(frame_of())), len(encode(Frame(Kind.FINISH, 3)))
     traffic = mine.host.sessions["t"].traffic
     assert (traffic.uplink_bytes, traffic.downlink_bytes) == (3 * size + end, 3 * size + end)
-    assert traffic.repeated_bytes == size
+    assert traffic.repeated_bytes == 0  # the client was back before there was an answer
     mine.channel.close()
+
+
+def test_an_answer_that_was_sent_and_is_given_again_counts_as_repeated(served: Served) -> None:
+    data = encode(frame_of())
+    with RawStream(served.channel.address, "t") as raw:
+        assert raw.exchange(data) == data
+        raw.call.cancel()
+    with RawStream(served.channel.address, "t") as again:  # it has no answer yet
+        assert next(again.call) == data
+    traffic = served.host.sessions["t"].traffic
+    assert (traffic.downlink_bytes, traffic.repeated_bytes) == (len(data), len(data))
+    assert served.handled == [0]
 
 
 def test_a_lost_farewell_is_given_again() -> None:
@@ -192,7 +214,7 @@ def losing(*fates: str) -> Callable[..., Iterator[bytes]]:
     left = list(fates)
 
     def answers(
-        session: ResumableSession, stream: int, opening: Opening, frames: Iterator[bytes]
+        session: ResumableSession, stream: int, frames: Iterator[bytes], *, again: bool
     ) -> Iterator[bytes]:
         match left.pop(0) if left else "answered":
             case "broken":
@@ -202,7 +224,7 @@ def losing(*fates: str) -> Callable[..., Iterator[bytes]]:
                 with suppress(grpc.RpcError):
                     deque(frames, maxlen=0)
             case _:
-                yield from grpc_answers(session, stream, opening, frames)
+                yield from grpc_answers(session, stream, frames, again=again)
 
     return answers
 
@@ -212,10 +234,68 @@ def test_a_frame_that_is_lost_after_a_break_leaves_time_to_connect_again(
 ) -> None:
     """Break it: limit the time since the first break, connected or not."""
     monkeypatch.setattr("fedsplit.channel.grpc._answers", losing("broken", "lost"))
-    with served.stream(step_timeout=1.0, reconnect=0.5) as stream:
+    with served.stream(step_timeout=2.0, reconnect=0.5, ask_again_after=0.8) as stream:
         for step in range(2):
             assert stream.exchange(frame_of(step)).step == step
     assert served.handled == [0, 1]
+
+
+def test_a_lost_frame_is_sent_again_long_before_the_limit_of_a_step(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsplit.channel.grpc._answers", losing("lost", "lost"))
+    began = time.monotonic()
+    with served.stream(step_timeout=60.0, ask_again_after=0.3) as stream:
+        assert stream.exchange(frame_of()).step == 0
+    assert time.monotonic() - began < 5
+    assert served.handled == [0]
+
+
+def test_an_admission_that_is_lost_costs_no_more_than_a_dead_connection(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: wait for the server's initial metadata as long as for an answer."""
+    admit, lose = GrpcChannel._admit, [True]
+
+    def admit_late(channel: GrpcChannel, context: grpc.ServicerContext) -> object:
+        if Opening.of(context.invocation_metadata()).sends_again and lose:
+            lose.pop()
+            while context.is_active():
+                time.sleep(0.01)
+            return None
+        return admit(channel, context)
+
+    monkeypatch.setattr(GrpcChannel, "_admit", admit_late)
+    monkeypatch.setattr("fedsplit.channel.grpc._answers", losing("broken"))
+    began = time.monotonic()
+    with served.stream(step_timeout=60.0, reconnect=2.0) as stream:
+        assert stream.exchange(frame_of()).step == 0
+    assert 1.0 < time.monotonic() - began < 5
+    assert served.handled == [0]
+
+
+def test_a_client_that_asks_again_while_its_frame_is_handled_neither_sends_nor_gets_it_twice() -> (
+    None
+):
+    """Break it: tell the client how many frames were answered, without the one being handled."""
+    release = threading.Event()
+
+    def answer(frame: Frame) -> Frame:
+        assert release.wait(20)
+        return frame
+
+    mine = Served(EchoHost(answer))
+    with mine.stream(step_timeout=60.0, reconnect=0.5, ask_again_after=0.2) as stream:
+        threading.Timer(2.0, release.set).start()
+        assert stream.exchange(frame_of()).step == 0
+        # It asked about ten times; streams that were replaced keep no threads.
+        names = [thread.name for thread in threading.enumerate()]
+        assert sum(name.startswith("fedsplit-stream") for name in names) < 5
+    traffic, size = mine.host.sessions["t"].traffic, len(encode(frame_of()))
+    assert mine.handled == [0]
+    assert (traffic.uplink_bytes, traffic.downlink_bytes) == (size, size)
+    assert traffic.repeated_bytes == 0
+    mine.channel.close()
 
 
 def test_a_server_that_loses_every_frame_is_given_up(
@@ -340,7 +420,7 @@ def test_a_session_that_the_host_ends_is_not_resumed(served: Served) -> None:
     began = time.monotonic()
     with served.stream(reconnect=30.0) as stream:
         stream.exchange(frame_of())
-        served.host.sessions["t"].on_revoke()
+        served.host.sessions["t"].on_revoke("ended")
         with pytest.raises(ChannelError, match="round is over"):
             stream.exchange(frame_of(1))
     assert time.monotonic() - began < 5

@@ -262,7 +262,7 @@ def test_an_end_waits_for_the_step_and_drops_it(
 def test_a_session_that_finishes_just_in_time_is_not_cut_off(rule: NotingRule) -> None:
     """Its answer is on the way: the transport must not be torn down under it."""
     session, revoked = session_of(rule), threading.Event()
-    session.open(revoked.set)
+    session.open(lambda reason: revoked.set())
     step = _held(rule, session, Frame(Kind.FINISH, 0))
     ender = threading.Thread(target=session.revoke)
     ender.start()
@@ -276,12 +276,11 @@ def test_a_session_that_finishes_just_in_time_is_not_cut_off(rule: NotingRule) -
 
 
 def test_revoking_frees_the_transport_once(rule: NotingRule) -> None:
-    session, calls = session_of(rule), list[int]()
-    session.open(lambda: calls.append(1))
+    session, reasons = session_of(rule), list[str]()
+    session.open(reasons.append)
     session.revoke()
     session.revoke()
-    assert calls == [1]
-    assert session.failure == "it had not finished when the round ended"
+    assert reasons == [session.failure] == ["it had not finished when the round ended"]
 
 
 def test_steps_in_quick_succession_cannot_delay_the_end_of_the_round(
