@@ -169,6 +169,21 @@ def test_flwr_run_continues_with_a_file_of_the_directory(tmp_path: Path) -> None
     )
 
 
+def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
+    """Break it: reopen without a look at the summary."""
+    config = config_in(tmp_path, **{"run-name": "a", "num-server-rounds": 5})
+    directory = RunDirectory.create(config)
+    directory.write_summary({"rounds": 5})
+    directory.close()
+    resumed = Config.load(config, {"resume": str(directory.path)})
+    with pytest.raises(ConfigError, match="has been finished by another process"):
+        RunDirectory.reopen(resumed, rounds_done=3)
+    assert directory.summary_path.is_file()
+    longer = Config.load(resumed, {"num-server-rounds": 9})
+    RunDirectory.reopen(longer, rounds_done=5).close()
+    assert not directory.summary_path.exists()
+
+
 def test_rounds_are_lines_of_strict_json(tmp_path: Path) -> None:
     directory = RunDirectory.create(config_in(tmp_path))
     directory.append_round({"round": 1, "train_loss": float("nan")})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,22 @@ def test_only_numbers_are_sent_and_failures_are_counted(tmp_path: Path) -> None:
         *("round/round", "test/test_accuracy", "train/train_loss"),
         *("cut/cut_uplink_bytes", "failed/failed_clients"),
     }
+
+
+def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    """Break it: open TensorBoard's file without `purge_step`."""
+    for config, rounds_done, rounds, loss in [
+        (Config(), 0, [1, 2, 3], 1.0),
+        (Config.load({"resume": str(tmp_path)}), 1, [2], 0.5),
+    ]:
+        board = TensorBoard(config, tmp_path, rounds_done)
+        for number in rounds:
+            board.send_round({**ROW, "round": number, "train_loss": loss})
+        board.close()
+        time.sleep(1.1)  # files of one second are read in the order of their process ids
+    found = _scalars(tmp_path / "tensorboard")
+    (losses,) = [steps for tag, steps in found.items() if tag.endswith("train_loss")]
+    assert losses == {1: 1.0, 2: 0.5}
 
 
 def test_declared_metrics_have_a_group_of_their_own(tmp_path: Path) -> None:
