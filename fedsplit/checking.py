@@ -78,7 +78,7 @@ def check(config: Config, *, run: str = "") -> Checked:
     check_sinks(config)
     if not config.resume:
         RunDirectory.check_free(config)
-    model = resolve(config.model.name, run=run)
+    model = resolve(config.model.name, run=run, image_size=config.model.image_size)
     spec = model.input_spec(images=partial(image_size, config.data))
     class_names = load_images(config.data).class_names
     trunk = model.empty_part("trunk", config.split.points, num_labels=len(class_names))
@@ -111,7 +111,8 @@ def check_shards(config: Config) -> None:
         counts = class_counts(images, config.data, num_clients=config.num_clients, seed=config.seed)
         fraction = config.data.validation_fraction
         sizes = [sum(row) - validation_size(sum(row), fraction) for row in counts]
-        model, num_labels = resolve(config.model.name), len(images.class_names)
+        model = resolve(config.model.name, image_size=config.model.image_size)
+        num_labels = len(images.class_names)
         check_batches(config, sizes, lambda: _trained(config, model, num_labels))
 
 

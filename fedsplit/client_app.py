@@ -165,7 +165,8 @@ class _Client:
 
     @cached_property
     def _model(self) -> ResolvedModel:
-        return resolve(self.config.model.name, run=self.told.run)
+        model = self.config.model
+        return resolve(model.name, run=self.told.run, image_size=model.image_size)
 
     @cached_property
     def _spec(self) -> InputSpec:

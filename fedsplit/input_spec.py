@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -34,6 +34,16 @@ class InputSpec:
     resample: int = 2
     resize: int | tuple[int, int] | Literal["never"] | None = None
     crop_rounding: Literal["down", "even"] = "down"
+
+    def at(self, size: int) -> InputSpec:
+        """Return the same steps for square images of this size, resized in the same proportion."""
+        shortest = min(self.height, self.width)
+        resize = self.resize
+        if isinstance(resize, int):
+            resize = round(resize * size / shortest)
+        elif isinstance(resize, tuple):
+            resize = (round(resize[0] * size / self.height), round(resize[1] * size / self.width))
+        return replace(self, height=size, width=size, resize=resize)
 
     def __post_init__(self) -> None:
         """Turn lists into tuples: a spec is a cache key, and has to be hashable."""

@@ -19,6 +19,12 @@ class ModelConfig(Section):
         "Hugging Face Hub id or local directory",
     )
     pretrained: bool = Field(True, description="load pretrained weights, if the model has any")
+    image_size: Whole = Field(
+        0,
+        ge=0,
+        description="height and width of the images that the model is given, in pixels; positions "
+        "are interpolated; 0 = the model's own size",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="dtype of all weights and of the tensors at the cut"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.family import Family
 from fedsplit.models.hub import Source
+from fedsplit.models.image_sizes import check_image_size
 from fedsplit.models.making import quietly
 from fedsplit.models.processing import processor_of
 from fedsplit.models.registry import family_of
@@ -24,7 +26,13 @@ def build(source: Source, family: Family, num_labels: int | None) -> nn.Module:
     """Make a model from its config alone, in eval mode and float32.
 
     Weights are drawn from torch's global generator.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be built, or cannot take images of the size asked for.
     """
+    _check_size(source, family, num_labels)
     with quietly(source.name):
         model: nn.Module = family.load_library().build(source, family.load_class(), num_labels)
     return model.float().eval()
@@ -34,11 +42,23 @@ def build_empty(source: Source, family: Family, num_labels: int | None) -> nn.Mo
     """Make a model whose weights have no storage; buffers that are no weights keep their values.
 
     Nothing is drawn.
+
+    Raises
+    ------
+    ModelError
+        As `build`.
     """
+    _check_size(source, family, num_labels)
     with quietly(source.name):
         library, model_class = family.load_library(), family.load_class()
         model: nn.Module = library.build_empty(source, model_class, num_labels)
     return model.float().eval()
+
+
+def _check_size(source: Source, family: Family, num_labels: int | None) -> None:
+    if source.image_size:
+        own_size = build_empty(replace(source, image_size=0), family, num_labels)
+        check_image_size(source.name, family, own_size, source.image_size)
 
 
 def load(

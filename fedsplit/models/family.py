@@ -28,6 +28,7 @@ class Family:
     library: str = "transformers"
     image_shape: Callable[[Root], tuple[int, int, int]] | None = None
     unused_weights: tuple[str, ...] = ()
+    size_step: Callable[[Root], int] | None = None
 
     @property
     def class_name(self) -> str:

@@ -44,6 +44,8 @@ class Source:
         Whether the directory is a snapshot in the cache of huggingface_hub.
     processor_text : str
         The text of preprocessor_config.json; empty if there is none.
+    image_size : int
+        Height and width of the images that it is to take, in pixels; 0 = its own size.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Source:
     directory: Path | None
     from_hub: bool = False
     processor_text: str = ""
+    image_size: int = 0
 
     @property
     def has_weights(self) -> bool:
@@ -64,8 +67,8 @@ class Source:
 
     @property
     def sha256(self) -> str:
-        """Digest of the contents of both config files."""
-        text = json.dumps([self.config, self.processor_text], sort_keys=True)
+        """Digest of the contents of both config files, and of the size of images."""
+        text = json.dumps([self.config, self.processor_text, self.image_size], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def processor(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from fedsplit.models.resolved import resolve
 from fedsplit.models.split import PARTS, SplitModel
 
 
-def load_split_model(
+def load_split_model(  # noqa: PLR0913 - all but the first two by keyword
     model_name: str | Path,
     split_points: Sequence[int],
     *,
@@ -31,6 +31,7 @@ def load_split_model(
     pretrained: bool = True,
     num_labels: int | None = None,
     parts: Sequence[str] = PARTS,
+    image_size: int = 0,
 ) -> SplitModel:
     """Load a model and split it into bottom, trunk and top.
 
@@ -55,6 +56,9 @@ def load_split_model(
     parts : Sequence[str]
         Which parts to have; the others come without storage, on the meta device, and their
         weights are not read.
+    image_size : int
+        Height and width of the images that the model is to take, in pixels, with its positions
+        interpolated as its library does it; 0 = its own size.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def load_split_model(
     >>> bottom(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 17, 64])
     """
-    return resolve(model_name, cache_dir=cache_dir).load_parts(
+    return resolve(model_name, cache_dir=cache_dir, image_size=image_size).load_parts(
         split_points,
         device=device,
         dtype=dtype,
@@ -94,6 +98,7 @@ def load_model(
     cache_dir: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    image_size: int = 0,
 ) -> nn.Module:
     """Load a whole model; the arguments are those of `load_split_model`.
 
@@ -107,7 +112,7 @@ def load_model(
     ModelError
         If there is no such model, or its weights do not fit.
     """
-    return resolve(model_name, cache_dir=cache_dir).load(
+    return resolve(model_name, cache_dir=cache_dir, image_size=image_size).load(
         device=device, dtype=dtype, pretrained=pretrained, num_labels=num_labels
     )
 
@@ -117,6 +122,7 @@ def input_spec(
     cache_dir: str | Path | None = None,
     *,
     images: Callable[[], tuple[int, int, int]] | None = None,
+    image_size: int = 0,
 ) -> InputSpec:
     """Return the images that a model takes, from its config and its preprocessor_config.json.
 
@@ -130,10 +136,12 @@ def input_spec(
     images : Callable[[], tuple[int, int, int]], optional
         Returns channels, height and width of the images there are, for a model of your own that
         does not say what it takes.
+    image_size : int
+        As for `load_split_model`.
 
     Raises
     ------
     ModelError
         If the configs cannot be read, do not say it, or images are neither grey nor RGB.
     """
-    return resolve(model_name, cache_dir=cache_dir).input_spec(images)
+    return resolve(model_name, cache_dir=cache_dir, image_size=image_size).input_spec(images)

@@ -9,6 +9,7 @@ from torch import nn
 from fedsplit.errors import ModelError
 from fedsplit.models.families import BUILTIN
 from fedsplit.models.family import Family
+from fedsplit.models.hub import Source
 from fedsplit.models.stages import Root, Stage
 
 _families = {family.name: family for family in BUILTIN}
@@ -26,6 +27,7 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
     library: str = "transformers",
     image_shape: Callable[[Root], tuple[int, int, int]] | None = None,
     unused_weights: Sequence[str] = (),
+    size_step: Callable[[Root], int] | None = None,
 ) -> Family:
     """Add an architecture. It replaces a family of the same name.
 
@@ -57,6 +59,9 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
         Prefixes of parameters that the class holds but its output does not use. They are frozen
         in every run, so that averaging cannot change their last bits, and clients leave them
         uninitialised.
+    size_step : Callable[[model], int], optional
+        The number of pixels that height and width of an image must be a multiple of. Give it only
+        if the stages take images of any such size (`model.image-size`), by `interpolates`.
 
     Examples
     --------
@@ -88,6 +93,7 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
         library,
         image_shape,
         tuple(unused_weights),
+        size_step,
     )
     _families[name] = family
     return family
@@ -147,6 +153,15 @@ def family_of_config(config: object, num_labels: int | None = None, *, name: str
 def is_builtin(family: Family) -> bool:
     """Return whether a family is one of `families/`, unchanged."""
     return family in BUILTIN
+
+
+def is_made_by_user(source: Source) -> bool:
+    """Return whether the user's own code makes a model: a function, or a registered class."""
+    if source.made_by_function:
+        return True
+    # A config can stand for two families: with a classifier, and without.
+    families = (family_of_config(source.config, labels, name=source.name) for labels in (None, 1))
+    return not all(map(is_builtin, families))
 
 
 _UNKNOWN = (

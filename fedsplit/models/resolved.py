@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from fedsplit.models.dropout import dropout_of
 from fedsplit.models.family import Family
 from fedsplit.models.hub import Source, fetch_weights, find_model
 from fedsplit.models.making import Memo
-from fedsplit.models.registry import family_of, family_of_config, is_builtin
+from fedsplit.models.registry import family_of, family_of_config, is_made_by_user
 from fedsplit.models.split import (
     PARTS,
     PartName,
@@ -52,7 +52,11 @@ _models: OnceCache[ResolvedModel] = OnceCache(16)
 
 
 def resolve(
-    model_name: str | Path, *, cache_dir: str | Path | None = None, run: str = ""
+    model_name: str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    run: str = "",
+    image_size: int = 0,
 ) -> ResolvedModel:
     """Find a model by its name; a process keeps what it has found.
 
@@ -68,14 +72,17 @@ def resolve(
     run : str
         Identifies the run that asks. Without it, a model that the user's code makes is not kept.
 
+    image_size : int
+        Height and width of the images that it is to take, in pixels; 0 = its own size.
+
     Raises
     ------
     ModelError
         If there is no such model, or the hub cannot be reached. A failure is not kept.
     """
-    source = find_model(str(model_name), cache_dir=cache_dir)
+    source = replace(find_model(str(model_name), cache_dir=cache_dir), image_size=image_size)
     where = None if cache_dir is None else str(cache_dir)
-    of_user = _is_made_by_user(source)
+    of_user = is_made_by_user(source)
     if of_user and not run:
         return ResolvedModel(source, where)
     key = _ModelKey(
@@ -86,14 +93,6 @@ def resolve(
         run=run if of_user else "",
     )
     return _models.get(key, lambda: ResolvedModel(source, where))
-
-
-def _is_made_by_user(source: Source) -> bool:
-    if source.made_by_function:
-        return True
-    # A config can stand for two families: with a classifier, and without.
-    families = (family_of_config(source.config, labels, name=source.name) for labels in (None, 1))
-    return not all(map(is_builtin, families))
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ class ResolvedModel:
         library = self.family(num_labels=1).load_library()  # 1, because it is to classify
         spec = library.input_spec(self.source, self.skeleton(1), self.source.processor())
         if spec is not None:
-            return spec
+            return spec.at(self.source.image_size) if self.source.image_size else spec
         if images is None:
             raise ModelError(
                 f"The model '{self.name}' does not say what images it takes. Give its bottom an "

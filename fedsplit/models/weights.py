@@ -154,6 +154,12 @@ def checkpoint_of(source: Source, cache_dir: str | Path | None) -> Checkpoint:
     return Checkpoint(source.directory, fetch)
 
 
+def all_of(stored: Stored) -> dict[str, Tensor]:
+    """Read all tensors, and close the files."""
+    with stored:
+        return {key: stored.read(key).clone() for key in stored}
+
+
 def write(state: Mapping[str, Tensor], file: Path) -> None:
     """Write tensors as a safetensors file, which refuses tensors that share memory."""
     save_file(separate(state), file, metadata={"format": "pt"})

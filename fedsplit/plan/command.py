@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -51,6 +51,9 @@ def plan(  # noqa: PLR0913, PLR0917 - one for each option
     dtype: Annotated[
         DtypeName, typer.Option(help="Dtype of the weights, as model.dtype.")
     ] = DtypeName.FLOAT32,
+    image_size: Annotated[
+        int, typer.Option(min=0, help="As model.image-size. [default: that of the model]")
+    ] = 0,
     num_labels: Annotated[
         int | None, typer.Option(min=1, help="Number of classes. [default: that of the model]")
     ] = None,
@@ -83,15 +86,14 @@ def plan(  # noqa: PLR0913, PLR0917 - one for each option
         "network.downlink-mbps": downlink_mbps,
         "network.latency-ms": latency_ms,
     }
-    shape: Literal["vanilla", "u-shaped"] = "vanilla"
-    if topology is TopologyName.U_SHAPED:
-        shape = "u-shaped"
+    u_shaped = topology is TopologyName.U_SHAPED
     setting = Setting(
         model=model,
         batch_size=batch_size,
         dtype=dtype.value,
+        image_size=image_size,
         num_labels=num_labels,
-        topology=shape,
+        topology="u-shaped" if u_shaped else "vanilla",
         links=_links([name.value for name in names], custom),
         samples_per_client=samples_per_client,
         client_gflops=client_gflops,

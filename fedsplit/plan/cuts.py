@@ -42,6 +42,8 @@ class Setting:
         Images per step.
     dtype : str
         The dtype of weights and of tensors at the cut: ``float32``, ``bfloat16`` or ``float16``.
+    image_size : int
+        Height and width of the images in pixels; 0 = the model's own size.
     num_labels : int | None
         The number of classes; None = that of the model.
     topology : {"vanilla", "u-shaped"}
@@ -57,6 +59,7 @@ class Setting:
     model: str
     batch_size: int = 32
     dtype: str = "float32"
+    image_size: int = 0
     num_labels: int | None = None
     topology: Literal["vanilla", "u-shaped"] = "vanilla"
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -114,7 +117,7 @@ def plan_model(setting: Setting) -> ModelPlan:
         If the config of the model cannot be loaded, the model does not take images, or a frame
         would be longer than the longest protobuf message.
     """
-    resolved = resolve(setting.model)
+    resolved = resolve(setting.model, image_size=setting.image_size)
     model = storage_free_copy(resolved.skeleton(setting.num_labels))
     without_storage(model, getattr(torch, setting.dtype))
     spec = resolved.input_spec()

@@ -117,6 +117,15 @@ def test_round_time_equals_the_simulated_time_of_a_run(run: Run) -> None:
     assert cut.round_seconds["4g"] == pytest.approx(simulated - late + computing, rel=1e-9)
 
 
+def test_images_of_another_size_cost_what_a_run_measures(run: Run) -> None:
+    changes = {"strategy": "sflv2", "optimizer": "adam", "model_image_size": 56, **EQUAL}
+    summary = run(num_server_rounds=1, **changes).summary
+    plan = plan_model(Setting("vit-nano", batch_size=8, num_labels=10, image_size=56))
+    assert (plan.spec.height, plan.spec.width) == (56, 56)
+    for measure in ("parameters", "flops_per_sample", "memory_bytes"):
+        assert getattr(plan.cuts[0], f"client_{measure}") == summary[f"client_{measure}"], measure
+
+
 def test_vit_b_16_at_cut_1() -> None:
     """The figure that fedsplit began with: 9.68 MB of activations and 9.68 MB of gradients."""
     setting = Setting("torchvision:vit_b_16", batch_size=32, dtype="float16")

@@ -31,13 +31,16 @@ from torch import Tensor
 from fedsplit.boundary import State
 from fedsplit.models.families.blocks import block_stages, run_block
 from fedsplit.models.family import Family
+from fedsplit.models.image_sizes import CONFIG_KEY, patch_size
 from fedsplit.models.stages import Root, Stage
 
 
 def stages(model: Root) -> Sequence[Stage]:
     """List the stages of a `BeitForImageClassification`."""
     # A block needs the images' size to look up its own bias.
-    size = tuple(model.beit.embeddings.patch_embeddings.image_size)
+    chosen = getattr(model.config, CONFIG_KEY, 0)
+    own = tuple(model.beit.embeddings.patch_embeddings.image_size)
+    size = (chosen, chosen) if chosen else own
     embeddings = Stage("embeddings", ("beit.embeddings",), partial(_embed, size))
     blocks = block_stages(model, "beit.layers", resolution=size)
     head = Stage("head", ("beit.layernorm", "beit.pooler", "classifier"), _head)
@@ -108,5 +111,6 @@ FAMILY = Family(
     head=("classifier.", "beit.pooler."),
     ignored_keys=("lm_head.", "layernorm."),
     image_processor="ViTImageProcessor",
+    size_step=patch_size,
     unused_weights=("beit.embeddings.mask_token",),
 )

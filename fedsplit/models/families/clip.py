@@ -10,11 +10,13 @@ last layer norm too, which only CLIP's own head uses: no gradient reaches it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages
 from fedsplit.models.family import Family
+from fedsplit.models.image_sizes import embed, interpolates, patch_size
 from fedsplit.models.stages import Root, Stage
 
 
@@ -22,15 +24,16 @@ def stages(model: Root) -> Sequence[Stage]:
     """List the stages of a `CLIPForImageClassification`."""
     embeddings = ("vision_model.embeddings", "vision_model.pre_layrnorm")
     return [
-        Stage("embeddings", embeddings, _embed),
+        Stage("embeddings", embeddings, partial(_embed, interpolates(model))),
         *block_stages(model, "vision_model.encoder.layers", attention_mask=None),
         Stage("head", ("vision_model.post_layernorm", "classifier"), _head),
     ]
 
 
-def _embed(root: Root, images: Tensor) -> Tensor:
+def _embed(interpolate: bool, root: Root, images: Tensor) -> Tensor:
     vision = root.vision_model
-    hidden: Tensor = vision.pre_layrnorm(vision.embeddings(images))
+    embedded = embed(vision.embeddings, images, interpolate=interpolate)
+    hidden: Tensor = vision.pre_layrnorm(embedded)
     return hidden
 
 
@@ -52,5 +55,6 @@ FAMILY = Family(
         "vision_model.embeddings.position_ids",  # older checkpoints: 0, 1, 2, ...
     ),
     image_processor="ViTImageProcessor",
+    size_step=patch_size,
     unused_weights=("vision_model.post_layernorm.",),
 )

@@ -13,11 +13,13 @@ mean of the class token's logits and the distillation token's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages
 from fedsplit.models.family import Family
+from fedsplit.models.image_sizes import embed, interpolates, patch_size
 from fedsplit.models.stages import Root, Stage
 
 _MODULE = "transformers.models.deit.modeling_deit"
@@ -38,14 +40,15 @@ def stages_with_teacher(model: Root) -> Sequence[Stage]:
 
 def _trunk(model: Root) -> list[Stage]:
     return [
-        Stage("embeddings", ("deit.embeddings",), _embed),
+        Stage("embeddings", ("deit.embeddings",), partial(_embed, interpolates(model))),
         *block_stages(model, "deit.layers", "deit.encoder.layer"),
     ]
 
 
-def _embed(root: Root, images: Tensor) -> Tensor:
+def _embed(interpolate: bool, root: Root, images: Tensor) -> Tensor:
     embeddings = root.deit.embeddings
-    hidden: Tensor = embeddings(images.to(embeddings.cls_token.dtype))
+    images = images.to(embeddings.cls_token.dtype)
+    hidden: Tensor = embed(embeddings, images, interpolate=interpolate)
     return hidden
 
 
@@ -67,6 +70,7 @@ FAMILY = Family(
     model_type="deit",
     ignored_keys=(*_UNUSED, "deit.embeddings.mask_token"),
     image_processor="ViTImageProcessor",
+    size_step=patch_size,
 )
 WITH_TEACHER = Family(
     "deit with teacher",
@@ -76,4 +80,5 @@ WITH_TEACHER = Family(
     head=("cls_classifier.", "distillation_classifier."),
     ignored_keys=_UNUSED,
     image_processor="ViTImageProcessor",
+    size_step=patch_size,
 )

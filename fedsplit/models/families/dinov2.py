@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages
 from fedsplit.models.family import Family
+from fedsplit.models.image_sizes import patch_size
 from fedsplit.models.stages import Root, Stage
 
 
@@ -62,6 +63,7 @@ FAMILY = Family(
     stages=stages,
     model_type="dinov2",
     image_processor="ViTImageProcessor",
+    size_step=patch_size,  # it always interpolates its positions
     unused_weights=("dinov2.embeddings.mask_token",),
 )
 WITH_REGISTERS = Family(
@@ -73,5 +75,6 @@ WITH_REGISTERS = Family(
     stages=stages_with_registers,
     model_type="dinov2_with_registers",
     image_processor="ViTImageProcessor",
+    size_step=patch_size,  # it always interpolates its positions
     unused_weights=("dinov2_with_registers.embeddings.mask_token",),
 )

@@ -54,4 +54,5 @@ FAMILY = Family(
     ignored_keys=("model.language_model.", "lm_head.", "model.visual.deepstack_merger_list."),
     image_processor="ViTImageProcessor",
     image_shape=vision.image_shape,
+    size_step=vision.size_step,
 )

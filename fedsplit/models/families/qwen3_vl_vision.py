@@ -25,10 +25,20 @@ def image_shape(config: Root) -> tuple[int, int, int]:
     256 x 256 is the least that the image processor of Qwen3-VL makes of an image.
     """
     vision_config = config.vision_config
-    step = vision_config.patch_size * vision_config.spatial_merge_size
+    step = _step(config)
     size = getattr(config, "image_size", None) or -(-256 // step) * step
     height, width = (size, size) if isinstance(size, int) else size
     return vision_config.in_channels, height, width
+
+
+def size_step(model: Root) -> int:
+    """Return what height and width must be a multiple of: the side of a block of merged patches."""
+    return _step(model.config)
+
+
+def _step(config: Root) -> int:
+    step: int = config.vision_config.patch_size * config.vision_config.spatial_merge_size
+    return step
 
 
 def embed(

@@ -9,11 +9,13 @@ attention pooling of SigLIP's own head too, if there is one: no gradient reaches
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages
 from fedsplit.models.family import Family
+from fedsplit.models.image_sizes import embed, interpolates, patch_size
 from fedsplit.models.stages import Root, Stage
 
 
@@ -21,14 +23,15 @@ def stages(model: Root) -> Sequence[Stage]:
     """List the stages of a `SiglipForImageClassification`."""
     pooling = ("vision_model.head",) if hasattr(model.vision_model, "head") else ()
     return [
-        Stage("embeddings", ("vision_model.embeddings",), _embed),
+        Stage("embeddings", ("vision_model.embeddings",), partial(_embed, interpolates(model))),
         *block_stages(model, "vision_model.encoder.layers", attention_mask=None),
         Stage("head", ("vision_model.post_layernorm", *pooling, "classifier"), _head),
     ]
 
 
-def _embed(root: Root, images: Tensor) -> Tensor:
-    hidden: Tensor = root.vision_model.embeddings(images)
+def _embed(interpolate: bool, root: Root, images: Tensor) -> Tensor:
+    embeddings = root.vision_model.embeddings
+    hidden: Tensor = embed(embeddings, images, interpolate=interpolate)
     return hidden
 
 
@@ -49,5 +52,6 @@ FAMILY = Family(
         "vision_model.embeddings.position_ids",  # older checkpoints: 0, 1, 2, ...
     ),
     image_processor="ViTImageProcessor",
+    size_step=patch_size,
     unused_weights=("vision_model.head.",),
 )

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from fedsplit.models.families.blocks import run_block
 from fedsplit.models.family import Family
+from fedsplit.models.image_sizes import embed, interpolates, patch_size
 from fedsplit.models.stages import Root, Stage
 
 
 def stages(model: Root) -> Sequence[Stage]:
     """List the stages of a `SwinForImageClassification`."""
-    chain = [Stage("embeddings", ("swin.embeddings",), _embed)]
+    chain = [Stage("embeddings", ("swin.embeddings",), partial(_embed, interpolates(model)))]
     num_blocks = 0
     for level, layer in enumerate(model.swin.encoder.layers):
         place = f"swin.encoder.layers.{level}"
@@ -40,9 +41,10 @@ def stages(model: Root) -> Sequence[Stage]:
     return [*chain, Stage("head", ("swin.layernorm", "swin.pooler", "classifier"), _head)]
 
 
-def _embed(root: Root, images: Tensor) -> Tensor:
+def _embed(interpolate: bool, root: Root, images: Tensor) -> Tensor:
     embeddings = root.swin.embeddings
-    hidden, size = embeddings(images.to(embeddings.norm.weight.dtype))
+    images = images.to(embeddings.norm.weight.dtype)
+    hidden, size = embed(embeddings, images, interpolate=interpolate)
     result: Tensor = hidden.unflatten(1, size)
     return result
 
@@ -73,4 +75,5 @@ FAMILY = Family(
     model_type="swin",
     ignored_keys=("decoder.", "embeddings.mask_token", "swin.embeddings.mask_token"),
     image_processor="ViTImageProcessor",
+    size_step=patch_size,
 )

@@ -131,4 +131,5 @@ FAMILY = Family(
     model_type="timm-vit",
     head=("head.",),
     library="timm",
+    size_step=lambda model: max(model.patch_embed.patch_size),
 )

@@ -78,4 +78,5 @@ FAMILY = Family(
     model_type="torchvision-vit",
     head=("heads.head.",),
     library="torchvision",
+    size_step=lambda model: model.patch_size,
 )

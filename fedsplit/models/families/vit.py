@@ -8,28 +8,31 @@ Stage L+1 head: layer norm, class token, classifier -> logits [B, classes].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
 from fedsplit.models.families.blocks import block_stages
 from fedsplit.models.family import Family
+from fedsplit.models.image_sizes import embed, interpolates, patch_size
 from fedsplit.models.stages import Root, Stage
 
 
 def stages(model: Root) -> Sequence[Stage]:
     """List the stages of a `ViTForImageClassification`."""
     return [
-        Stage("embeddings", ("vit.embeddings",), _embed),
+        Stage("embeddings", ("vit.embeddings",), partial(_embed, interpolates(model))),
         # transformers moved the blocks from vit.encoder.layer to vit.layers.
         *block_stages(model, "vit.layers", "vit.encoder.layer"),
         Stage("head", ("vit.layernorm", "classifier"), _head),
     ]
 
 
-def _embed(root: Root, images: Tensor) -> Tensor:
+def _embed(interpolate: bool, root: Root, images: Tensor) -> Tensor:
     embeddings = root.vit.embeddings
     # The whole model casts its input too: images stay float32 in a bfloat16 model.
-    hidden: Tensor = embeddings(images.to(embeddings.cls_token.dtype))
+    images = images.to(embeddings.cls_token.dtype)
+    hidden: Tensor = embed(embeddings, images, interpolate=interpolate)
     return hidden
 
 
@@ -45,4 +48,5 @@ FAMILY = Family(
     model_type="vit",
     ignored_keys=("pooler.", "vit.pooler."),
     image_processor="ViTImageProcessor",
+    size_step=patch_size,
 )

@@ -19,7 +19,7 @@ from fedsplit.models.hub import SINGLE, Source, fetch_weights
 from fedsplit.models.labels import label_names
 from fedsplit.models.libraries.timm_arguments import BASE, arguments_of
 from fedsplit.models.processing import input_spec_of
-from fedsplit.models.weights import Loaded, Stored, checkpoint_of, write_model
+from fedsplit.models.weights import Loaded, Stored, all_of, checkpoint_of, write_model
 
 _MODULE = "timm.models.vision_transformer"
 _LABELS = ("label_names", "label_descriptions")
@@ -36,6 +36,8 @@ class TimmLibrary:
         arguments.update(config.get("model_args") or {})
         if num_labels is not None:
             arguments["num_classes"] = num_labels
+        if source.image_size:
+            arguments["img_size"] = source.image_size
         known = config.get("pretrained_cfg")
         if known is not None:  # timm moves class names from the config into it
             known = {**known, **{key: config[key] for key in _LABELS if key in config}}
@@ -63,8 +65,12 @@ class TimmLibrary:
 
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
         """Open the directory, or fetch the weights that timm has for the name from the hub."""
+        # timm renames the keys of some checkpoints, reshapes the patches of others, and
+        # interpolates the positions of images of another size.
+        adapt = importlib.import_module(_MODULE).checkpoint_filter_fn
         if source.directory is not None:
-            return checkpoint_of(source, cache_dir)
+            stored = checkpoint_of(source, cache_dir)
+            return Loaded(adapt(all_of(stored), model)) if source.image_size else stored
         hub_id = _published(source).hf_hub_id
         way_out = "Set model.pretrained to false to draw them at random."
         if not hub_id:
@@ -77,8 +83,6 @@ class TimmLibrary:
             ) from None
         if not file.is_file():
             raise ModelError(f"The weights of '{source.name}' are no {SINGLE}. {way_out}")
-        # timm renames the keys of some checkpoints, and reshapes the patches of others.
-        adapt = importlib.import_module(_MODULE).checkpoint_filter_fn
         return Loaded(adapt(load_file(file), model))
 
     def names(self, model: nn.Module) -> Callable[[str], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from fedsplit.input_spec import InputSpec
 from fedsplit.models.hub import PROBE_SECONDS, Source
 from fedsplit.models.labels import label_names
 from fedsplit.models.processing import input_spec_of
-from fedsplit.models.weights import Loaded, Stored, checkpoint_of, write_model
+from fedsplit.models.weights import Loaded, Stored, all_of, checkpoint_of, write_model
 
 _CLASS = "VisionTransformer"  # the architecture of a config that has all of its arguments
 _LABELS = 1000  # of a model whose config does not state it
@@ -35,6 +36,8 @@ class TorchvisionLibrary:
         arguments = {key: value for key, value in source.config.items() if key != "model_type"}
         architecture = arguments.pop("architecture", _CLASS)
         class_names = tuple(arguments.pop("class_names", ()))
+        if source.image_size:
+            arguments["image_size"] = source.image_size
         arguments["num_classes"] = num_labels or arguments.get("num_classes", _LABELS)
         model = self._make(source, model_class, architecture, arguments)
         # Another classifier does not take over the checkpoint's class names.
@@ -63,9 +66,11 @@ class TorchvisionLibrary:
 
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
         """Open the directory, or load the default weights, which torch.hub keeps."""
-        if source.directory is not None:
-            return checkpoint_of(source, cache_dir)
-        return Loaded(_download(source, _default_weights(source).url))
+        if source.directory is None:
+            stored: Stored = Loaded(_download(source, _default_weights(source).url))
+        else:
+            stored = checkpoint_of(source, cache_dir)
+        return _at_size(stored, model) if source.image_size else stored
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
         """Rename as torchvision does: published weights have older names."""
@@ -137,6 +142,13 @@ class TorchvisionLibrary:
 
 
 LIBRARY = TorchvisionLibrary()
+
+
+def _at_size(stored: Stored, model: Any) -> Loaded:  # noqa: ANN401
+    """Interpolate the positions, as torchvision does for images of another size."""
+    module = importlib.import_module("torchvision.models.vision_transformer")
+    state = OrderedDict(all_of(stored))
+    return Loaded(module.interpolate_embeddings(model.image_size, model.patch_size, state))
 
 
 def _models() -> Any:  # noqa: ANN401 - imported when first needed

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.hub import Source
+from fedsplit.models.image_sizes import CONFIG_KEY
 from fedsplit.models.labels import label_names
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.registry import family_of
@@ -185,5 +186,10 @@ def _with_defaults(processor: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _configuration(source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
-    overrides = {} if num_labels is None else {"num_labels": num_labels}
-    return model_class.config_class.from_dict(dict(source.config), **overrides)
+    overrides: dict[str, object] = {} if num_labels is None else {"num_labels": num_labels}
+    config = model_class.config_class.from_dict(dict(source.config), **overrides)
+    if source.image_size and source.has_weights:
+        setattr(config, CONFIG_KEY, source.image_size)
+    elif source.image_size:  # positions are drawn, so there are as many as patches
+        config.image_size = source.image_size
+    return config
