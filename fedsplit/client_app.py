@@ -33,10 +33,11 @@ from fedsplit.client_state import (
     restore_optimizer,
     restore_rule,
 )
-from fedsplit.config import Config, LastBatch
+from fedsplit.config import Config
+from fedsplit.data.augment import augmentation
 from fedsplit.data.catalog import image_size
 from fedsplit.data.digest import digest_of
-from fedsplit.data.loader import Images, batches
+from fedsplit.data.loader import device_batches
 from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, ConfigError, FedSplitError
 from fedsplit.exchanged_state import exchanged, load_exchanged
@@ -229,25 +230,22 @@ class _Client:
         )
 
     def train_batches(self) -> Iterator[Batch]:
-        """Yield the round's batches; each epoch has a different order."""
+        """Yield the round's batches; each epoch has a different order, and other random changes."""
         config = self.config
-        images = self.shard().train
         for epoch in range(config.local_epochs):
-            order = generator(
-                config.seed, "batches", self.told.server_round, self.partition_id, epoch
+            names = (self.told.server_round, self.partition_id, epoch)
+            yield from device_batches(
+                self.shard().train,
+                config.batch_size,
+                device=self._device,
+                generator=generator(config.seed, "batches", *names),
+                last=config.last_batch,
+                augment=augmentation(config, "client", *names),
             )
-            yield from self._batches(images, order, config.last_batch)
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield the validation split in order."""
-        return self._batches(self.shard().validation, None)
-
-    def _batches(
-        self, images: Images, order: torch.Generator | None, last: LastBatch = "keep"
-    ) -> Iterator[Batch]:
-        for indices in batches(len(images), self.config.batch_size, generator=order, last=last):
-            pixels, labels = images.batch(indices)
-            yield pixels.to(self._device), labels.to(self._device)
+        return device_batches(self.shard().validation, self.config.batch_size, device=self._device)
 
     def reply(
         self, result: LocalResult, rule: ClientRule | None = None, arrays: ArrayRecord | None = None

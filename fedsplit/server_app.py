@@ -20,7 +20,8 @@ from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.checking import check_batches, check_participants, check_streams, max_streams
 from fedsplit.config import Config
-from fedsplit.data.loader import batches
+from fedsplit.data.augment import augmentation
+from fedsplit.data.loader import device_batches
 from fedsplit.data.run import reading
 from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
@@ -237,12 +238,14 @@ def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTrai
 
     def batches_of(server_round: int) -> Iterator[Batch]:
         for epoch in range(config.local_epochs):
-            order = generator(config.seed, "pooled batches", server_round, epoch)
-            for indices in batches(
-                len(images), config.batch_size, generator=order, last=config.last_batch
-            ):
-                pixels, labels = images.batch(indices)
-                yield pixels.to(config.device), labels.to(config.device)
+            yield from device_batches(
+                images,
+                config.batch_size,
+                device=config.device,
+                generator=generator(config.seed, "pooled batches", server_round, epoch),
+                last=config.last_batch,
+                augment=augmentation(config, "pooled", server_round, epoch),
+            )
 
     return PooledTraining(join_parts(*prepared.model), batches_of, Training.of_clients(config))
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fedsplit.config.section import Section, Whole
 
+Augment = Literal["none", "flip-crop", "randaugment", "trivial"]
 Partitioner = Literal["iid", "dirichlet", "pathological", "shard"]
 
 
@@ -48,6 +49,9 @@ class DataConfig(Section):
     )
     max_test_samples: Whole = Field(
         0, ge=0, description="maximum number of test images, balanced by class; 0 = all"
+    )
+    augment: Augment = Field(
+        "none", description="random changes of training images (docs/algorithms.md, Augmentation)"
     )
     image_column: str = Field("", description="column of the images; empty = find it")
     label_column: str = Field("", description="column of the labels; empty = find it")

@@ -5,7 +5,7 @@ B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -18,6 +18,9 @@ from fedsplit.config import Config, LastBatch
 from fedsplit.data.columns import label_array
 from fedsplit.data.decode import decode
 from fedsplit.input_spec import InputSpec
+
+Augment = Callable[[Tensor, Tensor], Tensor]
+"""Changes pixels [B, C, H, W], uint8, of the images with these indices [B]."""
 
 KEEP_DECODED_BYTES = 256 * 2**20
 
@@ -73,13 +76,15 @@ class Images:
         """Bytes in memory: the labels, and the pixels if they are kept."""
         return self.labels.nbytes + (0 if self._pixels is None else self._pixels.nbytes)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor, augment: Augment | None = None) -> tuple[Tensor, Tensor]:
         """Return images [B, C, H, W], float32 and normalised, and labels [B], int64.
 
         Parameters
         ----------
         indices : Tensor
             [B], int64, each from 0 to len - 1.
+        augment : Augment | None
+            Changes them at random.
 
         Raises
         ------
@@ -88,6 +93,8 @@ class Images:
         """
         kept = self._pixels
         pixels = self._decode(indices.tolist()) if kept is None else kept[indices]
+        if augment is not None:
+            pixels = augment(pixels, indices)
         images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
         return images, self.labels[indices]
 
@@ -127,6 +134,33 @@ def fitted(image: Image.Image, spec: InputSpec) -> Image.Image:
     # Python rounds halves to the even number, as torchvision does.
     left, top = (m // 2 if spec.crop_rounding == "down" else round(m / 2) for m in margins)
     return image.crop((left, top, left + spec.width, top + spec.height))
+
+
+def device_batches(
+    images: Images,
+    batch_size: int,
+    *,
+    device: str | torch.device,
+    generator: torch.Generator | None = None,
+    last: LastBatch = "keep",
+    augment: Augment | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield an epoch's images [B, C, H, W] and labels [B] on a device.
+
+    Parameters
+    ----------
+    images : Images
+        The set.
+    batch_size, generator, last
+        As for `batches`.
+    device : str | torch.device
+        Where to.
+    augment : Augment | None
+        As for `Images.batch`.
+    """
+    for indices in batches(len(images), batch_size, generator=generator, last=last):
+        pixels, labels = images.batch(indices, augment)
+        yield pixels.to(device), labels.to(device)
 
 
 def batches(
