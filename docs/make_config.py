@@ -44,6 +44,7 @@ VALIDATED = {
     "run_name": "a plain directory name",
     "output_dir": "a path",
     "resume": "a path, or empty",
+    "background": "a colour of Pillow",
     "address": "host 127.0.0.1, localhost or [::1]; port up to 65535",
 }
 LARGEST = 2**63 - 1  # the bound of every whole number, which HEAD states once

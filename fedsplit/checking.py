@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,11 +11,12 @@ import torch
 from fedsplit.algorithms import strategy_class
 from fedsplit.batch_check import Trained, check_batch_size, check_single_images
 from fedsplit.config import Config
-from fedsplit.data.catalog import image_size, load_images
+from fedsplit.data.catalog import load_images
 from fedsplit.data.partition import class_counts
 from fedsplit.data.run import reading
 from fedsplit.data.shards import validation_size
 from fedsplit.errors import ConfigError, ModelError
+from fedsplit.initial_model import spec_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.models.stages import boundary
@@ -79,7 +79,7 @@ def check(config: Config, *, run: str = "") -> Checked:
     if not config.resume:
         RunDirectory.check_free(config)
     model = resolve(config.model.name, run=run, image_size=config.model.image_size)
-    spec = model.input_spec(images=partial(image_size, config.data))
+    spec = spec_of(config, model)
     class_names = load_images(config.data).class_names
     trunk = model.empty_part("trunk", config.split.points, num_labels=len(class_names))
     if config.split.u_shaped and trunk.start == trunk.end:
@@ -118,7 +118,7 @@ def check_shards(config: Config) -> None:
 
 def _trained(config: Config, model: ResolvedModel, num_labels: int) -> Trained:
     parts = model.parts_skeleton(config.split.points, num_labels)
-    spec = model.input_spec(images=partial(image_size, config.data))
+    spec = spec_of(config, model)
     rule = strategy_class(config.strategy).client_rule
     if not rule.splits:
         return Trained(parts, spec, {})

@@ -35,7 +35,6 @@ from fedsplit.client_state import (
 )
 from fedsplit.config import Config
 from fedsplit.data.augment import augmentation
-from fedsplit.data.catalog import image_size
 from fedsplit.data.digest import digest_of
 from fedsplit.data.loader import device_batches
 from fedsplit.data.shards import Shard, load_shard
@@ -43,6 +42,7 @@ from fedsplit.errors import ChannelError, ConfigError, FedSplitError
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.fields import checked_values
 from fedsplit.flower_internals import ClientAppCallable, error_reply
+from fedsplit.initial_model import spec_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.messages import ARRAYS, CONFIG, METRICS, Description, Instructions, Measurements
 from fedsplit.models.resolved import ResolvedModel, resolve
@@ -171,7 +171,7 @@ class _Client:
 
     @cached_property
     def _spec(self) -> InputSpec:
-        return self._model.input_spec(partial(image_size, self.config.data, look=False))
+        return spec_of(self.config, self._model, look=False)
 
     def empty_model(self) -> ClientModel:
         """Return what this client holds; weights that train have no values yet."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 
 from fedsplit.config import Config
+from fedsplit.data.catalog import image_size
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.resolved import ResolvedModel
 from fedsplit.models.split import PARTS, SplitModel
 from fedsplit.models.trainable import Lora, train_only
@@ -57,3 +61,24 @@ def dtype_of(config: Config) -> torch.dtype:
     """Return the dtype of the weights."""
     dtype: torch.dtype = getattr(torch, config.model.dtype)
     return dtype
+
+
+def spec_of(config: Config, model: ResolvedModel, *, look: bool = True) -> InputSpec:
+    """Return the images that a run's model takes.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    model : ResolvedModel
+        The model of `config`.
+    look : bool
+        As for `load_images`, which is asked if the model does not say what it takes.
+
+    Raises
+    ------
+    FedSplitError
+        If the images are asked for and cannot be read, or are neither grey nor RGB.
+    """
+    spec = model.input_spec(images=partial(image_size, config.data, look=look))
+    return replace(spec, background=config.data.background)

@@ -24,6 +24,8 @@ class InputSpec:
     crop_rounding : {"down", "even"}
         What a crop does with half a pixel at its corner: down, as in transformers, or to the even
         pixel, as in torchvision.
+    background : str
+        The colour behind transparent pixels, as Pillow names it.
     """
 
     channels: int
@@ -34,6 +36,7 @@ class InputSpec:
     resample: int = 2
     resize: int | tuple[int, int] | Literal["never"] | None = None
     crop_rounding: Literal["down", "even"] = "down"
+    background: str = "white"
 
     def at(self, size: int) -> InputSpec:
         """Return the same steps for square images of this size, resized in the same proportion."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from PIL import ImageColor
+from pydantic import Field, field_validator
 
 from fedsplit.config.section import Section, Whole
 
@@ -50,11 +51,23 @@ class DataConfig(Section):
     max_test_samples: Whole = Field(
         0, ge=0, description="maximum number of test images, balanced by class; 0 = all"
     )
+    background: str = Field(
+        "white", description="colour behind transparent pixels: a name or #rrggbb, as Pillow has it"
+    )
     augment: Augment = Field(
         "none", description="random changes of training images (docs/algorithms.md, Augmentation)"
     )
     image_column: str = Field("", description="column of the images; empty = find it")
     label_column: str = Field("", description="column of the labels; empty = find it")
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, value: str) -> str:
+        try:
+            ImageColor.getrgb(value)
+        except ValueError:
+            raise ValueError(f"'{value}' is no colour. Use one such as white or #ff8800") from None
+        return value
 
     def only(self, *fields: str) -> DataConfig:
         """Return a config with these fields, and the defaults of all others.

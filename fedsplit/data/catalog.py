@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 
 from fedsplit.cache import OnceCache
 from fedsplit.config import DataConfig
@@ -15,6 +17,7 @@ from fedsplit.data.columns import (
     as_class_labels,
     as_images,
     find_columns,
+    has_labels,
     label_array,
 )
 from fedsplit.data.folders import read_folder
@@ -23,6 +26,7 @@ from fedsplit.data.sources import Source, read, source_of
 from fedsplit.errors import DataError
 from fedsplit.names import local_directory
 
+_logger = logging.getLogger(__name__)
 TEST_SPLITS = ("test", "validation", "valid", "val")
 TEST_FRACTION = 1 / 6
 # Not the run's seed: runs that differ only in their seed are compared on the same images.
@@ -185,22 +189,64 @@ def load_data_path(
 def _load(key: ImagesKey) -> ImageDataset:
     data, splits = key.data, read(key.source)
     train = _training(data.name, splits)
-    test = next((splits[name] for name in TEST_SPLITS if len(splits.get(name, ()))), None)
+    test = _test_split(data, splits, train)
     images = _labelled(data.name, train, test, data)
     column = images.label_column
+    _check_classes(images)
     if test is None:
-        stay, held = hold_out(label_array(images.train, column), TEST_FRACTION, CHOICE_SEED)
-        if not len(stay) or not len(held):
-            raise DataError(
-                f"The data set '{data.name}' has {len(train)} training images and no test images: "
-                "too few to hold some out. Add images, or a test split."
-            )
-        images = replace(images, train=images.train.select(stay), test=images.train.select(held))
+        images = _with_held_out(images)
     return replace(
         images,
         train=_limited(images.train, column, data.max_train_samples),
         test=_limited(images.test, column, data.max_test_samples),
     )
+
+
+def _test_split(
+    data: DataConfig, splits: Mapping[str, datasets.Dataset], train: datasets.Dataset
+) -> datasets.Dataset | None:
+    """Return the first split for testing that has labels."""
+    column = find_columns(train, data)[1]
+    for name in TEST_SPLITS:
+        if not len(splits.get(name, ())):
+            continue
+        if has_labels(splits[name], column):
+            return splits[name]
+        _logger.warning(
+            "The split '%s' of the data set '%s' has no labels, so it is not used to test.",
+            *(name, data.name),
+        )
+    return None
+
+
+def _check_classes(images: ImageDataset) -> None:
+    used = np.unique(label_array(images.train, images.label_column))
+    if len(used) < 2:
+        names = " and ".join(f"'{images.class_names[label]}'" for label in used)
+        raise DataError(
+            f"The training images of the data set '{images.name}' are all of the class {names}, so "
+            "there is nothing to tell apart. Choose a data set with at least two classes, or "
+            "another column with data.label-column."
+        )
+
+
+def _with_held_out(images: ImageDataset) -> ImageDataset:
+    """Hold test images out of the training images."""
+    labels = label_array(images.train, images.label_column)
+    stay, held = hold_out(labels, TEST_FRACTION, CHOICE_SEED)
+    if not len(held):
+        raise DataError(
+            f"The data set '{images.name}' has {len(labels)} training images, one of each class, "
+            "and no test images: too few to hold some out. Add images, or a test split."
+        )
+    alone = sorted(set(labels[stay]) - set(labels[held]))
+    if alone:
+        names = [images.class_names[label] for label in alone]
+        _logger.warning(
+            "%d classes of '%s' have one image, and no image to test: %s.",
+            *(len(names), images.name, ", ".join(names[:5])),
+        )
+    return replace(images, train=images.train.select(stay), test=images.train.select(held))
 
 
 def _training(name: str, splits: Mapping[str, datasets.Dataset]) -> datasets.Dataset:

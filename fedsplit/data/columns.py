@@ -14,7 +14,7 @@ from fedsplit.errors import DataError
 
 IMAGE_NAMES = ("image", "img", "images", "pixel_values")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
-PLAIN_LABELS = ("int", "uint", "string", "large_string", "bool")
+PLAIN_LABELS = ("int", "uint", "float", "string", "large_string", "bool")
 
 
 def find_columns(dataset: datasets.Dataset, data: DataConfig) -> tuple[str, str]:
@@ -52,6 +52,9 @@ def _choose(
             f"The data set '{data.name}' has no column '{asked}' (data.{kind}-column). "
             f"Its columns are: {columns}."
         )
+    lists = [n for n in preferred if n in dataset.features and _is_list(dataset.features[n])]
+    if kind == "label" and not candidates and lists:
+        raise _several_labels(lists[0], data.name)
     named = [name for name in preferred if name in candidates]
     if len(candidates) == 1 or named:
         return named[0] if named else candidates[0]
@@ -111,11 +114,13 @@ def as_class_labels(
     Raises
     ------
     DataError
-        If a label is missing or negative, or not an integer or a text.
+        If a label is missing or negative, or not an integer, a whole number or a text.
     """
     feature = parts[0].features[column]
     if isinstance(feature, datasets.ClassLabel):
         return [align_labels(part, column, tuple(feature.names), name) for part in parts]
+    if _is_list(feature):
+        raise _several_labels(column, name)
     if not _is_plain(feature):
         raise DataError(
             f"The column '{column}' of the data set '{name}' holds {_type(feature)}, not labels. "
@@ -123,12 +128,14 @@ def as_class_labels(
         )
     columns = [part.select_columns([column]).with_format("arrow")[:][column] for part in parts]
     values = [part.to_pylist() for part in columns]
-    bad = sum(v is None or (isinstance(v, int) and v < 0) for part in values for v in part)
+    bad = sum(not _is_label(v) for part in values for v in part)
     if bad:
         raise _unlabelled(bad, column, name)
+    values = [[_whole(v, column, name) for v in part] for part in values]
     texts = [[str(value) for value in part] for part in values]
     names = sorted(set().union(*texts), key=lambda text: (_number(text), text))
-    if all(text.isdecimal() for text in names):
+    # "01" is a name of its own, and not the number 1.
+    if all(text.isdecimal() and text == str(int(text)) for text in names):
         largest = _number(names[-1])
         # Numbers with small gaps are class ids, some of which do not occur in this data set.
         if largest < 2 * len(names) + 10:
@@ -179,6 +186,32 @@ def label_array(dataset: datasets.Dataset, column: str) -> npt.NDArray[np.int64]
     return np.array(values.to_numpy(), dtype=np.int64)
 
 
+def has_labels(dataset: datasets.Dataset, column: str) -> bool:
+    """Return whether any row has a label."""
+    if column not in dataset.column_names:
+        return False
+    values = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    return any(map(_is_label, values))
+
+
+def _is_label(value: object) -> bool:
+    """Return whether a value is not one of those that stand for no label."""
+    if isinstance(value, int | float):
+        return value >= 0  # and no NaN
+    return value is not None and value != ""
+
+
+def _whole(value: object, column: str, name: str) -> object:
+    if not isinstance(value, float):
+        return value
+    if not value.is_integer():
+        raise DataError(
+            f"The column '{column}' of the data set '{name}' holds {value}, which is no class: "
+            "labels must be texts or whole numbers. Name another column with data.label-column."
+        )
+    return int(value)
+
+
 def _replace(
     dataset: datasets.Dataset, column: str, labels: npt.NDArray[np.int64], names: list[str]
 ) -> datasets.Dataset:
@@ -193,6 +226,19 @@ def _unlabelled(count: int, column: str, name: str) -> DataError:
     return DataError(
         f"{count} images of the data set '{name}' have no label (an empty or negative '{column}'). "
         "Choose a data set, or a test split, in which every image is labelled."
+    )
+
+
+def _is_list(feature: object) -> bool:
+    return isinstance(feature, list | datasets.Sequence | datasets.LargeList) or (
+        type(feature).__name__ == "List"
+    )
+
+
+def _several_labels(column: str, name: str) -> DataError:
+    return DataError(
+        f"The column '{column}' of the data set '{name}' holds lists: several labels for an image. "
+        "Every image must have one class. Name another column with data.label-column."
     )
 
 

@@ -16,7 +16,12 @@ _LARGEST_16_BIT, _LARGEST_8_BIT = 65535, 255
 
 
 def decode(
-    file: Mapping[str, object] | None, *, column: str, row: int, channels: int
+    file: Mapping[str, object] | None,
+    *,
+    column: str,
+    row: int,
+    channels: int,
+    background: str = "white",
 ) -> Image.Image:
     """Return an image of mode ``L`` (1 channel) or ``RGB`` (3 channels), in its original size.
 
@@ -30,6 +35,8 @@ def decode(
         Its row, for the message.
     channels : int
         1 or 3.
+    background : str
+        What transparent pixels are put on: a colour as Pillow names it.
 
     Raises
     ------
@@ -43,7 +50,8 @@ def decode(
         image: Image.Image = _IMAGE.decode_example(file)
         mode = image.mode
         if mode not in _WITHOUT_RANGE:
-            return _to_8_bits(image).convert("L" if channels == 1 else "RGB")
+            plain = _opaque(_to_8_bits(image), background)
+            return plain.convert("L" if channels == 1 else "RGB")
     except Exception as error:
         raise DataError(
             f"{name} cannot be decoded ({type(error).__name__}: {error}). Remove or repair it."
@@ -53,6 +61,14 @@ def decode(
         "the values of black and white are unknown. Scale it, and save it with 8 or 16 bits per "
         "channel, for example as a PNG."
     )
+
+
+def _opaque(image: Image.Image, background: str) -> Image.Image:
+    """Put an image with transparent pixels on a plain background."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, background), image)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -7,19 +7,25 @@ folder at once.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 
+from fedsplit.data.class_folders import (
+    class_files,
+    inside,
+    some,
+    split_folders,
+    sub_folders,
+    table_of,
+)
+from fedsplit.data.tables import read_table
 from fedsplit.errors import DataError
 
-SPLIT_NAMES = ("train", "test", "validation", "valid", "val")
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,9 @@ def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
     Parameters
     ----------
     folder : Path
-        A data set or `DatasetDict` saved by ``save_to_disk``; or class folders of image files,
-        either directly (split ``train``) or below ``train``, ``test``, ``validation``.
+        A data set or `DatasetDict` saved by ``save_to_disk``; or class folders of image files, or
+        a metadata.csv with a row for each image, either directly (split ``train``) or below
+        ``train``, ``test``, ``validation``.
         Hidden entries are ignored, and so are those that macOS adds to archives.
 
     Raises
@@ -55,15 +62,34 @@ def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
     """
     if _is_saved(folder):
         return _saved(folder)
-    files = {split: _class_files(path) for split, path in _split_folders(folder).items()}
-    if not files["train"]:
-        raise DataError(
-            f"The folder '{folder}' holds no data set. It must have a sub-folder of image files "
-            "for each class (directly, or below train/ and test/), or be a data set saved with "
-            "save_to_disk."
-        )
+    folders = split_folders(folder)
+    tables = {split: table_of(path) for split, path in folders.items()}
+    files = {split: class_files(path) for split, path in folders.items() if not tables[split]}
     class_names = sorted({name for classes in files.values() for name in classes})
-    return {split: _image_files(classes, class_names) for split, classes in files.items()}
+    found = {split: _image_files(classes, class_names) for split, classes in files.items()}
+    found |= {split: read_table(table) for split, table in tables.items() if table}
+    if not any(map(len, found.values())):
+        raise DataError(
+            f"The folder '{folder}' holds no data set{_what_is_there(folder)}. It must have a "
+            "sub-folder of image files for each class (directly, or below train/ and test/), a "
+            "metadata.csv with a row for each image, or a data set saved with save_to_disk."
+        )
+    without = [folders[split].name for split in found if not len(found[split])]
+    if without:
+        _logger.warning(
+            "'%s' has no labelled images in %s, so they are not used: labels come from class "
+            "folders or metadata.csv.",
+            *(folder, " and ".join(f"{name}/" for name in without)),
+        )
+    unused = [path.name for path in sub_folders(folder) if path not in folders.values()]
+    if unused and folder not in folders.values():
+        _logger.warning("Folders beside the splits of '%s' are not used: %s.", folder, some(unused))
+    return {split: dataset for split, dataset in found.items() if len(dataset)}
+
+
+def _what_is_there(folder: Path) -> str:
+    files = sorted(str(p.relative_to(folder)) for p in inside(folder) if p.is_file())
+    return f" that can be read. It has: {some(files)}" if files else ""
 
 
 def folder_state(folder: Path) -> FolderState:
@@ -75,10 +101,7 @@ def folder_state(folder: Path) -> FolderState:
     if _is_saved(folder):
         entries = [*folder.glob("*.json"), *folder.glob("*/state.json")]
     else:
-        splits = list(_split_folders(folder).values())
-        classes = [path for split in splits for path in _class_folders(split)]
-        inside = (path for class_folder in classes for path in _inside(class_folder))
-        entries = [*splits, *classes, *inside]
+        entries = [folder, *inside(folder)]
     digest = hashlib.sha256()
     for path in sorted(entries):
         digest.update(os.fsencode(f"{path}\0{_changes(path)}\0"))
@@ -108,48 +131,6 @@ def _saved(folder: Path) -> dict[str, datasets.Dataset]:
     if isinstance(loaded, datasets.Dataset):
         return {"train": loaded}
     return {str(split): dataset for split, dataset in loaded.items()}
-
-
-def _split_folders(folder: Path) -> dict[str, Path]:
-    splits = {name: folder / name for name in SPLIT_NAMES if (folder / name).is_dir()}
-    return splits if "train" in splits else {"train": folder}
-
-
-def _class_folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
-
-
-def _class_files(folder: Path) -> dict[str, list[str]]:
-    """Return the image files of every class, sorted: the order is the same on every machine."""
-    classes: dict[str, list[str]] = {}
-    for class_folder in _class_folders(folder):
-        entries = (path for path in _inside(class_folder) if not path.is_dir())
-        files = sorted(path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES)
-        if files:
-            classes[_utf8(class_folder.name)] = [_utf8(str(path.resolve())) for path in files]
-    return classes
-
-
-def _inside(folder: Path) -> Iterator[Path]:
-    """Yield everything in a folder, at any depth, that is not hidden."""
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        yield from (Path(root, name) for name in (*folders, *files) if not _is_hidden(name))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _utf8(name: str) -> str:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(
-            f"The name of the file or folder {name!a} is not UTF-8, so a data set cannot store it. "
-            "Rename it."
-        ) from None
-    return name
 
 
 def _image_files(classes: dict[str, list[str]], class_names: list[str]) -> datasets.Dataset:

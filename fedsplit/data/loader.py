@@ -5,6 +5,7 @@ B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import datasets
@@ -61,6 +62,7 @@ class Images:
         self._column = image_column
         self._rows = dataset.select_columns([image_column]).with_format("arrow")
         self._spec = spec
+        self._augment: Augment | None = None
         self._mean = torch.tensor(spec.mean, dtype=torch.float32).view(-1, 1, 1)
         self._std = torch.tensor(spec.std, dtype=torch.float32).view(-1, 1, 1)
         num_bytes = len(self.labels) * spec.channels * spec.height * spec.width
@@ -76,15 +78,19 @@ class Images:
         """Bytes in memory: the labels, and the pixels if they are kept."""
         return self.labels.nbytes + (0 if self._pixels is None else self._pixels.nbytes)
 
-    def batch(self, indices: Tensor, augment: Augment | None = None) -> tuple[Tensor, Tensor]:
+    def changed_by(self, augment: Augment) -> Images:
+        """Return the same images, changed at random in every batch; nothing is copied."""
+        changed = copy.copy(self)
+        changed._augment = augment
+        return changed
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return images [B, C, H, W], float32 and normalised, and labels [B], int64.
 
         Parameters
         ----------
         indices : Tensor
             [B], int64, each from 0 to len - 1.
-        augment : Augment | None
-            Changes them at random.
 
         Raises
         ------
@@ -93,8 +99,8 @@ class Images:
         """
         kept = self._pixels
         pixels = self._decode(indices.tolist()) if kept is None else kept[indices]
-        if augment is not None:
-            pixels = augment(pixels, indices)
+        if self._augment is not None:
+            pixels = self._augment(pixels, indices)
         images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
         return images, self.labels[indices]
 
@@ -110,7 +116,13 @@ class Images:
 
     def _decode_one(self, file: dict[str, object] | None, row: int) -> npt.NDArray[np.uint8]:
         spec = self._spec
-        image = decode(file, column=self._column, row=row, channels=spec.channels)
+        image = decode(
+            file,
+            column=self._column,
+            row=row,
+            channels=spec.channels,
+            background=spec.background,
+        )
         image = fitted(image, spec)
         return np.asarray(image).reshape(spec.height, spec.width, spec.channels)
 
@@ -156,10 +168,12 @@ def device_batches(
     device : str | torch.device
         Where to.
     augment : Augment | None
-        As for `Images.batch`.
+        As for `Images.changed_by`.
     """
+    if augment is not None:
+        images = images.changed_by(augment)
     for indices in batches(len(images), batch_size, generator=generator, last=last):
-        pixels, labels = images.batch(indices, augment)
+        pixels, labels = images.batch(indices)
         yield pixels.to(device), labels.to(device)
 
 

@@ -36,13 +36,12 @@ def balanced_subset(labels: Sequence[int] | Rows, count: int, seed: int) -> Rows
 def hold_out(labels: Sequence[int] | Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
     """Return the rows that stay and the rows that are held out, both ascending.
 
-    Of a class of n images, floor(n * fraction) are held out. If that is 0 for every class, one
-    image is held out, provided that another one stays.
+    Of a class of n images, floor(n * fraction) are held out, but at least one if n > 1. A single
+    image of a class stays.
     """
     values = np.asarray(labels, dtype=np.int64)
     order, ranks = _shuffled_ranks(values, seed)
     _, inverse, counts = np.unique(values[order], return_inverse=True, return_counts=True)
-    held = ranks < np.floor(counts[inverse] * fraction)
-    if not held.any() and len(values) > 1:
-        held[0] = True
+    share = np.maximum(np.floor(counts * fraction), 1)[inverse]
+    held = ranks < np.where(counts[inverse] > 1, share, 0)
     return np.sort(order[~held]), np.sort(order[held])

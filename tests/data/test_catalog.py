@@ -82,13 +82,46 @@ def test_data_that_cannot_be_had(tmp_path: Path) -> None:
     datasets.DatasetDict({"other": labelled([0, 1])}).save_to_disk(tmp_path / "a")
     with pytest.raises(DataError, match=r"no images in a split called 'train'.*other \(2 rows\)"):
         load_images(DataConfig(name=str(tmp_path / "a")))
-    labelled([0]).save_to_disk(tmp_path / "b")
+    labelled([0, 1]).save_to_disk(tmp_path / "b")
     with pytest.raises(DataError, match="too few to hold some out"):
         load_images(DataConfig(name=str(tmp_path / "b")))
     parts = {"train": labelled([0, 1]), "test": labelled([0]).remove_columns(["label"])}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "c")
+    parts["test"] = parts["test"].rename_column("image", "photo").add_column("label", [0])
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "c")
     with pytest.raises(DataError, match="lack the column"):
         load_images(DataConfig(name=str(tmp_path / "c")))
+    labelled([1, 1], ["cat", "dog"]).save_to_disk(tmp_path / "d")
+    with pytest.raises(DataError, match="all of the class 'dog', so there is nothing to tell"):
+        load_images(DataConfig(name=str(tmp_path / "d")))
+
+
+@pytest.mark.parametrize("labels", [[-1, -1, -1], None], ids=["-1", "no column"])
+def test_a_test_split_without_labels_is_named_and_the_next_one_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, labels: list[int] | None
+) -> None:
+    names = ["class 0", "class 1"]
+    test = labelled(labels or [0, 1, 1], names)
+    if labels is None:
+        test = test.remove_columns(["label"])
+    splits = {"train": labelled([0, 1] * 6), "validation": labelled([0, 1], names), "test": test}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "a")
+    assert len(load_images(DataConfig(name=str(tmp_path / "a"))).test) == 2
+    assert "The split 'test' of the data set" in caplog.text
+    del splits["validation"]
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "b")
+    images = load_images(DataConfig(name=str(tmp_path / "b")))
+    assert (counts(images.train), counts(images.test)) == ([5, 5], [1, 1])
+
+
+def test_every_class_has_a_test_image_if_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Break it: hold out a sixth, rounded down, of each class."""
+    images = load_images(DataConfig(name=str(image_folder(tmp_path, {"a": 2, "b": 14, "c": 1}))))
+    assert (counts(images.train), counts(images.test)) == ([1, 12, 1], [1, 2])
+    assert "1 classes of" in caplog.text
+    assert "have one image, and no image to test: c." in caplog.text
 
 
 def test_a_supernodes_own_images_are_all_its_shard(tmp_path: Path) -> None:
@@ -114,7 +147,7 @@ def test_a_changed_folder_is_read_again(tmp_path: Path) -> None:
 def test_a_folder_is_known_by_where_it_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place, classes in (("x", {"a": 2}), ("y", {"b": 2})):
+    for place, classes in (("x", {"a": 2, "c": 2}), ("y", {"b": 2, "c": 2})):
         image_folder(tmp_path / place / "photos", classes)
         monkeypatch.chdir(tmp_path / place)
         assert load_images(DataConfig(name="photos")).class_names == tuple(classes)

@@ -110,7 +110,12 @@ def test_plain_labels_become_class_labels(
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [([1, None], "1 images .* no label"), ([0.5], "double|float"), ([-1, 0], "negative")],
+    [
+        ([1, None], "1 images .* no label"),
+        ([0.5], "holds 0.5, which is no class"),
+        ([[0, 1]], "several labels for an image"),
+        ([-1, 0], "negative"),
+    ],
 )
 def test_what_is_no_label_is_refused(values: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -59,3 +59,37 @@ def test_8_bits_are_left_alone(tmp_path: Path) -> None:
 def test_what_is_no_image_is_named(file: dict[str, object] | None) -> None:
     with pytest.raises(DataError, match=r"Image 7 of the column 'photo' .* cannot be decoded"):
         decode(file, column="photo", row=7, channels=1)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "1"])
+@pytest.mark.parametrize(("background", "grey"), [("white", 255), ("#000000", 0)])
+def test_transparent_pixels_are_put_on_the_background(
+    tmp_path: Path, mode: str, background: str, grey: int
+) -> None:
+    """Break it: convert to RGB, which shows whatever colour lies below transparent pixels."""
+    image = Image.new("RGBA", (8, 8), (200, 10, 60, 0))
+    image.paste((50, 50, 50, 255), (0, 0, 4, 8))
+    if mode in ("P", "1"):
+        flat = Image.new(mode, (8, 8), 1)
+        flat.paste(0, (0, 0, 4, 8))
+        if mode == "P":
+            flat.putpalette([50, 50, 50, 200, 10, 60])
+        flat.info["transparency"] = 1
+        image = flat
+    else:
+        image = image.convert(mode)
+    path = tmp_path / ("a.tif" if mode == "LA" else "a.png")
+    if mode == "PA":
+        image = image.convert("RGBA")
+    image.save(path, transparency=image.info.get("transparency"))
+    file = {"bytes": None, "path": str(path)}
+    pixels = np.asarray(decode(file, column="image", row=0, channels=1, background=background))
+    assert set(pixels[:, 4:].flatten()) == {grey}
+    assert set(pixels[:, :4].flatten()) == {0 if mode == "1" else 50}
+
+
+def test_palette_images_have_their_colours(tmp_path: Path) -> None:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 200, 10, 60])
+    file = stored(image, tmp_path / "a.png")
+    assert decode(file, column="image", row=0, channels=3).getpixel((3, 3)) == (200, 10, 60)

@@ -18,7 +18,7 @@ def test_class_folders_below_splits(tmp_path: Path) -> None:
     image_folder(tmp_path / "test", {"cat": 1, "fox": 1})
     (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
     splits = read_folder(tmp_path)
-    assert list(splits) == ["train", "test"]
+    assert set(splits) == {"train", "test"}
     assert splits["train"]["label"][:] == [0, 0, 0, 1, 1]
     assert splits["test"]["label"][:] == [0, 2], "one numbering for all splits"
     assert splits["test"].features["label"].names == ["cat", "dog", "fox"]
@@ -119,3 +119,97 @@ def test_the_version_of_a_saved_data_set(tmp_path: Path) -> None:
     assert folder_state(tmp_path) == before
     parts.save_to_disk(tmp_path)
     assert folder_state(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        *(("Train", "Test"), ("training", "testing"), ("TRAIN", "VAL"), ("train_set", "test_set")),
+        *(("train", "dev"), ("Training Set", "Validation"), ("train", "eval")),
+    ],
+)
+def test_splits_by_other_names(tmp_path: Path, train: str, test: str) -> None:
+    """Break it: take Train/ and Test/ for two classes."""
+    image_folder(tmp_path / train, {"dog": 2, "cat": 3})
+    image_folder(tmp_path / test, {"dog": 1})
+    splits = read_folder(tmp_path)
+    assert splits["train"]["label"][:] == [0, 0, 0, 1, 1]
+    assert [len(part) for name, part in splits.items() if name != "train"] == [1]
+
+
+def test_classes_may_be_called_like_splits(tmp_path: Path) -> None:
+    splits = read_folder(image_folder(tmp_path, {"train": 2, "bus": 1, "tram": 1}))
+    assert splits["train"].features["label"].names == ["bus", "train", "tram"]
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "val", "valid"):
+        image_folder(tmp_path / name, {"a": 1, "b": 1})
+    with pytest.raises(DataError, match=r"'val' and 'valid' .* like the split 'validation'"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("classes", "likely"),
+    [
+        (["photos/cat", "photos/dog"], "photos"),
+        (["photos/train/cat", "photos/train/dog", "photos/test/cat"], "photos"),
+        (["a/b/cat", "a/b/dog"], "a/b"),
+        (["v1/cat", "v1/dog", "v2/cat", "v2/dog"], "v1"),
+        (["animals/cat", "animals/dog", "vehicles/bus"], "animals"),
+    ],
+)
+def test_a_folder_that_is_too_high_is_refused_with_the_likely_one(
+    tmp_path: Path, classes: list[str], likely: str
+) -> None:
+    """Break it: take the images at any depth below a class folder."""
+    image_folder(tmp_path, dict.fromkeys(classes, 2))
+    with pytest.raises(DataError, match=f"hold only folders.* probably in '{tmp_path / likely}'"):
+        read_folder(tmp_path)
+
+
+def test_images_may_be_in_one_folder_more_of_every_class(tmp_path: Path) -> None:
+    splits = read_folder(image_folder(tmp_path, {"cat/images": 2, "dog/images": 1}))
+    assert splits["train"]["label"][:] == [0, 0, 1]
+
+
+def test_a_file_is_an_image_if_pillow_can_read_it_and_others_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Break it: choose files by their suffixes alone."""
+    image_folder(tmp_path, {"a": 3, "b": 1})
+    (tmp_path / "a" / "000.png").rename(tmp_path / "a" / "photo.jfif")
+    (tmp_path / "a" / "001.png").rename(tmp_path / "a" / "photo")
+    (tmp_path / "b" / "c.heic").write_bytes(b"not an image")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "readme.txt").write_text("about")
+    assert read_folder(tmp_path)["train"]["label"][:] == [0, 0, 0, 1]
+    assert "are no images that can be read, and are left out" in caplog.text
+    assert "b/c.heic, docs/readme.txt" in caplog.text
+    assert "without an image are no classes: docs" in caplog.text
+
+
+def test_a_folder_without_one_image_names_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.heic").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"no data set that can be read. It has: a/1.heic"):
+        read_folder(tmp_path)
+
+
+def test_test_images_without_class_folders_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image_folder(tmp_path / "train", {"a": 2, "b": 2})
+    image_folder(tmp_path, {"test": 3, "notes": 1})
+    assert set(read_folder(tmp_path)) == {"train"}
+    assert "has no labelled images in test/, so they are not used" in caplog.text
+    assert "beside the splits" in caplog.text
+    assert "notes" in caplog.text
+
+
+def test_a_change_of_a_table_or_a_loose_file_is_seen(tmp_path: Path) -> None:
+    image_folder(tmp_path, {"a": 1, "b": 1})
+    before = folder_state(tmp_path)
+    (tmp_path / "metadata.csv").write_text("file_name,label\na/000.png,x\nb/000.png,y\n")
+    assert folder_state(tmp_path) != before
+    assert set(read_folder(tmp_path)["train"]["label"]) == {"x", "y"}

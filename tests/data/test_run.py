@@ -19,7 +19,7 @@ DIGITS = "tests.data.own_sets:digits"
 
 def test_a_run_reads_one_state_while_another_is_checked(tmp_path: Path) -> None:
     """Break it: let `load_images` look whether or not a run holds the data set."""
-    config = Config(data=DataConfig(name=str(image_folder(tmp_path, {"a": 12}))))
+    config = Config(data=DataConfig(name=str(image_folder(tmp_path, {"a": 12, "b": 6}))))
 
     def sizes() -> tuple[int, int]:
         return len(load_shard(config, 0, 1, SMALL).train), len(load_test(config, SMALL))
@@ -28,10 +28,10 @@ def test_a_run_reads_one_state_while_another_is_checked(tmp_path: Path) -> None:
         before = sizes()
         image_folder(tmp_path, {"a": 24})
         with ThreadPoolExecutor(1) as other:  # as the check of another run does
-            assert len(other.submit(load_images, config.data).result().train) == 10
-        assert sizes() == before == (9, 2)
+            assert len(other.submit(load_images, config.data).result().train) == 15
+        assert sizes() == before == (13, 3)
     with reading(config.data):
-        assert sizes() == (18, 4)
+        assert sizes() == (23, 5)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -61,7 +61,7 @@ def test_the_images_of_a_function_leave_memory_with_the_run(fails: bool) -> None
 
 
 def test_what_others_can_read_again_stays_in_memory(tmp_path: Path) -> None:
-    data = DataConfig(name=str(image_folder(tmp_path, {"a": 12})))
+    data = DataConfig(name=str(image_folder(tmp_path, {"a": 12, "b": 6})))
     with reading(data):
         images = load_images(data)
     assert load_images(data) is images

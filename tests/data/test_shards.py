@@ -104,13 +104,24 @@ PAIRS = {
     "resample": (SMALL, replace(SMALL, resample=3)),
     "resize": (SMALL, replace(SMALL, resize=9)),
     "crop_rounding": (ODD, replace(ODD, crop_rounding="even")),
+    "background": (SMALL, replace(SMALL, background="black")),
 }
+
+
+def clear(labels: list[int]) -> datasets.Dataset:
+    """Return pictures of 11x11 pixels that are half transparent."""
+    pictures = labelled(labels, size=11)
+    faded = [row["image"].convert("RGBA") for row in pictures]
+    for image in faded:
+        image.putalpha(128)
+    columns = {"image": faded, "label": labels}
+    return datasets.Dataset.from_dict(columns, features=pictures.features)
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(InputSpec)])
 def test_specs_that_differ_in_one_field_get_their_own_pixels(tmp_path: Path, field: str) -> None:
     """Break it: leave the field out of the cache keys."""
-    splits = {"train": labelled([0, 1] * 3, size=11), "test": labelled([0, 1], size=11)}
+    splits = {"train": clear([0, 1] * 3), "test": clear([0, 1])}
     datasets.DatasetDict(splits).save_to_disk(tmp_path)
     data = DataConfig(name=str(tmp_path), validation_fraction=0.5)
     config = Config(data=data)
@@ -193,16 +204,16 @@ def test_two_models_in_one_process_get_the_runs_that_each_has_alone(tmp_path: Pa
 
 
 def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:
-    config = Config(data=DataConfig(name=str(image_folder(tmp_path / "data", {"a": 12}))))
+    config = Config(data=DataConfig(name=str(image_folder(tmp_path / "data", {"a": 12, "b": 6}))))
     own = str(image_folder(tmp_path / "own", {"a": 4}))
 
     def sizes() -> tuple[int, int, int]:
         shard, mine = load_shard(config, 0, 1, NANO), load_shard(config, 0, 1, NANO, data_path=own)
         return len(shard.train), len(mine.train), len(load_test(config, NANO))
 
-    assert sizes() == (9, 4, 2)
+    assert sizes() == (13, 4, 3)
     image_folder(tmp_path / "data", {"a": 24})
     image_folder(tmp_path / "own", {"a": 5})
-    assert sizes() == (9, 5, 2), "a run's clients share out the data set as it was at the start"
+    assert sizes() == (13, 5, 3), "a run's clients share out the data set as it was at the start"
     load_images(config.data)  # as a run does when it starts
-    assert sizes() == (18, 5, 4)
+    assert sizes() == (23, 5, 5)

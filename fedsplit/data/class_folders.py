@@ -1,0 +1,202 @@
+"""Folders of images: their splits, their class folders, and the files in them that are images."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from fedsplit.errors import DataError
+
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training", "trainset", "trainingset", "traindata"),
+    "test": ("test", "testing", "testset", "testdata", "eval", "evaluation"),
+    "validation": ("validation", "valid", "val", "dev", "validationset", "valset", "devset"),
+}
+"""Split -> what its folder may be called, in small letters and without anything else."""
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+)
+_TABLES = ("metadata.csv", "metadata.jsonl")
+_CLUTTER = ("thumbs.db", "desktop.ini")
+_SHOWN = 5
+_logger = logging.getLogger(__name__)
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Return a folder's splits: those below it, or the folder itself as ``train``.
+
+    Folders called like splits are splits if the one for training holds folders; otherwise they are
+    classes with unusual names.
+
+    Raises
+    ------
+    DataError
+        If two folders are the same split.
+    """
+    below = sub_folders(folder)
+    found: dict[str, Path] = {}
+    for path in below:
+        split = _split_of(path.name)
+        if split in found:
+            raise DataError(
+                f"The folders '{found[split].name}' and '{path.name}' in '{folder}' are both named "
+                f"like the split '{split}'. Rename or remove one."
+            )
+        if split is not None:
+            found[split] = path
+    if not found or not all(_holds_data(path) for path in [found.get("train", folder)]):
+        return {"train": folder}
+    if "train" not in found and len(found) < len(below):
+        return {"train": folder}
+    return found
+
+
+def class_files(folder: Path) -> dict[str, list[str]]:
+    """Return the image files of every class, sorted: the order is the same on every machine.
+
+    A file that is no image by its suffix is one if Pillow can read it. The others are named in a
+    warning, and so is a folder without images.
+
+    Raises
+    ------
+    DataError
+        If the folder is one level or more too high, or has a name in it that is not UTF-8.
+    """
+    _check_level(folder)
+    classes: dict[str, list[str]] = {}
+    left_out: list[Path] = []
+    empty: list[str] = []
+    for class_folder in sub_folders(folder):
+        files: list[Path] = []
+        for path in sorted(path for path in inside(class_folder) if not path.is_dir()):
+            (files if is_image(path) else left_out).append(path)
+        if files:
+            classes[utf8(class_folder.name)] = [utf8(str(path.resolve())) for path in files]
+        else:
+            empty.append(class_folder.name)
+    if left_out:
+        _logger.warning(
+            "%d files in '%s' are no images that can be read, and are left out: %s.",
+            *(len(left_out), folder, some([str(path.relative_to(folder)) for path in left_out])),
+        )
+    if empty and classes:
+        _logger.warning(
+            "Folders in '%s' without an image are no classes: %s.", folder, some(sorted(empty))
+        )
+    return classes
+
+
+def sub_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that are not hidden, sorted."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
+
+
+def inside(folder: Path) -> Iterator[Path]:
+    """Yield everything in a folder, at any depth, that is not hidden."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        yield from (Path(root, name) for name in (*folders, *files) if not _is_hidden(name))
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file is an image, by its suffix or by its first bytes."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    try:
+        with Image.open(path):
+            return True
+    except (UnidentifiedImageError, OSError, ValueError):
+        return False
+
+
+def utf8(name: str) -> str:
+    """Return a name that a data set can store.
+
+    Raises
+    ------
+    DataError
+        If it is not UTF-8.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(
+            f"The name of the file or folder {name!a} is not UTF-8, so a data set cannot store it. "
+            "Rename it."
+        ) from None
+    return name
+
+
+def some(names: Sequence[str], limit: int = _SHOWN) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _split_of(name: str) -> str | None:
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    return next((split for split, names in SPLITS.items() if plain in names), None)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX" or name.lower() in _CLUTTER
+
+
+def _holds_data(folder: Path) -> bool:
+    """Return whether a folder can be a split: it holds class folders, or a table of its images."""
+    return bool(sub_folders(folder)) or table_of(folder) is not None
+
+
+def table_of(folder: Path) -> Path | None:
+    """Return the file that has a row for each image in a folder, or None.
+
+    Beside class folders, a file of that name is such a table only if it names files.
+    """
+    table = next((p for n in _TABLES if (p := folder / n).is_file()), None)
+    if table is not None and sub_folders(folder):
+        with table.open(encoding="utf-8", errors="replace") as file:
+            return table if "file_name" in file.readline() else None
+    return table
+
+
+def _check_level(folder: Path) -> None:
+    """Refuse a folder whose class folders hold only folders: it is probably too high."""
+    classes = sub_folders(folder)
+    if not classes or any(_images_in(path) for path in classes):
+        return
+    inner = [[path.name for path in sub_folders(each)] for each in classes]
+    if not any(inner):
+        return
+    # Every class may have its images in one folder more, such as images/.
+    if len(classes) > 1 and all(names == inner[0] and len(names) == 1 for names in inner):
+        return
+    likely = _likely(folder)
+    hint = f" The data set is probably in '{likely}': set data.name to it." if likely else ""
+    raise DataError(
+        f"The folders in '{folder}' ({some([path.name for path in classes])}) hold only folders, "
+        f"so they do not look like classes.{hint} Otherwise put each class's images directly into "
+        "the folder of its class."
+    )
+
+
+def _images_in(folder: Path) -> bool:
+    files = (path for path in folder.iterdir() if path.is_file() and not _is_hidden(path.name))
+    return any(is_image(path) for path in files)
+
+
+def _likely(folder: Path) -> Path | None:
+    """Return the first folder below whose own folders hold images, or are splits."""
+    level = sub_folders(folder)
+    while level:
+        for path in level:
+            if "train" in split_folders(path) and split_folders(path)["train"] != path:
+                return path
+            if any(_images_in(each) for each in sub_folders(path)):
+                return path
+        level = [below for path in level for below in sub_folders(path)]
+    return None
