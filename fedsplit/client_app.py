@@ -94,12 +94,19 @@ def describe(message: Message, context: Context) -> Message:
             attend_rendezvous(stream)
     if client.told.frozen_sha256:
         client.empty_model()  # loads frozen weights, so that no round has to wait for the hub
-    counts, digest = [0] * client.told.num_labels, ""
+    answer = Description(
+        partition_id=client.partition_id, class_counts=[0] * client.told.num_labels
+    )
     if client.partition_id < client.told.num_clients:
         shard = client.shard()
-        counts = torch.bincount(shard.train.labels, minlength=client.told.num_labels).tolist()
-        digest = _digest_of(shard) if client.told.returns_kept else ""
-    answer = Description(partition_id=client.partition_id, class_counts=counts, digest=digest)
+        answer = Description(
+            partition_id=client.partition_id,
+            class_counts=torch.bincount(
+                shard.train.labels, minlength=client.told.num_labels
+            ).tolist(),
+            num_validation=len(shard.validation),
+            digest=_digest_of(shard) if client.told.returns_kept else "",
+        )
     return Message(RecordDict({CONFIG: answer.to_record()}), reply_to=message)
 
 

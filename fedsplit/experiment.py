@@ -67,6 +67,8 @@ class Experiment:
         Its model and test images.
     class_counts : Mapping[int, Sequence[int]]
         Client -> training images of each class.
+    num_validation : int
+        Images that all clients together hold out.
     engine : str
         What summary.json calls the engine.
     log : Callable[[str], None]
@@ -88,6 +90,7 @@ class Experiment:
         config: Config,
         prepared: Preparation,
         class_counts: Mapping[int, Sequence[int]],
+        num_validation: int,
         engine: str,
         log: Callable[[str], None],
         rounds_done: int = 0,
@@ -107,15 +110,24 @@ class Experiment:
         try:
             self._sinks = Sinks(config, self.directory.path, rounds_done)
             self.recorder = Recorder(self.directory, config, log)
-            self._begin(class_counts, engine)
+            self._begin(class_counts, num_validation, engine)
         except BaseException:
             self.directory.close()
             raise
 
-    def _begin(self, class_counts: Mapping[int, Sequence[int]], engine: str) -> None:
+    def _begin(
+        self, class_counts: Mapping[int, Sequence[int]], num_validation: int, engine: str
+    ) -> None:
         """Show and record what is known before the first round."""
         config, split = self._config, self._split
+        sizes = {
+            "num_train_examples": sum(map(sum, class_counts.values())),
+            "num_validation_examples": num_validation,
+            "num_test_examples": len(self._prepared.test),
+        }
         self._show_start(class_counts)
+        train, validation, test = sizes.values()
+        self._log(f"Images: {train:,} to train, {validation:,} to validate, {test:,} to test")
         num_clients = len(class_counts)
         pooled = self._strategy.pooled
         known = costs(config, self._prepared, split=split, pooled=pooled, num_clients=num_clients)
@@ -123,6 +135,7 @@ class Experiment:
             {
                 "engine": engine,
                 "num_clients": num_clients,
+                **sizes,
                 "cut_layer": config.split.cut_layer if split else None,
                 **known,
             },

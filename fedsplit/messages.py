@@ -133,6 +133,8 @@ class Description(_Fields):
         Its number, from 0.
     class_counts : Sequence[int]
         Training images of each class; all 0 for a node that takes no part.
+    num_validation : int
+        Images that it holds out for federated evaluation.
     digest : str
         Of its images, if the run writes checkpoints (see `fedsplit.data.digest`).
     """
@@ -141,6 +143,7 @@ class Description(_Fields):
 
     partition_id: _Count
     class_counts: Annotated[list[_Count], Field(min_length=1)]
+    num_validation: _Count = 0
     digest: Annotated[str, Field(max_length=64)] = ""
 
 

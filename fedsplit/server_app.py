@@ -150,6 +150,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 config=config,
                 prepared=prepared,
                 class_counts=clients.class_counts,
+                num_validation=clients.num_validation,
                 engine=engine.name,
                 log=lambda line: log(INFO, line),
                 rounds_done=0 if saved is None else saved["round"],

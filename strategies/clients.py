@@ -38,11 +38,14 @@ class Clients:
         Partition id -> training images of each class.
     digests : Mapping[int, str]
         Partition id -> digest of its images; empty if the run writes no checkpoints.
+    num_validation : int
+        Images that all clients together hold out for federated evaluation.
     """
 
     node_ids: Mapping[int, int]
     class_counts: Mapping[int, Sequence[int]]
     digests: Mapping[int, str] = field(default_factory=dict)
+    num_validation: int = 0
 
     @classmethod
     def discover(
@@ -99,6 +102,7 @@ class Clients:
         node_ids: dict[int, int] = {}
         class_counts: dict[int, list[int]] = {}
         digests: dict[int, str] = {}
+        num_validation = 0
         for reply in replies:
             node = reply.metadata.src_node_id
             if reply.has_error():
@@ -114,6 +118,7 @@ class Clients:
                 node_ids[partition_id] = node
                 class_counts[partition_id] = list(answer.class_counts)
                 digests[partition_id] = answer.digest
+                num_validation += answer.num_validation
         missing = sorted(set(range(count)) - set(node_ids))
         if missing:
             raise ConfigError(
@@ -124,6 +129,7 @@ class Clients:
             {client: node_ids[client] for client in range(count)},
             {client: class_counts[client] for client in range(count)},
             {client: digests[client] for client in range(count)},
+            num_validation,
         )
 
     def sample(self, fraction: float, seed: int, *names: str | int) -> list[int]:

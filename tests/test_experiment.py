@@ -26,9 +26,19 @@ def _experiment(
         config=config,
         prepared=replace(prepared, class_names=tuple(class_names) or prepared.class_names),
         class_counts={0: [3] * 10, 1: [1] * 10},
+        num_validation=4,
         engine="test",
         log=lines.append,
     )
+
+
+def test_the_sizes_of_all_splits_are_shown_and_in_the_summary(tiny: dict[str, object]) -> None:
+    lines: list[str] = []
+    experiment = _experiment(tiny, lines, split=True)
+    assert "Images: 40 to train, 4 to validate, 50 to test" in lines
+    summary = experiment.recorder.finish()
+    sizes = [summary[f"num_{split}_examples"] for split in ("train", "validation", "test")]
+    assert sizes == [40, 4, 50]
 
 
 def test_clients_get_the_bottom_or_the_whole(tiny: dict[str, object], tmp_path: Path) -> None:
@@ -73,7 +83,7 @@ def test_any_class_names_can_be_drawn(
     assert (directory / "shards.png").stat().st_size > 5000
     assert json.loads((directory / "shards.json").read_bytes())["class_names"] == names
     assert "line\ufffd" in lines[2]
-    assert len(lines) == 1 + 1 + 1 + 2 + 1  # directory, summary, names, clients, all
+    assert len(lines) == 1 + 1 + 1 + 2 + 1 + 1  # directory, summary, names, clients, all, images
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_warning(

@@ -55,6 +55,13 @@ def test_sflv1_equals_full_with_partial_participation(run: Run) -> None:
     assert distance(weights(split), weights(full)) < 1e-5
 
 
+def test_the_summary_has_the_sizes_of_all_splits(run: Run) -> None:
+    summary = run().summary
+    assert summary["num_train_examples"] + summary["num_validation_examples"] == 160
+    assert summary["num_train_examples"] * TINY["local-epochs"] == run().rounds[0]["num_examples"]
+    assert summary["num_test_examples"] == 50
+
+
 def test_training_changes_every_weight_it_should(run: Run) -> None:
     with seeded_init(7, "model"):
         before = load_model("vit-nano", num_labels=10).state_dict()

@@ -106,6 +106,9 @@ BYTE_KEYS = tuple(field.key for field in _BYTES)
 
 _START_FIELDS: tuple[BuiltIn, ...] = (
     _field("num_clients", "clients"),
+    _field("num_train_examples", "training images", form="count"),
+    _field("num_validation_examples", "validation images", form="count"),
+    _field("num_test_examples", "test images", form="count"),
     _field("engine", "engine"),
     _field("cut_layer", "cut layer"),
     _field("client_parameters", "client parameters", "summary", "sides"),

@@ -19,6 +19,9 @@ METRICS = (NORM, HOSTILE, PER_ROUND)
 
 SPLIT_FACTS: dict[str, Any] = {
     "num_clients": 10,
+    "num_train_examples": 5_400,
+    "num_validation_examples": 600,
+    "num_test_examples": 1_000,
     "engine": "inprocess",
     "cut_layer": 1,
     "client_parameters": 4_352,
