@@ -57,6 +57,12 @@ class DataConfig(Section):
     augment: Augment = Field(
         "none", description="random changes of training images (docs/algorithms.md, Augmentation)"
     )
+    train_split: str = Field("train", min_length=1, description="split of the training images")
+    test_split: str = Field(
+        "",
+        description="split of the test images; empty = test, else validation, else images that are "
+        "held out of the training images",
+    )
     image_column: str = Field("", description="column of the images; empty = find it")
     label_column: str = Field("", description="column of the labels; empty = find it")
 

@@ -131,7 +131,8 @@ def images_key(data: DataConfig, *, look: bool = True) -> ImagesKey:
         If there is no such data set.
     """
     fields = ("name", "image_column", "label_column", "max_train_samples", "max_test_samples")
-    return ImagesKey(source_of(data.name, look=look), data.only(*fields))
+    splits = ("train_split", "test_split")
+    return ImagesKey(source_of(data.name, look=look), data.only(*fields, *splits))
 
 
 def images_of(key: ImagesKey) -> ImageDataset:
@@ -179,7 +180,7 @@ def load_data_path(
             "with class folders of images, or of a data set saved with save_to_disk, in its "
             "--node-config."
         )
-    images = _labelled(str(path), _training(str(path), read_folder(folder)), None, data)
+    images = _labelled(str(path), _split(str(path), read_folder(folder)), None, data)
     if class_names is None:
         return images
     aligned = align_labels(images.train, images.label_column, class_names, str(path))
@@ -188,7 +189,7 @@ def load_data_path(
 
 def _load(key: ImagesKey) -> ImageDataset:
     data, splits = key.data, read(key.source)
-    train = _training(data.name, splits)
+    train = _split(data.name, splits, data.train_split)
     test = _test_split(data, splits, train)
     images = _labelled(data.name, train, test, data)
     column = images.label_column
@@ -205,7 +206,14 @@ def _load(key: ImagesKey) -> ImageDataset:
 def _test_split(
     data: DataConfig, splits: Mapping[str, datasets.Dataset], train: datasets.Dataset
 ) -> datasets.Dataset | None:
-    """Return the first split for testing that has labels."""
+    """Return the split that is asked for, else the first split for testing that has labels."""
+    if data.test_split:
+        if data.test_split == data.train_split:
+            raise DataError(
+                f"data.train-split and data.test-split are both '{data.test_split}'. Choose "
+                "another one to test, or leave data.test-split empty to hold images out."
+            )
+        return _split(data.name, splits, data.test_split, key="data.test-split")
     column = find_columns(train, data)[1]
     for name in TEST_SPLITS:
         if not len(splits.get(name, ())):
@@ -249,13 +257,19 @@ def _with_held_out(images: ImageDataset) -> ImageDataset:
     return replace(images, train=images.train.select(stay), test=images.train.select(held))
 
 
-def _training(name: str, splits: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
-    if len(splits.get("train", ())):
-        return splits["train"]
+def _split(
+    name: str,
+    splits: Mapping[str, datasets.Dataset],
+    split: str = "train",
+    *,
+    key: str = "data.train-split",
+) -> datasets.Dataset:
+    if len(splits.get(split, ())):
+        return splits[split]
     sizes = ", ".join(f"{split} ({len(part)} rows)" for split, part in splits.items())
     raise DataError(
-        f"The data set '{name}' has no images in a split called 'train'. "
-        f"It has: {sizes or 'nothing'}. Choose another data set or rename its splits."
+        f"The data set '{name}' has no images in a split called '{split}'. It has: "
+        f"{sizes or 'nothing'}. Choose another data set, or name a split with {key}."
     )
 
 

@@ -114,6 +114,20 @@ def test_a_test_split_without_labels_is_named_and_the_next_one_used(
     assert (counts(images.train), counts(images.test)) == ([5, 5], [1, 1])
 
 
+def test_splits_may_be_named(tmp_path: Path) -> None:
+    names = ["class 0", "class 1"]
+    splits = {"train": labelled([0, 1]), "extra": labelled([0, 1] * 3), "test": labelled([0, 1])}
+    splits["dev"] = labelled([1], names)
+    datasets.DatasetDict(splits).save_to_disk(tmp_path)
+    data = DataConfig(name=str(tmp_path), train_split="extra", test_split="dev")
+    images = load_images(data)
+    assert (len(images.train), len(images.test)) == (6, 1)
+    with pytest.raises(DataError, match=r"split called 'no'.* name a split with data.test-split"):
+        load_images(data.model_copy(update={"test_split": "no"}))
+    with pytest.raises(DataError, match="are both 'extra'"):
+        load_images(data.model_copy(update={"test_split": "extra"}))
+
+
 def test_every_class_has_a_test_image_if_it_can(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
