@@ -10,7 +10,9 @@ from pydantic import Field, field_validator
 from fedsplit.config.section import Section, Whole
 
 Augment = Literal["none", "flip-crop", "randaugment", "trivial"]
-Partitioner = Literal["iid", "dirichlet", "pathological", "shard"]
+Partitioner = Literal[
+    "iid", "dirichlet", "pathological", "shard", "linear", "square", "exponential"
+]
 
 
 class DataConfig(Section):

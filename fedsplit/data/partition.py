@@ -8,8 +8,9 @@ set and writes a cache file beside one on disk; with such a table neither does a
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from fedsplit.seeding import derive_seed
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
+_logger = logging.getLogger(__name__)
 # They warn at every redraw and for every unused class; `catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"flwr_datasets\.partitioner")
 warnings.filterwarnings("ignore", message="Specifying null_placement")  # of `Dataset.sort`
@@ -36,6 +38,9 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "dirichlet": ("alpha", "min_partition_size"),
     "pathological": ("classes_per_client",),
     "shard": ("shards_per_client",),
+    "linear": (),
+    "square": (),
+    "exponential": (),
 }
 """The keys of ``data`` that each partitioner reads."""
 
@@ -64,9 +69,11 @@ def partition(
     """Return the training images of one client.
 
     Every training image belongs to exactly one client, with two exceptions that follow from the
-    definitions. ``pathological`` leaves out classes that no client has drawn, which can happen
-    when there are fewer clients than classes. ``shard`` makes shards of equal size and leaves out
-    the remaining images, chosen at random; they are fewer than the shards.
+    definitions, and are logged as a warning. ``pathological`` leaves out classes that no client has
+    drawn, which can happen when there are fewer clients than classes. ``shard`` makes shards of
+    equal size and leaves out the remaining images, chosen at random; they are fewer than the
+    shards. Client i has images in proportion to i + 1 with ``linear``, to its square with
+    ``square``, and to e^(i + 1) with ``exponential``.
 
     Parameters
     ----------
@@ -133,7 +140,13 @@ def _divide(labels: Rows, key: _SharesKey, name: str) -> list[Rows]:
         parts = [partitioner.load_partition(client) for client in range(num_clients)]
     except ValueError as error:
         raise ConfigError(_impossible(data, num_clients, len(labels), name, error)) from error
-    return [np.array(part.with_format("numpy")["row"][:], dtype=np.int64) for part in parts]
+    shares = [np.array(part.with_format("numpy")["row"][:], dtype=np.int64) for part in parts]
+    if unused := len(labels) - sum(map(len, shares)):
+        _logger.warning(
+            "%d of the %d training images of '%s' are at no client (data.partitioner = '%s').",
+            *(unused, len(labels), name, data.partitioner),
+        )
+    return shares
 
 
 def _partitioner(data: DataConfig, num_clients: int, seed: int) -> Partitioner:
@@ -141,9 +154,12 @@ def _partitioner(data: DataConfig, num_clients: int, seed: int) -> Partitioner:
     # with a data-path of its own does not need it.
     from flwr_datasets.partitioner import (
         DirichletPartitioner,
+        ExponentialPartitioner,
         IidPartitioner,
+        LinearPartitioner,
         PathologicalPartitioner,
         ShardPartitioner,
+        SquarePartitioner,
     )
 
     if data.partitioner == "dirichlet":
@@ -169,7 +185,13 @@ def _partitioner(data: DataConfig, num_clients: int, seed: int) -> Partitioner:
             num_shards_per_partition=data.shards_per_client,
             seed=seed,
         )
-    return IidPartitioner(num_clients)
+    by_size: dict[str, Callable[[int], Partitioner]] = {
+        "iid": IidPartitioner,
+        "linear": LinearPartitioner,
+        "square": SquarePartitioner,
+        "exponential": ExponentialPartitioner,
+    }
+    return by_size[data.partitioner](num_clients)
 
 
 def _check(labels: Rows, data: DataConfig, num_clients: int, name: str) -> None:
@@ -217,5 +239,10 @@ def _impossible(
             f"{what} clients with data.classes-per-client = {data.classes_per_client}: a class "
             "has fewer images than clients that draw it. Lower data.classes-per-client or "
             "num-clients."
+        )
+    if data.partitioner in ("linear", "square", "exponential"):
+        return (
+            f"{what} clients by {data.partitioner}: the first client would get no image. Lower "
+            "num-clients, or raise data.max-train-samples."
         )
     return f"{what} clients by {data.partitioner}: {error}"

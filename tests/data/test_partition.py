@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsplit.config import DataConfig
+from fedsplit.config.data import Partitioner
 from fedsplit.data.catalog import ImageDataset, load_images
 from fedsplit.data.columns import label_array
 from fedsplit.data.partition import class_counts, partition
@@ -36,6 +37,7 @@ ALL = [
     DataConfig(partitioner="dirichlet", alpha=0.5, min_partition_size=1),
     DataConfig(partitioner="pathological", classes_per_client=2),
     DataConfig(partitioner="shard", shards_per_client=3),
+    DataConfig(partitioner="linear"),
 ]
 IDS = [data.partitioner for data in ALL]
 
@@ -141,6 +143,28 @@ def test_shard_clients_hold_shards_of_one_size() -> None:
     assert counts.sum(axis=1).tolist() == [600] * 10
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("linear", [6, 13, 20, 26, 35]),
+        ("square", [1, 7, 16, 29, 47]),
+        ("exponential", [1, 3, 8, 23, 65]),
+    ],
+)
+def test_sizes_that_grow_with_the_client(name: Partitioner, sizes: list[int]) -> None:
+    images = images_of([0, 1, 2, 3] * 25)
+    counts = class_counts(images, DataConfig(partitioner=name), num_clients=5, seed=1)
+    assert [sum(row) for row in counts] == sizes
+    assert all(len(set(row)) > 1 for row in counts[2:]), "classes are mixed"
+
+
+def test_images_at_no_client_are_counted_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    data = DataConfig(partitioner="shard", shards_per_client=7)
+    class_counts(images_of([0, 1] * 20), data, num_clients=2, seed=31)
+    assert "12 of the 40 training images of 'tiny' are at no client" in caplog.text
+    assert "(data.partitioner = 'shard')" in caplog.text
+
+
 IMPOSSIBLE: list[tuple[dict[str, Any], int, str]] = [
     ({}, 61, "60 training images, too few for 61 clients"),
     ({}, 0, "num-clients is 0"),
@@ -158,6 +182,7 @@ IMPOSSIBLE: list[tuple[dict[str, Any], int, str]] = [
         "data.classes-per-client = 4.*Lower",
     ),
     ({"partitioner": "shard", "shards_per_client": 7}, 9, "too few for 63 shards"),
+    ({"partitioner": "exponential"}, 9, "by exponential: the first client would get no image"),
 ]
 
 
