@@ -22,13 +22,14 @@ from fedsplit.models.checkpoint import save_model, save_part
 from fedsplit.models.split import SplitModel
 from fedsplit.models.trainable import merge_adapters
 from fedsplit.preparation import Preparation
+from fedsplit.results.classes import class_scores
 from fedsplit.results.files import replace_folder
 from fedsplit.results.plots import plot_run
 from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import Sinks
 from fedsplit.results.table import results_table
-from fedsplit.scoring import score_clients, score_model
+from fedsplit.scoring import Scored, score_clients, score_model
 from fedsplit.split.phases import Purpose
 
 _logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Experiment:
         self._prepared = prepared
         self._log = log
         self._client_part = prepared.held_by_clients(split=self._split)
+        self._confusion: Tensor | None = None
         self._own_states: Sequence[Mapping[str, Tensor]] = []
         self.directory = (
             RunDirectory.reopen(config, rounds_done)
@@ -165,18 +167,31 @@ class Experiment:
             clients keep their own, and the scores are the means over the clients.
         """
         self.load(states)
-        if len(states) == 1:
-            results = [score_model(self._prepared, self._config.device)]
-        else:
-            results = score_clients(self._prepared, self._config, states, self._show_scoring)
+        results = self._scored(states)
         loss = fmean(result.loss for result in results)
         accuracy = fmean(result.accuracy for result in results)
         if server_round == 0:
             self.recorder.note_initial(test_loss=loss, test_accuracy=accuracy)
         else:
-            self.recorder.note(test_loss=loss, test_accuracy=accuracy)
+            balanced = class_scores(self._confusion)["final_balanced_accuracy"]
+            self.recorder.note(
+                test_loss=loss, test_accuracy=accuracy, test_balanced_accuracy=balanced
+            )
             self._sinks.send_round(self.recorder.end_round())
         return {"loss": loss, "accuracy": accuracy}
+
+    def score_classes(self) -> None:
+        """Score the current weights, if a run was resumed after its last round."""
+        if self._confusion is None:
+            self._scored(self._own_states or [self.initial_state()])
+
+    def _scored(self, states: Sequence[Mapping[str, Tensor]]) -> list[Scored]:
+        if len(states) == 1:
+            results = [score_model(self._prepared, self._config.device)]
+        else:
+            results = score_clients(self._prepared, self._config, states, self._show_scoring)
+        self._confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
+        return results
 
     def show_progress(self, done: int, total: int, purpose: Purpose) -> None:
         """Log the progress of a long round."""
@@ -226,7 +241,7 @@ class Experiment:
         model : SplitModel
             With the final weights.
         """
-        summary = self.recorder.finish()
+        summary = self.recorder.finish(class_scores(self._confusion))
         self._sinks.send_summary(summary)
         rows, directory = self.recorder.rows, self.directory
         for line in results_table(rows, summary).splitlines():

@@ -68,6 +68,7 @@ class Rounds:
             timeout=self._config.round_timeout,
             evaluate_fn=self._end_round,
         )
+        self._experiment.score_classes()  # before the model gets the best round's weights
         return self._experiment.finish(self._save_models())
 
     def _end_round(self, rounds: int, arrays: ArrayRecord) -> MetricRecord | None:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from queue import SimpleQueue
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fedsplit.checking import clients_at_once
@@ -17,13 +19,29 @@ from fedsplit.exchanged_state import load_exchanged
 from fedsplit.interruption import stopping_loops
 from fedsplit.models.split import SplitModel
 from fedsplit.preparation import Preparation
-from fedsplit.split.local import LocalResult, evaluate_batches
-from fedsplit.split.steps import score
+from fedsplit.split.local import evaluate_batches
+from fedsplit.split.steps import StepResult, score
 
 _BATCH_SIZE = 128
 
 
-def score_model(prepared: Preparation, device: str) -> LocalResult:
+class Scored(NamedTuple):
+    """The score of a model on the test set.
+
+    Attributes
+    ----------
+    loss, accuracy : float
+        Means over the images.
+    confusion : Tensor
+        [classes, classes], int64, on the CPU: images by true class (rows) and predicted class.
+    """
+
+    loss: float
+    accuracy: float
+    confusion: Tensor
+
+
+def score_model(prepared: Preparation, device: str) -> Scored:
     """Score a run's model with its current weights.
 
     Parameters
@@ -37,9 +55,17 @@ def score_model(prepared: Preparation, device: str) -> LocalResult:
         part.eval()
     whole, images = prepared.whole, prepared.test
     data = (images.batch(indices) for indices in batches(len(images), _BATCH_SIZE, generator=None))
-    return evaluate_batches(
-        ((x.to(device), y.to(device)) for x, y in data), lambda x, y: score(whole(x), y)
-    )
+    classes = len(prepared.class_names)
+    confusion = torch.zeros(classes * classes, dtype=torch.int64)
+
+    def objective(x: Tensor, y: Tensor) -> StepResult:
+        logits = whole(x)
+        places = y * classes + logits.argmax(dim=-1)
+        confusion.add_(torch.bincount(places, minlength=len(confusion)).cpu())
+        return score(logits, y)
+
+    result = evaluate_batches(((x.to(device), y.to(device)) for x, y in data), objective)
+    return Scored(result.loss, result.accuracy, confusion.view(classes, classes))
 
 
 def score_clients(
@@ -47,7 +73,7 @@ def score_clients(
     config: Config,
     states: Sequence[Mapping[str, Tensor]],
     progress: Callable[[int, int], object],
-) -> list[LocalResult]:
+) -> list[Scored]:
     """Score the model with each client's own part; the run's model is unchanged.
 
     Parameters
@@ -67,7 +93,7 @@ def score_clients(
     for _ in range(at_once):
         idle.put(_with_its_own_client_part(prepared))
 
-    def one(state: Mapping[str, Tensor]) -> LocalResult:
+    def one(state: Mapping[str, Tensor]) -> Scored:
         mine = idle.get()
         try:
             load_exchanged(mine.client_part, state)
@@ -75,7 +101,7 @@ def score_clients(
         finally:
             idle.put(mine)
 
-    results: dict[int, LocalResult] = {}
+    results: dict[int, Scored] = {}
     with ThreadPoolExecutor(at_once, thread_name_prefix="fedsplit-scoring") as threads:
         try:
             for key, result in zip(distinct, threads.map(one, distinct.values()), strict=True):

@@ -52,6 +52,7 @@ ROUND_FIELDS: tuple[BuiltIn, ...] = (
     _score("train_accuracy", "train accuracy", clients="mean"),
     _score("test_loss", "test loss", "table", "rounds"),
     _score("test_accuracy", "test accuracy", "log", "table", "rounds", short="test acc"),
+    _score("test_balanced_accuracy", "balanced test accuracy"),
     _score("validation_loss", "validation loss", clients="mean"),
     _score(
         "validation_accuracy",
@@ -137,6 +138,9 @@ SUMMARY_FIELDS: tuple[BuiltIn, ...] = (
     _score("initial_loss", "test loss before training"),
     _score("final_accuracy", "final test accuracy", "summary", "scores", short="final"),
     _score("final_loss", "final test loss"),
+    _score("final_balanced_accuracy", "final balanced test accuracy", short="balanced"),
+    _field("class_accuracy", "test accuracy of each class"),
+    _field("confusion_matrix", "confusion matrix of the test set"),
     _score("best_accuracy", "best test accuracy", "summary", "scores", short="best"),
     _field("best_round", "best round", form="count"),
     *_BYTES,

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedsplit.config import Config
 from fedsplit.fields import ROW_KEYS, START_KEYS, Field, Metric, declare
+from fedsplit.results.classes import NO_CLASSES
 from fedsplit.results.progress import Progress
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.saved import Saved
@@ -156,8 +157,13 @@ class Recorder:
         self._begin_round()
         return written
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, classes: Mapping[str, Any] = NO_CLASSES) -> dict[str, Any]:
         """Write the summary of the finished rounds and return it.
+
+        Parameters
+        ----------
+        classes : Mapping[str, Any]
+            What it says about the classes (see `fedsplit.results.classes`).
 
         Raises
         ------
@@ -172,6 +178,7 @@ class Recorder:
                 initial=self._initial,
                 wall_seconds=self._clock() - self._started,
                 run_directory=self._run_directory.path,
+                classes=classes,
                 metrics=self.metrics,
             )
         )

@@ -16,6 +16,7 @@ from fedsplit.fields import (
     over_rounds,
 )
 from fedsplit.names import printable
+from fedsplit.results.classes import NO_CLASSES
 from fedsplit.results.text import counted
 
 SCORED_DATA = ("test", "train", "validation")
@@ -30,6 +31,7 @@ def summarise(
     initial: Mapping[str, float | None],
     wall_seconds: float,
     run_directory: Path,
+    classes: Mapping[str, Any] = NO_CLASSES,
     metrics: Sequence[Metric] = (),
 ) -> dict[str, Any]:
     """Return a run's summary: what it was, how well it learnt, what it cost.
@@ -50,6 +52,8 @@ def summarise(
         From the start of the run to now.
     run_directory : Path
         Absolute.
+    classes : Mapping[str, Any]
+        The last score of each class (see `fedsplit.results.classes`).
     metrics : Sequence[Metric]
         The declared metrics. If there are any, ``declared_metrics`` describes them.
     """
@@ -73,6 +77,7 @@ def summarise(
         "initial_loss": initial["test_loss"],
         "final_accuracy": last.get("test_accuracy"),
         "final_loss": last.get("test_loss"),
+        **classes,
         "best_accuracy": best.get("test_accuracy"),
         "best_round": best.get("round"),
         **{field.key: over_rounds(field, rows) for field in TOTAL_FIELDS},
