@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import transformers
 
 from fedsplit.compare.runs import make_plan
 from fedsplit.config import Config, read_toml
@@ -55,12 +56,22 @@ def refusal(tmp_path: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_shipped_comparisons_are_valid_and_name_their_command(path: Path, tmp_path: Path) -> None:
+def test_shipped_comparisons_are_valid_and_name_their_command(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = transformers.Dinov2Config(
+        hidden_size=12, num_hidden_layers=12, num_attention_heads=2, image_size=518, patch_size=14
+    )
+    monkeypatch.chdir(tmp_path)  # a narrow model stands for the one that its script downloads
+    transformers.Dinov2Model(config).save_pretrained("models/dinov2-small")
     first, *_ = path.read_text(encoding="utf-8").splitlines()
     assert shlex.split(first)[:4] == ["#", "fedsplit", "compare", f"configs/{path.name}"]
-    plan = make_plan(path, tmp_path)
+    plan = make_plan(path, tmp_path / "out")
     assert plan.asked.name == path.stem
-    expected = {"split-vs-full": 60, "split-vs-full-small": 16, "cut-sweep": 66}
+    expected = {
+        **{"split-vs-full": 60, "split-vs-full-small": 16, "cut-sweep": 66},
+        "finetune-compare": 72,
+    }
     assert len(plan.runs) == expected[path.stem]
     redundant = [key for key, value in plan.asked.base.items() if Config().to_flat()[key] == value]
     assert redundant == []  # only the keys that differ
