@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 LONGEST_FILE_NAME_BYTES = 255
@@ -37,3 +38,9 @@ def path_fault(name: str) -> str | None:
 def printable(name: str) -> str:
     """Return a name on one line, with U+FFFD in place of characters that cannot be printed."""
     return "".join(character if character.isprintable() else "\ufffd" for character in name)
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

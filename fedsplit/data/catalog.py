@@ -24,7 +24,7 @@ from fedsplit.data.folders import read_folder
 from fedsplit.data.sampling import balanced_subset, hold_out
 from fedsplit.data.sources import Source, read, source_of
 from fedsplit.errors import DataError
-from fedsplit.names import local_directory
+from fedsplit.names import local_directory, some
 
 _logger = logging.getLogger(__name__)
 TEST_SPLITS = ("test", "validation", "valid", "val")
@@ -252,7 +252,7 @@ def _with_held_out(images: ImageDataset) -> ImageDataset:
         names = [images.class_names[label] for label in alone]
         _logger.warning(
             "%d classes of '%s' have one image, and no image to test: %s.",
-            *(len(names), images.name, ", ".join(names[:5])),
+            *(len(names), images.name, some(names)),
         )
     return replace(images, train=images.train.select(stay), test=images.train.select(held))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from fedsplit.errors import DataError
+from fedsplit.names import some
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training", "trainset", "trainingset", "traindata"),
@@ -23,15 +24,14 @@ IMAGE_SUFFIXES = frozenset(
 )
 _TABLES = ("metadata.csv", "metadata.jsonl")
 _CLUTTER = ("thumbs.db", "desktop.ini")
-_SHOWN = 5
 _logger = logging.getLogger(__name__)
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
     """Return a folder's splits: those below it, or the folder itself as ``train``.
 
-    Folders called like splits are splits if the one for training holds folders; otherwise they are
-    classes with unusual names.
+    Folders called like splits are splits if the one for training holds folders or a table, or if
+    all folders are such; otherwise they are classes with unusual names.
 
     Raises
     ------
@@ -39,21 +39,23 @@ def split_folders(folder: Path) -> dict[str, Path]:
         If two folders are the same split.
     """
     below = sub_folders(folder)
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for path in below:
-        split = _split_of(path.name)
-        if split in found:
+        if split := _split_of(path.name):
+            found.setdefault(split, []).append(path)
+    if "train" in found:
+        is_split = any(map(_holds_data, found["train"]))
+    else:
+        is_split = bool(below) and all(_split_of(p.name) and _holds_data(p) for p in below)
+    if not is_split:
+        return {"train": folder}
+    for split, (first, *others) in found.items():
+        if others:
             raise DataError(
-                f"The folders '{found[split].name}' and '{path.name}' in '{folder}' are both named "
+                f"The folders '{first.name}' and '{others[0].name}' in '{folder}' are both named "
                 f"like the split '{split}'. Rename or remove one."
             )
-        if split is not None:
-            found[split] = path
-    if not found or not all(_holds_data(path) for path in [found.get("train", folder)]):
-        return {"train": folder}
-    if "train" not in found and len(found) < len(below):
-        return {"train": folder}
-    return found
+    return {split: paths[0] for split, paths in found.items()}
 
 
 def class_files(folder: Path) -> dict[str, list[str]]:
@@ -130,12 +132,6 @@ def utf8(name: str) -> str:
             "Rename it."
         ) from None
     return name
-
-
-def some(names: Sequence[str], limit: int = _SHOWN) -> str:
-    """Return the first names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _split_of(name: str) -> str | None:

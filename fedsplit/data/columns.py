@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from fedsplit.config import DataConfig
 from fedsplit.errors import DataError
+from fedsplit.names import some
 
 IMAGE_NAMES = ("image", "img", "images", "pixel_values")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
@@ -173,9 +174,9 @@ def align_labels(
     else:
         unknown = sorted(used - set(class_names))
         raise DataError(
-            f"The data set '{name}' has classes that the run does not know: {_some(unknown)}. "
-            f"The run's classes are: {_some(class_names)}. Rename or remove the unknown ones, or "
-            "set data.name to a data set that has all classes."
+            f"The data set '{name}' has classes that the run does not know: {some(unknown, 10)}. "
+            f"The run's classes are: {some(class_names, 10)}. Rename or remove the unknown "
+            "ones, or set data.name to a data set that has all classes."
         )
     return _replace(dataset, column, ids[labels], list(class_names))
 
@@ -254,8 +255,3 @@ def _type(feature: object) -> str:
 
 def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
-
-
-def _some(names: Sequence[str], limit: int = 10) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

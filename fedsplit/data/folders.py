@@ -17,13 +17,13 @@ import datasets
 from fedsplit.data.class_folders import (
     class_files,
     inside,
-    some,
     split_folders,
     sub_folders,
     table_of,
 )
 from fedsplit.data.tables import read_table
 from fedsplit.errors import DataError
+from fedsplit.names import some
 
 _logger = logging.getLogger(__name__)
 

@@ -142,6 +142,12 @@ def test_classes_may_be_called_like_splits(tmp_path: Path) -> None:
     assert splits["train"].features["label"].names == ["bus", "train", "tram"]
 
 
+def test_classes_that_are_all_called_like_splits(tmp_path: Path) -> None:
+    """Break it: refuse test/ and eval/ as one split before they are known to be splits."""
+    splits = read_folder(image_folder(tmp_path, {"test": 2, "eval": 1}))
+    assert splits["train"].features["label"].names == ["eval", "test"]
+
+
 def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("train", "val", "valid"):
         image_folder(tmp_path / name, {"a": 1, "b": 1})
