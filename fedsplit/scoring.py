@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedsplit.checking import clients_at_once
 from fedsplit.config import Config
-from fedsplit.data.loader import batches
+from fedsplit.data.loader import device_batches
 from fedsplit.exchanged_state import load_exchanged
 from fedsplit.interruption import stopping_loops
 from fedsplit.models.split import SplitModel
@@ -54,7 +54,7 @@ def score_model(prepared: Preparation, device: str) -> Scored:
     for part in prepared.model:
         part.eval()
     whole, images = prepared.whole, prepared.test
-    data = (images.batch(indices) for indices in batches(len(images), _BATCH_SIZE, generator=None))
+    data = device_batches(images, _BATCH_SIZE, device=device)
     classes = len(prepared.class_names)
     confusion = torch.zeros(classes * classes, dtype=torch.int64)
 
@@ -64,7 +64,7 @@ def score_model(prepared: Preparation, device: str) -> Scored:
         confusion.add_(torch.bincount(places, minlength=len(confusion)).cpu())
         return score(logits, y)
 
-    result = evaluate_batches(((x.to(device), y.to(device)) for x, y in data), objective)
+    result = evaluate_batches(data, objective)
     return Scored(result.loss, result.accuracy, confusion.view(classes, classes))
 
 

@@ -20,7 +20,7 @@ from fedsplit.data.columns import label_array
 from fedsplit.data.decode import decode
 from fedsplit.input_spec import InputSpec
 
-Augment = Callable[[Tensor, Tensor], Tensor]
+ChangePixels = Callable[[Tensor, Tensor], Tensor]
 """Changes pixels [B, C, H, W], uint8, of the images with these indices [B]."""
 
 KEEP_DECODED_BYTES = 256 * 2**20
@@ -62,7 +62,7 @@ class Images:
         self._column = image_column
         self._rows = dataset.select_columns([image_column]).with_format("arrow")
         self._spec = spec
-        self._augment: Augment | None = None
+        self._augment: ChangePixels | None = None
         self._mean = torch.tensor(spec.mean, dtype=torch.float32).view(-1, 1, 1)
         self._std = torch.tensor(spec.std, dtype=torch.float32).view(-1, 1, 1)
         num_bytes = len(self.labels) * spec.channels * spec.height * spec.width
@@ -78,7 +78,7 @@ class Images:
         """Bytes in memory: the labels, and the pixels if they are kept."""
         return self.labels.nbytes + (0 if self._pixels is None else self._pixels.nbytes)
 
-    def changed_by(self, augment: Augment) -> Images:
+    def changed_by(self, augment: ChangePixels) -> Images:
         """Return the same images, changed at random in every batch; nothing is copied."""
         changed = copy.copy(self)
         changed._augment = augment
@@ -155,7 +155,7 @@ def device_batches(
     device: str | torch.device,
     generator: torch.Generator | None = None,
     last: LastBatch = "keep",
-    augment: Augment | None = None,
+    augment: ChangePixels | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield an epoch's images [B, C, H, W] and labels [B] on a device.
 
@@ -167,7 +167,7 @@ def device_batches(
         As for `batches`.
     device : str | torch.device
         Where to.
-    augment : Augment | None
+    augment : ChangePixels | None
         As for `Images.changed_by`.
     """
     if augment is not None:
