@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
-
 from fedsplit.algorithms import strategy_class
 from fedsplit.batch_check import Trained, check_batch_size, check_single_images
 from fedsplit.config import Config
@@ -15,6 +13,7 @@ from fedsplit.data.catalog import load_images
 from fedsplit.data.partition import class_counts
 from fedsplit.data.run import reading
 from fedsplit.data.shards import validation_size
+from fedsplit.devices import check_device
 from fedsplit.errors import ConfigError, ModelError
 from fedsplit.initial_model import spec_of
 from fedsplit.input_spec import InputSpec
@@ -74,7 +73,7 @@ def check(config: Config, *, run: str = "") -> Checked:
     load_codec(config.codec.downlink, key="codec.downlink")
     load_defence(config.defence.name)
     make_aggregator(config.aggregation)
-    _check_device(config.device)
+    check_device(config.device)
     check_sinks(config)
     if not config.resume:
         RunDirectory.check_free(config)
@@ -286,15 +285,3 @@ def _place_of_config(model: ResolvedModel) -> str:
     if source.directory is None or source.made_by_function:
         return "where the model is made"
     return "in the config.json of a local copy" if source.from_hub else "in its config.json"
-
-
-def _check_device(device: str) -> None:
-    try:
-        if torch.zeros(1, device=device).is_meta:
-            raise RuntimeError("it stores no values")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device = '{device}' cannot be used here ({reason}). Use 'cpu', or a device that "
-            "this machine's torch offers."
-        ) from None

@@ -16,6 +16,7 @@ from torch import nn
 
 from fedsplit.cache import OnceCache
 from fedsplit.config import Config
+from fedsplit.devices import check_device
 from fedsplit.errors import ModelError
 from fedsplit.exchanged_state import copy_to_train, frozen_digest
 from fedsplit.initial_model import dtype_of, initial_model
@@ -77,9 +78,11 @@ def held_model(
 
     Raises
     ------
-    ModelError
-        If the model cannot be loaded, or its frozen weights differ from the server's.
+    FedSplitError
+        If the device is not here, the model cannot be loaded, or its frozen weights differ
+        from the server's.
     """
+    check_device(config.device)
     if frozen:
         settings = (config.model, config.split, config.lora, config.seed, config.device)
         parts = _with_frozen.get(

@@ -13,6 +13,7 @@ from pathlib import Path
 from fedsplit.checking import check, check_shards, clients_at_once
 from fedsplit.config import Config, config_toml
 from fedsplit.data.run import reading
+from fedsplit.devices import gpus_per_client
 from fedsplit.errors import InterruptionError, RunError
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.run_names import free_name
@@ -64,11 +65,15 @@ def run_with_flower(config: Config, *, app_dir: Path) -> None:
 
 
 def federation_config(config: Config) -> str:
-    """Return the simulation's settings: one SuperNode per client, one core per client at work."""
+    """Return the simulation's settings: one SuperNode per client, one core per client at work.
+
+    Clients on GPUs share all that are visible here.
+    """
     at_once = clients_at_once(config)
+    gpus = gpus_per_client(config.device, at_once)
     return (
         f"num-supernodes={config.num_clients} client-resources-num-cpus=1 "
-        f"init-args-num-cpus={at_once}"
+        f"init-args-num-cpus={at_once}{f' client-resources-num-gpus={gpus:g}' if gpus else ''}"
     )
 
 

@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
         "fedsplit.locks",
         "fedsplit.boundary",
         "fedsplit.cache",
+        "fedsplit.devices",
         "fedsplit.names",
         "fedsplit.seeding",
         "fedsplit.threads",
