@@ -57,13 +57,19 @@ def frozen_digest(module: nn.Module, unused: tuple[str, ...] = ()) -> str:
     with one of `unused` are left out, because nothing is computed with them.
     """
     moving, state = exchanged(module), module.state_dict()
-    frozen = sorted(name for name in state.keys() - moving.keys() if not name.startswith(unused))
+    frozen = (name for name in state.keys() - moving.keys() if not name.startswith(unused))
+    found = {name: state[name] for name in frozen}
+    return tensors_digest(found) if found else ""
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the names, dtypes, shapes and bytes of tensors, in any order."""
     digest = hashlib.sha256()
-    for name in frozen:
-        tensor = state[name].detach().cpu().contiguous()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest() if frozen else ""
+    return digest.hexdigest()
 
 
 def rest_frozen(module: nn.Module) -> None:

@@ -20,7 +20,7 @@ from fedsplit.data.view import plot_shards, shard_table
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.models.checkpoint import save_model, save_part
 from fedsplit.models.split import SplitModel
-from fedsplit.models.trainable import merge_adapters
+from fedsplit.models.trainable import merge_adapters, weights_digest
 from fedsplit.preparation import Preparation
 from fedsplit.results.classes import class_scores
 from fedsplit.results.files import replace_folder
@@ -136,6 +136,8 @@ class Experiment:
         self.recorder.start(
             {
                 "engine": engine,
+                "pretrained": self._prepared.pretrained,
+                "weights_sha256": weights_digest(self._prepared.model),
                 "num_clients": num_clients,
                 **sizes,
                 "cut_layer": config.split.cut_layer if split else None,

@@ -37,6 +37,8 @@ class Preparation:
         The images that the model takes.
     wire : Wire
         What crosses the channel, if the model is split.
+    pretrained : bool
+        Whether the weights come from a checkpoint, and not from the seed.
     test : Images
         The held-out images.
     class_names : tuple[str, ...]
@@ -52,6 +54,7 @@ class Preparation:
     model: SplitModel
     spec: InputSpec
     wire: Wire
+    pretrained: bool
     test: Images
     class_names: tuple[str, ...]
     u_shaped: bool
@@ -125,6 +128,7 @@ def prepare(config: Config, *, run: str = "") -> Preparation:
         model=model,
         spec=spec,
         wire=wire,
+        pretrained=config.model.pretrained and found.source.has_weights,
         test=load_test(config, spec),
         class_names=class_names,
         u_shaped=config.split.u_shaped,

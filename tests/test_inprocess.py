@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from fedsplit import Config, load_split_model, simulate
 from fedsplit.data.shards import load_shard, load_test
 from fedsplit.errors import ConfigError, RunError
+from fedsplit.models.checkpoint import save_model
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.seeding import seeded_init
 from tests.conftest import TINY, Run, distance, weights
@@ -60,6 +62,20 @@ def test_the_summary_has_the_sizes_of_all_splits(run: Run) -> None:
     assert summary["num_train_examples"] + summary["num_validation_examples"] == 160
     assert summary["num_train_examples"] * TINY["local-epochs"] == run().rounds[0]["num_examples"]
     assert summary["num_test_examples"] == 50
+
+
+def test_the_summary_says_which_weights_a_run_began_with(run: Run, tmp_path: Path) -> None:
+    drawn = run(num_server_rounds=1)
+    assert drawn.summary["pretrained"] is False
+    assert run(num_server_rounds=1, seed=8).summary["weights_sha256"] not in (
+        drawn.summary["weights_sha256"],
+        None,
+    )
+    save_model(load_model("vit-nano"), input_spec("vit-nano"), tmp_path / "saved")
+    keys: dict[str, Any] = {"model_name": str(tmp_path / "saved"), "num_server_rounds": 1}
+    one, two = run(**keys).summary, run(**keys, seed=8, strategy="full").summary
+    assert one["pretrained"] is two["pretrained"] is True
+    assert one["weights_sha256"] == two["weights_sha256"] != drawn.summary["weights_sha256"]
 
 
 def test_training_changes_every_weight_it_should(run: Run) -> None:

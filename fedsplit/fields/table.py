@@ -106,6 +106,8 @@ BYTE_KEYS = tuple(field.key for field in _BYTES)
 """What crossed, by purpose and direction: exact serialized lengths."""
 
 _START_FIELDS: tuple[BuiltIn, ...] = (
+    _field("pretrained", "pretrained"),
+    _field("weights_sha256", "SHA-256 of the initial weights"),
     _field("num_clients", "clients"),
     _field("num_train_examples", "training images", form="count"),
     _field("num_validation_examples", "validation images", form="count"),

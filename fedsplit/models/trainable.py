@@ -15,10 +15,14 @@ from typing import Any, Literal
 from torch import nn
 
 from fedsplit.errors import ModelError
+from fedsplit.exchanged_state import tensors_digest
 from fedsplit.models.registry import family_of
+from fedsplit.models.split import SplitModel
 from fedsplit.models.stages import Part, find, graft
 
 _logger = logging.getLogger(__name__)
+_ADAPTED = ".base_layer."
+"""What PEFT puts into the names of a layer's own weights."""
 
 Mode = Literal["all", "head", "lora", "bottom-frozen"]
 
@@ -109,6 +113,25 @@ def merge_adapters(parts: Iterable[nn.Module]) -> None:
                 adapted: Any = layer
                 adapted.merge()
                 graft(part, path, adapted.get_base_layer())
+
+
+def weights_digest(model: SplitModel) -> str:
+    """Return the SHA-256 of a model's weights before training, as its checkpoint has them.
+
+    Neither adapters nor the classifier are in it, which the seed draws, so it is the same for
+    every seed, cut and mode of training.
+    """
+    state = {
+        name.replace(_ADAPTED, "."): tensor
+        for part in model
+        for name, tensor in part.state_dict().items()
+        if "lora_" not in name
+    }
+    assert isinstance(model.top, Part)
+    chain = model.top.chain
+    head = family_of(chain.shell).head or chain.stages[-1].paths
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
+    return tensors_digest(kept)
 
 
 def load_peft() -> ModuleType:

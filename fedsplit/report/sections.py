@@ -11,6 +11,7 @@ from fedsplit.report import pictures, tables
 from fedsplit.report.gather import Gathered
 from fedsplit.report.pictures import Picture
 from fedsplit.report.tables import Table
+from fedsplit.results.summary import weights_of
 from fedsplit.results.text import counted, duration
 
 SHARDS_TEXT = "The images of each client. The area of a dot is the number of images."
@@ -82,6 +83,8 @@ def header_of(gathered: Gathered) -> Header:
     for key in ("model", "dataset", "num_clients", "num_rounds"):
         if found := list(dict.fromkeys(str(record.summary[key]) for record in records)):
             details[FIELDS[key].label.capitalize()] = ", ".join(found)
+    if found := list(dict.fromkeys(weights_of(record.summary) for record in records)):
+        details["Weights"] = ", ".join(found)
     details["Seeds"] = ", ".join(map(str, comparison.seeds))
     shared = (f"{key} = {value}" for key, value in comparison.base.items())
     details["All runs share"] = ", ".join(shared) or "the defaults"

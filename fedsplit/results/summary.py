@@ -115,6 +115,13 @@ def what_ran(summary: Mapping[str, Any], *, rounds: str) -> str:
     )
 
 
+def weights_of(summary: Mapping[str, Any]) -> str:
+    """Say with which weights a run began."""
+    if not summary["pretrained"]:
+        return "drawn from the seed"
+    return f"pretrained (SHA-256 {summary['weights_sha256'][:12]})"
+
+
 def scores_by_round(
     rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], measure: str
 ) -> dict[str, list[tuple[int, float]]]:

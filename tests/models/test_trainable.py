@@ -13,7 +13,14 @@ from fedsplit.errors import ModelError
 from fedsplit.exchanged_state import copy_to_train, exchanged, trains
 from fedsplit.models import SplitModel, join_parts, load_split_model, save_model, split_model
 from fedsplit.models.loading import input_spec
-from fedsplit.models.trainable import Lora, Mode, load_peft, merge_adapters, train_only
+from fedsplit.models.trainable import (
+    Lora,
+    Mode,
+    load_peft,
+    merge_adapters,
+    train_only,
+    weights_digest,
+)
 from fedsplit.seeding import seeded_init
 from tests.models.families import library_zoo
 
@@ -127,6 +134,21 @@ def test_merged_adapters_load_with_plain_transformers(tmp_path: Path) -> None:
     assert torch.allclose(after, before, atol=1e-5)
     assert (plain - before).abs().max() > 1e-2
     assert set(loaded.state_dict()) == set(join_parts(*_model("all")).state_dict())
+
+
+def test_the_digest_of_the_weights_is_that_of_the_checkpoint() -> None:
+    """Break it: leave the classifier in, or PEFT's names."""
+    plain = weights_digest(_model("all"))
+    assert weights_digest(_model("lora", (2, 4))) == weights_digest(_model("head", (3,))) == plain
+    model = _model("all")
+    with torch.no_grad():
+        for name, parameter in model.top.named_parameters():
+            if name.startswith("classifier."):
+                parameter.add_(1)
+    assert weights_digest(model) == plain
+    with torch.no_grad():
+        next(model.trunk.parameters()).view(-1)[-1].add_(1e-3)
+    assert weights_digest(model) != plain
 
 
 def test_torchs_own_attention_gets_no_adapter_and_this_is_a_warning(
