@@ -39,7 +39,7 @@ class Centralised:
         self._threads = threads
         with seeded_init(config.seed, "model"):
             self._model = load_model(config.model.name, pretrained=False, num_labels=10).train()
-        self._optimizer = Training.of_clients(config).make_optimizer(self._model.parameters())
+        self._optimizer = Training.of_clients(config).make_optimizer(self._model.named_parameters())
         # One client with the training images of all clients.
         self._images = load_shard(config, 0, 1, input_spec(config.model.name)).train
 

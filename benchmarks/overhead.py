@@ -35,7 +35,7 @@ def plain_loop(config: Config, images: Images, num_epochs: int, threads: int) ->
     """Train the whole model on pooled images, and return the wall seconds."""
     with seeded_init(config.seed, "model"):
         model = load_model(config.model.name, pretrained=False, num_labels=10).train()
-    optimizer = Training.of_clients(config).make_optimizer(model.parameters())
+    optimizer = Training.of_clients(config).make_optimizer(model.named_parameters())
     order = generator(config.seed, "plain")
     with torch_threads(threads):
         started = time.perf_counter()

@@ -123,7 +123,7 @@ class Clients:
     def _train_one(self, invitation: Invitation, partition: int, timed: Iterator[Batch]) -> None:
         bottom = copy.deepcopy(self._bottom)
         training = Training.of_clients(self._config)
-        optimizer = training.make_optimizer(bottom.parameters())
+        optimizer = training.make_optimizer(bottom.named_parameters())
         stream = connect(
             invitation.address,
             invitation.tokens[partition],

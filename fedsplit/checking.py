@@ -233,10 +233,13 @@ def _check_strategy(config: Config) -> None:
             f"client rule {strategy.client_rule.__name__} sends labels to the server. Set it to "
             "'vanilla'."
         )
-    if strategy.update_rule is None and config.model.autocast != "none":
+    if config.monitor != "test-accuracy" and not (
+        config.fraction_evaluate and config.data.validation_fraction
+    ):
         raise ConfigError(
-            f"model.autocast = '{config.model.autocast}' is for the split server, and strategy = "
-            f"'{config.strategy}' has none. Leave it at 'none', or set model.dtype."
+            f"monitor = '{config.monitor}' needs the clients' validation, but fraction-evaluate = "
+            f"{config.fraction_evaluate:g} and data.validation-fraction = "
+            f"{config.data.validation_fraction:g}. Set both above 0."
         )
     for key, value in (
         ("codec.uplink", config.codec.uplink),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
-from logging import ERROR, WARNING
+from logging import ERROR
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
@@ -19,7 +19,7 @@ from flwr.common import log
 from fedsplit.arrays import to_record, to_state
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
-from fedsplit.client_side import ClientModel, client_model
+from fedsplit.client_side import ClientModel, client_model, client_training
 from fedsplit.client_state import (
     check_kept,
     copy_kept,
@@ -35,7 +35,7 @@ from fedsplit.client_state import (
 )
 from fedsplit.config import Config
 from fedsplit.data.augment import augmentation
-from fedsplit.data.digest import digest_of
+from fedsplit.data.digest import digest_if_readable
 from fedsplit.data.loader import device_batches
 from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, ConfigError, FedSplitError
@@ -105,7 +105,7 @@ def describe(message: Message, context: Context) -> Message:
                 shard.train.labels, minlength=client.told.num_labels
             ).tolist(),
             num_validation=len(shard.validation),
-            digest=_digest_of(shard) if client.told.returns_kept else "",
+            digest=digest_if_readable(*shard) if client.told.returns_kept else "",
         )
     return Message(RecordDict({CONFIG: answer.to_record()}), reply_to=message)
 
@@ -116,7 +116,7 @@ def train(message: Message, context: Context) -> Message:
     client = _Client(message, context)
     model = client.model()
     held = model.held.train()
-    optimizer = client.training.make_optimizer(held.parameters(), client.told.server_round)
+    optimizer = client.training.make_optimizer(held.named_parameters(), client.told.server_round)
     kept = client.config.client_optimizer == "kept"
     if kept:
         restore_optimizer(context.state, optimizer)
@@ -160,7 +160,6 @@ class _Client:
         self.told = Instructions.from_record(message.content.config_records[CONFIG])
         check_kept(context.state, self.told.kept_round)
         self.partition_id = _partition_id(context)
-        self.training = Training.of_clients(self.config)
         self._data_path = context.node_config.get("data-path")
         self._device = torch.device(self.config.device)
         self._channel_seconds = 0.0
@@ -175,6 +174,11 @@ class _Client:
     def _model(self) -> ResolvedModel:
         model = self.config.model
         return resolve(model.name, run=self.told.run, image_size=model.image_size)
+
+    @cached_property
+    def training(self) -> Training:
+        """What this client trains with."""
+        return client_training(self.config, self._model, self.told)
 
     @cached_property
     def _spec(self) -> InputSpec:
@@ -272,15 +276,6 @@ class _Client:
             copy = copy_kept if self.told.returns_kept else copy_round
             copy(self._state, content)
         return Message(content, reply_to=self._message)
-
-
-def _digest_of(shard: Shard) -> str:
-    """Return the digest of a client's images; none if a round will show that it has a fault."""
-    try:
-        return digest_of(*shard)
-    except Exception as error:  # whatever reading somebody's images raises
-        log(WARNING, "A client cannot read its images to compare them later: %r", error)
-        return ""
 
 
 def _measured(rule: ClientRule) -> dict[str, float]:

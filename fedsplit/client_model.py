@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from fedsplit.cache import OnceCache
@@ -19,7 +20,7 @@ from fedsplit.config import Config
 from fedsplit.devices import check_device
 from fedsplit.errors import ModelError
 from fedsplit.exchanged_state import copy_to_train, frozen_digest
-from fedsplit.initial_model import dtype_of, initial_model
+from fedsplit.initial_model import autocast_of, dtype_of, initial_model
 from fedsplit.models.resolved import ResolvedModel
 from fedsplit.models.split import PARTS, hold_parts, join_parts, split_model
 from fedsplit.models.stages import Part
@@ -89,11 +90,11 @@ def held_model(
             _FrozenKey(model, settings, split, num_labels, frozen),
             lambda: _make_frozen(config, model, split, num_labels, frozen),
         )
-        return _hold(*map(copy_to_train, parts))
+        return _hold(*map(copy_to_train, parts), autocast=autocast_of(config))
     parts = _empty(config, model, split, num_labels)
     for part in parts:
         freeze_unused(part.to(config.device))
-    return _hold(*parts)
+    return _hold(*parts, autocast=autocast_of(config))
 
 
 def _make_frozen(
@@ -122,5 +123,9 @@ def _empty(config: Config, model: ResolvedModel, split: bool, num_labels: int) -
     return (make("bottom"), make("top")) if config.split.u_shaped else (make("bottom"),)
 
 
-def _hold(bottom: Part, top: Part | None = None) -> HeldModel:
+def _hold(
+    bottom: Part, top: Part | None = None, *, autocast: torch.dtype | None = None
+) -> HeldModel:
+    for part in (bottom, *([] if top is None else [top])):
+        part.autocast = autocast
     return HeldModel(bottom if top is None else hold_parts(bottom, top), bottom, top)

@@ -11,9 +11,12 @@ from fedsplit.client_model import held_model
 from fedsplit.config import Config
 from fedsplit.exchanged_state import trains
 from fedsplit.input_spec import InputSpec
+from fedsplit.messages import Instructions
 from fedsplit.models.resolved import ResolvedModel
 from fedsplit.models.split import hold_parts
+from fedsplit.models.trainable import layer_rates
 from fedsplit.split.client_rules import ClientRule
+from fedsplit.split.training import Training
 from fedsplit.split.wire import Wire
 from fedsplit.wiring import added_modules, make_wire
 
@@ -43,6 +46,15 @@ class ClientModel(NamedTuple):
     top: nn.Module | None
     added: Mapping[str, nn.Module]
     wire: Wire | None
+
+
+def client_training(config: Config, model: ResolvedModel, told: Instructions) -> Training:
+    """Return what a client trains with."""
+    rates: tuple[tuple[str, float], ...] = ()
+    if config.layer_decay != 1.0:
+        parts = model.parts_skeleton(config.split.points, told.num_labels)
+        rates = layer_rates(parts, config.layer_decay)
+    return Training.of_clients(config, class_weights=told.class_weights, layer_rates=rates)
 
 
 def client_model(

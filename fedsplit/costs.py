@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import compress
+
+from torch import nn
 
 from fedsplit.algorithms import strategy_class
 from fedsplit.config import Config
@@ -74,16 +77,24 @@ def _memory(
 ) -> tuple[int, int]:
     """Return the bytes of a client, and of the server with all participants at work."""
     spec = prepared.spec
-    measure = partial(
-        part_memory,
-        input_shape=(spec.channels, spec.height, spec.width),
-        make_optimizer=Training.of_clients(config).make_optimizer,
-    )
-    size = largest_batch(config)
-    memory = measure(prepared.model, batch_size=size)
+    training, size = Training.of_clients(config), largest_batch(config)
+
+    def measure(parts: Sequence[nn.Module], batch_size: int = size) -> list[TrainingMemory]:
+        found = part_memory(
+            parts,
+            input_shape=(spec.channels, spec.height, spec.width),
+            batch_size=batch_size,
+            make_optimizer=lambda weights: training.make_optimizer(("", w) for w in weights),
+        )
+        if training.accumulate_batches == 1:
+            return found
+        # The gradients of the batches before are kept beside those of a batch.
+        return [replace(m, optimizer_bytes=m.optimizer_bytes + m.gradient_bytes) for m in found]
+
+    memory = measure(prepared.model)
     added: list[TrainingMemory] = []
     for module in prepared.added.values():
-        added += measure([prepared.model.bottom, module], batch_size=size)[1:]
+        added += measure([prepared.model.bottom, module])[1:]
     client = together([*compress(memory, at_client), *added]).total_bytes
     at_server = [not held for held in at_client]
     server = together(compress(memory, at_server))

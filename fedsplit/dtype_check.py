@@ -11,7 +11,9 @@ from fedsplit.boundary import State
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
 from fedsplit.exchanged_state import copy_to_train
+from fedsplit.initial_model import autocast_of
 from fedsplit.input_spec import InputSpec
+from fedsplit.models.stages import Part
 from fedsplit.split.steps import score
 from fedsplit.split.training import Training
 
@@ -35,7 +37,10 @@ def check_arithmetic(chain: Sequence[nn.Module], spec: InputSpec, config: Config
     """
     # Eval mode, so that nothing is random.
     parts = [copy_to_train(part).eval() for part in chain]
-    weights = (w for part in parts for w in part.parameters())
+    for part in parts:
+        if isinstance(part, Part):
+            part.autocast = autocast_of(config)
+    weights = (named for part in parts for named in part.named_parameters())
     optimizer = Training.of_clients(config).make_optimizer(weights)
     images = torch.zeros(2, spec.channels, spec.height, spec.width, device=config.device)
     try:

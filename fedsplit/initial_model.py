@@ -63,6 +63,12 @@ def dtype_of(config: Config) -> torch.dtype:
     return dtype
 
 
+def autocast_of(config: Config) -> torch.dtype | None:
+    """Return the dtype in which parts compute while they train; None = that of the weights."""
+    name = config.model.autocast
+    return None if name == "none" else getattr(torch, name)
+
+
 def spec_of(config: Config, model: ResolvedModel, *, look: bool = True) -> InputSpec:
     """Return the images that a run's model takes.
 

@@ -102,6 +102,8 @@ class Instructions(_Fields):
         Where the split server is, and what opens a stream; empty without a stream.
     answer_seconds : float
         How long to wait for the connection and for each answer of the split server.
+    class_weights : Sequence[float]
+        The factor of each class in the loss; empty = 1.
     returns_kept : bool
         Whether the reply has a copy of what the client keeps between rounds.
     kept_round : int
@@ -120,6 +122,7 @@ class Instructions(_Fields):
     channel_address: str = ""
     channel_token: str = ""
     answer_seconds: Annotated[float, Field(ge=0.0)] = 0.0
+    class_weights: list[Annotated[float, Field(ge=0.0)]] = []
     returns_kept: bool = False
     kept_round: Annotated[int, Field(ge=-1)] = -1
 

@@ -15,7 +15,7 @@ from fedsplit.data.loader import Images
 from fedsplit.data.shards import load_test
 from fedsplit.dtype_check import check_arithmetic
 from fedsplit.exchanged_state import frozen_digest, trains
-from fedsplit.initial_model import initial_model
+from fedsplit.initial_model import autocast_of, initial_model
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import Part
@@ -48,7 +48,7 @@ class Preparation:
     added : Mapping[str, nn.Module]
         What the client rule adds to every client's part.
     autocast : torch.dtype | None
-        The split server's autocast dtype; None = it computes in the dtype of the weights.
+        The server part's autocast dtype; None = it computes in the dtype of the weights.
     """
 
     model: SplitModel
@@ -133,7 +133,7 @@ def prepare(config: Config, *, run: str = "") -> Preparation:
         class_names=class_names,
         u_shaped=config.split.u_shaped,
         added=_added(rule, config, wire),
-        autocast=None if config.model.autocast == "none" else getattr(torch, config.model.autocast),
+        autocast=autocast_of(config),
     )
     if (config.model.dtype, config.model.autocast) != ("float32", "none"):
         client_top = [model.top] if prepared.u_shaped else []

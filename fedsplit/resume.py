@@ -10,6 +10,7 @@ from pathlib import Path
 from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.names import local_directory
+from fedsplit.results.best import is_over
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.snapshot import Snapshot
 
@@ -24,6 +25,8 @@ _MAY_CHANGE = (
     "max-concurrent-clients",
     "device",
     "min-participants",
+    "monitor",
+    "patience",
     "connect-timeout",
     "round-timeout",
 )
@@ -68,12 +71,24 @@ def continued(run_dir: str | Path, changes: Mapping[str, object]) -> Config:
             f"The run in '{path}' has checkpoint-every = 0, so it cannot continue. Run it again: "
             f"fedsplit run {directory.config_path} --set run-name=NAME"
         )
+    if _stopped(asked, last) and directory.summary_path.is_file():
+        raise ConfigError(
+            f"The run in '{path}' has ended early after round {done}: {asked.monitor} had not "
+            f"improved for {asked.patience} rounds. To go on, have more patience: --set "
+            "patience=NUMBER"
+        )
     if done == asked.num_server_rounds and directory.summary_path.is_file():
         raise ConfigError(
             f"The run in '{path}' has finished all its {done} rounds. To go on, give it more: "
             "--set num-server-rounds=NUMBER"
         )
     return asked
+
+
+def _stopped(asked: Config, last: tuple[int, Snapshot] | None) -> bool:
+    """Return whether no round is left for a run's patience."""
+    rows = [] if last is None else last[1]["recorder"]["rows"]
+    return is_over(rows, asked.monitor, asked.patience)
 
 
 def without_place(config: Config) -> dict[str, Scalar]:

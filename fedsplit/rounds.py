@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from logging import INFO
 
 from flwr.app import ArrayRecord, MetricRecord
+from flwr.common import log
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -12,10 +15,15 @@ from fedsplit.arrays import to_record, to_state
 from fedsplit.config import Config
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.models.split import SplitModel
+from fedsplit.results.best import is_over
 from fedsplit.resume import checkpoint_of
 from fedsplit.snapshot import Snapshot
 from strategies.base import FederatedStrategy
 from strategies.continued import Continued
+
+
+class _StopEarlyError(Exception):
+    """Leaves Flower's loop over the rounds."""
 
 
 class Rounds:
@@ -61,13 +69,15 @@ class Rounds:
             If the run cannot be finished.
         """
         continued = Continued(self._strategy, self._done) if self._done else self._strategy
-        continued.start(
-            grid=grid,
-            initial_arrays=self._arrays,
-            num_rounds=self._config.num_server_rounds - self._done,
-            timeout=self._config.round_timeout,
-            evaluate_fn=self._end_round,
-        )
+        with suppress(_StopEarlyError):
+            self._check_patience(self._done)
+            continued.start(
+                grid=grid,
+                initial_arrays=self._arrays,
+                num_rounds=self._config.num_server_rounds - self._done,
+                timeout=self._config.round_timeout,
+                evaluate_fn=self._end_round,
+            )
         self._experiment.score_classes()  # before the model gets the best round's weights
         return self._experiment.finish(self._save_models())
 
@@ -80,10 +90,26 @@ class Rounds:
         every = self._config.checkpoint_every
         if rounds and every and (server_round % every == 0 or self._is_last(server_round)):
             self._write(server_round, arrays)
+        self._check_patience(server_round)
         return MetricRecord({**scores})
 
+    def _check_patience(self, server_round: int) -> None:
+        """End the rounds, if the score has not improved for too long."""
+        if self._is_over():
+            patience, monitor = self._config.patience, self._config.monitor
+            log(
+                INFO,
+                "Stopped after round %d: %s has not improved for %d rounds (patience).",
+                *(server_round, monitor, patience),
+            )
+            raise _StopEarlyError
+
+    def _is_over(self) -> bool:
+        rows = self._experiment.recorder.rows
+        return is_over(rows, self._config.monitor, self._config.patience)
+
     def _is_last(self, server_round: int) -> bool:
-        return server_round == self._config.num_server_rounds
+        return server_round == self._config.num_server_rounds or self._is_over()
 
     def _to_score(self, arrays: ArrayRecord) -> list[dict[str, Tensor]]:
         return _states_of(self._strategy.to_score(arrays))
@@ -97,13 +123,15 @@ class Rounds:
             "recorder": experiment.recorder.state_dict(),
         }
         content = checkpoint_of(state, self._config, self._inputs)
-        experiment.directory.checkpoints.write(server_round, content, experiment.recorder.rows)
+        experiment.directory.checkpoints.write(
+            server_round, content, experiment.recorder.rows, self._config.monitor
+        )
 
     def _save_models(self) -> SplitModel:
         """Save the weights after the last round and after the best one; return the last."""
         experiment = self._experiment
         directory, rows = experiment.directory, experiment.recorder.rows
-        best = directory.checkpoints.best_round(rows)
+        best = directory.checkpoints.best_round(rows, self._config.monitor)
         last_is_best = best in (None, len(rows))
         model = experiment.model(copied=not last_is_best)
         experiment.save(model, directory.model_dir, directory.clients_dir)

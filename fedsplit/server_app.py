@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,7 @@ from fedsplit.flower_internals import (
 from fedsplit.inputs import Inputs
 from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
+from fedsplit.models.trainable import layer_rates
 from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
 from fedsplit.results.run_directory import RunDirectory
@@ -42,6 +43,7 @@ from fedsplit.resume import last_state
 from fedsplit.rounds import Rounds
 from fedsplit.seeding import generator
 from fedsplit.split.local import Batch, PooledTraining
+from fedsplit.split.loss import balanced_weights
 from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
 from fedsplit.split.training import Training
@@ -194,14 +196,23 @@ def _context(
 ) -> RunContext:
     """Return what the strategy works with, now that the number of clients is known."""
     num_clients = len(clients.node_ids)
-    known = {"num_clients": num_clients, "answer_seconds": _answer_seconds(config, num_clients)}
+    weights: tuple[float, ...] = ()
+    if config.loss.class_weights == "balanced":
+        weights = balanced_weights(clients.class_counts)
+    if server is not None:
+        server.rule.weigh_classes(weights)
+    known = {
+        "num_clients": num_clients,
+        "answer_seconds": _answer_seconds(config, num_clients),
+        "class_weights": list(weights),
+    }
     return RunContext(
         config=config,
         clients=clients,
         instructions=told.model_copy(update=known),
         note=experiment.recorder.note,
         server=server,
-        pool=_pool(config, prepared, num_clients),
+        pool=_pool(config, prepared, num_clients, weights),
         buffers=experiment.client_buffers(),
         progress=experiment.show_progress,
     )
@@ -231,7 +242,9 @@ def _answer_seconds(config: Config, num_clients: int) -> float:
     return channel.join_timeout + (num_clients + 1) * channel.step_timeout
 
 
-def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTraining | None:
+def _pool(
+    config: Config, prepared: Preparation, num_clients: int, class_weights: Sequence[float]
+) -> PooledTraining | None:
     """Return training on the images of all clients together, if the strategy asks for it."""
     if not strategy_class(config.strategy).pooled:
         return None
@@ -248,7 +261,11 @@ def _pool(config: Config, prepared: Preparation, num_clients: int) -> PooledTrai
                 augment=augmentation(config, "pooled", server_round, epoch),
             )
 
-    return PooledTraining(join_parts(*prepared.model), batches_of, Training.of_clients(config))
+    rates = layer_rates(prepared.model, config.layer_decay)
+    training = Training.of_clients(config, class_weights=class_weights, layer_rates=rates)
+    whole = join_parts(*prepared.model)
+    whole.autocast = prepared.autocast
+    return PooledTraining(whole, batches_of, training)
 
 
 @contextmanager
@@ -261,7 +278,9 @@ def _served(
         yield None, ""
         return
     settings = RuleSettings(
-        training=Training.of_server(config),
+        training=Training.of_server(
+            config, layer_rates=layer_rates(prepared.model, config.layer_decay)
+        ),
         join_seconds=config.channel.join_timeout,
         step_seconds=config.channel.step_timeout,
         cut_gradient=prepared.wire.cut_gradient,

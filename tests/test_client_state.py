@@ -108,10 +108,10 @@ def test_the_rate_is_the_new_rounds() -> None:
     model, state = model_of(), RecordDict()
     config = config_of(learning_rate_schedule="step", decay_rounds=1, learning_rate_decay=0.5)
     training = Training.of_clients(config)
-    first = training.make_optimizer(model.parameters(), 1)
+    first = training.make_optimizer(model.named_parameters(), 1)
     train(model, first, range(2))
     keep_optimizer(state, first)
-    second = training.make_optimizer(model.parameters(), 3)
+    second = training.make_optimizer(model.named_parameters(), 3)
     restore_optimizer(state, second)
     assert second.param_groups[0]["lr"] == pytest.approx(0.025)
     for one, other in zip(first.state.values(), second.state.values(), strict=True):

@@ -52,7 +52,6 @@ def test_the_check_leaves_the_model_as_it_is(tiny: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"strategy": "full", "model.autocast": "bfloat16"}, "is for the split server"),
         ({"model.dtype": "bfloat16", "model.autocast": "bfloat16"}, "needs dtype = 'float32'"),
         ({"model.dtype": "float8"}, "model.dtype"),
         ({"split.trainable": "top"}, "split.trainable"),

@@ -29,7 +29,9 @@ class ModelConfig(Section):
         "float32", description="dtype of all weights and of the tensors at the cut"
     )
     autocast: Literal["none", "bfloat16", "float16"] = Field(
-        "none", description="autocast dtype of the split server's computation; weights stay float32"
+        "none",
+        description="autocast dtype in which both sides train; weights, and what passes the cut, "
+        "stay float32",
     )
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from fedsplit.config.model import LoraConfig, ModelConfig, SplitConfig
 from fedsplit.config.network import ChannelConfig, NetworkConfig
 from fedsplit.config.results import SinksConfig
 from fedsplit.config.section import Section, Whole
-from fedsplit.config.server import AggregationConfig, ServerConfig
+from fedsplit.config.server import AggregationConfig, LossConfig, ServerConfig
 from fedsplit.errors import ConfigError
 from fedsplit.names import path_fault
 from fedsplit.references import is_reference
@@ -83,6 +83,16 @@ class Config(Section):
         ge=0,
         description="number of rounds at the start in which the learning rate rises linearly",
     )
+    layer_decay: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="each stage's learning rate is that of the stage after it times this; the head "
+        "has the full one",
+    )
+    accumulate_batches: Whole = Field(
+        1, ge=1, description="batches whose mean gradient makes one optimizer step, on both sides"
+    )
     clip_norm: float = Field(
         0.0, ge=0.0, description="maximum gradient norm of each part; 0 disables clipping"
     )
@@ -105,6 +115,14 @@ class Config(Section):
         ge=0.0,
         le=1.0,
         description="fraction of the clients that evaluate in a round; 0 = no federated evaluation",
+    )
+    monitor: Literal["test-accuracy", "validation-accuracy", "validation-loss"] = Field(
+        "test-accuracy",
+        description="score whose best round is kept as best/, and for which patience waits; "
+        "validation is the clients' own (fraction-evaluate)",
+    )
+    patience: Whole = Field(
+        0, ge=0, description="rounds without a better score after which the run ends; 0 = none"
     )
     seed: Whole = Field(42, ge=0, description="seed of all randomness")
     device: str = Field("cpu", min_length=1, description="torch device of every part")
@@ -148,6 +166,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     split: SplitConfig = SplitConfig()
     lora: LoraConfig = LoraConfig()
+    loss: LossConfig = LossConfig()
     server: ServerConfig = ServerConfig()
     aggregation: AggregationConfig = AggregationConfig()
     channel: ChannelConfig = ChannelConfig()

@@ -1,4 +1,4 @@
-"""The configuration keys of the server: how it trains its part, and aggregates the clients'."""
+"""The configuration keys of the loss, of the server part, and of aggregation."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ class ServerConfig(Section):
         ge=-1.0,
         description="maximum gradient norm of the server part; 0 disables clipping, a negative "
         "value = clip-norm",
+    )
+
+
+class LossConfig(Section):
+    """What training minimises, on whichever side has the labels."""
+
+    label_smoothing: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of a label that all classes get alike"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none",
+        description="balanced = a class counts in inverse proportion to its training images at "
+        "all clients together, which every client then learns",
     )
 
 

@@ -133,6 +133,7 @@ SUMMARY_FIELDS: tuple[BuiltIn, ...] = (
     _field("partitioner", "partitioner"),
     _field("num_rounds", "rounds"),
     _field("finished_rounds", "finished rounds"),
+    _field("stopped_early", "stopped early"),
     _field("seed", "seed"),
     *_START_FIELDS,
     _field("topology", "topology"),

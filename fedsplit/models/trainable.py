@@ -115,6 +115,23 @@ def merge_adapters(parts: Iterable[nn.Module]) -> None:
                 graft(part, path, adapted.get_base_layer())
 
 
+def layer_rates(model: SplitModel, decay: float) -> tuple[tuple[str, float], ...]:
+    """Return the factor of the learning rate for each path of a model's stages.
+
+    The head has factor 1, and each stage `decay` times that of the stage after it (Clark et al.,
+    "ELECTRA", ICLR 2020, appendix A). Empty, if `decay` is 1.
+    """
+    assert isinstance(model.top, Part)
+    stages = model.top.chain.stages
+    last = len(stages) - 1
+    return tuple(
+        (path, decay ** (last - index))
+        for index, stage in enumerate(stages)
+        for path in stage.paths
+        if decay != 1.0
+    )
+
+
 def weights_digest(model: SplitModel) -> str:
     """Return the SHA-256 of a model's weights before training, as its checkpoint has them.
 

@@ -238,4 +238,4 @@ def _num_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    return Training.of_clients(Config()).make_optimizer(parameters)
+    return Training.of_clients(Config()).make_optimizer(("", weight) for weight in parameters)

@@ -20,7 +20,9 @@ def run_header(record: RunRecord) -> Header:
     done, asked = summary["finished_rounds"], summary["num_rounds"]
     rounds = counted(done, "round") if done == asked else f"{done} of {asked} rounds"
     lead = what_ran(summary, rounds=rounds) + "."
-    if done < asked:
+    if summary["stopped_early"]:
+        lead += " It ended early, because its score had not improved for as long as patience says."
+    elif done < asked:
         lead += " The run has not finished: this is what it has done so far."
     packages = ("fedsplit", "torch", "flwr")
     details = {

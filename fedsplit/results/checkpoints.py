@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsplit.errors import RunError, cannot_write
+from fedsplit.results.best import best_round
 from fedsplit.results.files import remove_partial, replace_file
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class Checkpoints:
         names = [_NAME.fullmatch(path.name) for path in self.folder.glob("round-*")]
         return sorted(int(name[1]) for name in names if name)
 
-    def write(self, server_round: int, state: Snapshot, rows: Rows) -> None:
+    def write(
+        self, server_round: int, state: Snapshot, rows: Rows, monitor: str = "test-accuracy"
+    ) -> None:
         """Write the state after a round, and remove what is neither recent nor the best.
 
         Parameters
@@ -52,6 +55,8 @@ class Checkpoints:
             What a run needs to continue.
         rows : Rows
             Of all finished rounds; they say which checkpoint is that of the best round.
+        monitor : str
+            By which score (see `fedsplit.results.best`).
 
         Raises
         ------
@@ -65,18 +70,13 @@ class Checkpoints:
         except OSError as error:
             raise cannot_write(self.folder, error) from None
         replace_file(self._path(server_round), lambda path: save(state, path))
-        kept = {*self.rounds()[-_LAST_KEPT:], self.best_round(rows)}
+        kept = {*self.rounds()[-_LAST_KEPT:], self.best_round(rows, monitor)}
         for other in set(self.rounds()) - kept:
             self._path(other).unlink(missing_ok=True)
 
-    def best_round(self, rows: Rows) -> int | None:
-        """Return the first round with the best test accuracy of those with a checkpoint."""
-        scored = [
-            (row["test_accuracy"], -row["round"])
-            for row in rows
-            if row["test_accuracy"] is not None and self._path(row["round"]).is_file()
-        ]
-        return -max(scored)[1] if scored else None
+    def best_round(self, rows: Rows, monitor: str = "test-accuracy") -> int | None:
+        """Return the best round of those with a checkpoint; see `fedsplit.results.best`."""
+        return best_round([row for row in rows if self._path(row["round"]).is_file()], monitor)
 
     def load(self, server_round: int) -> Snapshot:
         """Return the state after a round.

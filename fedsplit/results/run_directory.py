@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -110,7 +111,7 @@ class RunDirectory(RunPaths):
         directory = cls(Path(config.resume))
         directory._hold()
         try:
-            directory._check_not_gone_on(config, rounds_done)
+            directory._check_not_gone_on(rounds_done)
             remove_partial(directory.path)
             directory.checkpoints.remove_after(rounds_done)
             directory.summary_path.unlink(missing_ok=True)
@@ -125,10 +126,12 @@ class RunDirectory(RunPaths):
             raise
         return directory
 
-    def _check_not_gone_on(self, config: Config, rounds_done: int) -> None:
+    def _check_not_gone_on(self, rounds_done: int) -> None:
         """Refuse to remove what another process has made since this one has read a checkpoint."""
-        begun = Config.load(self.config_path).num_server_rounds
-        if self.summary_path.is_file() and begun >= config.num_server_rounds > rounds_done:
+        if not self.summary_path.is_file():
+            return
+        summary = json.loads(self.summary_path.read_text(encoding="utf-8"))
+        if summary["finished_rounds"] > rounds_done:
             raise ConfigError(
                 f"The run in '{self.path}' has been finished by another process in the meantime."
             )

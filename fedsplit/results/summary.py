@@ -16,6 +16,7 @@ from fedsplit.fields import (
     over_rounds,
 )
 from fedsplit.names import printable
+from fedsplit.results.best import best_round, is_over
 from fedsplit.results.classes import NO_CLASSES
 from fedsplit.results.text import counted
 
@@ -58,11 +59,9 @@ def summarise(
         The declared metrics. If there are any, ``declared_metrics`` describes them.
     """
     last = rows[-1] if rows else {}
-    best = max(
-        (row for row in rows if row["test_accuracy"] is not None),
-        key=lambda row: row["test_accuracy"],
-        default={},
-    )
+    number = best_round(rows, config.monitor)
+    best: Mapping[str, Any] = next((row for row in rows if row["round"] == number), {})
+    stopped = len(rows) < config.num_server_rounds
     found = {
         "strategy": config.strategy,
         "model": config.model.name,
@@ -70,6 +69,7 @@ def summarise(
         "partitioner": config.data.partitioner,
         "num_rounds": config.num_server_rounds,
         "finished_rounds": len(rows),
+        "stopped_early": stopped and is_over(rows, config.monitor, config.patience),
         "seed": config.seed,
         **facts,
         "topology": None if facts["cut_layer"] is None else config.split.topology,

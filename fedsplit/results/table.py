@@ -125,6 +125,7 @@ def _title(summary: Mapping[str, Any]) -> str:
     rounds = counted(summary["num_rounds"], "round")
     if summary["finished_rounds"] != summary["num_rounds"]:
         rounds = f"{summary['finished_rounds']} of {rounds}"
+        rounds += " (stopped early)" if summary["stopped_early"] else ""
     return what_ran(summary, rounds=rounds)
 
 

@@ -148,8 +148,8 @@ class WholeModel(ClientRule):
     """Train the whole model: FedAvg's client."""
 
     def train_step(self, images: Tensor, labels: Tensor) -> BatchLoss:
-        """Return the model's cross-entropy."""
-        return BatchLoss.of(self.evaluate_step(images, labels))
+        """Return the loss of the model's logits."""
+        return BatchLoss.of(self.side.training.loss(self.side.bottom(images), labels))
 
     def evaluate_step(self, images: Tensor, labels: Tensor) -> StepResult:
         """Score one batch with the model."""
@@ -185,7 +185,7 @@ class SplitClient(ClientRule):
         smashed, top = self.smashed(images), self.side.top
         if top is None:
             return BatchLoss.of(self.session.train_step(smashed, labels))
-        return BatchLoss.of(score(top(self.session.trunk(smashed)), labels))
+        return BatchLoss.of(self.side.training.loss(top(self.session.trunk(smashed)), labels))
 
     def evaluate_step(self, images: Tensor, labels: Tensor) -> StepResult:
         """Score one batch with the server's part of the model."""

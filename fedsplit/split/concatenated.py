@@ -86,10 +86,9 @@ class Concatenated(SharedServerPart):
             else zeros(example, size, self._sizes[one])
             for k, size in self._sizes.items()
         ]
-        self.optimizer.zero_grad(set_to_none=True)
-        cut_gradients = self._slices(pending.backward(concatenate(parts)))
         try:
-            self._update()
+            with self._batch(total):
+                cut_gradients = self._slices(pending.backward(concatenate(parts)))
         except ChannelError:
             if len(gradients) == len(self._sizes):
                 raise

@@ -9,13 +9,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from fedsplit.boundary import State
+from fedsplit.boundary import State, length
 from fedsplit.errors import ChannelError, cannot_read, cannot_write
 from fedsplit.exchanged_state import copy_to_train, exchanged, load_exchanged
 from fedsplit.scratch import Scratch
 from fedsplit.snapshot import separate
+from fedsplit.split.accumulation import Accumulation
 from fedsplit.split.lockstep import GiveUp, keep
 from fedsplit.split.rules import RuleSettings, UpdateRule
 from fedsplit.split.steps import PendingStep
@@ -33,7 +33,7 @@ class PerParticipantCopies(UpdateRule):
 
     def __init__(self, server_part: nn.Module, settings: RuleSettings) -> None:
         super().__init__(server_part, settings)
-        self._training: dict[int, tuple[nn.Module, Optimizer]] = {}
+        self._training: dict[int, tuple[nn.Module, Accumulation]] = {}
         self._pending: dict[int, PendingStep] = {}
         self._server_round = 1
         self._finished = Scratch("copies")
@@ -58,10 +58,9 @@ class PerParticipantCopies(UpdateRule):
     def begin(self, participant: int) -> None:
         """Copy the trainable weights of the server part, with an optimizer for this round."""
         server_copy = copy_to_train(self.server_part).train()
-        optimizer = self.settings.training.make_optimizer(
-            server_copy.parameters(), self._server_round
-        )
-        self._training[participant] = (server_copy, optimizer)
+        training = self.settings.training
+        optimizer = training.make_optimizer(server_copy.named_parameters(), self._server_round)
+        self._training[participant] = (server_copy, Accumulation(optimizer, training))
 
     def forward(self, participant: int, smashed: State) -> State:
         """Run the participant's own copy."""
@@ -73,15 +72,16 @@ class PerParticipantCopies(UpdateRule):
 
     def backward(self, participant: int, gradient: State) -> State:
         """Train the participant's own copy."""
-        _, optimizer = self._training[participant]
-        optimizer.zero_grad(set_to_none=True)
+        _, steps = self._training[participant]
+        steps.begin()
         cut_gradient = self._pending.pop(participant).backward(gradient)
-        self.settings.training.update(optimizer)
+        steps.end(length(gradient))
         return cut_gradient
 
     def finish(self, participant: int) -> None:
         """Write the trained copy to disk, unless its last step has diverged."""
-        server_copy, _ = self._training.pop(participant)
+        server_copy, steps = self._training.pop(participant)
+        steps.finish()
         trained = [weight for weight in server_copy.parameters() if weight.requires_grad]
         if not all(bool(torch.isfinite(weight).all()) for weight in trained):
             raise ChannelError(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import nn
 
-from fedsplit.boundary import State
+from fedsplit.boundary import State, length
 from fedsplit.seeding import generator
 from fedsplit.split.lockstep import GiveUp, keep
 from fedsplit.split.rules import RuleSettings
@@ -61,9 +61,8 @@ class InTurn(SharedServerPart):
         self._lockstep.serve([participant])
         assert self._pending is not None
         try:
-            self.optimizer.zero_grad(set_to_none=True)
-            cut_gradient = self._pending.backward(gradient)
-            self._update()
+            with self._batch(length(gradient)):
+                cut_gradient = self._pending.backward(gradient)
         finally:
             self._pending = None
             self._turns.leave(participant)

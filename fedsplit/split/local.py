@@ -13,7 +13,8 @@ from fedsplit.errors import ConfigError, RunError
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.interruption import check_interruption
 from fedsplit.snapshot import Snapshot, is_finite, load_optimizer_state, optimizer_state
-from fedsplit.split.steps import StepResult, score
+from fedsplit.split.accumulation import Accumulation
+from fedsplit.split.steps import StepResult
 from fedsplit.split.training import Training
 
 Batch = tuple[Tensor, Tensor]
@@ -59,7 +60,7 @@ def train_batches(
     training: Training,
     before_step: Callable[[], None] = lambda: None,
 ) -> LocalResult:
-    """Take one optimizer step for each batch.
+    """Train on batches, with one optimizer step for each, or for several of them.
 
     Parameters
     ----------
@@ -70,14 +71,15 @@ def train_batches(
     optimizer : Optimizer
         The optimizer of the weights in this process.
     training : Training
-        How to clip gradients.
+        How many batches a step has, and how to clip gradients.
     before_step : Callable[[], None]
         May change the gradients before each step.
     """
     total = _Total()
+    steps = Accumulation(optimizer, training, before_step)
     for images, labels in batches:
         check_interruption()
-        optimizer.zero_grad(set_to_none=True)
+        steps.begin()
         loss = objective(images, labels)
         if loss.descended.requires_grad:
             torch.autograd.backward(loss.descended)
@@ -86,9 +88,9 @@ def train_batches(
                 "The loss of a batch depends on no weight that trains at this client. Return it "
                 "from train_step, and smashed data from a defence, without detach()."
             )
-        before_step()
-        training.update(optimizer)
+        steps.end(len(labels))
         total.add(loss.reported, len(labels))
+    steps.finish()
     return total.result()
 
 
@@ -111,7 +113,7 @@ class PooledTraining:
         self.model = model
         self._batches = batches
         self._training = training
-        self._optimizer = training.make_optimizer(model.parameters())
+        self._optimizer = training.make_optimizer(model.named_parameters())
 
     def train(self, server_round: int) -> LocalResult:
         """Train for one round.
@@ -125,7 +127,7 @@ class PooledTraining:
         self.model.train()
         result = train_batches(
             self._batches(server_round),
-            lambda images, labels: BatchLoss.of(score(self.model(images), labels)),
+            lambda images, labels: BatchLoss.of(self._training.loss(self.model(images), labels)),
             self._optimizer,
             self._training,
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ class UpdateRule(ABC):
         """Train on one batch whose labels are here; return its score and the cut gradient."""
         logits = self.forward(participant, smashed)
         assert isinstance(logits, Tensor)
-        result, gradient = output_gradient(logits, labels)
+        result, gradient = output_gradient(logits, labels, self.settings.training.loss)
         return result, self.backward(participant, gradient)
 
     @abstractmethod
@@ -142,6 +142,12 @@ class UpdateRule(ABC):
         num_examples : Mapping[int, int]
             Participant -> number of examples it trained on: the weight n_k.
         """
+
+    def weigh_classes(self, weights: Iterable[float]) -> None:
+        """Set the factor of each class in the loss, once the clients' images are counted."""
+        training = self.settings.training
+        loss = replace(training.loss, class_weights=tuple(weights))
+        self.settings = replace(self.settings, training=replace(training, loss=loss))
 
     def measured(self) -> Mapping[str, float]:
         """Return the values of `metrics` for the round that was closed last."""

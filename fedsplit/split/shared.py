@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from fedsplit.snapshot import Snapshot, load_optimizer_state, optimizer_state
+from fedsplit.split.accumulation import Accumulation
 from fedsplit.split.lockstep import GiveUp, Lockstep, keep
 from fedsplit.split.rules import RuleSettings, UpdateRule
 from fedsplit.split.steps import check_gradients
@@ -22,7 +24,9 @@ class SharedServerPart(UpdateRule):
 
     def __init__(self, server_part: nn.Module, settings: RuleSettings) -> None:
         super().__init__(server_part, settings)
-        self.optimizer = self.settings.training.make_optimizer(self.server_part.parameters())
+        training = settings.training
+        self.optimizer = training.make_optimizer(self.server_part.named_parameters())
+        self._steps = Accumulation(self.optimizer, training)
         self._lockstep: Lockstep[Any, Any] = Lockstep(
             join_seconds=settings.join_seconds,
             step_seconds=settings.step_seconds,
@@ -59,16 +63,24 @@ class SharedServerPart(UpdateRule):
         self._lockstep.close()
 
     def close_round(self, num_examples: Mapping[int, int]) -> None:
-        """Do nothing: every step has updated the one server part."""
+        """Take the step of the last batches, if they are fewer than a step has."""
+        self._steps.finish()
 
     def close(self) -> None:
         """Wake all participants that wait for a step."""
         self._lockstep.close()
 
-    def _update(self) -> None:
-        """Take one optimizer step with the accumulated gradients, if they are finite."""
-        check_gradients(self.server_part)
-        self.settings.training.update(self.optimizer)
+    @contextmanager
+    def _batch(self, num_examples: int) -> Iterator[None]:
+        """Add the gradients that the block computes to the optimizer's step, if they are finite."""
+        self._steps.begin()
+        try:
+            yield
+            check_gradients(self.server_part)
+        except BaseException:
+            self._steps.undo()
+            raise
+        self._steps.end(num_examples)
 
     def state_dict(self) -> Snapshot:
         """Return the server part and its optimizer."""

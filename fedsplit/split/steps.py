@@ -50,9 +50,13 @@ def score(logits: Tensor, labels: Tensor) -> StepResult:
 
     Logits are [B, classes], labels [B].
     """
-    hits = (logits.detach().argmax(dim=-1) == labels).sum()
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return StepResult(cross_entropy(precise, labels), hits)
+    return StepResult(cross_entropy(precise, labels), num_correct(logits, labels))
+
+
+def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the number of correct predictions, int64 []. Logits are [B, classes], labels [B]."""
+    return (logits.detach().argmax(dim=-1) == labels).sum()
 
 
 class PendingStep:
@@ -113,8 +117,17 @@ class PendingStep:
         return {name: _gradient(leaf) for name, leaf in floating.items()}
 
 
-def output_gradient(logits: Tensor, labels: Tensor) -> tuple[StepResult, Tensor]:
+def output_gradient(
+    logits: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], StepResult] = score
+) -> tuple[StepResult, Tensor]:
     """Return a batch's score and the gradient of its loss for the logits [B, classes].
+
+    Parameters
+    ----------
+    logits, labels : Tensor
+        [B, classes], and int64 [B].
+    loss : Callable[[Tensor, Tensor], StepResult]
+        What training minimises.
 
     Raises
     ------
@@ -123,11 +136,11 @@ def output_gradient(logits: Tensor, labels: Tensor) -> tuple[StepResult, Tensor]
     """
     leaf = logits.detach().requires_grad_()
     with torch.enable_grad():
-        result = score(leaf, labels)
-    loss = result.loss.item()
-    if not math.isfinite(loss):  # before anything has changed
+        result = loss(leaf, labels)
+    value = result.loss.item()
+    if not math.isfinite(value):  # before anything has changed
         raise ChannelError(
-            f"Training diverged: the loss of a batch is {loss}. Lower learning-rate."
+            f"Training diverged: the loss of a batch is {value}. Lower learning-rate."
         )
     torch.autograd.backward(result.loss)
     return StepResult(result.loss.detach(), result.num_correct), _gradient(leaf)

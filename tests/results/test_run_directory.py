@@ -173,7 +173,7 @@ def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(tmp_
     """Break it: reopen without a look at the summary."""
     config = config_in(tmp_path, **{"run-name": "a", "num-server-rounds": 5})
     directory = RunDirectory.create(config)
-    directory.write_summary({"rounds": 5})
+    directory.write_summary({"finished_rounds": 5})
     directory.close()
     resumed = Config.load(config, {"resume": str(directory.path)})
     with pytest.raises(ConfigError, match="has been finished by another process"):

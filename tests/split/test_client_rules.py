@@ -79,7 +79,7 @@ def train(rule: ClientRule, batches: Sequence[Batch]) -> LocalResult:
     modules = [rule.side.bottom, *rule.side.added.values()]
     modules += [] if rule.side.top is None else [rule.side.top]
     weights = [weight for module in modules for weight in module.parameters()]
-    result = rule.train(batches, TRAINING.make_optimizer(weights))
+    result = rule.train(batches, TRAINING.make_optimizer(("", weight) for weight in weights))
     if isinstance(rule, SplitClient):
         rule.session.finish()
     return result
@@ -194,8 +194,8 @@ def test_a_rule_may_descend_more_than_it_reports(serve: Serve) -> None:
         result = train(rule, batches_of(0, *SIZES))
     server.close_round(server.report().num_examples)
     bottom, server_part = bottom_of(), server_part_of()
-    own = TRAINING.make_optimizer(bottom.parameters())
-    theirs = Training.of_server(config).make_optimizer(server_part.parameters())
+    own = TRAINING.make_optimizer(bottom.named_parameters())
+    theirs = Training.of_server(config).make_optimizer(server_part.named_parameters())
     losses = []
     for images, labels in batches_of(0, *SIZES):
         own.zero_grad()
@@ -256,7 +256,7 @@ def test_before_step_changes_gradients_of_every_batch() -> None:
         for weight in rule.side.bottom.parameters():
             weight.grad = torch.zeros_like(weight)
 
-    optimizer = TRAINING.make_optimizer(rule.side.bottom.parameters())
+    optimizer = TRAINING.make_optimizer(rule.side.bottom.named_parameters())
     rule.train(batches_of(0, *SIZES), optimizer, forget)
     assert len(calls) == 3
     assert_same_bits(weights_of(rule.side.bottom), before)

@@ -212,7 +212,7 @@ def test_a_loss_without_a_graph_trains_nothing_and_is_reported() -> None:
     def plain(images: torch.Tensor, labels: torch.Tensor) -> BatchLoss:
         return BatchLoss.of(StepResult(torch.tensor(2.0), torch.tensor(1)))
 
-    optimizer = training_of().make_optimizer(model.parameters())
+    optimizer = training_of().make_optimizer(model.named_parameters())
     assert train_batches(batches_of(0, 4, 4), plain, optimizer, training_of()) == (8, 2.0, 0.25)
     assert_same_bits(weights_of(model), before)
 

@@ -145,17 +145,18 @@ def test_an_optimizer_holds_the_parameters_that_train_and_may_hold_none() -> Non
     """Break it: hand torch the list itself; it refuses an empty one."""
     part = nn.Linear(2, 2)
     part.weight.requires_grad_(False)
-    optimizer = training_of().make_optimizer(part.parameters())
+    optimizer = training_of().make_optimizer(part.named_parameters())
     assert [id(weight) for weight in optimizer.param_groups[0]["params"]] == [id(part.bias)]
-    empty = training_of().make_optimizer(part.requires_grad_(False).parameters())
+    empty = training_of().make_optimizer(part.requires_grad_(False).named_parameters())
     assert empty.param_groups[0]["params"] == []
     training_of(clip_norm=1.0).update(empty)
 
 
 def test_an_optimizer_of_a_later_round_has_its_rate() -> None:
     training = training_of(learning_rate_schedule="step", decay_rounds=2, learning_rate_decay=0.5)
+    layer = nn.Linear(1, 1)
     rates = [
-        training.make_optimizer(nn.Linear(1, 1).parameters(), server_round).param_groups[0]["lr"]
+        training.make_optimizer(layer.named_parameters(), server_round).param_groups[0]["lr"]
         for server_round in (1, 2, 3, 5)
     ]
     assert rates == [0.1, 0.1, 0.05, 0.025]
@@ -168,7 +169,7 @@ def test_a_new_rate_keeps_the_optimizers_state(name: str) -> None:
         optimizer=name, learning_rate_schedule="step", decay_rounds=1, learning_rate_decay=0.25
     )
     part = server_part_of()
-    optimizer = training.make_optimizer(part.parameters())
+    optimizer = training.make_optimizer(part.named_parameters())
     server_step(part, optimizer, HIDDEN, LABELS)
     state = optimizer_state(optimizer)
     training.set_rate(optimizer, 2)
@@ -199,8 +200,8 @@ def test_an_update_limits_the_norm_of_all_gradients_together(clip_norm: float) -
 def test_an_update_equals_torchs_clip_and_step(name: str) -> None:
     part, reference = server_part_of(), server_part_of()
     training = training_of(optimizer=name, clip_norm=0.2)
-    optimizer = training.make_optimizer(part.parameters())
-    theirs = training.make_optimizer(reference.parameters())
+    optimizer = training.make_optimizer(part.named_parameters())
+    theirs = training.make_optimizer(reference.named_parameters())
     for _ in range(3):
         server_step(part, optimizer, HIDDEN, LABELS, training)
         theirs.zero_grad()

@@ -140,7 +140,7 @@ def settings_of(config: Config | None = None) -> RuleSettings:
 
 def optimizer_of(parameters: Iterable[nn.Parameter], config: Config) -> Optimizer:
     """Return the optimizer of a config, with the rate of the first round."""
-    return Training.of_clients(config).make_optimizer(parameters)
+    return Training.of_clients(config).make_optimizer(("", weight) for weight in parameters)
 
 
 def batches_of(participant: int, *sizes: int, shape: Sequence[int] = (6,)) -> list[Batch]:
