@@ -11,7 +11,15 @@ from fedsplit.config.section import Section, Whole
 
 Augment = Literal["none", "flip-crop", "randaugment", "trivial"]
 Partitioner = Literal[
-    "iid", "dirichlet", "pathological", "shard", "linear", "square", "exponential"
+    "iid",
+    "dirichlet",
+    "inner-dirichlet",
+    "pathological",
+    "shard",
+    "linear",
+    "square",
+    "exponential",
+    "natural-id",
 ]
 
 
@@ -23,11 +31,19 @@ class DataConfig(Section):
         min_length=1,
         description="bundled name, local folder, package.module:function or Hugging Face Hub id",
     )
+    config_name: str = Field("", description="subset of a Hub data set; empty = its default one")
     partitioner: Partitioner = Field(
         "iid", description="how the training images are divided among the clients"
     )
     alpha: float = Field(
-        0.5, gt=0.0, description="dirichlet: concentration; a smaller value is more uneven"
+        0.5,
+        gt=0.0,
+        description="dirichlet, inner-dirichlet: concentration; a smaller value is more uneven",
+    )
+    partition_column: str = Field(
+        "",
+        description="natural-id: column that says to whom an image belongs, such as a writer or a "
+        "hospital",
     )
     classes_per_client: Whole = Field(
         2, ge=1, description="pathological: number of classes of each client"
@@ -58,6 +74,11 @@ class DataConfig(Section):
     )
     augment: Augment = Field(
         "none", description="random changes of training images (docs/algorithms.md, Augmentation)"
+    )
+    on_error: Literal["fail", "skip"] = Field(
+        "fail",
+        description="images that cannot be decoded: fail when they are needed, or skip them, which "
+        "decodes every image once at the start",
     )
     train_split: str = Field("train", min_length=1, description="split of the training images")
     test_split: str = Field(

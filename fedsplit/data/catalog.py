@@ -21,6 +21,7 @@ from fedsplit.data.columns import (
     label_array,
 )
 from fedsplit.data.folders import read_folder
+from fedsplit.data.rows import numbered, own_columns, readable
 from fedsplit.data.sampling import balanced_subset, hold_out
 from fedsplit.data.sources import Source, read, source_of
 from fedsplit.errors import DataError
@@ -100,8 +101,8 @@ def load_images(data: DataConfig, *, look: bool = True) -> ImageDataset:
     """Return the data set `data.name`, limited to the configured numbers of images.
 
     The test images are the split ``test``, else ``validation``; a data set without either has
-    one sixth of every class held out. Held-out images and subsets are chosen at random (subsets
-    with equal numbers of each class), but always the same, whatever the run's seed or its clients.
+    one sixth of every class held out. Held-out images and class-balanced subsets are random but the
+    same in every run, whatever its seed.
 
     Parameters
     ----------
@@ -128,11 +129,12 @@ def images_key(data: DataConfig, *, look: bool = True) -> ImagesKey:
     Raises
     ------
     FedSplitError
-        If there is no such data set.
+        If there is none.
     """
-    fields = ("name", "image_column", "label_column", "max_train_samples", "max_test_samples")
-    splits = ("train_split", "test_split")
-    return ImagesKey(source_of(data.name, look=look), data.only(*fields, *splits))
+    limits = ("max_train_samples", "max_test_samples")
+    columns = ("image_column", "label_column", "train_split", "test_split", "on_error")
+    source = source_of(data.name, data.config_name, look=look)
+    return ImagesKey(source, data.only("name", "config_name", *columns, *limits))
 
 
 def images_of(key: ImagesKey) -> ImageDataset:
@@ -219,7 +221,7 @@ def _test_split(
         if not len(splits.get(name, ())):
             continue
         if has_labels(splits[name], column):
-            return splits[name]
+            return numbered(splits[name], name)
         _logger.warning(
             "The split '%s' of the data set '%s' has no labels, so it is not used to test.",
             *(name, data.name),
@@ -265,7 +267,7 @@ def _split(
     key: str = "data.train-split",
 ) -> datasets.Dataset:
     if len(splits.get(split, ())):
-        return splits[split]
+        return numbered(splits[split], split)
     sizes = ", ".join(f"{split} ({len(part)} rows)" for split, part in splits.items())
     raise DataError(
         f"The data set '{name}' has no images in a split called '{split}'. It has: "
@@ -280,12 +282,14 @@ def _labelled(
     if test is not None and not {image_column, label_column} <= set(test.column_names):
         raise DataError(
             f"The test images of '{name}' lack the column '{image_column}' or '{label_column}' "
-            f"that its training images have. Their columns are: {', '.join(test.column_names)}. "
+            f"that its training images have. Their columns are: {', '.join(own_columns(test))}. "
             "Give both splits the same columns."
         )
     train = as_images(train, image_column, name)
     # Made empty after the cast, because a column without rows cannot be cast.
     test = train.select([]) if test is None else as_images(test, image_column, name)
+    if data.on_error == "skip":
+        train, test = (readable(part, image_column, name) for part in (train, test))
     train, test = as_class_labels((train, test), label_column, name)
     names = tuple(train.features[label_column].names)
     return ImageDataset(name, train, test, image_column, label_column, names)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from fedsplit.config import DataConfig
+from fedsplit.data.rows import own_columns
 from fedsplit.errors import DataError
 from fedsplit.names import some
 
@@ -45,7 +46,8 @@ def _choose(
     preferred: tuple[str, ...],
 ) -> str:
     asked = data.image_column if kind == "image" else data.label_column
-    columns = ", ".join(f"{name} ({_type(f)})" for name, f in dataset.features.items())
+    features = dataset.features
+    columns = ", ".join(f"{name} ({_type(features[name])})" for name in own_columns(dataset))
     if asked:
         if asked in dataset.features:
             return asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import datasets
 import numpy as np
@@ -18,8 +18,7 @@ _LARGEST_16_BIT, _LARGEST_8_BIT = 65535, 255
 def decode(
     file: Mapping[str, object] | None,
     *,
-    column: str,
-    row: int,
+    place: Callable[[], str],
     channels: int,
     background: str = "white",
 ) -> Image.Image:
@@ -29,10 +28,8 @@ def decode(
     ----------
     file : Mapping[str, object] | None
         Its ``bytes`` or its ``path``, as `datasets` stores it.
-    column : str
-        Its column, for the message.
-    row : int
-        Its row, for the message.
+    place : Callable[[], str]
+        Says where it is, for the message.
     channels : int
         1 or 3.
     background : str
@@ -44,8 +41,6 @@ def decode(
         If it is missing or broken, or its pixels are 32-bit integers or floating-point numbers:
         these have no fixed range, so the value of white is unknown.
     """
-    path = file.get("path") if file else None
-    name = f"Image {row} of the column '{column}' (file {path})"
     try:
         image: Image.Image = _IMAGE.decode_example(file)
         mode = image.mode
@@ -54,13 +49,19 @@ def decode(
             return plain.convert("L" if channels == 1 else "RGB")
     except Exception as error:
         raise DataError(
-            f"{name} cannot be decoded ({type(error).__name__}: {error}). Remove or repair it."
+            f"{_called(file, place)} cannot be decoded ({type(error).__name__}: {error}). Remove "
+            "or repair it, or leave out all such images with data.on-error = 'skip'."
         ) from error
     raise DataError(
-        f"{name} has pixels of Pillow's mode '{mode}': 32-bit numbers without a fixed range, so "
-        "the values of black and white are unknown. Scale it, and save it with 8 or 16 bits per "
-        "channel, for example as a PNG."
+        f"{_called(file, place)} has pixels of Pillow's mode '{mode}': 32-bit numbers without a "
+        "fixed range, so the values of black and white are unknown. Scale it, and save it with 8 "
+        "or 16 bits per channel, for example as a PNG."
     )
+
+
+def _called(file: Mapping[str, object] | None, place: Callable[[], str]) -> str:
+    path = file.get("path") if file else None
+    return f"The image in {place()}, file {path}," if path else f"The image in {place()},"
 
 
 def _opaque(image: Image.Image, background: str) -> Image.Image:

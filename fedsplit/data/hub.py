@@ -15,8 +15,14 @@ from fedsplit.errors import DataError
 PROBE_TIMEOUT_SECONDS = 5.0
 
 
-def read_hub(name: str) -> dict[str, datasets.Dataset]:
-    """Return the splits of a Hub data set, by name; download it unless it is in the local cache.
+def read_hub(name: str, config_name: str = "") -> dict[str, datasets.Dataset]:
+    """Return the splits of a Hub data set by name, downloaded unless in the local cache.
+
+    Parameters
+    ----------
+    name, config_name : str
+        Its id, and that of a subset; empty = its only or default one.
+
 
     Raises
     ------
@@ -33,12 +39,13 @@ def read_hub(name: str) -> dict[str, datasets.Dataset]:
             "save_to_disk) or to the bundled 'fashion-mini'."
         )
     try:
-        loaded = datasets.load_dataset(name)
+        loaded = datasets.load_dataset(name, config_name or None)
     except Exception as error:
         raise DataError(
             f"The data set '{name}' (data.name) cannot be loaded from the Hugging Face Hub "
-            f"({type(error).__name__}: {error}). Choose another one, or set data.name to a local "
-            "folder that holds a data set saved with save_to_disk."
+            f"({type(error).__name__}: {error}). Choose another one, or one of its subsets with "
+            "data.config-name, or set data.name to a local folder that holds a data set saved with "
+            "save_to_disk."
         ) from error
     return {str(split): dataset for split, dataset in loaded.items()}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import datasets
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from fedsplit.config import Config, LastBatch
 from fedsplit.data.columns import label_array
 from fedsplit.data.decode import decode
+from fedsplit.data.rows import numbers_of, place_of
 from fedsplit.input_spec import InputSpec
 
 ChangePixels = Callable[[Tensor, Tensor], Tensor]
@@ -60,7 +62,8 @@ class Images:
     ) -> None:
         self.labels = torch.from_numpy(label_array(dataset, label_column))
         self._column = image_column
-        self._rows = dataset.select_columns([image_column]).with_format("arrow")
+        self._dataset = dataset.select_columns([image_column, *numbers_of(dataset)])
+        self._rows = self._dataset.select_columns([image_column]).with_format("arrow")
         self._spec = spec
         self._augment: ChangePixels | None = None
         self._mean = torch.tensor(spec.mean, dtype=torch.float32).view(-1, 1, 1)
@@ -118,8 +121,7 @@ class Images:
         spec = self._spec
         image = decode(
             file,
-            column=self._column,
-            row=row,
+            place=partial(place_of, self._dataset, self._column, row),
             channels=spec.channels,
             background=spec.background,
         )

@@ -21,6 +21,7 @@ from fedsplit.cache import OnceCache
 from fedsplit.config import DataConfig
 from fedsplit.data.catalog import ImageDataset
 from fedsplit.data.columns import label_array
+from fedsplit.data.owners import deal_out, owners_of
 from fedsplit.data.sampling import Rows
 from fedsplit.errors import ConfigError
 from fedsplit.seeding import derive_seed
@@ -36,11 +37,13 @@ warnings.filterwarnings("ignore", message="Specifying null_placement")  # of `Da
 _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "iid": (),
     "dirichlet": ("alpha", "min_partition_size"),
+    "inner-dirichlet": ("alpha",),
     "pathological": ("classes_per_client",),
     "shard": ("shards_per_client",),
     "linear": (),
     "square": (),
     "exponential": (),
+    "natural-id": ("partition_column",),
 }
 """The keys of ``data`` that each partitioner reads."""
 
@@ -50,6 +53,7 @@ class _SharesKey:
     """Everything that a division of the training images depends on."""
 
     labels_sha256: bytes
+    owners_sha256: bytes
     partitioning: DataConfig
     num_clients: int
     seed: int
@@ -73,7 +77,8 @@ def partition(
     drawn, which can happen when there are fewer clients than classes. ``shard`` makes shards of
     equal size and leaves out the remaining images, chosen at random; they are fewer than the
     shards. Client i has images in proportion to i + 1 with ``linear``, to its square with
-    ``square``, and to e^(i + 1) with ``exponential``.
+    ``square``, and to e^(i + 1) with ``exponential``. ``natural-id`` gives each client all images
+    of an owner, such as a writer, or of several: owners are dealt out in a seeded order.
 
     Parameters
     ----------
@@ -121,20 +126,23 @@ def class_counts(
 
 def _shares(dataset: ImageDataset, data: DataConfig, *, num_clients: int, seed: int) -> list[Rows]:
     labels = label_array(dataset.train, dataset.label_column)
-    digest = hashlib.sha256(labels.tobytes()).digest()
-    key = _SharesKey(digest, partitioning(data), num_clients, seed)
-    return _CACHE.get(key, lambda: _divide(labels, key, dataset.name))
+    owners = owners_of(dataset, data) if data.partitioner == "natural-id" else np.array([])
+    of_labels, of_owners = (hashlib.sha256(each.tobytes()).digest() for each in (labels, owners))
+    key = _SharesKey(of_labels, of_owners, partitioning(data), num_clients, seed)
+    return _CACHE.get(key, lambda: _divide(labels, owners, key, dataset.name))
 
 
-def _divide(labels: Rows, key: _SharesKey, name: str) -> list[Rows]:
+def _divide(labels: Rows, owners: Rows, key: _SharesKey, name: str) -> list[Rows]:
     """Return the rows of each client, in the partitioner's order; `name` is for messages."""
     data, num_clients, seed = key.partitioning, key.num_clients, key.seed
     _check(labels, data, num_clients, name)
+    if data.partitioner == "natural-id":
+        return deal_out(owners, data, num_clients, derive_seed(seed, "partition"), name)
     order = np.random.default_rng(derive_seed(seed, "partition-order")).permutation(len(labels))
     if data.partitioner == "shard":
         num_shards = num_clients * data.shards_per_client
         order = order[: len(order) - len(order) % num_shards]
-    partitioner = _partitioner(data, num_clients, derive_seed(seed, "partition"))
+    partitioner = _partitioner(data, num_clients, len(order), derive_seed(seed, "partition"))
     partitioner.dataset = datasets.Dataset.from_dict({"label": labels[order], "row": order})
     try:
         parts = [partitioner.load_partition(client) for client in range(num_clients)]
@@ -149,13 +157,14 @@ def _divide(labels: Rows, key: _SharesKey, name: str) -> list[Rows]:
     return shares
 
 
-def _partitioner(data: DataConfig, num_clients: int, seed: int) -> Partitioner:
+def _partitioner(data: DataConfig, num_clients: int, num_images: int, seed: int) -> Partitioner:
     # Imported here: the package imports plotting libraries too, which takes 1.5 s, and a client
     # with a data-path of its own does not need it.
     from flwr_datasets.partitioner import (
         DirichletPartitioner,
         ExponentialPartitioner,
         IidPartitioner,
+        InnerDirichletPartitioner,
         LinearPartitioner,
         PathologicalPartitioner,
         ShardPartitioner,
@@ -168,6 +177,13 @@ def _partitioner(data: DataConfig, num_clients: int, seed: int) -> Partitioner:
             partition_by="label",
             alpha=data.alpha,
             min_partition_size=max(1, data.min_partition_size),
+            seed=seed,
+        )
+    if data.partitioner == "inner-dirichlet":
+        return InnerDirichletPartitioner(
+            [len(part) for part in np.array_split(np.arange(num_images), num_clients)],
+            partition_by="label",
+            alpha=data.alpha,
             seed=seed,
         )
     if data.partitioner == "pathological":

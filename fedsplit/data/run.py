@@ -29,7 +29,7 @@ def reading(data: DataConfig) -> Iterator[None]:
     """
     source: Source | None = None
     try:
-        with held(data.name) as source:
+        with held(data.name, data.config_name) as source:
             yield
     finally:
         # Nobody can ask for a function's result again: do not keep its images in memory.

@@ -146,7 +146,7 @@ def load_shard(
     own = _OwnKey(
         path=data_path,
         folder=None if folder is None else folder_state(folder),
-        columns=config.data.only("image_column", "label_column"),
+        columns=config.data.only("image_column", "label_column", "on_error"),
         class_names=_images(config).class_names if is_local(config.data.name) else None,
         validation=_validation(config, partition_id),
         spec=spec,

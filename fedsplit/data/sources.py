@@ -37,6 +37,7 @@ class HubDataset:
     """A data set of the Hugging Face Hub, in the state in which this process loads it first."""
 
     name: str
+    config_name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,20 +57,22 @@ class _Held:
     num_runs: int = 0
 
 
-_held: dict[str, _Held] = {}
-_seen: dict[str, Source] = {}
+_Key = tuple[str, str]
+"""The name of a data set, and of its subset."""
+_held: dict[_Key, _Held] = {}
+_seen: dict[_Key, Source] = {}
 _lock = RLock()
 
 
-def source_of(name: str, *, look: bool = True) -> Source:
+def source_of(name: str, config_name: str = "", *, look: bool = True) -> Source:
     """Return the state of a data set.
 
     While a run holds the data set (see `held`), that is the state which the run has found.
 
     Parameters
     ----------
-    name : str
-        As in ``data.name``.
+    name, config_name : str
+        As ``data.name`` and ``data.config-name``.
     look : bool
         Look at the folder, or call the function, now; False = return what this process found when
         it looked last, if it has looked before.
@@ -82,15 +85,16 @@ def source_of(name: str, *, look: bool = True) -> Source:
         If ``package.module:name`` cannot be imported or is not a function.
     """
     with _lock:
-        if name in _held:
-            return _held[name].source
-        if look or name not in _seen:
-            _seen[name] = _look(name)
-        return _seen[name]
+        key = (name, config_name)
+        if key in _held:
+            return _held[key].source
+        if look or key not in _seen:
+            _seen[key] = _look(name, config_name)
+        return _seen[key]
 
 
 @contextmanager
-def held(name: str) -> Iterator[Source]:
+def held(name: str, config_name: str = "") -> Iterator[Source]:
     """Keep one state of a data set for every thread of this process until the block ends.
 
     The first block looks; blocks that overlap with it share what it has found.
@@ -101,17 +105,18 @@ def held(name: str) -> Iterator[Source]:
         As `source_of`.
     """
     with _lock:
-        entry = _held.get(name) or _Held(_look(name))
+        key = (name, config_name)
+        entry = _held.get(key) or _Held(_look(name, config_name))
         entry.num_runs += 1
-        _held[name] = entry
-        _seen.pop(name, None)
+        _held[key] = entry
+        _seen.pop(key, None)
     try:
         yield entry.source
     finally:
         with _lock:
             entry.num_runs -= 1
             if not entry.num_runs:
-                del _held[name]
+                del _held[key]
 
 
 def is_held(source: Source) -> bool:
@@ -139,11 +144,16 @@ def read(source: Source) -> Mapping[str, datasets.Dataset]:
     if isinstance(source, FolderState):
         return read_folder(Path(source.path))
     if isinstance(source, HubDataset):
-        return read_hub(source.name)
+        return read_hub(source.name, source.config_name)
     return source.splits
 
 
-def _look(name: str) -> Source:
+def _look(name: str, config_name: str) -> Source:
+    if config_name and is_local(name):
+        raise DataError(
+            f"data.config-name = '{config_name}' names a subset of a data set of the Hugging Face "
+            f"Hub, and '{name}' (data.name) is not one. Leave it empty."
+        )
     if name in BUNDLED:
         return Bundled(name)
     if is_reference(name):
@@ -158,4 +168,4 @@ def _look(name: str) -> Source:
             "(package.module:name), the id of a data set on the Hugging Face Hub, or a bundled "
             f"name ({', '.join(BUNDLED)})."
         )
-    return HubDataset(name)
+    return HubDataset(name, config_name)

@@ -118,8 +118,8 @@ def test_all_errors_are_reported_at_once() -> None:
     assert found["model.pretrained"] == "model.pretrained = 1: must be true or false"
     assert found["split.cut_layers"].endswith("did you mean 'split.cut-layer'?")
     assert found["data.partitioner"] == (
-        "data.partitioner = 'idd': must be 'iid', 'dirichlet', 'pathological', 'shard', 'linear', "
-        "'square' or 'exponential'"
+        "data.partitioner = 'idd': must be 'iid', 'dirichlet', 'inner-dirichlet', "
+        "'pathological', 'shard', 'linear', 'square', 'exponential' or 'natural-id'"
     )
     assert found["momentum"] == "momentum = nan: must be a finite number"
     assert found["data.alpha"] == "data.alpha = 0.0: must be greater than 0"

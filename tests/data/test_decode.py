@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,15 @@ def stored(image: Image.Image, path: Path) -> dict[str, object]:
     return {"bytes": None, "path": str(path)}
 
 
+def place(row: int = 0, column: str = "image") -> Callable[[], str]:
+    return lambda: f"row {row}, column '{column}'"
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bits_are_scaled_to_8(tmp_path: Path, suffix: str, channels: int) -> None:
     file = stored(Image.fromarray(RAMP), tmp_path / f"ramp.{suffix}")
-    image = decode(file, column="image", row=0, channels=channels)
+    image = decode(file, place=place(), channels=channels)
     assert image.mode == ("L" if channels == 1 else "RGB")
     pixels = np.asarray(image).reshape(8, 8, channels)
     expected = np.round(RAMP / 257).astype(np.uint8)
@@ -38,27 +43,27 @@ def test_16_bits_of_the_other_byte_order() -> None:
     tiff = io.BytesIO()
     image.save(tiff, "TIFF")
     file = {"bytes": tiff.getvalue(), "path": None}
-    pixels = np.asarray(decode(file, column="image", row=0, channels=1))
+    pixels = np.asarray(decode(file, place=place(), channels=1))
     assert np.array_equal(pixels, np.round(RAMP / 257).astype(np.uint8))
 
 
 @pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
 def test_pixels_without_a_range_are_refused(tmp_path: Path, dtype: type, mode: str) -> None:
     file = stored(Image.fromarray(RAMP.astype(dtype)), tmp_path / "ramp.tif")
-    with pytest.raises(DataError, match=rf"Image 3 .*ramp\.tif.*mode '{mode}'.*8 or 16 bits"):
-        decode(file, column="image", row=3, channels=1)
+    with pytest.raises(DataError, match=rf"row 3, .*ramp\.tif.*mode '{mode}'.*8 or 16 bits"):
+        decode(file, place=place(3, "image"), channels=1)
 
 
 def test_8_bits_are_left_alone(tmp_path: Path) -> None:
     file = stored(picture(1), tmp_path / "grey.png")
-    image = decode(file, column="image", row=0, channels=1)
+    image = decode(file, place=place(), channels=1)
     assert image.tobytes() == picture(1).tobytes()
 
 
 @pytest.mark.parametrize("file", [None, {"bytes": None, "path": None}, {"bytes": b"no"}])
 def test_what_is_no_image_is_named(file: dict[str, object] | None) -> None:
-    with pytest.raises(DataError, match=r"Image 7 of the column 'photo' .* cannot be decoded"):
-        decode(file, column="photo", row=7, channels=1)
+    with pytest.raises(DataError, match=r"The image in row 7, column 'photo'.* cannot be decoded"):
+        decode(file, place=place(7, "photo"), channels=1)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "1"])
@@ -83,7 +88,14 @@ def test_transparent_pixels_are_put_on_the_background(
         image = image.convert("RGBA")
     image.save(path, transparency=image.info.get("transparency"))
     file = {"bytes": None, "path": str(path)}
-    pixels = np.asarray(decode(file, column="image", row=0, channels=1, background=background))
+    pixels = np.asarray(
+        decode(
+            file,
+            place=place(),
+            channels=1,
+            background=background,
+        )
+    )
     assert set(pixels[:, 4:].flatten()) == {grey}
     assert set(pixels[:, :4].flatten()) == {0 if mode == "1" else 50}
 
@@ -92,4 +104,4 @@ def test_palette_images_have_their_colours(tmp_path: Path) -> None:
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 200, 10, 60])
     file = stored(image, tmp_path / "a.png")
-    assert decode(file, column="image", row=0, channels=3).getpixel((3, 3)) == (200, 10, 60)
+    assert decode(file, place=place(), channels=3).getpixel((3, 3)) == (200, 10, 60)

@@ -54,8 +54,22 @@ def test_a_name_that_the_hub_refuses() -> None:
     assert time.monotonic() - start < 5
 
 
+def test_a_subset_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(name: str, config_name: str | None) -> dict[str, object]:
+        asked.append((name, config_name))
+        return {}
+
+    monkeypatch.setattr(hub, "_probe", lambda name: "")
+    monkeypatch.setattr("datasets.load_dataset", load)
+    hub.read_hub("a/b", "fine")
+    hub.read_hub("a/b")
+    assert asked == [("a/b", "fine"), ("a/b", None)]
+
+
 def test_other_failures_are_data_errors_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> None:
+    def fail(name: str, config_name: str | None) -> None:
         raise ValueError(f"Config name is missing for {name}")
 
     monkeypatch.setattr(hub, "_probe", lambda name: "")

@@ -89,7 +89,9 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"does not know"):
         load_shard(config, 0, 1, SMALL, data_path=str(tmp_path))
     config = Config(data=DataConfig(name=str(tmp_path)))
-    with pytest.raises(DataError, match=r"001.png\) cannot be decoded"):
+    with pytest.raises(
+        DataError, match=r"row 3 of the split 'train', column 'image', file .*001.png, cannot be"
+    ):
         load_shard(config, 0, 1, SMALL, data_path=str(tmp_path))
 
 
@@ -147,7 +149,7 @@ def test_evaluation_is_in_order() -> None:
 def test_null_images_never_reach_a_batch() -> None:
     dataset = labelled([0, 1])
     nothing = datasets.Dataset.from_dict({"image": [None], "label": [0]}, dataset.features)
-    with pytest.raises(DataError, match="Image 2 of the column 'image'"):
+    with pytest.raises(DataError, match="row 2 of a client's images, column 'image', cannot"):
         Images(
             datasets.concatenate_datasets([dataset, nothing]),
             image_column="image",

@@ -38,6 +38,8 @@ ALL = [
     DataConfig(partitioner="pathological", classes_per_client=2),
     DataConfig(partitioner="shard", shards_per_client=3),
     DataConfig(partitioner="linear"),
+    DataConfig(partitioner="inner-dirichlet", alpha=0.3),
+    DataConfig(partitioner="natural-id", partition_column="row"),
 ]
 IDS = [data.partitioner for data in ALL]
 

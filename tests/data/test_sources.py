@@ -82,3 +82,9 @@ def test_a_data_set_that_is_not_there_is_not_held() -> None:
         pass
     with pytest.raises(DataError):
         source_of("/no/such/folder", look=False)
+
+
+def test_a_subset_is_for_data_sets_of_the_hub() -> None:
+    assert source_of("a/b", "fine") == HubDataset("a/b", "fine") != source_of("a/b")
+    with pytest.raises(DataError, match=r"data.config-name = 'fine' names a subset"):
+        source_of("fashion-mini", "fine")
