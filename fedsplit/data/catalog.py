@@ -101,8 +101,7 @@ def load_images(data: DataConfig, *, look: bool = True) -> ImageDataset:
     """Return the data set `data.name`, limited to the configured numbers of images.
 
     The test images are the split ``test``, else ``validation``; a data set without either has
-    one sixth of every class held out. Held-out images and class-balanced subsets are random but the
-    same in every run, whatever its seed.
+    one sixth of every class held out. Held-out images and subsets do not depend on the seed.
 
     Parameters
     ----------
