@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fedsplit.fields import BYTE_KEYS, Field, fields_shown_in
 from fedsplit.report.bars import draw_stacks
+from fedsplit.report.classes import class_sections
 from fedsplit.report.curves import draw_curves
 from fedsplit.report.gather import RunRecord
 from fedsplit.report.measures import Curve
 from fedsplit.report.pictures import Picture, shard_picture, traffic
 from fedsplit.report.sections import SHARDS_TEXT, Header, Section
 from fedsplit.report.tables import Cell, Table, exactly
-from fedsplit.results.summary import SCORED_DATA, scores_by_round, what_ran
+from fedsplit.results.summary import SCORED_DATA, scores_by_round, weights_of, what_ran
 from fedsplit.results.text import NOTHING, counted, duration, shown
 
 
@@ -26,6 +27,7 @@ def run_header(record: RunRecord) -> Header:
         lead += " The run has not finished: this is what it has done so far."
     packages = ("fedsplit", "torch", "flwr")
     details = {
+        "Weights": weights_of(summary),
         "Versions": ", ".join(f"{name} {summary[f'{name}_version']}" for name in packages),
         "Time": f"{duration(summary['wall_seconds'])}, engine {summary['engine']}",
         "Failed clients": str(summary["failed_clients"]),
@@ -58,6 +60,7 @@ def run_sections(record: RunRecord, *, drawn: bool) -> list[Section]:
             pictures=[_traffic(record)] if drawn else [],
             tables=[_summary(record)],
         ),
+        *class_sections(record, drawn=drawn),
         Section(
             "Shards",
             SHARDS_TEXT if record.class_counts else "",
