@@ -96,7 +96,7 @@ def test_no_step_is_taken_twice_or_lost_under_any_rule(
     keys: dict[str, object] = {"strategy": strategy, "split.topology": topology}
     quiet = run(**keys)
     # Where clients wait for each other, only a connection that is seen to be dead is given up:
-    # after a quarter more than half of the time that there is to connect again.
+    # after three eighths of the time that there is to connect again.
     shaken, proxy = shaken_run(
         *(monkeypatch, tmp_path),
         {**keys, "channel.reconnect-timeout": 8.0},

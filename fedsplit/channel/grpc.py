@@ -22,7 +22,7 @@ from fedsplit.errors import ChannelError, DamagedError, FedSplitError, RunError,
 
 SERVICE = wire_pb2.DESCRIPTOR.services_by_name["SplitLearning"].full_name
 METHOD = "Session"
-KEEPALIVE_SECONDS = 10.0
+_LONGEST_SILENCE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -168,12 +168,19 @@ class GrpcChannel:
                 del self._sessions[token]
 
 
-def keepalive_options(reconnect_seconds: float) -> list[tuple[str, int]]:
-    """Return the options with which either end finds out that a silent connection is dead.
+def silence_seconds(reconnect_seconds: float) -> float:
+    """Return how long a connection may be silent before it counts as dead, or is asked.
 
-    It asks after half of the time that there is to connect again, and at most after 10 seconds.
+    A quarter of the time that there is to connect again: a network that has killed one connection
+    may well kill the next. At most 10 seconds.
     """
-    interval = min(KEEPALIVE_SECONDS, reconnect_seconds / 2 or KEEPALIVE_SECONDS)
+    longest = _LONGEST_SILENCE_SECONDS
+    return min(longest, reconnect_seconds / 4) if reconnect_seconds else longest
+
+
+def keepalive_options(reconnect_seconds: float) -> list[tuple[str, int]]:
+    """Return the options with which either end finds out that a silent connection is dead."""
+    interval = silence_seconds(reconnect_seconds)
     return [
         ("grpc.keepalive_time_ms", int(interval * 1000)),
         ("grpc.keepalive_timeout_ms", int(interval * 500)),

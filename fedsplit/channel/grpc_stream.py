@@ -11,7 +11,7 @@ import grpc
 
 from fedsplit.channel.codec import decode, encode
 from fedsplit.channel.frame import Frame, Kind
-from fedsplit.channel.grpc import KEEPALIVE_SECONDS, METHOD, SERVICE, keepalive_options
+from fedsplit.channel.grpc import METHOD, SERVICE, keepalive_options, silence_seconds
 from fedsplit.channel.opening import FINAL_KEY, Opening, read_answered
 from fedsplit.channel.watchdog import Watchdog
 from fedsplit.errors import ChannelError, DamagedError
@@ -45,8 +45,7 @@ class GrpcStream:
             self._ask_again_after = min(step_timeout, ask_again_after)
         self._max_frame_bytes = max_frame_bytes
         self._reconnect_timeout = reconnect_timeout
-        # A silent connection is found dead in the same time (see `keepalive_options`).
-        self._opening_seconds = min(KEEPALIVE_SECONDS, reconnect_timeout / 2)
+        self._opening_seconds = silence_seconds(reconnect_timeout)
         self._answers = 0
         self._over: ChannelError | None = None
         self._too_long = ""

@@ -251,11 +251,11 @@ def test_a_lost_frame_is_sent_again_long_before_the_limit_of_a_step(
     assert served.handled == [0]
 
 
-def test_an_admission_that_is_lost_costs_no_more_than_a_dead_connection(
+def test_two_admissions_that_are_lost_leave_time_for_a_third(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Break it: wait for the server's initial metadata as long as for an answer."""
-    admit, lose = GrpcChannel._admit, [True]
+    """Break it: wait for one half of the time that there is to connect again."""
+    admit, lose = GrpcChannel._admit, [True, True]
 
     def admit_late(channel: GrpcChannel, context: grpc.ServicerContext) -> object:
         if Opening.of(context.invocation_metadata()).sends_again and lose:
