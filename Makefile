@@ -30,13 +30,13 @@ help: ## list the targets
 run: setup ## the main job: ten clients train a split ViT through `flwr run` (ARGS="..." adds options)
 	$(UV_RUN) fedsplit run . --num-clients 10 $(ARGS)
 
-# Types are checked beside the tests, and shown after them. Three processes for two cores: the one
-# that starts Flower waits half of its time.
+# Types are checked beside the tests, and shown after them. Four processes for two cores: those that
+# start Flower, or break a network, wait half of their time.
 test: lint ## everything that must pass: lint, types, all tests (ARGS="...": only pytest with these)
 	@types=$$(mktemp); checked=; trap 'kill $$checked 2>/dev/null || true; rm -f "$$types"' EXIT; \
 	$(UV_RUN) mypy >"$$types" 2>&1 & checked=$$!; \
 	failed=0; \
-	$(UV_RUN) pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder) || failed=$$?; \
+	$(UV_RUN) pytest $(or $(ARGS),-n 4 --dist loadfile --no-loadscope-reorder) || failed=$$?; \
 	wait $$checked || failed=$$?; checked=; \
 	echo "mypy:"; cat "$$types"; \
 	exit $$failed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -131,48 +131,61 @@ def _message(holder: str, size: int, refusal: _Refusal, config: Config) -> str:
 
 
 def _refusals(trained: Trained) -> Mapping[str, _Refusal]:
-    """Return the parts and added modules that train on two images but not on one."""
+    """Return the parts and added modules that train on two images but not on one.
+
+    A model that trains on one image is run once.
+    """
     model, spec, added = trained
     found: dict[str, _Refusal] = {}
-    one, two = (
-        torch.empty(count, spec.channels, spec.height, spec.width, device="meta")
-        for count in (1, 2)
-    )
-    states: tuple[State, State] = (one, two)
-    for name, part in zip(model._fields, model, strict=True):
-        empty = storage_free_copy(part)
-        refusal = _refusal(empty.train(), *states)
-        if refusal is not None:
-            found[name] = refusal
+    parts = [storage_free_copy(part) for part in model]
+
+    def images(count: int) -> State:
+        return torch.empty(count, spec.channels, spec.height, spec.width, device="meta")
+
+    def two(until: int) -> State:
+        """Return what two images are after some of the parts."""
+        return reduce(lambda state, part: _run(part.eval(), state), parts[:until], images(2))
+
+    one = images(1)
+    for number, (name, part) in enumerate(zip(model._fields, parts, strict=True)):
         try:
-            states = _run(empty.eval(), states[0]), _run(empty, states[1])
+            refusal, output = _train(part, one, partial(two, number))
+            one = _run(part.eval(), one) if output is None else output
         except Exception:  # the error does not depend on the number of images
             break
+        if refusal is not None:
+            found[name] = refusal
         if name == "bottom":
             for key, module in added.items():
-                refusal = _refusal(storage_free_copy(module).train(), *states)
+                refusal, _ = _train(storage_free_copy(module), one, partial(two, 1))
                 if refusal is not None:
                     found[f"added module {key}"] = refusal
     return found
 
 
-def _refusal(part: nn.Module, one: State, two: State) -> _Refusal | None:
+def _train(
+    part: nn.Module, one: State, two: Callable[[], State]
+) -> tuple[_Refusal | None, State | None]:
+    """Run a part in train mode on one image; return why it cannot, or its output."""
     entered: list[str] = []
-    for name, module in part.named_modules():
+    hooks = []
+    for name, module in part.train().named_modules():
         label = f"{name}: {type(module).__name__}"
         if name:
-            module.register_forward_pre_hook(partial(_enter, entered, label))
-            module.register_forward_hook(partial(_leave, entered))
+            hooks.append(module.register_forward_pre_hook(partial(_enter, entered, label)))
+            hooks.append(module.register_forward_hook(partial(_leave, entered)))
     try:
-        _run(part, one)
+        return None, _run(part, one)
     except Exception as error:
         layer = entered[-1] if entered else ""
         try:
-            _run(part, two)
+            _run(part, two())
         except Exception:  # it does not train on any number of images here
-            return None
-        return _Refusal(" ".join(str(error).split()), layer)
-    return None
+            return None, None
+        return _Refusal(" ".join(str(error).split()), layer), None
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _enter(entered: list[str], label: str, *_: object) -> None:

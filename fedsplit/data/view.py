@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from fedsplit.names import printable
+
+if TYPE_CHECKING:  # a client draws nothing, and matplotlib takes half a second to import
+    from matplotlib.axes import Axes
 
 Counts = npt.NDArray[np.int64]
 TABLE_WIDTH = 100
@@ -68,6 +67,9 @@ def plot_shards(
     path : str | Path
         File to write; its suffix (.png, .svg, .pdf) decides the format.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     counts = np.asarray(class_counts, dtype=np.int64).reshape(-1, len(class_names))
     num_clients, num_classes = counts.shape
     width = min(14.0, max(7.0, 2.6 + 0.62 * num_clients))
@@ -127,6 +129,8 @@ def _largest_classes(counts: Counts, class_names: Sequence[str]) -> list[str]:
 
 
 def _draw_totals(axes: Axes, totals: Counts) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.bar(np.arange(len(totals)), totals, width=0.8, color="#4a7fb5")
     axes.set_ylabel("images")
     axes.spines[["top", "right"]].set_visible(False)
@@ -150,6 +154,9 @@ def _draw_heat(
     counts: Counts,
     class_names: Sequence[str],
 ) -> None:
+    from matplotlib.colors import PowerNorm
+    from matplotlib.ticker import MaxNLocator
+
     num_clients, num_classes = counts.shape
     # An even division is half dark, not all dark; the square root separates a few from none.
     darkest = max(1.0, float(counts.max(initial=0)), 4.0 * counts.sum() / max(1, counts.size))

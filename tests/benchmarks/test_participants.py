@@ -1,4 +1,4 @@
-"""Two hundred participants of one round, under every strategy."""
+"""Two hundred participants of one round, under the strategies that need most memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ keys = {"num-clients": 200, "num-server-rounds": 1, "batch-size": 16, "data.max-
 keys |= {"data.max-train-samples": 3600}  # 16 to train with: one full batch
 keys |= {"channel.join-timeout": 600.0, "fraction-evaluate": 0.05}  # a busy machine is slow
 found = {}
-for name in ["sflv1", "sflv3", "sequential", "full", "sflv2", "parallel"]:
+for name in ["sflv1", "full", "parallel"]:
     result = simulate(keys, strategy=name, output_dir=sys.argv[1])
     found[name] = [peak_bytes(), result.rounds[0]["num_participants"]]
 print(json.dumps(found))
@@ -29,10 +29,11 @@ print(json.dumps(found))
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_hundred_participants_fit_into_two_gigabytes(tmp_path: Path) -> None:
-    """Every strategy, in a process of their own, so that its peak is theirs alone.
+    """Copies of the server part, of the whole model, and all smashed data of a step together.
 
-    They follow each other in one process, which loads the images once: what is seen of one is the
-    peak of it and those before it. Break it: compute `parallel`'s steps in one piece.
+    The other strategies hold no more; the script of the benchmark measures them too. These follow
+    each other in one process, which loads the images once: what is seen of one is the peak of it
+    and those before it. Break it: compute `parallel`'s steps in one piece.
     """
     command = [sys.executable, "-c", MANY, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
@@ -40,4 +41,4 @@ def test_two_hundred_participants_fit_into_two_gigabytes(tmp_path: Path) -> None
     for strategy, (peak_bytes, participants) in json.loads(done.stdout.splitlines()[-1]).items():
         assert participants == 200
         assert peak_bytes < 2e9, strategy
-    assert len(re.findall(r"samples/s, \d+ ms per client-round", done.stderr + done.stdout)) == 6
+    assert len(re.findall(r"samples/s, \d+ ms per client-round", done.stderr + done.stdout)) == 3
