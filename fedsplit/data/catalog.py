@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
-import numpy as np
 
 from fedsplit.cache import OnceCache
 from fedsplit.config import DataConfig
@@ -16,6 +15,7 @@ from fedsplit.data.columns import (
     align_labels,
     as_class_labels,
     as_images,
+    check_classes,
     find_columns,
     has_labels,
     label_array,
@@ -194,7 +194,7 @@ def _load(key: ImagesKey) -> ImageDataset:
     test = _test_split(data, splits, train)
     images = _labelled(data.name, train, test, data)
     column = images.label_column
-    _check_classes(images)
+    check_classes(images.train, images.test, column, images.name)
     if test is None:
         images = _with_held_out(images)
     return replace(
@@ -226,17 +226,6 @@ def _test_split(
             *(name, data.name),
         )
     return None
-
-
-def _check_classes(images: ImageDataset) -> None:
-    used = np.unique(label_array(images.train, images.label_column))
-    if len(used) < 2:
-        names = " and ".join(f"'{images.class_names[label]}'" for label in used)
-        raise DataError(
-            f"The training images of the data set '{images.name}' are all of the class {names}, so "
-            "there is nothing to tell apart. Choose a data set with at least two classes, or "
-            "another column with data.label-column."
-        )
 
 
 def _with_held_out(images: ImageDataset) -> ImageDataset:

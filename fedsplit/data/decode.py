@@ -15,6 +15,20 @@ _WITHOUT_RANGE = ("I", "F")
 _LARGEST_16_BIT, _LARGEST_8_BIT = 65535, 255
 
 
+class UndecodableError(DataError):
+    """An image cannot be decoded.
+
+    Parameters
+    ----------
+    fault, remedy : str
+        What is wrong with which image, and what can be done.
+    """
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        super().__init__(f"{fault}. {remedy}")
+        self.fault = fault
+
+
 def decode(
     file: Mapping[str, object] | None,
     *,
@@ -37,7 +51,7 @@ def decode(
 
     Raises
     ------
-    DataError
+    UndecodableError
         If it is missing or broken, or its pixels are 32-bit integers or floating-point numbers:
         these have no fixed range, so the value of white is unknown.
     """
@@ -48,14 +62,14 @@ def decode(
             plain = _opaque(_to_8_bits(image), background)
             return plain.convert("L" if channels == 1 else "RGB")
     except Exception as error:
-        raise DataError(
-            f"{_called(file, place)} cannot be decoded ({type(error).__name__}: {error}). Remove "
-            "or repair it, or leave out all such images with data.on-error = 'skip'."
+        raise UndecodableError(
+            f"{_called(file, place)} cannot be decoded ({type(error).__name__}: {error})",
+            "Remove or repair it, or leave out all such images with data.on-error = 'skip'.",
         ) from error
-    raise DataError(
+    raise UndecodableError(
         f"{_called(file, place)} has pixels of Pillow's mode '{mode}': 32-bit numbers without a "
-        "fixed range, so the values of black and white are unknown. Scale it, and save it with 8 "
-        "or 16 bits per channel, for example as a PNG."
+        "fixed range, so the values of black and white are unknown",
+        "Scale it, and save it with 8 or 16 bits per channel, for example as a PNG.",
     )
 
 

@@ -10,7 +10,7 @@ from functools import partial
 import datasets
 import numpy as np
 
-from fedsplit.data.decode import decode
+from fedsplit.data.decode import UndecodableError, decode
 from fedsplit.errors import DataError
 from fedsplit.names import some
 from fedsplit.threads import available_cores
@@ -62,9 +62,9 @@ def readable(dataset: datasets.Dataset, column: str, name: str) -> datasets.Data
     if not faults:
         return dataset
     if len(faults) == len(dataset):
-        raise DataError(f"No image of '{name}' can be decoded. {next(iter(faults.values()))}")
+        raise DataError(f"No image of '{name}' can be decoded. {next(iter(faults.values()))}.")
     _logger.warning(
-        "%d of %d images of '%s' are left out (data.on-error = 'skip'): %s",
+        "%d of %d images of '%s' are left out (data.on-error = 'skip'): %s.",
         *(len(faults), len(dataset), name, some(list(faults.values()))),
     )
     return dataset.select([row for row in range(len(dataset)) if row not in faults])
@@ -77,8 +77,8 @@ def _faults(dataset: datasets.Dataset, column: str) -> Iterator[str]:
     def fault_of(row: int, file: dict[str, object] | None) -> str:
         try:
             decode(file, place=partial(place_of, dataset, column, row), channels=3)
-        except DataError as error:
-            return str(error)
+        except UndecodableError as error:
+            return error.fault
         return ""
 
     with ThreadPoolExecutor(available_cores(), thread_name_prefix="fedsplit-decode") as threads:

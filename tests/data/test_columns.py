@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any
 
 import datasets
@@ -11,6 +12,7 @@ from fedsplit.data.columns import (
     align_labels,
     as_class_labels,
     as_images,
+    check_classes,
     find_columns,
     label_array,
 )
@@ -144,3 +146,16 @@ def test_numbers_without_names_are_the_runs_class_ids() -> None:
 def test_unknown_classes_are_named() -> None:
     with pytest.raises(DataError, match=r"does not know: yak.*classes are: ant, cat"):
         align_labels(labelled([0], ["yak"]), "label", ("ant", "cat"), "x")
+
+
+def test_classes_without_training_images_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Labels that begin with 1, or a class that only the test set has. Break it: say nothing."""
+    train, test = (labelled(labels, ["a", "b", "c", "d"]) for labels in ([0, 1, 1], [0, 3, 3, 1]))
+    with caplog.at_level(logging.WARNING):
+        check_classes(train, test, "label", "photos")
+    assert "2 of the 4 classes of 'photos' have no training image: c, d." in caplog.text
+    assert "2 test images are of these classes" in caplog.text
+    caplog.clear()
+    check_classes(test, train, "label", "photos")
+    assert "1 of the 4 classes" in caplog.text
+    assert "0 test images are" in caplog.text
