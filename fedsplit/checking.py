@@ -20,6 +20,7 @@ from fedsplit.input_spec import InputSpec
 from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.models.stages import boundary
 from fedsplit.models.trainable import load_peft
+from fedsplit.results.best import check_monitor
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks
 from fedsplit.split.codecs import load_codec
@@ -198,6 +199,19 @@ def max_streams(config: Config) -> int:
     return max(_FEWEST_STREAMS, 2 * sample_size(fraction, config.num_clients))
 
 
+def check_clients(config: Config, num_clients: int, num_validation: int) -> None:
+    """Refuse what does not go with the clients that have been found.
+
+    Raises
+    ------
+    ConfigError
+        As `check_streams`, `check_participants` and `check_monitor`.
+    """
+    check_streams(config, num_clients)
+    check_participants(config, num_clients)
+    check_monitor(config, num_validation)
+
+
 def check_streams(config: Config, num_clients: int) -> None:
     """Refuse more participants than the split server has streams for.
 
@@ -233,14 +247,8 @@ def _check_strategy(config: Config) -> None:
             f"client rule {strategy.client_rule.__name__} sends labels to the server. Set it to "
             "'vanilla'."
         )
-    if config.monitor != "test-accuracy" and not (
-        config.fraction_evaluate and config.data.validation_fraction
-    ):
-        raise ConfigError(
-            f"monitor = '{config.monitor}' needs the clients' validation, but fraction-evaluate = "
-            f"{config.fraction_evaluate:g} and data.validation-fraction = "
-            f"{config.data.validation_fraction:g}. Set both above 0."
-        )
+    if not (config.fraction_evaluate and config.data.validation_fraction):
+        check_monitor(config, num_validation=0)
     for key, value in (
         ("codec.uplink", config.codec.uplink),
         ("codec.downlink", config.codec.downlink),

@@ -18,7 +18,11 @@ from fedsplit.algorithms import strategy_class
 from fedsplit.batch_check import Trained
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
-from fedsplit.checking import check_batches, check_participants, check_streams, max_streams
+from fedsplit.checking import (
+    check_batches,
+    check_clients,
+    max_streams,
+)
 from fedsplit.config import Config
 from fedsplit.data.augment import augmentation
 from fedsplit.data.loader import device_batches
@@ -140,8 +144,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             clients = Clients.discover(
                 grid, config, instructions=told, rendezvous=server if kind.synchronous else None
             )
-            check_streams(config, len(clients.node_ids))
-            check_participants(config, len(clients.node_ids))
+            check_clients(config, len(clients.node_ids), clients.num_validation)
             inputs = Inputs.of(prepared, clients)
             if saved is not None:
                 inputs.check_same(saved["inputs"])

@@ -99,9 +99,16 @@ def test_the_best_round_is_that_of_the_monitored_score(run: Run) -> None:
     assert result.summary["stopped_early"] is False
 
 
-@pytest.mark.parametrize("keys", [{"fraction-evaluate": 0.0}, {"data.validation-fraction": 0.0}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"fraction-evaluate": 0.0},
+        {"data.validation-fraction": 0.0},
+        {"data.validation-fraction": 0.001},  # of 160 images
+    ],
+)
 def test_a_score_that_no_round_has_is_refused(
     tiny: dict[str, object], keys: dict[str, object]
 ) -> None:
-    with pytest.raises(ConfigError, match="monitor = 'validation-loss' needs the clients'"):
+    with pytest.raises(ConfigError, match="monitor = 'validation-loss' needs the clients"):
         simulate({**tiny, "monitor": "validation-loss", **keys})
