@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ _SWIN = {
 }
 
 # name -> (class, class of its config, the config), of transformers
-TRANSFORMERS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vit": ("ViTForImageClassification", "ViTConfig", _DEIT),
     "deit": ("DeiTForImageClassification", "DeiTConfig", _DEIT),
     "deit-teacher": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", _DEIT),
@@ -109,8 +109,22 @@ TRANSFORMERS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
+# The same, of fedsplit: classes that transformers lacks.
+OURS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "dinov3": (
+        "dinov3_classifier:DINOv3ViTForImageClassification",
+        "DINOv3ViTConfig",
+        {**_PLAIN, "num_register_tokens": 3, "layerscale_value": 0.5},
+    ),
+    "dinov3-gated": (
+        "dinov3_classifier:DINOv3ViTForImageClassification",
+        "DINOv3ViTConfig",
+        {**_PLAIN, "num_register_tokens": 1, "use_gated_mlp": True, "pos_embed_jitter": 1.5},
+    ),
+}
 
-NAMES = (*TRANSFORMERS, *library_zoo.LIBRARIES, "qwen3-vl vision", "vit-nano")
+
+NAMES = (*TRANSFORMERS, *OURS, *library_zoo.LIBRARIES, "qwen3-vl vision", "vit-nano")
 
 
 def make(name: str) -> nn.Module:
@@ -123,10 +137,12 @@ def make(name: str) -> nn.Module:
     if name == "vit-nano":
         with seeded_init(3, name):
             return library_zoo.disturbed(load_model(name), name)
-    class_name, config_name, values = TRANSFORMERS[name]
+    class_name, config_name, values = (TRANSFORMERS | OURS)[name]
+    module, _, class_name = class_name.rpartition(":")
+    place = import_module(f"fedsplit.models.{module}") if module else transformers
     config = getattr(transformers, config_name)(**values)
     with seeded_init(3, name):
-        model: nn.Module = getattr(transformers, class_name)(config)
+        model: nn.Module = getattr(place, class_name)(config)
     return library_zoo.disturbed(model, name).eval()
 
 
