@@ -58,7 +58,7 @@ def whole(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401
     library = model.__module__.partition(".")[0]
     if library in ("timm", "torchvision"):
         logits: Tensor = {"timm": of_timm, "torchvision": of_torchvision}[library](model, images)
-    elif "dino" in model.__module__:  # takes every size as it is
+    elif "dino" in model.__module__ or "siglip2" in model.__module__:  # any size as it is
         logits = model(images).logits
     else:
         logits = model(images, interpolate_pos_encoding=True).logits

@@ -123,6 +123,7 @@ OTHER_HEADS = {
     "siglip": "SiglipModel",
     "beit-shared": "BeitForMaskedImageModeling",
     "swin-absolute": "SwinForMaskedImageModeling",
+    "swinv2": "Swinv2ForMaskedImageModeling",
 }
 
 
@@ -229,7 +230,7 @@ def test_eager_attention_equals_the_whole(of_transformers: nn.Module) -> None:
 def test_the_names_of_the_stages() -> None:
     """Break it: number the blocks of each resolution of Swin anew."""
     two_blocks = ("embeddings", "block 1", "block 2")
-    others = {"beit-shared", "swin", "swin-absolute", "qwen3-vl vision", "vit-nano"}
+    others = {"beit-shared", "swin", "swin-absolute", "swinv2", "qwen3-vl vision", "vit-nano"}
     for name in set(NAMES) - others:
         assert stage_names(make(name)) == (*two_blocks, "head")
     assert stage_names(make("swin")) == (*two_blocks, "downsample 1", "block 3", "head")
