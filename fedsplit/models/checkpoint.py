@@ -15,6 +15,7 @@ from fedsplit.input_spec import InputSpec
 from fedsplit.models.family import Family
 from fedsplit.models.hub import Source
 from fedsplit.models.image_sizes import check_image_size
+from fedsplit.models.left_out import tell_left_out
 from fedsplit.models.making import quietly
 from fedsplit.models.processing import processor_of
 from fedsplit.models.registry import family_of
@@ -114,6 +115,7 @@ def load(
         )
         if faults:
             raise _misfit(source, family, faults, fresh_head=asks_fresh_head)
+        tell_left_out(source.name, empty, filling.without_place())
         fresh = filling.fill(names, torch.device(device), dtype)
         if fresh:
             library.draw(empty, fresh)

@@ -17,6 +17,7 @@ from typing import Any
 from fedsplit.cache import OnceCache
 from fedsplit.errors import ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
+from fedsplit.models.known_configs import as_known
 from fedsplit.names import local_directory
 from fedsplit.references import is_reference
 
@@ -117,9 +118,7 @@ def find_model(model_name: str, *, cache_dir: str | Path | None = None) -> Sourc
             f"The model directory '{directory}' has no config.json. Give a directory written by "
             "save_pretrained, or by a fedsplit run (its model/ folder)."
         )
-    config = _parse(_read(directory / _CONFIG), directory / _CONFIG)
-    if "model_type" not in config and "pretrained_cfg" in config:  # as timm writes it
-        config = {"model_type": _LIBRARIES["timm"], **config}
+    config = as_known(_parse(_read(directory / _CONFIG), directory / _CONFIG))
     processor = directory / _PROCESSOR
     text = _read(processor) if processor.is_file() else ""
     return Source(model_name, config, directory, from_hub=local is None, processor_text=text)

@@ -132,7 +132,7 @@ OURS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "siglip2": (
         "tests.models.families.siglip2_of_images:Siglip2ForImageClassification",
         "Siglip2Config",
-        {"vision_config": _NAFLEX, "num_labels": 3},
+        {"vision_config": _NAFLEX, "text_config": _TEXT, "num_labels": 3},
     ),
 }
 
