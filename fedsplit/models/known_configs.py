@@ -15,6 +15,22 @@ _TOWERS = {
 # MAE's encoder is a ViT, and is fine-tuned as one.
 _SAME = {"vit_mae": "vit"}
 
+LIBRARY_TYPES = ("torchvision-vit", "torchvision-swin", "timm-vit")
+"""Of models that a library has by name, with weights."""
+
+
+def config_of_name(library: str, architecture: str) -> dict[str, Any] | None:
+    """Return the config that stands for a name such as ``timm:vit_small_patch16_224``.
+
+    None if there is no such library.
+    """
+    if library == "timm":
+        return {"model_type": "timm-vit", "architecture": architecture}
+    if library == "torchvision":
+        kind = "swin" if architecture.startswith("swin_") else "vit"
+        return {"model_type": f"torchvision-{kind}", "architecture": architecture}
+    return None
+
 
 def as_known(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of config.json as that of a family."""

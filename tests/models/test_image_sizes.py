@@ -82,6 +82,9 @@ def of_timm(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401
 
 
 def of_torchvision(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401
+    if "swin" in model.__module__:  # takes every size as it is
+        as_it_is: Tensor = model(images)
+        return as_it_is
     module: Any = importlib.import_module("torchvision.models.vision_transformer")
     size = images.shape[-1]
     again = module.VisionTransformer(

@@ -14,6 +14,7 @@ from fedsplit.models.families import (
     swin,
     timm,
     torchvision,
+    torchvision_swin,
     vit,
 )
 
@@ -34,6 +35,7 @@ BUILTIN = (
     swin.V2,
     timm.FAMILY,
     torchvision.FAMILY,
+    torchvision_swin.FAMILY,
     vit.FAMILY,
 )
 """If several share a `model_type`, the first is used unless the config's architectures decide."""

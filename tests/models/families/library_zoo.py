@@ -35,10 +35,28 @@ _TIMM: dict[str, Any] = {
     "mlp_ratio": 1.5,
     "num_classes": LABELS,
 }
-# name -> (library, arguments, P tokens before the N = 4 patches)
-LIBRARIES: Mapping[str, tuple[str, dict[str, Any], int]] = {
+# 8 x 8 patches, then 4 x 4, where a window is all: shifted only before.
+_SWIN: dict[str, Any] = {
+    "patch_size": [2, 2],
+    "embed_dim": 16,
+    "depths": [2, 1],
+    "num_heads": [2, 4],
+    "window_size": [4, 4],
+    "mlp_ratio": 1.5,
+    "stochastic_depth_prob": 0.0,
+    "num_classes": LABELS,
+}
+_CLASSES = {
+    "torchvision": ("torchvision.models.vision_transformer", "VisionTransformer"),
+    "torchvision-swin": ("torchvision.models.swin_transformer", "SwinTransformer"),
+    "timm": ("timm.models.vision_transformer", "VisionTransformer"),
+}
+# name -> (library, arguments, P tokens before the N = 4 patches; None if the state is a map)
+LIBRARIES: Mapping[str, tuple[str, dict[str, Any], int | None]] = {
     "torchvision": ("torchvision", _TORCHVISION, 1),
     "torchvision-representation": ("torchvision", {**_TORCHVISION, "representation_size": 12}, 1),
+    "torchvision-swin": ("torchvision-swin", _SWIN, None),
+    "torchvision-swin-v2": ("torchvision-swin", {**_SWIN, "version": 2}, None),
     "timm": ("timm", _TIMM, 1),
     "timm-registers": (
         "timm",
@@ -54,10 +72,14 @@ LIBRARIES: Mapping[str, tuple[str, dict[str, Any], int]] = {
 def make(name: str, **changes: object) -> nn.Module:
     """Make the model in eval mode, the same weights each time."""
     library, arguments, _ = LIBRARIES[name]
-    place = {"torchvision": "torchvision.models.vision_transformer"}
-    module = pytest.importorskip(place.get(library, "timm.models.vision_transformer"))
+    place, class_name = _CLASSES[library]
+    module = pytest.importorskip(place)
+    given = {**arguments, **changes}
+    if given.pop("version", 1) == 2:
+        given["block"] = module.SwinTransformerBlockV2
+        given["downsample_layer"] = module.PatchMergingV2
     with seeded_init(3, name):
-        model: nn.Module = module.VisionTransformer(**{**arguments, **changes})
+        model: nn.Module = getattr(module, class_name)(**given)
     return disturbed(model, name).eval()
 
 

@@ -200,6 +200,7 @@ def test_the_names_of_the_stages() -> None:
     """Break it: number the blocks of each resolution of Swin anew."""
     two_blocks = ("embeddings", "block 1", "block 2")
     others = {"beit-shared", "swin", "swin-absolute", "swinv2", "qwen3-vl vision", "vit-nano"}
+    others |= {"torchvision-swin", "torchvision-swin-v2"}
     for name in set(NAMES) - others:
         assert stage_names(make(name)) == (*two_blocks, "head")
     assert stage_names(make("swin")) == (*two_blocks, "downsample 1", "block 3", "head")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from fedsplit.errors import ModelError
-from fedsplit.models import smashed_spec, split_model
+from fedsplit.models import input_spec, load_split_model, smashed_spec, split_model, stage_names
 from tests.models.families.library_zoo import LIBRARIES, SPEC, make
 
+NUM_PREFIX = {name: prefix for name, (_, _, prefix) in LIBRARIES.items() if prefix is not None}
 
-@pytest.mark.parametrize("name", LIBRARIES)
+
+@pytest.mark.parametrize("name", NUM_PREFIX)
 def test_every_cut_passes_the_patches_and_the_tokens_before_them(name: str) -> None:
     """Break it: leave the register tokens out."""
-    num_tokens = LIBRARIES[name][2] + 4
+    num_tokens = NUM_PREFIX[name] + 4
     for cut in (1, 2, 3):
         (spec,) = smashed_spec(split_model(make(name), [cut]).bottom, SPEC).values()
         assert spec.shape_for(3) == (3, num_tokens, 16)
@@ -49,3 +52,30 @@ def test_a_convolutional_stem_is_refused() -> None:
         split_model(make("torchvision", conv_stem_configs=stem), [1])
     with pytest.raises(ModelError, match="no blocks"):
         split_model(make("torchvision", num_layers=0), [1])
+
+
+@pytest.mark.parametrize("name", ["torchvision-swin", "torchvision-swin-v2"])
+def test_the_state_of_torchvisions_swin_is_a_map(name: str) -> None:
+    """Break it: number the blocks of each resolution anew."""
+    model = make(name)
+    names = ("embeddings", "block 1", "block 2", "downsample 1", "block 3", "head")
+    assert stage_names(model) == names
+    shapes = [
+        spec.shape_for(2)
+        for cut in range(1, 6)
+        for spec in smashed_spec(split_model(model, [cut]).bottom, SPEC).values()
+    ]
+    assert shapes == [(2, 8, 8, 16)] * 3 + [(2, 4, 4, 32)] * 2
+
+
+@pytest.mark.parametrize("name", ["swin_t", "swin_v2_t"])
+def test_swin_by_name(name: str) -> None:
+    """Break it: take all names of torchvision for ViTs."""
+    parts = load_split_model(f"torchvision:{name}", [3], pretrained=False, num_labels=5)
+    spec = input_spec(f"torchvision:{name}")
+    assert (spec.height, spec.resize) == ((224, 232) if name == "swin_t" else (256, 260))
+    assert input_spec(f"torchvision:{name}", image_size=64).height == 64
+    bottom, trunk, top = parts
+    images = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(top(trunk(bottom(images))), parts.merge()(images))
