@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ _TOWERS = {
 # MAE's encoder is a ViT, and is fine-tuned as one.
 _SAME = {"vit_mae": "vit"}
 
-LIBRARY_TYPES = ("torchvision-vit", "torchvision-swin", "timm-vit")
+LIBRARY_TYPES = ("torchvision-vit", "torchvision-swin", "timm-vit", "timm-eva")
 """Of models that a library has by name, with weights."""
 
 
@@ -25,7 +26,7 @@ def config_of_name(library: str, architecture: str) -> dict[str, Any] | None:
     None if there is no such library.
     """
     if library == "timm":
-        return {"model_type": "timm-vit", "architecture": architecture}
+        return {"model_type": _timm_type(architecture), "architecture": architecture}
     if library == "torchvision":
         kind = "swin" if architecture.startswith("swin_") else "vit"
         return {"model_type": f"torchvision-{kind}", "architecture": architecture}
@@ -36,7 +37,17 @@ def as_known(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of config.json as that of a family."""
     kind = config.get("model_type")
     if kind is None and "pretrained_cfg" in config:  # as timm writes it
-        return {"model_type": "timm-vit", **config}
+        return {"model_type": _timm_type(str(config.get("architecture"))), **config}
     if kind in _TOWERS:
         return {"model_type": _TOWERS[kind], "vision_config": dict(config)}
     return {**config, "model_type": _SAME[kind]} if kind in _SAME else dict(config)
+
+
+def _timm_type(architecture: str) -> str:
+    """Ask timm in which module a model is; without timm, its family's library says so later."""
+    try:
+        models = importlib.import_module("timm.models")
+    except ImportError:
+        return "timm-vit"
+    name = architecture.partition(".")[0]
+    return "timm-eva" if models.is_model_in_modules(name, {"eva"}) else "timm-vit"

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from fedsplit.models import InputSpec
+from fedsplit.models.hub import Source
+from fedsplit.models.libraries.timm_eva import LIBRARY
 from fedsplit.seeding import generator, seeded_init
 
 SPEC = InputSpec(
@@ -50,6 +52,7 @@ _CLASSES = {
     "torchvision": ("torchvision.models.vision_transformer", "VisionTransformer"),
     "torchvision-swin": ("torchvision.models.swin_transformer", "SwinTransformer"),
     "timm": ("timm.models.vision_transformer", "VisionTransformer"),
+    "timm-eva": ("timm.models.eva", "Eva"),
 }
 # name -> (library, arguments, P tokens before the N = 4 patches; None if the state is a map)
 LIBRARIES: Mapping[str, tuple[str, dict[str, Any], int | None]] = {
@@ -65,6 +68,8 @@ LIBRARIES: Mapping[str, tuple[str, dict[str, Any], int | None]] = {
     ),
     "timm-mean": ("timm", {**_TIMM, "class_token": False, "global_pool": "avg"}, 0),
     "timm-map": ("timm", {**_TIMM, "class_token": False, "global_pool": "map"}, 0),
+    "timm-eva02": ("timm-eva", {**_TIMM, "architecture": "eva02_tiny_patch14_224"}, 1),
+    "timm-dinov3": ("timm-eva", {**_TIMM, "architecture": "vit_small_patch16_dinov3"}, 5),
     "timm-bare": ("timm", {**_TIMM, "pos_embed": "none", "pre_norm": True, "qkv_bias": False}, 1),
 }
 
@@ -75,11 +80,22 @@ def make(name: str, **changes: object) -> nn.Module:
     place, class_name = _CLASSES[library]
     module = pytest.importorskip(place)
     given = {**arguments, **changes}
+    if library == "timm-eva":
+        return _eva(name, given)
     if given.pop("version", 1) == 2:
         given["block"] = module.SwinTransformerBlockV2
         given["downsample_layer"] = module.PatchMergingV2
     with seeded_init(3, name):
         model: nn.Module = getattr(module, class_name)(**given)
+    return disturbed(model, name).eval()
+
+
+def _eva(name: str, given: dict[str, Any]) -> nn.Module:
+    # By the library of fedsplit, which notes the arguments that a saved model needs.
+    config = {"architecture": given.pop("architecture"), "num_classes": given.pop("num_classes")}
+    source = Source(name, {**config, "model_type": "timm-eva", "model_args": given}, None)
+    with seeded_init(3, name):
+        model: nn.Module = LIBRARY.build(source, nn.Module, None)
     return disturbed(model, name).eval()
 
 
