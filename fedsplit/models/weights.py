@@ -212,6 +212,11 @@ class Filling:
         known = {name for slots in self._tensors for name, _ in slots}
         return [name for name in self._keys if name not in known]
 
+    def stored_shape(self, name: str) -> tuple[int, ...] | None:
+        """Return the shape of a stored weight; None if there is none."""
+        key = self._keys.get(name)
+        return None if key is None else self._checkpoint.shape(key)
+
     def faults(self, wanted: Collection[str], may_be_left: Callable[[str], bool]) -> str:
         """Return which keys are missing, unexpected, or of another shape, as text; empty if none.
 
