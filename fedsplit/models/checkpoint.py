@@ -15,11 +15,17 @@ from fedsplit.input_spec import InputSpec
 from fedsplit.models.family import Family
 from fedsplit.models.hub import Source
 from fedsplit.models.image_sizes import check_image_size
+from fedsplit.models.left_out import tell_left_out
 from fedsplit.models.making import quietly
 from fedsplit.models.processing import processor_of
 from fedsplit.models.registry import family_of
 from fedsplit.models.storage import weight_slots
 from fedsplit.models.weights import Filling, write
+
+_COLOURS = (
+    ". They are for RGB images, and its config.json says 1 channel: set that to 3, because grey "
+    "images are made RGB for a model of 3 channels"
+)
 
 
 def build(source: Source, family: Family, num_labels: int | None) -> nn.Module:
@@ -113,7 +119,13 @@ def load(
             lambda name: name.startswith(family.ignored_keys) or library.may_be_left(empty, name),
         )
         if faults:
+            if _lacks_colours(empty, filling):
+                faults += (
+                    ". It has weights for RGB images, and its config.json says 1 channel: set "
+                )
+                faults += "that to 3, because grey images are made RGB for a model of 3 channels"
             raise _misfit(source, family, faults, fresh_head=asks_fresh_head)
+        tell_left_out(source.name, empty, filling.without_place())
         fresh = filling.fill(names, torch.device(device), dtype)
         if fresh:
             library.draw(empty, fresh)
@@ -172,6 +184,15 @@ def save_part(state: Mapping[str, Tensor], file: Path) -> None:
     with quietly(str(file), doing="saved"):
         file.parent.mkdir(parents=True, exist_ok=True)
         write(state, file)
+
+
+def _lacks_colours(empty: nn.Module, filling: Filling) -> bool:
+    """Return whether a convolution over patches differs in nothing but 3 stored channels for 1."""
+    for name, (_, _, weight) in weight_slots(empty):
+        shape, stored = tuple(weight.shape), filling.stored_shape(name)
+        if stored != shape and stored == (*shape[:1], 3, *shape[2:]) and shape[1:2] == (1,):
+            return True
+    return False
 
 
 def _misfit(source: Source, family: Family, faults: str, *, fresh_head: bool) -> ModelError:

@@ -17,6 +17,7 @@ from typing import Any
 from fedsplit.cache import OnceCache
 from fedsplit.errors import ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
+from fedsplit.models.known_configs import LIBRARY_TYPES, as_known, config_of_name
 from fedsplit.names import local_directory
 from fedsplit.references import is_reference
 
@@ -25,7 +26,6 @@ _PROCESSOR = "preprocessor_config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PROBE_SECONDS = 5.0
-_LIBRARIES = {"torchvision": "torchvision-vit", "timm": "timm-vit"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Source:
     @property
     def has_weights(self) -> bool:
         """Whether weights are stored for it; built-in models and functions have none."""
-        return self.directory is not None or self.config["model_type"] in _LIBRARIES.values()
+        return self.directory is not None or self.config["model_type"] in LIBRARY_TYPES
 
     @property
     def made_by_function(self) -> bool:
@@ -105,9 +105,9 @@ def find_model(model_name: str, *, cache_dir: str | Path | None = None) -> Sourc
     if model_name in BUILTIN_MODELS:
         return Source(model_name, BUILTIN_MODELS[model_name], None)
     library, _, architecture = model_name.partition(":")
-    if library in _LIBRARIES and architecture:
-        config = {"model_type": _LIBRARIES[library], "architecture": architecture}
-        return Source(model_name, config, None)
+    named = config_of_name(library, architecture) if architecture else None
+    if named is not None:
+        return Source(model_name, named, None)
     if is_reference(model_name):
         return Source(model_name, {"model_type": "custom", "factory": model_name}, None)
     local = local_directory(model_name)
@@ -117,9 +117,7 @@ def find_model(model_name: str, *, cache_dir: str | Path | None = None) -> Sourc
             f"The model directory '{directory}' has no config.json. Give a directory written by "
             "save_pretrained, or by a fedsplit run (its model/ folder)."
         )
-    config = _parse(_read(directory / _CONFIG), directory / _CONFIG)
-    if "model_type" not in config and "pretrained_cfg" in config:  # as timm writes it
-        config = {"model_type": _LIBRARIES["timm"], **config}
+    config = as_known(_parse(_read(directory / _CONFIG), directory / _CONFIG))
     processor = directory / _PROCESSOR
     text = _read(processor) if processor.is_file() else ""
     return Source(model_name, config, directory, from_hub=local is None, processor_text=text)

@@ -270,7 +270,7 @@ class ResolvedModel:
             dtype=dtype,
             cache_dir=self._cache_dir,
         )
-        move_kept_buffers(model, device)
+        move_kept_buffers(model, device, dtype)
         return model
 
     def load_parts(

@@ -33,11 +33,18 @@ def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.named_buffers() if name not in stored}
 
 
-def move_kept_buffers(model: nn.Module, device: str | torch.device) -> None:
-    """Put the buffers that are not part of the state dict on a device, the meta device too."""
+def move_kept_buffers(
+    model: nn.Module, device: str | torch.device | None, dtype: torch.dtype | None = None
+) -> None:
+    """Put the buffers that are not part of the state dict on a device, the meta device too.
+
+    Floating-point ones take the dtype, as in `nn.Module.to`: weights compute with them.
+    """
     for name, buffer in kept_buffers(model).items():
         owner, _, last = name.rpartition(".")
-        model.get_submodule(owner)._buffers[last] = buffer.to(device)
+        floating = buffer.is_floating_point()
+        moved = buffer.to(device=device, dtype=dtype if floating else None)
+        model.get_submodule(owner)._buffers[last] = moved
 
 
 def replace_weights(model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
@@ -63,11 +70,13 @@ def put(slot: Slot, tensor: Tensor) -> None:
 def without_storage(model: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Move all weights to the meta device, in place; floating-point ones take the dtype."""
     replace_weights(model, lambda tensor: _empty(tensor, "meta", dtype))
+    move_kept_buffers(model, None, dtype)
 
 
 def with_storage(model: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Give all weights uninitialised CPU storage, in place; floating-point ones take the dtype."""
     replace_weights(model, lambda tensor: _empty(tensor, "cpu", dtype))
+    move_kept_buffers(model, None, dtype)
 
 
 def _empty(tensor: Tensor, device: str, dtype: torch.dtype | None) -> Tensor:

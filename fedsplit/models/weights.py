@@ -207,6 +207,16 @@ class Filling:
             tied.setdefault(id(slot[2]), []).append((name, slot))
         self._tensors = list(tied.values())
 
+    def without_place(self) -> list[str]:
+        """Return the names in the checkpoint that the model lacks."""
+        known = {name for slots in self._tensors for name, _ in slots}
+        return [name for name in self._keys if name not in known]
+
+    def stored_shape(self, name: str) -> tuple[int, ...] | None:
+        """Return the shape of a stored weight; None if there is none."""
+        key = self._keys.get(name)
+        return None if key is None else self._checkpoint.shape(key)
+
     def faults(self, wanted: Collection[str], may_be_left: Callable[[str], bool]) -> str:
         """Return which keys are missing, unexpected, or of another shape, as text; empty if none.
 
@@ -217,14 +227,13 @@ class Filling:
         may_be_left : Callable[[str], bool]
             Whether the checkpoint may hold a name that the model lacks.
         """
-        known = {name for slots in self._tensors for name, _ in slots}
         kinds = {
             "missing": [
                 slots[0][0]
                 for slots in self._tensors
                 if not self._may_be_fresh(slots) and self._key(slots) is None
             ],
-            "unexpected": [n for n in self._keys if n not in known and not may_be_left(n)],
+            "unexpected": [name for name in self.without_place() if not may_be_left(name)],
             "of another shape": [
                 self._reshaped(slots)
                 for slots in self._tensors

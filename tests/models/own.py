@@ -85,3 +85,16 @@ def make_tied(num_labels: int = 10) -> SplitModel:
     shared = nn.Linear(64, 64)
     bottom = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), shared)
     return SplitModel(bottom, nn.Sequential(nn.ReLU(), shared), nn.Linear(64, num_labels))
+
+
+def make_with_arguments(width: int, num_labels: int = 10) -> SplitModel:
+    raise NotImplementedError(width, num_labels)
+
+
+def make_without_a_trunk() -> tuple[nn.Module, None, nn.Module]:
+    return nn.Flatten(), None, nn.Linear(784, 10)
+
+
+def make_of_a_missing_file() -> SplitModel:
+    with open("/no/such/config.yaml") as file:
+        raise NotImplementedError(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_the_bottoms_own_input_spec_counts(monkeypatch: pytest.MonkeyPatch) -> N
         ("tests.models.own:__name__", ModelError, r"is no function; make it return SplitModel\("),
         ("tests.models.own:make_tied", ModelError, "a bottom and a trunk that share .*weight"),
         ("tests.models.own:make_nonsense", ModelError, r"returned int; make it return SplitM"),
+        (
+            "tests.models.own:make_with_arguments",
+            ModelError,
+            r"make_with_arguments' cannot be called: missing a required argument: 'width'.*default",
+        ),
+        (
+            "tests.models.own:make_without_a_trunk",
+            ModelError,
+            "returned NoneType as the trunk, which is no nn.Module; make it return SplitModel",
+        ),
+        (
+            "tests.models.own:make_of_a_missing_file",
+            ModelError,
+            r"No such file.*the function 'tests\.models\.own:make_of_a_missing_file' makes: check",
+        ),
     ],
 )
 def test_a_name_that_makes_no_model_is_refused(name: str, kind: type[Exception], text: str) -> None:
@@ -118,3 +134,11 @@ def test_sflv1_is_full_for_them_too(tmp_path: Path) -> None:
         for strategy in ("sflv1", "full")
     )
     assert distance(weights(split), weights(full)) < 1e-5
+
+
+def test_a_saved_model_whose_function_fails_blames_the_function(tmp_path: Path) -> None:
+    """Break it: let the general message speak of the directory and its config.json."""
+    config = {"model_type": "custom", "factory": "tests.models.own:make_of_a_missing_file"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"make_of_a_missing_file' makes: check that function"):
+        load_model(tmp_path)

@@ -56,9 +56,9 @@ def images_at(spec: InputSpec, size: int) -> Tensor:
 def whole(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401
     """Return what the model's own library computes for images of another size."""
     library = model.__module__.partition(".")[0]
-    if library != "transformers":
+    if library in ("timm", "torchvision"):
         logits: Tensor = {"timm": of_timm, "torchvision": of_torchvision}[library](model, images)
-    elif "dinov2" in model.__module__:  # interpolates always
+    elif "dino" in model.__module__ or "siglip2" in model.__module__:  # any size as it is
         logits = model(images).logits
     else:
         logits = model(images, interpolate_pos_encoding=True).logits
@@ -82,6 +82,9 @@ def of_timm(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401
 
 
 def of_torchvision(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401
+    if "swin" in model.__module__:  # takes every size as it is
+        as_it_is: Tensor = model(images)
+        return as_it_is
     module: Any = importlib.import_module("torchvision.models.vision_transformer")
     size = images.shape[-1]
     again = module.VisionTransformer(

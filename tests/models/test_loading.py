@@ -382,3 +382,16 @@ def _seconds(call: Callable[[], object]) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
+
+
+def test_an_rgb_checkpoint_says_how_to_take_grey_images(
+    vit_directory: Path, tmp_path: Path
+) -> None:
+    """Break it: leave it at the two shapes."""
+    name = edited(vit_directory, tmp_path, lambda _: None)
+    config = json.loads((vit_directory / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_channels": 1}))
+    with pytest.raises(
+        ModelError, match=r"3, 8, 8\) instead of .*1, 8, 8\).* grey images are made"
+    ):
+        load_model(name, num_labels=4)

@@ -1,5 +1,7 @@
 """Swin (Liu et al., ICCV 2021) as `transformers.SwinForImageClassification`.
 
+Also Swin V2 (Liu et al., CVPR 2022) as `Swinv2ForImageClassification`.
+
 The state is a map [B, h, w, D], so that its size needs no words: h and w in patches.
 
 Stage 0 embeddings: images [B, C, H, W] -> [B, h, w, D].
@@ -26,10 +28,20 @@ from fedsplit.models.stages import Root, Stage
 
 def stages(model: Root) -> Sequence[Stage]:
     """List the stages of a `SwinForImageClassification`."""
-    chain = [Stage("embeddings", ("swin.embeddings",), partial(_embed, interpolates(model)))]
+    return _stages(model, "swin")
+
+
+def stages_v2(model: Root) -> Sequence[Stage]:
+    """List the stages of a `Swinv2ForImageClassification`."""
+    return _stages(model, "swinv2")
+
+
+def _stages(model: Root, base: str) -> list[Stage]:
+    embed_images = partial(_embed, base, interpolates(model))
+    chain = [Stage("embeddings", (f"{base}.embeddings",), embed_images)]
     num_blocks = 0
-    for level, layer in enumerate(model.swin.encoder.layers):
-        place = f"swin.encoder.layers.{level}"
+    for level, layer in enumerate(getattr(model, base).encoder.layers):
+        place = f"{base}.encoder.layers.{level}"
         for index in range(len(layer.blocks)):
             num_blocks += 1
             path = f"{place}.blocks.{index}"
@@ -38,11 +50,12 @@ def stages(model: Root) -> Sequence[Stage]:
             path = f"{place}.downsample"
             run = partial(_downsample, attrgetter(path))
             chain.append(Stage(f"downsample {level + 1}", (path,), run))
-    return [*chain, Stage("head", ("swin.layernorm", "swin.pooler", "classifier"), _head)]
+    owned = (f"{base}.layernorm", f"{base}.pooler", "classifier")
+    return [*chain, Stage("head", owned, partial(_head, base))]
 
 
-def _embed(interpolate: bool, root: Root, images: Tensor) -> Tensor:
-    embeddings = root.swin.embeddings
+def _embed(base: str, interpolate: bool, root: Root, images: Tensor) -> Tensor:
+    embeddings = getattr(root, base).embeddings
     images = images.to(embeddings.norm.weight.dtype)
     hidden, size = embed(embeddings, images, interpolate=interpolate)
     result: Tensor = hidden.unflatten(1, size)
@@ -61,9 +74,10 @@ def _downsample(find: attrgetter[Any], root: Root, state: Tensor) -> Tensor:
     return hidden.reshape(len(state), (height + 1) // 2, (width + 1) // 2, -1)
 
 
-def _head(root: Root, state: Tensor) -> Tensor:
-    hidden = root.swin.layernorm(state.flatten(1, 2))
-    pooled = root.swin.pooler(hidden.transpose(1, 2)).flatten(1)
+def _head(base: str, root: Root, state: Tensor) -> Tensor:
+    swin = getattr(root, base)
+    hidden = swin.layernorm(state.flatten(1, 2))
+    pooled = swin.pooler(hidden.transpose(1, 2)).flatten(1)
     logits: Tensor = root.classifier(pooled)
     return logits
 
@@ -74,6 +88,15 @@ FAMILY = Family(
     stages=stages,
     model_type="swin",
     ignored_keys=("decoder.", "embeddings.mask_token", "swin.embeddings.mask_token"),
+    image_processor="ViTImageProcessor",
+    size_step=patch_size,
+)
+V2 = Family(
+    "swin v2",
+    model_class="transformers.models.swinv2.modeling_swinv2:Swinv2ForImageClassification",
+    stages=stages_v2,
+    model_type="swinv2",
+    ignored_keys=("decoder.", "embeddings.mask_token", "swinv2.embeddings.mask_token"),
     image_processor="ViTImageProcessor",
     size_step=patch_size,
 )

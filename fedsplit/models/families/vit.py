@@ -1,5 +1,7 @@
 """ViT (Dosovitskiy et al., ICLR 2021) as `transformers.ViTForImageClassification`.
 
+Also the encoder of a checkpoint of MAE (He et al., CVPR 2022), which is a ViT.
+
 Stage 0 embeddings: images [B, C, H, W] -> [B, N+1, D], class token at index 0.
 Stages 1..L blocks: [B, N+1, D] -> [B, N+1, D].
 Stage L+1 head: layer norm, class token, classifier -> logits [B, classes].
@@ -46,7 +48,11 @@ FAMILY = Family(
     model_class="transformers.models.vit.modeling_vit:ViTForImageClassification",
     stages=stages,
     model_type="vit",
-    ignored_keys=("pooler.", "vit.pooler."),
+    ignored_keys=(
+        *("pooler.", "vit.pooler."),
+        # of pretraining with masked images, MAE's too
+        *("decoder.", "embeddings.mask_token", "vit.embeddings.mask_token"),
+    ),
     image_processor="ViTImageProcessor",
     size_step=patch_size,
 )

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fedsplit.errors import ModelError
+from fedsplit.errors import FedSplitError, ModelError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.custom import JoinedModel
 from fedsplit.models.hub import Source
 from fedsplit.models.labels import label_names
+from fedsplit.models.split import PARTS
 from fedsplit.models.storage import without_storage
 from fedsplit.models.weights import Checkpoint, checkpoint_of, write_model
 from fedsplit.references import load_reference
@@ -28,14 +29,17 @@ class CustomLibrary:
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
         """Call the function; with ``num_labels`` if it takes that."""
         name = str(source.config["factory"])
-        factory = _load_function(name)
-        takes_labels = "num_labels" in inspect.signature(factory).parameters
-        arguments = {"num_labels": num_labels} if takes_labels and num_labels is not None else {}
-        made = factory(**arguments)
+        made = _call(source.name, name, num_labels)
         if isinstance(made, nn.Module):
             return made
         if not (isinstance(made, tuple) and len(made) == 3):
             raise ModelError(f"The function '{name}' returned {type(made).__name__}; {_EXAMPLE}.")
+        for part, module in zip(PARTS, made, strict=True):
+            if not isinstance(module, nn.Module):
+                raise ModelError(
+                    f"The function '{name}' returned {type(module).__name__} as the {part}, which "
+                    f"is no nn.Module; {_EXAMPLE}."
+                )
         model = JoinedModel(*made, factory=name)
         _check_apart(name, model)
         class_names = tuple(source.config.get("class_names", ()))
@@ -98,6 +102,32 @@ class CustomLibrary:
 
 
 LIBRARY = CustomLibrary()
+
+
+def _call(model_name: str, name: str, num_labels: int | None) -> object:
+    """Call a function as all are called: with the number of classes, if it takes that."""
+    factory = _load_function(name)
+    signature = inspect.signature(factory)
+    takes_labels = "num_labels" in signature.parameters
+    arguments = {"num_labels": num_labels} if takes_labels and num_labels is not None else {}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ModelError(
+            f"The function '{name}' cannot be called: {error}. fedsplit gives it num_labels, if it "
+            "takes that and the number of classes is known, and nothing else. Give all arguments "
+            "a default."
+        ) from None
+    try:
+        return factory(**arguments)
+    except FedSplitError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(
+            f"The model '{model_name}' cannot be loaded: {reason.rstrip('.')}. It is what the "
+            f"function '{name}' makes: check that function."
+        ) from error
 
 
 def _check_apart(name: str, model: JoinedModel) -> None:

@@ -21,13 +21,23 @@ from fedsplit.models.libraries.timm_arguments import BASE, arguments_of
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.weights import Loaded, Stored, all_of, checkpoint_of, write_model
 
-_MODULE = "timm.models.vision_transformer"
 _LABELS = ("label_names", "label_descriptions")
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
 class TimmLibrary:
-    """See `Library`."""
+    """See `Library`. These are the ViTs; `TimmEvaLibrary` is the same for another class.
+
+    Attributes
+    ----------
+    module_name : str
+        Where the class is.
+    model_type : str
+        In config.json.
+    """
+
+    module_name = "timm.models.vision_transformer"
+    model_type = "timm-vit"
 
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
         """Let timm build it, with the arguments in its config."""
@@ -45,7 +55,8 @@ class TimmLibrary:
         if not isinstance(model, model_class):
             raise ModelError(
                 f"The model '{source.name}' is a {type(model).__name__} of timm, but only its "
-                "VisionTransformer can be split. Use one such as timm:vit_small_patch16_224."
+                "VisionTransformer and Eva can be split. Use one such as "
+                "timm:vit_small_patch16_224."
             )
         return model
 
@@ -67,7 +78,7 @@ class TimmLibrary:
         """Open the directory, or fetch the weights that timm has for the name from the hub."""
         # timm renames the keys of some checkpoints, reshapes the patches of others, and
         # interpolates the positions of images of another size.
-        adapt = importlib.import_module(_MODULE).checkpoint_filter_fn
+        adapt = importlib.import_module(self.module_name).checkpoint_filter_fn
         if source.directory is not None:
             stored = checkpoint_of(source, cache_dir)
             return Loaded(adapt(all_of(stored), model)) if source.image_size else stored
@@ -100,7 +111,7 @@ class TimmLibrary:
         head = nn.Linear(whole.head.in_features, whole.head.out_features)
         mode = whole.weight_init_mode
         bias = -math.log(whole.num_classes) if "nlhb" in mode else 0.0
-        importlib.import_module(_MODULE).get_init_weights_vit(mode, bias)(head, "head")
+        importlib.import_module(self.module_name).get_init_weights_vit(mode, bias)(head, "head")
         with torch.no_grad():
             for ours, theirs in zip(whole.head.parameters(), head.parameters(), strict=True):
                 if id(ours) in drawn:
@@ -116,6 +127,10 @@ class TimmLibrary:
             processor = _processor(source, whole.pretrained_cfg, size)
         spec = input_spec_of(source.name, processor, whole.in_chans, size)
         return replace(spec, crop_rounding="even")  # timm crops by torchvision
+
+    def arguments(self, model: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return the arguments that make the model again."""
+        return arguments_of(model)
 
     def save(
         self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
@@ -133,7 +148,7 @@ class TimmLibrary:
             kept = {key: value for key, value in known.items() if key not in _LABELS}
             kept["label_names"] = label_names(class_names, whole.num_classes)
             whole.pretrained_cfg = kept
-        config = _config(whole)
+        config = _config(whole, self.model_type, self.arguments(whole))
         again = self.build_empty(Source(str(directory), config, None), type(model), None)
         if repr(again) != repr(model):
             raise ModelError(
@@ -164,7 +179,7 @@ def _published(source: Source) -> Any:  # noqa: ANN401
     return importlib.import_module("timm.models").get_pretrained_cfg(_architecture(source))
 
 
-def _config(model: Any) -> dict[str, Any]:  # noqa: ANN401
+def _config(model: Any, model_type: str, arguments: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
     """Return config.json as timm writes it."""
     known = getattr(model, "pretrained_cfg", None) or {}
     names = known.get("label_names") or ()
@@ -174,12 +189,12 @@ def _config(model: Any) -> dict[str, Any]:  # noqa: ANN401
         "custom_load",
     }
     return {
-        "model_type": "timm-vit",
+        "model_type": model_type,
         "architecture": known.get("architecture", BASE),
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "global_pool": model.global_pool,
-        "model_args": arguments_of(model),
+        "model_args": arguments,
         **(labels if len(names) == model.num_classes else {}),
         "pretrained_cfg": {
             **{key: value for key, value in known.items() if key not in left_out},

@@ -22,35 +22,50 @@ from fedsplit.models.labels import label_names
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.weights import Loaded, Stored, all_of, checkpoint_of, write_model
 
-_CLASS = "VisionTransformer"  # the architecture of a config that has all of its arguments
 _LABELS = 1000  # of a model whose config does not state it
 _EPS = 1e-6
 _RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
 
 
 class TorchvisionLibrary:
-    """See `Library`."""
+    """See `Library`. These are the ViTs; `TorchvisionSwinLibrary` is the same for another class.
+
+    Attributes
+    ----------
+    module_name, class_name : str
+        Where the class is. Its name is the architecture of a config that has all its arguments.
+    names_pattern : str
+        The builders of such models.
+    model_type : str
+        In config.json.
+    """
+
+    module_name = "torchvision.models.vision_transformer"
+    class_name = "VisionTransformer"
+    names_pattern = "vit_*"
+    model_type = "torchvision-vit"
 
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
         """Call the builder, or the class itself."""
         arguments = {key: value for key, value in source.config.items() if key != "model_type"}
-        architecture = arguments.pop("architecture", _CLASS)
+        architecture = arguments.pop("architecture", self.class_name)
         class_names = tuple(arguments.pop("class_names", ()))
         if source.image_size:
             arguments["image_size"] = source.image_size
         arguments["num_classes"] = num_labels or arguments.get("num_classes", _LABELS)
-        model = self._make(source, model_class, architecture, arguments)
+        model = self.make(source, model_class, architecture, arguments)
         # Another classifier does not take over the checkpoint's class names.
         model.class_names = class_names if len(class_names) == arguments["num_classes"] else ()
         return model
 
-    def _make(
+    def make(
         self, source: Source, model_class: type[Any], architecture: str, arguments: dict[str, Any]
     ) -> Any:  # noqa: ANN401
-        if architecture != _CLASS:
+        """Call the builder, or the class itself."""
+        if architecture != self.class_name:
             # Take the image size of its pretrained weights, whether or not these are loaded.
-            size = _default_weights(source).meta["min_size"][0]
-            return _models().get_model(architecture, **{"image_size": size, **arguments})
+            size = self.default_weights(source).meta["min_size"][0]
+            return self.models().get_model(architecture, **{"image_size": size, **arguments})
         eps = arguments.pop("layer_norm_eps", _EPS)
         return model_class(**arguments, norm_layer=partial(nn.LayerNorm, eps=eps))
 
@@ -67,10 +82,10 @@ class TorchvisionLibrary:
     def open(self, source: Source, model: nn.Module, cache_dir: str | Path | None) -> Stored:
         """Open the directory, or load the default weights, which torch.hub keeps."""
         if source.directory is None:
-            stored: Stored = Loaded(_download(source, _default_weights(source).url))
+            stored: Stored = Loaded(_download(source, self.default_weights(source).url))
         else:
             stored = checkpoint_of(source, cache_dir)
-        return _at_size(stored, model) if source.image_size else stored
+        return self.at_size(stored, model) if source.image_size else stored
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
         """Rename as torchvision does: published weights have older names."""
@@ -87,7 +102,7 @@ class TorchvisionLibrary:
     def draw(self, model: nn.Module, fresh: Collection[Tensor]) -> None:
         """Copy the freshly drawn heads of a tiny model; torchvision draws mostly zeros."""
         whole: Any = model
-        small = _class()(
+        small = self.module().VisionTransformer(
             image_size=1,
             patch_size=1,
             num_layers=0,
@@ -109,11 +124,10 @@ class TorchvisionLibrary:
         self, source: Source, model: nn.Module, processor: Mapping[str, Any]
     ) -> InputSpec:
         """Read the processor, or else the transforms of the name's pretrained weights."""
-        whole: Any = model
-        named = source.config.get("architecture", _CLASS) != _CLASS
+        named = source.config.get("architecture", self.class_name) != self.class_name
         if named and not processor:
-            processor = _processor(_default_weights(source).transforms())
-        spec = input_spec_of(source.name, processor, 3, whole.image_size)
+            processor = _processor(self.default_weights(source).transforms())
+        spec = input_spec_of(source.name, processor, 3, self.image_size(model))
         return replace(spec, crop_rounding="even")
 
     def save(
@@ -128,45 +142,82 @@ class TorchvisionLibrary:
         """
         whole: Any = model
         if class_names is not None:
-            whole.class_names = label_names(class_names, whole.heads.head.out_features)
+            whole.class_names = label_names(class_names, self.num_classes(whole))
         names = getattr(whole, "class_names", ())
-        config = {"model_type": "torchvision-vit", "architecture": _CLASS, **_arguments(model)}
-        again = self.build_empty(Source(str(directory), config, None), _class(), None)
+        config = {"model_type": self.model_type, "architecture": self.class_name}
+        config |= self.arguments(model)
+        model_class = getattr(self.module(), self.class_name)
+        again = self.build_empty(Source(str(directory), config, None), model_class, None)
         if repr(again) != repr(model):
             raise ModelError(
                 f"This {type(model).__name__} has modules that the arguments of torchvision's "
-                "VisionTransformer do not describe, so it cannot be saved with a config.json. "
+                f"{self.class_name} do not describe, so it cannot be saved with a config.json. "
                 "Save its state_dict."
             )
         write_model(model, {**config, "class_names": list(names)} if names else config, directory)
 
+    def module(self) -> Any:  # noqa: ANN401 - imported when first needed
+        """Return the module of the class."""
+        return importlib.import_module(self.module_name)
+
+    def models(self) -> Any:  # noqa: ANN401
+        """Return torchvision.models."""
+        return importlib.import_module("torchvision.models")
+
+    def default_weights(self, source: Source) -> Any:  # noqa: ANN401
+        """Return the default weights of a named architecture.
+
+        Raises
+        ------
+        ModelError
+            If torchvision has no such model.
+        """
+        architecture = source.config["architecture"]
+        known = self.models().list_models(include=self.names_pattern)
+        if architecture not in known:
+            others = self.models().list_models(include=["vit_*", "swin_*"])
+            raise ModelError(
+                f"The model '{source.name}' is no vision transformer of torchvision. There are: "
+                f"{', '.join(others)}."
+            )
+        return self.models().get_model_weights(architecture).DEFAULT
+
+    def at_size(self, stored: Stored, model: Any) -> Stored:  # noqa: ANN401
+        """Interpolate the positions, as torchvision does for images of another size."""
+        state = OrderedDict(all_of(stored))
+        interpolate = self.module().interpolate_embeddings
+        return Loaded(interpolate(model.image_size, model.patch_size, state))
+
+    def image_size(self, model: Any) -> int:  # noqa: ANN401
+        """Return height and width of images, where nothing else says them."""
+        size: int = model.image_size
+        return size
+
+    def num_classes(self, model: Any) -> int:  # noqa: ANN401
+        """Return the number of logits."""
+        classes: int = model.heads.head.out_features
+        return classes
+
+    def arguments(self, model: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return the arguments that make the model again."""
+        first = next(iter(model.encoder.layers))
+        eps = getattr(model.encoder.ln, "eps", _EPS)
+        return {
+            "image_size": model.image_size,
+            "patch_size": model.patch_size,
+            "num_layers": len(model.encoder.layers),
+            "num_heads": first.self_attention.num_heads,
+            "hidden_dim": model.hidden_dim,
+            "mlp_dim": model.mlp_dim,
+            "dropout": model.dropout,
+            "attention_dropout": model.attention_dropout,
+            "num_classes": model.heads.head.out_features,
+            "representation_size": model.representation_size,
+            **({} if eps == _EPS else {"layer_norm_eps": eps}),
+        }
+
 
 LIBRARY = TorchvisionLibrary()
-
-
-def _at_size(stored: Stored, model: Any) -> Loaded:  # noqa: ANN401
-    """Interpolate the positions, as torchvision does for images of another size."""
-    module = importlib.import_module("torchvision.models.vision_transformer")
-    state = OrderedDict(all_of(stored))
-    return Loaded(module.interpolate_embeddings(model.image_size, model.patch_size, state))
-
-
-def _models() -> Any:  # noqa: ANN401 - imported when first needed
-    return importlib.import_module("torchvision.models")
-
-
-def _class() -> Any:  # noqa: ANN401
-    return importlib.import_module("torchvision.models.vision_transformer").VisionTransformer
-
-
-def _default_weights(source: Source) -> Any:  # noqa: ANN401
-    architecture, known = source.config["architecture"], _models().list_models(include="vit_*")
-    if architecture not in known:
-        raise ModelError(
-            f"The model '{source.name}' is no vision transformer of torchvision. There are: "
-            f"{', '.join(known)}."
-        )
-    return _models().get_model_weights(architecture).DEFAULT
 
 
 def _download(source: Source, url: str) -> Mapping[str, Tensor]:
@@ -197,22 +248,4 @@ def _processor(transforms: Any) -> dict[str, Any]:  # noqa: ANN401
         "resample": _RESAMPLE[transforms.interpolation.value],
         "image_mean": transforms.mean,
         "image_std": transforms.std,
-    }
-
-
-def _arguments(model: Any) -> dict[str, Any]:  # noqa: ANN401
-    first = next(iter(model.encoder.layers))
-    eps = getattr(model.encoder.ln, "eps", _EPS)
-    return {
-        "image_size": model.image_size,
-        "patch_size": model.patch_size,
-        "num_layers": len(model.encoder.layers),
-        "num_heads": first.self_attention.num_heads,
-        "hidden_dim": model.hidden_dim,
-        "mlp_dim": model.mlp_dim,
-        "dropout": model.dropout,
-        "attention_dropout": model.attention_dropout,
-        "num_classes": model.heads.head.out_features,
-        "representation_size": model.representation_size,
-        **({} if eps == _EPS else {"layer_norm_eps": eps}),
     }

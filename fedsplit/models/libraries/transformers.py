@@ -27,6 +27,7 @@ _SETTINGS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
     *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
 )
+_TOWER = "vision_model."  # CLIP's and SigLIP's; a tower saved alone lacks the prefix
 _DONE = "_is_hf_initialized"  # transformers draws nothing that has this attribute
 
 
@@ -148,6 +149,8 @@ def _new_renaming(model: nn.Module) -> _Renaming:
         if key in state:
             return key, False
         renamed, pattern = loading.rename_source_key(key, renamings, converters, prefix, state)
+        if f"{_TOWER}{renamed}" in state:
+            renamed = f"{_TOWER}{renamed}"
         return str(renamed), pattern is not None
 
     return rename

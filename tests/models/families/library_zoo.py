@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from fedsplit.models import InputSpec
+from fedsplit.models.hub import Source
+from fedsplit.models.libraries.timm_eva import LIBRARY
 from fedsplit.seeding import generator, seeded_init
 
 SPEC = InputSpec(
@@ -35,10 +37,29 @@ _TIMM: dict[str, Any] = {
     "mlp_ratio": 1.5,
     "num_classes": LABELS,
 }
-# name -> (library, arguments, P tokens before the N = 4 patches)
-LIBRARIES: Mapping[str, tuple[str, dict[str, Any], int]] = {
+# 8 x 8 patches, then 4 x 4, where a window is all: shifted only before.
+_SWIN: dict[str, Any] = {
+    "patch_size": [2, 2],
+    "embed_dim": 16,
+    "depths": [2, 1],
+    "num_heads": [2, 4],
+    "window_size": [4, 4],
+    "mlp_ratio": 1.5,
+    "stochastic_depth_prob": 0.0,
+    "num_classes": LABELS,
+}
+_CLASSES = {
+    "torchvision": ("torchvision.models.vision_transformer", "VisionTransformer"),
+    "torchvision-swin": ("torchvision.models.swin_transformer", "SwinTransformer"),
+    "timm": ("timm.models.vision_transformer", "VisionTransformer"),
+    "timm-eva": ("timm.models.eva", "Eva"),
+}
+# name -> (library, arguments, P tokens before the N = 4 patches; None if the state is a map)
+LIBRARIES: Mapping[str, tuple[str, dict[str, Any], int | None]] = {
     "torchvision": ("torchvision", _TORCHVISION, 1),
     "torchvision-representation": ("torchvision", {**_TORCHVISION, "representation_size": 12}, 1),
+    "torchvision-swin": ("torchvision-swin", _SWIN, None),
+    "torchvision-swin-v2": ("torchvision-swin", {**_SWIN, "version": 2}, None),
     "timm": ("timm", _TIMM, 1),
     "timm-registers": (
         "timm",
@@ -47,6 +68,8 @@ LIBRARIES: Mapping[str, tuple[str, dict[str, Any], int]] = {
     ),
     "timm-mean": ("timm", {**_TIMM, "class_token": False, "global_pool": "avg"}, 0),
     "timm-map": ("timm", {**_TIMM, "class_token": False, "global_pool": "map"}, 0),
+    "timm-eva02": ("timm-eva", {**_TIMM, "architecture": "eva02_tiny_patch14_224"}, 1),
+    "timm-dinov3": ("timm-eva", {**_TIMM, "architecture": "vit_small_patch16_dinov3"}, 5),
     "timm-bare": ("timm", {**_TIMM, "pos_embed": "none", "pre_norm": True, "qkv_bias": False}, 1),
 }
 
@@ -54,10 +77,25 @@ LIBRARIES: Mapping[str, tuple[str, dict[str, Any], int]] = {
 def make(name: str, **changes: object) -> nn.Module:
     """Make the model in eval mode, the same weights each time."""
     library, arguments, _ = LIBRARIES[name]
-    place = {"torchvision": "torchvision.models.vision_transformer"}
-    module = pytest.importorskip(place.get(library, "timm.models.vision_transformer"))
+    place, class_name = _CLASSES[library]
+    module = pytest.importorskip(place)
+    given = {**arguments, **changes}
+    if library == "timm-eva":
+        return _eva(name, given)
+    if given.pop("version", 1) == 2:
+        given["block"] = module.SwinTransformerBlockV2
+        given["downsample_layer"] = module.PatchMergingV2
     with seeded_init(3, name):
-        model: nn.Module = module.VisionTransformer(**{**arguments, **changes})
+        model: nn.Module = getattr(module, class_name)(**given)
+    return disturbed(model, name).eval()
+
+
+def _eva(name: str, given: dict[str, Any]) -> nn.Module:
+    # By the library of fedsplit, which notes the arguments that a saved model needs.
+    config = {"architecture": given.pop("architecture"), "num_classes": given.pop("num_classes")}
+    source = Source(name, {**config, "model_type": "timm-eva", "model_args": given}, None)
+    with seeded_init(3, name):
+        model: nn.Module = LIBRARY.build(source, nn.Module, None)
     return disturbed(model, name).eval()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 from fedsplit.models import InputSpec, load_model
+from fedsplit.models.registry import family_of
 from fedsplit.seeding import generator, seeded_init
 from tests.models.families import library_zoo, qwen3_vl_toys
 
@@ -23,6 +24,7 @@ _SQUARE = {"image_size": 16, "patch_size": 8, "num_labels": 3}
 _DINOV2 = {**_TWO_BLOCKS, **_SQUARE, **_NO_DROP, "mlp_ratio": 2}
 _BEIT = {**_PLAIN, **_NO_DROP}
 _TOWER = {**_TWO_BLOCKS, "intermediate_size": 24, "image_size": 16, "patch_size": 8}
+_NAFLEX = {**_TWO_BLOCKS, "intermediate_size": 24, "num_patches": 4, "patch_size": 8}
 _TEXT = {**_TWO_BLOCKS, "intermediate_size": 24, "vocab_size": 9}
 # 7 x 6 patches: windows of 3 are shifted and padded, also where 7 has become 4. (transformers
 # itself fails where a window is larger than the map.)
@@ -39,7 +41,7 @@ _SWIN = {
 }
 
 # name -> (class, class of its config, the config), of transformers
-TRANSFORMERS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vit": ("ViTForImageClassification", "ViTConfig", _DEIT),
     "deit": ("DeiTForImageClassification", "DeiTConfig", _DEIT),
     "deit-teacher": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", _DEIT),
@@ -107,10 +109,35 @@ TRANSFORMERS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
         "SwinConfig",
         {**_SWIN, "image_size": 24, "depths": [1, 2], "use_absolute_embeddings": True},
     ),
+    # 12 x 6 patches, and no padding, where its normalised attention has no value in float16.
+    "swinv2": (
+        "Swinv2ForImageClassification",
+        "Swinv2Config",
+        {**_SWIN, "image_size": [48, 24], "pretrained_window_sizes": [2, 3]},
+    ),
+}
+
+# The same, of fedsplit: what transformers lacks.
+OURS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "dinov3": (
+        "fedsplit.models.dinov3_classifier:DINOv3ViTForImageClassification",
+        "DINOv3ViTConfig",
+        {**_PLAIN, "num_register_tokens": 3, "layerscale_value": 0.5},
+    ),
+    "dinov3-gated": (
+        "fedsplit.models.dinov3_classifier:DINOv3ViTForImageClassification",
+        "DINOv3ViTConfig",
+        {**_PLAIN, "num_register_tokens": 1, "use_gated_mlp": True, "pos_embed_jitter": 1.5},
+    ),
+    "siglip2": (
+        "tests.models.families.siglip2_of_images:Siglip2ForImageClassification",
+        "Siglip2Config",
+        {"vision_config": _NAFLEX, "text_config": _TEXT, "num_labels": 3},
+    ),
 }
 
 
-NAMES = (*TRANSFORMERS, *library_zoo.LIBRARIES, "qwen3-vl vision", "vit-nano")
+NAMES = (*TRANSFORMERS, *OURS, *library_zoo.LIBRARIES, "qwen3-vl vision", "vit-nano")
 
 
 def make(name: str) -> nn.Module:
@@ -123,10 +150,12 @@ def make(name: str) -> nn.Module:
     if name == "vit-nano":
         with seeded_init(3, name):
             return library_zoo.disturbed(load_model(name), name)
-    class_name, config_name, values = TRANSFORMERS[name]
+    class_name, config_name, values = (TRANSFORMERS | OURS)[name]
+    module, _, class_name = class_name.rpartition(":")
+    place = import_module(module or "transformers")
     config = getattr(transformers, config_name)(**values)
     with seeded_init(3, name):
-        model: nn.Module = getattr(transformers, class_name)(config)
+        model: nn.Module = getattr(place, class_name)(config)
     return library_zoo.disturbed(model, name).eval()
 
 
@@ -135,7 +164,11 @@ def images_of(model: nn.Module) -> InputSpec:
     if config is None:
         return library_zoo.SPEC
     vision = getattr(config, "vision_config", config)
-    size = getattr(vision, "image_size", None) or config.image_size
+    image_shape = family_of(model).image_shape
+    if image_shape is not None:
+        size: Any = list(image_shape(config)[1:])
+    else:
+        size = vision.image_size
     height, width = (size, size) if isinstance(size, int) else size
     channels = getattr(vision, "num_channels", 3)
     return InputSpec(channels, height, width, (0.5,) * channels, (0.5,) * channels)
