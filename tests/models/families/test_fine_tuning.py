@@ -44,5 +44,5 @@ def test_a_grey_image_has_the_same_value_in_three_channels() -> None:
     file = io.BytesIO()
     Image.fromarray(grey).save(file, "PNG")
     stored = {"bytes": file.getvalue(), "path": None}
-    image = decode(stored, column="image", row=0, channels=3)
+    image = decode(stored, place=str, channels=3)
     assert (np.asarray(image) == grey[:, :, None]).all()
