@@ -23,8 +23,8 @@ from fedsplit.models.storage import weight_slots
 from fedsplit.models.weights import Filling, write
 
 _COLOURS = (
-    ". They are for RGB images, and its config.json says 1 channel: set that to 3, because grey "
-    "images are made RGB for a model of 3 channels"
+    ". It has weights for RGB images, and its config.json says 1 channel: set that to 3, because "
+    "grey images are made RGB for a model of 3 channels"
 )
 
 
@@ -120,10 +120,7 @@ def load(
         )
         if faults:
             if _lacks_colours(empty, filling):
-                faults += (
-                    ". It has weights for RGB images, and its config.json says 1 channel: set "
-                )
-                faults += "that to 3, because grey images are made RGB for a model of 3 channels"
+                faults += _COLOURS
             raise _misfit(source, family, faults, fresh_head=asks_fresh_head)
         tell_left_out(source.name, empty, filling.without_place())
         fresh = filling.fill(names, torch.device(device), dtype)
