@@ -25,7 +25,10 @@ def numbered(dataset: datasets.Dataset, split: str) -> datasets.Dataset:
 
     A data set that is itself a selection of rows is returned as it is: `datasets` would copy all of
     its images to add a column.
+
+    Numbers with which it was saved, as a client's share of another data set, are left out.
     """
+    dataset = dataset.remove_columns(numbers_of(dataset))
     if getattr(dataset, "_indices", None) is not None:
         return dataset
     return dataset.add_column(_PREFIX + split, np.arange(len(dataset)))

@@ -3,11 +3,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import datasets
 import pytest
 
 from fedsplit import simulate
 from fedsplit.config import DataConfig
 from fedsplit.data.catalog import load_images
+from fedsplit.data.rows import place_of
 from fedsplit.errors import DataError, RunError
 from tests.conftest import TINY
 from tests.data.pictures import image_folder
@@ -63,3 +65,14 @@ def test_a_data_set_without_any_image_is_refused(tmp_path: Path) -> None:
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"No image of .* can be decoded. The image in row 0"):
         load_images(DataConfig(name=str(tmp_path), on_error="skip"))
+
+
+def test_a_share_that_was_saved_has_rows_of_its_own(photos: Path, tmp_path: Path) -> None:
+    """A SuperNode's folder is often made like this. Break it: keep the column that is there."""
+    share = load_images(DataConfig(name=str(photos), on_error="skip")).train
+    saved = share.select(range(4, 50))
+    datasets.DatasetDict(train=saved, test=saved).save_to_disk(str(tmp_path / "saved"))
+    again = load_images(DataConfig(name=str(tmp_path / "saved")))
+    assert len(again.train) == 46
+    assert place_of(again.train, "image", 3) == "row 3 of the split 'train', column 'image'"
+    assert place_of(again.test, "image", 3) == "row 3 of the split 'test', column 'image'"
