@@ -79,7 +79,8 @@ def replace_dead_workers() -> None:
     """Let Flower's simulation put a new Ray actor in the place of one that has died.
 
     Flower 1.41 puts a dead actor back into its pool, where it fails every message at once: one
-    dead actor of two takes most clients out of every later round.
+    dead actor of two takes most clients out of every later round. One that Ray has killed because
+    memory ran out stays dead too, and its clients would fail in every round that follows.
 
     The ServerApp calls this when it begins; it runs in the engine's process. In a process without
     the engine, nothing happens.
@@ -87,7 +88,7 @@ def replace_dead_workers() -> None:
     if _ENGINE not in sys.modules:
         return
     from flwr.simulation.ray_transport.ray_actor import BasicActorPool  # only the engine needs Ray
-    from ray.exceptions import RayActorError
+    from ray.exceptions import RayError, RayTaskError
 
     if hasattr(BasicActorPool, _REPLACING):
         return
@@ -95,7 +96,10 @@ def replace_dead_workers() -> None:
 
     @wraps(put_back)
     def put_back_or_replace(pool: Any, future: object) -> None:  # noqa: ANN401 - Flower's
-        if isinstance(sys.exc_info()[1], RayActorError):
+        error = sys.exc_info()[1]
+        # Ray has a class for each way to die, such as OutOfMemoryError; an app's own error is a
+        # RayTaskError.
+        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
             del pool._future_to_actor[future]
             pool.pool.append(pool.create_actor_fn())
         else:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -23,7 +24,7 @@ from flwr.serverapp import Grid
 from flwr.simulation.ray_transport.ray_actor import BasicActorPool
 from flwr.supercore.exit import exit_handler
 from flwr.supercore.superexec import dependency_installer
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from fedsplit.flower_internals import (
     ClientAppCallable,
@@ -278,8 +279,12 @@ def test_a_dead_worker_is_replaced_and_one_that_lives_is_kept() -> None:
     assert _after(RayActorError()) == ["actor"], "Flower replaces it itself: ours can go"
     for _ in range(2):
         replace_dead_workers()
-        assert _after(RayActorError()) == ["new actor"]
+        deaths: list[Any] = [RayActorError, partial(OutOfMemoryError, "killed"), WorkerCrashedError]
+        for death in deaths:
+            assert _after(death()) == ["new actor"]
         assert _after(ValueError("the app has failed")) == ["actor"]
+        raised: Any = RayTaskError
+        assert _after(raised("run", "its traceback", ValueError("the app has failed"))) == ["actor"]
 
 
 def test_a_process_that_has_died_is_told_from_an_app_that_has_failed() -> None:
