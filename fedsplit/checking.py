@@ -229,7 +229,7 @@ def check_streams(config: Config, num_clients: int) -> None:
 
 
 def _check_strategy(config: Config) -> None:
-    """Refuse keys that have no effect with the strategy."""
+    """Refuse keys that have no effect with the strategy, or wait for scores that nobody makes."""
     strategy = strategy_class(config.strategy)
     if not strategy.aggregates and config.aggregation.name != "FedAvg":
         raise ConfigError(
