@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
@@ -32,9 +31,6 @@ class Concatenated(SharedServerPart):
         self._pending: PendingStep | None = None
         self._smashed: State = {}
         self._sizes: dict[int, int] = {}
-        # The C library keeps freed memory for the thread that used it. If the last participant's
-        # thread computed each step, every such thread would keep the memory of a large step.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fedsplit-server-part")
 
     @classmethod
     def batches_at_once(cls, server_part: nn.Module, participants: int, length: int) -> int:
@@ -54,14 +50,9 @@ class Concatenated(SharedServerPart):
         super().interrupt()
         self._pending = None
 
-    def close(self) -> None:
-        """Wake all waiting participants, and end the thread."""
-        super().close()
-        self._thread.shutdown()
-
     def _together(self, participant: int, value: State, compute: _ForAll) -> State:
         outcome: State = self._lockstep.together(
-            participant, value, lambda values: self._thread.submit(compute, values).result()
+            participant, value, lambda values: self._computed(compute, values)
         )
         return outcome
 

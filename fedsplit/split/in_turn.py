@@ -47,10 +47,7 @@ class InTurn(SharedServerPart):
         """Wait until the step is complete and for the participant's turn in it; then compute."""
         self._lockstep.together(participant, None, self._draw_order)
         self._turns.take(participant)
-        self._pending = PendingStep(
-            self.server_part, smashed, cut_gradient=self.settings.cut_gradient
-        )
-        output = self._pending.output
+        output = self._computed(self._forward, smashed)
         self._turns.lend(participant)
         self._lockstep.answer(participant)
         return output
@@ -59,15 +56,11 @@ class InTurn(SharedServerPart):
         """Update the server part, and pass the turn on."""
         self._turns.resume(participant)
         self._lockstep.serve([participant])
-        assert self._pending is not None
         try:
-            with self._batch(length(gradient)):
-                cut_gradient = self._pending.backward(gradient)
+            return self._computed(self._backward, gradient)
         finally:
-            self._pending = None
             self._turns.leave(participant)
             self._lockstep.answer(participant)
-        return cut_gradient
 
     def drop(self, participant: int) -> None:
         """Let the others continue; the next in line has its turn."""
@@ -79,9 +72,17 @@ class InTurn(SharedServerPart):
         super().interrupt()
         self._turns.close()
 
-    def close(self) -> None:
-        """Wake all waiting participants."""
-        self.interrupt()
+    def _forward(self, smashed: State) -> State:
+        self._pending = PendingStep(
+            self.server_part, smashed, cut_gradient=self.settings.cut_gradient
+        )
+        return self._pending.output
+
+    def _backward(self, gradient: State) -> State:
+        assert self._pending is not None
+        pending, self._pending = self._pending, None
+        with self._batch(length(gradient)):
+            return pending.backward(gradient)
 
     def _draw_order(self, delivered: Mapping[int, None]) -> Mapping[int, None]:
         participants = list(delivered)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -13,6 +14,8 @@ from fedsplit.split.accumulation import Accumulation
 from fedsplit.split.lockstep import GiveUp, Lockstep, keep
 from fedsplit.split.rules import RuleSettings, UpdateRule
 from fedsplit.split.steps import check_gradients
+
+_T = TypeVar("_T")
 
 
 class SharedServerPart(UpdateRule):
@@ -32,6 +35,9 @@ class SharedServerPart(UpdateRule):
             step_seconds=settings.step_seconds,
             give_up=self.give_up,
         )
+        # The C library keeps freed memory for the thread that used it. If each participant's
+        # thread computed its steps, every one of them would keep the memory of a step.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fedsplit-server-part")
 
     @property
     def delivered(self) -> frozenset[int]:
@@ -67,8 +73,13 @@ class SharedServerPart(UpdateRule):
         self._steps.finish()
 
     def close(self) -> None:
-        """Wake all participants that wait for a step."""
-        self._lockstep.close()
+        """Wake all participants that wait for a step, and end the thread."""
+        self.interrupt()
+        self._thread.shutdown()
+
+    def _computed(self, compute: Callable[..., _T], *values: object) -> _T:
+        """Compute in the one thread that does all steps."""
+        return self._thread.submit(compute, *values).result()
 
     @contextmanager
     def _batch(self, num_examples: int) -> Iterator[None]:

@@ -134,14 +134,6 @@ def test_steps_in_pieces_are_the_same_up_to_rounding_and_repeat(
         assert_same_bits(one[k], other[k])
 
 
-def test_all_steps_are_computed_in_one_thread(serve: Serve) -> None:
-    """Break it: compute in the last participant's thread; memory grows with the threads."""
-    server, threads = serving(Concatenated), set()
-    server.server_part.register_forward_hook(lambda *_: threads.add(threading.get_ident()))
-    train_round(server, serve(server), MANY)
-    assert len(threads) == 1
-
-
 def _rule(**overrides: object) -> Concatenated:
     rule = Concatenated(server_part_of(), settings_of(config_of(**overrides)))
     rule.open_round(1, [0, 1, 2])

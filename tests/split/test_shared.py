@@ -25,6 +25,7 @@ from tests.split.reference import (
     order_in,
     rule_in,
     serving,
+    train_round,
 )
 from tests.split.toys import (
     CUT,
@@ -48,6 +49,15 @@ BAD = 1
 DATA = {k: batches_of(k, *sizes) for k, sizes in {0: (8, 3, 8), BAD: (8, 8, 8), 2: (5, 8)}.items()}
 GOOD = [0, 2]
 RULES: list[type[UpdateRule]] = [InTurn, Concatenated]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_all_steps_are_computed_in_one_thread(serve: Serve, rule: type[UpdateRule]) -> None:
+    """Break it: compute in the participant's thread; every one keeps the memory of a step."""
+    server, computed_in = serving(rule), set()
+    server.server_part.register_forward_hook(lambda *_: computed_in.add(threading.get_ident()))
+    train_round(server, serve(server), DATA)
+    assert len(computed_in) == 1
 
 
 def when_two_are_done(happened: threading.Event) -> Callable[[int, int, Purpose], None]:
