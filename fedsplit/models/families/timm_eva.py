@@ -11,21 +11,19 @@ Stage L+1 head: norm, pooling, norm, head -> logits [B, classes].
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fedsplit.errors import ModelError
+from fedsplit.models.families.timm_stages import block, embed, head, overridden, prefix_tokens
 from fedsplit.models.family import Family
 from fedsplit.models.stages import Root, Stage
 
 _MODULE = "timm.models.eva"
-_TOKENS = ("cls_token", "reg_token")
 _METHODS = ("forward", "forward_features", "forward_head", "pool", "_pos_embed")
 
 
@@ -43,15 +41,21 @@ def stages(model: Root) -> Sequence[Stage]:
             f"This {type(model).__name__} of timm {fault}, so it cannot be split. Use one such as "
             "timm:eva02_tiny_patch14_224."
         )
-    tokens = tuple(name for name in _TOKENS if getattr(model, name) is not None)
+    tokens = prefix_tokens(model)
     positions = () if model.pos_embed is None else ("pos_embed",)
     rotary = () if model.rope is None else ("rope",)
     pooling = () if model.attn_pool is None else ("attn_pool",)
     table = None if model.rope is None else model.rope.get_embed().detach()
     stem = ("patch_embed", *tokens, *positions, *rotary, "pos_drop", "norm_pre")
+    # Attention pools all tokens, the other kinds only the patches.
+    pools = (model.num_prefix_tokens, bool(pooling), model.global_pool, bool(pooling))
     paths = [f"blocks.{index}" for index in range(len(model.blocks))]
     return [
-        Stage("embeddings", stem, partial(_embed, tokens, bool(positions), model.no_embed_class)),
+        Stage(
+            "embeddings",
+            stem,
+            partial(embed, tokens, bool(positions), model.no_embed_class, True),
+        ),
         *(
             Stage(f"block {number}", (path,), partial(_block, attrgetter(path), table))
             for number, path in enumerate(paths, start=1)
@@ -59,17 +63,16 @@ def stages(model: Root) -> Sequence[Stage]:
         Stage(
             "head",
             ("norm", *pooling, "fc_norm", "head_drop", "head"),
-            partial(_head, model.num_prefix_tokens, model.global_pool, bool(pooling)),
+            partial(head, _MODULE, *pools),
         ),
     ]
 
 
 def _fault(model: Root) -> str | None:
-    base = next(c for c in type(model).__mro__ if c.__module__ == _MODULE)
-    own = [name for name in _METHODS if getattr(type(model), name) is not getattr(base, name)]
+    own = overridden(model, _MODULE, _METHODS)
     rope = model.rope
     faults = {
-        f"has its own {own[0]}()" if own else "": bool(own),
+        f"has its own {own}()": own is not None,
         "takes images of any size (dynamic_img_size)": model.dynamic_img_size,
         "drops patches (patch_drop_rate)": model.patch_drop is not None,
         "does not pool its tokens (global_pool = '')": not model.global_pool,
@@ -86,36 +89,9 @@ def _fault(model: Root) -> str | None:
     return next((fault for fault, there in faults.items() if there), None)
 
 
-def _embed(
-    tokens: tuple[str, ...], positioned: bool, patches_only: bool, root: Root, images: Tensor
-) -> Tensor:
-    # Images stay float32 in a bfloat16 model, as in the other families.
-    hidden = root.patch_embed(images.to(root.patch_embed.proj.weight.dtype))
-    if positioned and patches_only:
-        hidden = hidden + root.pos_embed
-    prefix = [getattr(root, name).expand(len(images), -1, -1) for name in tokens]
-    hidden = torch.cat([*prefix, hidden], dim=1)
-    if positioned and not patches_only:
-        hidden = hidden + root.pos_embed
-    embedded: Tensor = root.norm_pre(root.pos_drop(hidden))
-    return embedded
-
-
 def _block(find_block: attrgetter[Any], table: Tensor | None, root: Root, hidden: Tensor) -> Tensor:
     turned = None if table is None else table.to(hidden.device, hidden.dtype)
-    output: Tensor = find_block(root)(hidden, rope=turned)
-    return output
-
-
-def _head(num_prefix: int, kind: str, by_attention: bool, root: Root, hidden: Tensor) -> Tensor:
-    hidden = root.norm(hidden)
-    if by_attention:
-        pooled = root.attn_pool(hidden)
-    else:
-        pool = importlib.import_module(_MODULE).global_pool_nlc
-        pooled = pool(hidden, pool_type=kind, num_prefix_tokens=num_prefix)
-    logits: Tensor = root.head(root.head_drop(root.fc_norm(pooled)))
-    return logits
+    return block(find_block, root, hidden, rope=turned)
 
 
 FAMILY = Family(
