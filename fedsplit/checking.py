@@ -17,8 +17,8 @@ from fedsplit.devices import check_device
 from fedsplit.errors import ConfigError, ModelError
 from fedsplit.initial_model import spec_of
 from fedsplit.input_spec import InputSpec
+from fedsplit.models.boundaries import boundary
 from fedsplit.models.resolved import ResolvedModel, resolve
-from fedsplit.models.stages import boundary
 from fedsplit.models.trainable import load_peft
 from fedsplit.results.best import check_monitor
 from fedsplit.results.run_directory import RunDirectory

@@ -16,9 +16,9 @@ from fedsplit.data.loader import largest_batch
 from fedsplit.errors import ConfigError
 from fedsplit.initial_model import dtype_of
 from fedsplit.input_spec import InputSpec
+from fedsplit.models.boundaries import boundary
 from fedsplit.models.resolved import ResolvedModel
 from fedsplit.models.split import SplitModel, join_parts, split_model
-from fedsplit.models.stages import boundary
 from fedsplit.models.storage import without_storage
 from fedsplit.seeding import seeded_init
 from fedsplit.split.client_rules import ClientRule

@@ -2,6 +2,7 @@
 
 from fedsplit.boundary import State
 from fedsplit.input_spec import InputSpec
+from fedsplit.models.boundaries import smashed_spec
 from fedsplit.models.checkpoint import save_model
 from fedsplit.models.loading import input_spec, load_model, load_split_model
 from fedsplit.models.registry import register_family
@@ -14,7 +15,7 @@ from fedsplit.models.split import (
     split_model,
     stage_names,
 )
-from fedsplit.models.stages import Part, Stage, smashed_spec
+from fedsplit.models.stages import Part, Stage
 
 __all__ = [
     "InputSpec",

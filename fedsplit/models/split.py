@@ -97,6 +97,13 @@ def split_model(model: nn.Module, split_points: Sequence[int]) -> SplitModel:
     return SplitModel(*parts)
 
 
+def stage_parts(model: nn.Module) -> list[Part]:
+    """Return each stage of a whole model as a part; the parts share its parameters."""
+    chain = split_model(model, [1]).bottom.chain
+    assert isinstance(chain, Chain)
+    return [Part(chain, index, index + 1, [model]) for index in range(len(chain.stages))]
+
+
 def stage_names(model: nn.Module) -> tuple[str, ...]:
     """Return the names of a model's stages, from the embeddings to the head."""
     return tuple(stage.name for stage in family_of(model).stages(model))

@@ -11,18 +11,17 @@ Shapes: B batch, N patches, D width, L blocks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fedsplit.boundary import Boundary, State, TensorSpec, by_name, each, has_numbers
+from fedsplit.boundary import State, each, has_numbers
 from fedsplit.errors import ModelError
 from fedsplit.exchanged_state import rest_frozen
-from fedsplit.input_spec import InputSpec
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -222,66 +221,3 @@ def _share_configurations(module: nn.Module, memo: dict[int, Any]) -> None:
     for child in module.modules():
         if (configuration := child.__dict__.get("config")) is not None:
             memo[id(configuration)] = configuration
-
-
-def smashed_spec(bottom: nn.Module, spec: InputSpec) -> dict[str, TensorSpec]:
-    """Return the spec of every tensor that crosses the cut, for a batch of one image.
-
-    A state of one tensor has the name ``hidden``; for a plain ViT it is [1, N+1, D].
-    """
-    return dict(boundary(bottom, spec).tensors)
-
-
-def boundary(bottom: nn.Module, spec: InputSpec) -> Boundary:
-    """Return what crosses the boundary after a part that takes images.
-
-    Nothing is computed: a storage-free copy of the part runs on the meta device.
-
-    Raises
-    ------
-    ModelError
-        If the part does not take images of this size, or a tensor does not grow with the batch.
-    """
-    empty = storage_free_copy(bottom)
-    (first, one), (_, two) = (_outputs(empty, spec, batch_size) for batch_size in (1, 2))
-    for name, tensor in one.items():
-        twice = two[name].shape
-        if not tensor.ndim or twice != (2 * tensor.shape[0], *tensor.shape[1:]):
-            raise ModelError(
-                f"The bottom's output '{name}' has shape {tuple(tensor.shape)} for one image and "
-                f"{tuple(twice)} for two; its first axis must be the batch, or a fixed number of "
-                "rows for each image."
-            )
-    tensors = {
-        name: TensorSpec(tuple(tensor.shape), tensor.dtype, _constant(tensor, two[name]))
-        for name, tensor in one.items()
-    }
-    return Boundary(tensors, bare=isinstance(first, Tensor))
-
-
-def _outputs(
-    bottom: nn.Module, spec: InputSpec, batch_size: int
-) -> tuple[State, dict[str, Tensor]]:
-    images = torch.empty(batch_size, spec.channels, spec.height, spec.width, device="meta")
-    try:
-        with torch.no_grad():
-            state = bottom(images)
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(
-            f"The bottom cannot take images of {spec.channels}x{spec.height}x{spec.width} "
-            f"(channels x height x width): {error} Use the model's own input_spec."
-        ) from None
-    tensors = state.values() if isinstance(state, Mapping) else [state]
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
-        raise ModelError(
-            f"The bottom returns {type(state).__name__}. Let it return a tensor, or a dict of "
-            "tensors by name."
-        )
-    return state, by_name(state)
-
-
-def _constant(one: Tensor, two: Tensor) -> tuple[int, ...] | None:
-    # Computed on the CPU from the images' shape alone, so it has values even on the meta device.
-    if one.is_meta or one.is_floating_point() or not torch.equal(torch.cat([one, one]), two):
-        return None
-    return tuple(one.flatten().tolist())

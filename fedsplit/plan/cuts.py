@@ -10,21 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fedsplit.boundary import Boundary
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, FedSplitError, ModelError
 from fedsplit.exchanged_state import exchanged, trains
 from fedsplit.input_spec import InputSpec
 from fedsplit.links import Link
+from fedsplit.models.boundaries import boundaries
 from fedsplit.models.resolved import resolve
-from fedsplit.models.split import SplitModel, hold_parts, split_model, stage_names
+from fedsplit.models.split import (
+    SplitModel,
+    hold_parts,
+    split_model,
+    stage_names,
+    stage_parts,
+)
 from fedsplit.models.stages import storage_free_copy
 from fedsplit.models.storage import without_storage
 from fedsplit.results.flops import count_parameters, part_flops
-from fedsplit.results.memory import TrainingMemory, part_memory, together
+from fedsplit.results.memory import ChainMemory, together
 from fedsplit.split.traffic import step_traffic, stream_traffic
 from fedsplit.split.training import Training
 from fedsplit.split.wire import CUT_PREFIX, Wire
-from fedsplit.wiring import boundaries_of
 
 MAX_FRAME_BYTES = 2**31 - 1
 """The longest protobuf message."""
@@ -121,11 +128,11 @@ def plan_model(setting: Setting) -> ModelPlan:
     model = storage_free_copy(resolved.skeleton(setting.num_labels))
     without_storage(model, getattr(torch, setting.dtype))
     spec = resolved.input_spec()
-    names = stage_names(model)
-    # In the U-shaped topology, a trunk of at least one stage stays at the server.
-    last = len(names) - (2 if setting.topology == "u-shaped" else 1)
     try:
-        cuts = [_cut(setting, model, spec, names, cut) for cut in range(1, last + 1)]
+        stages = _Stages(setting, model, spec)
+        # In the U-shaped topology, a trunk of at least one stage stays at the server.
+        last = len(stages.names) - (2 if setting.topology == "u-shaped" else 1)
+        cuts = [_cut(setting, stages, split_model(model, [cut]), cut) for cut in range(1, last + 1)]
     except FedSplitError:
         raise
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
@@ -138,10 +145,22 @@ def plan_model(setting: Setting) -> ModelPlan:
     return ModelPlan(setting, spec, cuts)
 
 
-def wire_of(model: SplitModel, spec: InputSpec, setting: Setting) -> Wire:
+class _Stages:
+    """What each stage of a model costs, measured once for all cuts."""
+
+    def __init__(self, setting: Setting, model: nn.Module, spec: InputSpec) -> None:
+        parts = stage_parts(model)
+        shape = (spec.channels, spec.height, spec.width)
+        self.names = stage_names(model)
+        self.flops = part_flops(parts, shape)
+        self.memory = ChainMemory(parts, shape, setting.batch_size, _default_optimizer)
+        self.boundaries = boundaries(parts, spec)
+
+
+def wire_of(
+    model: SplitModel, smashed: Boundary, output: Boundary | None, setting: Setting
+) -> Wire:
     """Return what crosses the channel at a cut. Labels have no upper bound here."""
-    u_shaped = setting.topology == "u-shaped"
-    smashed, output = boundaries_of(model, spec, u_shaped=u_shaped)
     return Wire(
         smashed=smashed,
         num_labels=setting.num_labels or 0,
@@ -151,22 +170,24 @@ def wire_of(model: SplitModel, spec: InputSpec, setting: Setting) -> Wire:
     )
 
 
-def _cut(
-    setting: Setting, whole: nn.Module, spec: InputSpec, names: tuple[str, ...], cut_layer: int
-) -> CutPlan:
-    model = split_model(whole, [cut_layer])
+def _cut(setting: Setting, stages: _Stages, model: SplitModel, cut_layer: int) -> CutPlan:
     u_shaped = setting.topology == "u-shaped"
+    last = len(stages.names) - u_shaped  # where the server's stages end
     at_client = [True, False, u_shaped]
-    shape = (spec.channels, spec.height, spec.width)
     parameters = [count_parameters(part) for part in model]
-    flops = part_flops(model, shape)
-    memory = part_memory(model, shape, setting.batch_size, _default_optimizer)
-    client_memory, server_memory = _by_side(memory, at_client)
+    client_memory = together(
+        stages.memory.of(start, end)
+        for start, end in ((0, cut_layer), (last, len(stages.names)))
+        if start < end
+    )
+    server_memory = stages.memory.of(cut_layer, last)
+    server_flops = sum(stages.flops[cut_layer:last])
+    client_flops = sum(stages.flops) - server_flops
     held = hold_parts(model.bottom, model.top) if u_shaped else model.bottom
     sync_bytes = _num_bytes(exchanged(held).values())
-    client_flops, server_flops = _sums(flops, at_client)
     client_parameters, server_parameters = _sums(parameters, at_client)
-    wire = wire_of(model, spec, setting)
+    output = stages.boundaries[-2] if u_shaped else None
+    wire = wire_of(model, stages.boundaries[cut_layer - 1], output, setting)
     frames = wire.step(setting.batch_size)
     smashed = [t for n, t in frames.uplink[0].tensors.items() if n.startswith(CUT_PREFIX)]
     gradient = [t for n, t in frames.downlink[-1].tensors.items() if n.startswith(CUT_PREFIX)]
@@ -178,7 +199,7 @@ def _cut(
     )
     return CutPlan(
         cut_layer=cut_layer,
-        last_client_stage=names[cut_layer - 1],
+        last_client_stage=stages.names[cut_layer - 1],
         client_parameters=client_parameters,
         server_parameters=server_parameters,
         client_flops_per_sample=client_flops,
@@ -219,13 +240,6 @@ def _check_length(num_bytes: int) -> None:
             f"A frame would hold {num_bytes:,} bytes of tensors, but a message of the channel can "
             f"have at most {MAX_FRAME_BYTES:,} bytes. Use a smaller batch size."
         )
-
-
-def _by_side(
-    memory: list[TrainingMemory], at_client: list[bool]
-) -> tuple[TrainingMemory, TrainingMemory]:
-    pairs = list(zip(memory, at_client, strict=True))
-    return together(m for m, held in pairs if held), together(m for m, held in pairs if not held)
 
 
 def _sums(numbers: list[int], at_client: list[bool]) -> tuple[int, int]:

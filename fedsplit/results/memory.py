@@ -8,15 +8,15 @@ the few numbers of the loss, torch itself, and images that wait to be used.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsplit.boundary import State, each
+from fedsplit.boundary import State
 from fedsplit.models.stages import storage_free_copy
-from fedsplit.results.flops import images_on_meta, leaves_on_meta, tensors_of
+from fedsplit.results.flops import images_on_meta, tensors_of
 from fedsplit.results.fused_attention import FusedAttention
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -76,40 +76,75 @@ def part_memory(
 ) -> list[TrainingMemory]:
     """Return the memory of one training step with a batch, for each part of a chain.
 
-    Nothing is computed or allocated: copies of the parts run on the meta device, in train mode.
+    The parameters are those of `ChainMemory`.
+    """
+    chain = ChainMemory(parts, input_shape, batch_size, make_optimizer)
+    return [chain.of(index, index + 1) for index in range(len(parts))]
+
+
+class ChainMemory:
+    """The memory of one training step with a batch, for any stretch of a chain of modules.
+
+    Nothing is computed or allocated: copies of the modules run on the meta device, in train mode.
     Attention counts as in the fused kernel of torch on the CPU (see `fused_attention`).
 
     Parameters
     ----------
-    parts : Sequence[nn.Module]
-        The parts, in the order in which they run. The output of a part counts where it is saved.
+    modules : Sequence[nn.Module]
+        The modules, in the order in which they run. None shares a parameter with another one.
     input_shape : Sequence[int]
         The shape of one image, without a batch axis: [channels, height, width].
     batch_size : int
         Images in the step.
     make_optimizer : MakeOptimizer
-        Returns the optimizer for the parameters of a part.
+        Returns the optimizer for the parameters of a module.
     """
-    state: State = images_on_meta(parts[0], input_shape, batch_size)
-    found = []
-    for part in parts:
-        empty = storage_free_copy(part).train()
-        activation_bytes, state = _saved_bytes(empty, leaves_on_meta(state))
-        training = [p for p in empty.parameters() if p.requires_grad]
-        found.append(
-            TrainingMemory(
-                parameter_bytes=_total(empty.parameters()),
-                gradient_bytes=_total(training),
-                optimizer_bytes=_optimizer_bytes(training, make_optimizer),
-                activation_bytes=activation_bytes,
-            )
-        )
-    return found
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        input_shape: Sequence[int],
+        batch_size: int,
+        make_optimizer: MakeOptimizer,
+    ) -> None:
+        copies = [storage_free_copy(module).train() for module in modules]
+        self._weights = [_weights(copy, make_optimizer) for copy in copies]
+        self._inputs: list[list[Tensor]] = []
+        self._saved: list[dict[int, Tensor]] = []
+        known = {_identity(weight) for copy in copies for weight in copy.parameters()}
+        state: State = images_on_meta(modules[0], input_shape, batch_size)
+        for copy in copies:
+            self._inputs.append(tensors_of(state))
+            saved, state = _saved_by(copy, state, known)
+            self._saved.append(saved)
+
+    def of(self, start: int, end: int) -> TrainingMemory:
+        """Return the memory of the modules [start, end), joined to one part.
+
+        What a part takes is a tensor of the part's own. Its output counts where it is saved.
+        """
+        weights = together(self._weights[start:end])
+        saved = {at: t for module in self._saved[start:end] for at, t in module.items()}
+        sizes = {at: tensor.untyped_storage().nbytes() for at, tensor in saved.items()}
+        taken = self._inputs[start]
+        for at in sizes.keys() & {_identity(tensor) for tensor in taken}:
+            # It crosses the boundary without the rest of the storage that it may be a view of.
+            sizes[at] = _total(tensor for tensor in taken if _identity(tensor) == at)
+        return replace(weights, activation_bytes=sum(sizes.values()))
 
 
-def _saved_bytes(part: nn.Module, state: State) -> tuple[int, State]:
-    """Run a forward pass, and count each storage that autograd saves once."""
-    known = {_identity(parameter) for parameter in part.parameters()}
+def _weights(module: nn.Module, make_optimizer: MakeOptimizer) -> TrainingMemory:
+    training = [p for p in module.parameters() if p.requires_grad]
+    return TrainingMemory(
+        parameter_bytes=_total(module.parameters()),
+        gradient_bytes=_total(training),
+        optimizer_bytes=_optimizer_bytes(training, make_optimizer),
+        activation_bytes=0,
+    )
+
+
+def _saved_by(module: nn.Module, state: State, known: set[int]) -> tuple[dict[int, Tensor], State]:
+    """Run a forward pass; return what autograd saves, one tensor for each storage."""
     saved: dict[int, Tensor] = {}  # keeps the tensors: the identity of a freed one is reused
 
     def pack(tensor: Tensor) -> Tensor:
@@ -119,10 +154,9 @@ def _saved_bytes(part: nn.Module, state: State) -> tuple[int, State]:
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with torch.enable_grad(), hooks, FusedAttention():
-        # Copies, as in a step: a part may begin with an in-place operation.
-        output = part(each(state, torch.clone))
+        output = module(state)
     assert all(tensor.is_meta for tensor in tensors_of(output) if tensor.is_floating_point())
-    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()), output
+    return saved, output
 
 
 def _identity(tensor: Tensor) -> int:

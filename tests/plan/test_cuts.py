@@ -30,10 +30,12 @@ def _expected(name: str, cut: int, topology: Topology, **changes: Any) -> tuple[
     from fedsplit.models.loading import input_spec
     from fedsplit.models.resolved import resolve
     from fedsplit.models.split import split_model
+    from fedsplit.wiring import boundaries_of
 
     setting = Setting(name, batch_size=8, topology=topology, num_labels=10, **changes)
     model = split_model(resolve(name).skeleton(10), [cut])
-    wire = wire_of(model, input_spec(name), setting)
+    edges = boundaries_of(model, input_spec(name), u_shaped=topology == "u-shaped")
+    wire = wire_of(model, *edges, setting)
     traffic = stream_traffic(wire, EXPECTED_STEPS).traffic
     return 8 * traffic.uplink_bytes, 8 * traffic.downlink_bytes
 

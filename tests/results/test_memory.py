@@ -12,7 +12,7 @@ from fedsplit.config import Config
 from fedsplit.models.loading import input_spec, load_model, load_split_model
 from fedsplit.models.split import join_parts, split_model, stage_names
 from fedsplit.models.trainable import Lora, Mode, train_only
-from fedsplit.results.memory import TrainingMemory, part_memory, together
+from fedsplit.results.memory import ChainMemory, TrainingMemory, part_memory, together
 from tests.models.families import zoo
 from tests.split.toys import optimizer_of
 
@@ -51,6 +51,33 @@ def test_a_linear_layer_by_hand() -> None:
     assert bottom == TrainingMemory(80, 80, 2 * 80 + 2 * 4, 4 * (4 * 3 + 4 * 5))
     assert server == TrainingMemory(168, 168, 2 * 168 + 2 * 4, 4 * 4 * 5)
     assert bottom.total_bytes == 80 + 80 + 168 + 128
+
+
+class _Half(nn.Module):
+    """Returns a view of its first four columns."""
+
+    def forward(self, columns: Tensor) -> Tensor:
+        return columns[:, :4]
+
+
+def test_a_stretch_of_modules_costs_what_one_joined_module_costs() -> None:
+    """Break it: add up the modules' activations, or count the storage behind a view."""
+    modules = [
+        nn.Sequential(nn.Linear(3, 8), nn.Tanh(), _Half()),
+        nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 5), nn.Tanh()),
+        nn.Linear(5, 7),
+    ]
+    chain = ChainMemory(modules, (3,), 2, adam)
+    for start, end, by_hand in (
+        (0, 1, 6 + 16),
+        (1, 2, 8 + 10),
+        (1, 3, 8 + 10),
+        (0, 2, 6 + 16 + 10),
+    ):
+        joined = nn.Sequential(*modules[start:end])
+        inputs = (3,) if start == 0 else (4,)
+        assert chain.of(start, end) == part_memory([joined], inputs, 2, adam)[0]
+        assert chain.of(start, end).activation_bytes == 4 * by_hand
 
 
 def test_vit_nano_by_hand() -> None:

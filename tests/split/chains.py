@@ -12,8 +12,8 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from fedsplit.config import Config
 from fedsplit.input_spec import InputSpec
+from fedsplit.models.boundaries import smashed_spec
 from fedsplit.models.split import SplitModel, join_parts, split_model
-from fedsplit.models.stages import smashed_spec
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.server import SplitServer
 from fedsplit.split.wire import Wire
