@@ -141,7 +141,7 @@ SUMMARY_FIELDS: tuple[BuiltIn, ...] = (
     _score("initial_loss", "test loss before training"),
     _score("final_accuracy", "final test accuracy", "summary", "scores", short="final"),
     _score("final_loss", "final test loss"),
-    _score("final_balanced_accuracy", "final balanced test accuracy", short="balanced"),
+    _score("final_balanced_accuracy", "final balanced test accuracy", "scores", short="balanced"),
     _field("class_accuracy", "test accuracy of each class"),
     _field("confusion_matrix", "confusion matrix of the test set"),
     _score("best_accuracy", "best test accuracy", "summary", "scores", short="best"),

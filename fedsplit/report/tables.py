@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -81,6 +82,7 @@ def columns_of(fields: Iterable[Field]) -> tuple[Column, ...]:
     return tuple((field.label, field.key, partial(shown, field)) for field in fields)
 
 
+_BALANCED = "final_balanced_accuracy"
 _accuracy: Show = partial(fixed, digits=3)
 _bytes: Show = partial(with_unit, unit="B")
 _flops: Show = partial(with_unit, unit="FLOP")
@@ -98,7 +100,11 @@ _TIME: tuple[Column, ...] = (
 
 def accuracy_table(gathered: Gathered) -> Table:
     """Return final and best test accuracy, with the settings side by side."""
-    columns = fields_shown_in("scores")
+    columns = [
+        field
+        for field in fields_shown_in("scores")
+        if field.key != _BALANCED or _differs(gathered, _BALANCED, "final_accuracy")
+    ]
     header = ["variant"]
     header += [f"{s} {field.short_label}".strip() for s in gathered.settings for field in columns]
     rows = [
@@ -113,6 +119,13 @@ def accuracy_table(gathered: Gathered) -> Table:
         for label in gathered.comparison.variants
     ]
     return Table("Test accuracy after the last round, and after the best one", header, rows)
+
+
+def _differs(gathered: Gathered, key: str, other: str) -> bool:
+    """Whether a score adds anything to another one: on balanced test images it does not."""
+    summaries = [record.summary for record in gathered.finished.values()]
+    known = [s for s in summaries if None not in (s.get(key), s.get(other))]
+    return any(not math.isclose(s[key], s[other], abs_tol=1e-9) for s in known)
 
 
 def traffic_tables(gathered: Gathered) -> list[Table]:

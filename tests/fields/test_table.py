@@ -59,4 +59,6 @@ def test_places_show_fields_in_the_order_of_their_table() -> None:
     assert [field.label for field in fields_shown_in("table")][:3] == [
         *("round", "train loss", "test loss")
     ]
-    assert [field.key for field in fields_shown_in("scores")] == ["final_accuracy", "best_accuracy"]
+    assert [field.key for field in fields_shown_in("scores")] == [
+        *("final_accuracy", "final_balanced_accuracy", "best_accuracy")
+    ]

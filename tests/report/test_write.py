@@ -55,6 +55,17 @@ def test_markdown_has_means_and_sample_deviations(directory: Path) -> None:
     assert "Failed" not in text
 
 
+@pytest.mark.parametrize("balanced", [0.5, 0.25])
+def test_balanced_accuracy_is_shown_where_it_differs(directory: Path, balanced: float) -> None:
+    for path in directory.glob("runs/*/summary.json"):
+        scores = {"final_accuracy": 0.5, "final_balanced_accuracy": balanced}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **scores}))
+    write_report(directory)
+    text = (directory / "report.md").read_text(encoding="utf-8")
+    assert ("| full | 0.500 ± 0.000 | 0.250 ± 0.000 |" in text) == (balanced != 0.5)
+    assert ("balanced" in text) == (balanced != 0.5)
+
+
 def test_with_one_seed_there_is_no_deviation(tmp_path: Path) -> None:
     write_report(write_comparison(tmp_path, variants=VARIANTS, settings=(), seeds=[5]))
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
