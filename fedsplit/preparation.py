@@ -17,6 +17,7 @@ from fedsplit.dtype_check import check_arithmetic
 from fedsplit.exchanged_state import frozen_digest, trains
 from fedsplit.initial_model import autocast_of, initial_model
 from fedsplit.input_spec import InputSpec
+from fedsplit.models.labels import tell_other_classes
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import Part
 from fedsplit.models.trainable import unused_weights_of
@@ -135,6 +136,8 @@ def prepare(config: Config, *, run: str = "") -> Preparation:
         added=_added(rule, config, wire),
         autocast=autocast_of(config),
     )
+    if prepared.pretrained:
+        tell_other_classes(found.name, found.source.config, class_names)
     if (config.model.dtype, config.model.autocast) != ("float32", "none"):
         client_top = [model.top] if prepared.u_shaped else []
         check_arithmetic([model.bottom, prepared.server_part, *client_top], spec, config)

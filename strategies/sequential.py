@@ -29,7 +29,8 @@ class Sequential(FederatedStrategy):
     1. k receives the bottom W_b that the previous client returned.
     2. For each batch, k sends smashed data and labels; the server takes one step on the one W_s,
        with one optimizer for the run, and returns the cut gradient, with which k takes one step.
-    3. k returns W_b, which goes to the next client.
+    3. k returns W_b, which goes to the next client. With `accumulate-batches`, both sides first
+       take a step on the batches that are left.
 
     A client that fails returns no bottom, so the next one starts where the failed one did. The
     steps that the server part has taken with it are kept.
@@ -55,6 +56,7 @@ class Sequential(FederatedStrategy):
             messages = self._ask_to_train(server_round, [client], self._relayed, config, grid)
             replies = grid.send_and_receive(messages, timeout=self.config.round_timeout)
             self._visits.append(self._accept(server_round, replies))
+            self._close_round(self._visits[-1])
             for reply in self._visits[-1].good.values():
                 self._relayed = weights_of(reply)
         return []

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from fedsplit import Config
 from fedsplit.boundary import TensorSpec
+from fedsplit.models import load_model, save_model
+from fedsplit.models.loading import input_spec
 from fedsplit.models.stages import Part
 from fedsplit.preparation import prepare
 
@@ -25,6 +28,33 @@ def test_a_preparation_holds_what_a_run_needs(tiny: dict[str, object]) -> None:
     assert (prepared.model.bottom.start, prepared.model.bottom.end) == (0, 2)
     assert prepared.whole(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
     assert not Path(str(tiny["output-dir"])).exists()
+
+
+def test_a_classifier_of_other_classes_is_a_warning(
+    tiny: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Break it: keep the logits of a checkpoint, whatever their classes, without a word."""
+    own = prepare(Config.load(tiny)).class_names
+    named = {
+        "same": own,
+        "order": own[::-1],
+        "other": [f"pet {number}" for number in range(10)],
+        "unnamed": [f"LABEL_{number}" for number in range(10)],
+        "fewer": own[:4],
+    }
+    told = {}
+    for name, class_names in named.items():
+        model = load_model("vit-nano", num_labels=len(class_names))
+        save_model(model, input_spec("vit-nano"), tmp_path / name, class_names=class_names)
+        caplog.clear()
+        prepare(Config.load(tiny, {"model.name": str(tmp_path / name)}))
+        told[name] = caplog.text
+    assert [name for name, text in told.items() if "The classifier of" in text] == [
+        "order",
+        "other",
+    ]
+    assert "trained on the same classes in another order: Ankle boot, Bag" in told["order"]
+    assert "trained on other classes: pet 0, pet 1" in told["other"]
 
 
 def test_initial_weights_follow_the_seed_not_the_cut(tiny: dict[str, object]) -> None:

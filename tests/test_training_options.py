@@ -17,7 +17,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "label smoothing": {"loss_label_smoothing": 0.3},
     "class weights": {"loss_class_weights": "balanced"},
     "layer decay": {"layer_decay": 0.5},
-    "accumulation": {"accumulate_batches": 3},
+    "accumulation": {"accumulate_batches": 5},  # of 36 batches of one client: a rest of 1
 }
 ALL = {key: value for keys in OPTIONS.values() for key, value in keys.items()}
 
@@ -38,7 +38,7 @@ def test_sflv1_equals_full_and_both_differ_from_the_plain_run(run: Run, option: 
 def test_with_one_client_every_strategy_trains_as_the_whole_model(
     run: Run, strategy: str, topology: str
 ) -> None:
-    """Break it: leave the class weights out of the messages to the clients."""
+    """Break it: leave the class weights out of the messages to the clients, or a last step."""
     one = {"num_clients": 1, "num_server_rounds": 1}
     split = run(**one, **ALL, strategy=strategy, split_topology=topology)
     full = run(**one, **ALL, strategy="full")
@@ -55,6 +55,16 @@ def test_accumulated_batches_train_as_one_batch_of_their_size(run: Run, strategy
     large = run(**one, batch_size=12)
     assert distance(weights(small), weights(large)) < 1e-5
     assert distance(weights(small), weights(run(**one, batch_size=4))) > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sequential", "sflv2"])
+def test_a_run_with_batches_left_at_the_end_of_a_round_resumes(run: Run, strategy: str) -> None:
+    """Break it: carry gradients from one round to the next, which no checkpoint has."""
+    keys = {"strategy": strategy, "accumulate_batches": 7}
+    unbroken = run(**keys, num_server_rounds=3)
+    resumed = simulate(resume=run(**keys, num_server_rounds=2).run_dir, num_server_rounds=3)
+    assert distance(weights(resumed), weights(unbroken)) == 0.0
 
 
 def test_memory_counts_the_gradients_that_are_kept(run: Run) -> None:

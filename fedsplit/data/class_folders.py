@@ -41,12 +41,12 @@ def split_folders(folder: Path) -> dict[str, Path]:
     below = sub_folders(folder)
     found: dict[str, list[Path]] = {}
     for path in below:
-        if split := _split_of(path.name):
+        if split := split_of(path.name):
             found.setdefault(split, []).append(path)
     if "train" in found:
         is_split = any(map(_holds_data, found["train"]))
     else:
-        is_split = bool(below) and all(_split_of(p.name) and _holds_data(p) for p in below)
+        is_split = bool(below) and all(split_of(p.name) and _holds_data(p) for p in below)
     if not is_split:
         return {"train": folder}
     for split, (first, *others) in found.items():
@@ -73,18 +73,28 @@ def class_files(folder: Path) -> dict[str, list[str]]:
     classes: dict[str, list[str]] = {}
     left_out: list[Path] = []
     empty: list[str] = []
+    nested: list[str] = []
     for class_folder in sub_folders(folder):
         files: list[Path] = []
         for path in sorted(path for path in inside(class_folder) if not path.is_dir()):
             (files if is_image(path) else left_out).append(path)
         if files:
             classes[utf8(class_folder.name)] = [utf8(str(path.resolve())) for path in files]
+            if len({path.relative_to(class_folder).parts[0] for path in files}) > 1 and not any(
+                path.parent == class_folder for path in files
+            ):
+                nested.append(class_folder.name)
         else:
             empty.append(class_folder.name)
     if left_out:
         _logger.warning(
             "%d files in '%s' are no images that can be read, and are left out: %s.",
             *(len(left_out), folder, some([str(path.relative_to(folder)) for path in left_out])),
+        )
+    if nested:
+        _logger.warning(
+            "Folders in '%s' that have their images in several folders are one class each: %s.",
+            *(folder, some(sorted(nested))),
         )
     if empty and classes:
         _logger.warning(
@@ -99,9 +109,12 @@ def sub_folders(folder: Path) -> list[Path]:
 
 
 def inside(folder: Path) -> Iterator[Path]:
-    """Yield everything in a folder, at any depth, that is not hidden."""
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+    """Yield everything in a folder, at any depth, that is not hidden. Links are followed, once."""
+    seen = {os.path.realpath(folder)}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        shown = [name for name in folders if not _is_hidden(name)]
+        folders[:] = [name for name in shown if os.path.realpath(Path(root, name)) not in seen]
+        seen |= {os.path.realpath(Path(root, name)) for name in folders}
         yield from (Path(root, name) for name in (*folders, *files) if not _is_hidden(name))
 
 
@@ -134,7 +147,8 @@ def utf8(name: str) -> str:
     return name
 
 
-def _split_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
+    """Return the split that something with this name is, if it is called like one."""
     plain = re.sub(r"[^a-z]", "", name.lower())
     return next((split for split, names in SPLITS.items() if plain in names), None)
 

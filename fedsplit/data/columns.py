@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 
 import datasets
@@ -18,6 +19,8 @@ from fedsplit.names import some
 _logger = logging.getLogger(__name__)
 IMAGE_NAMES = ("image", "img", "images", "pixel_values")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
+_WHOLE = re.compile(r"(0|[1-9]\d*)(\.0+)?", re.ASCII)
+"""A whole number as text, also as pandas writes it if a column has a gap: 1.0."""
 PLAIN_LABELS = ("int", "uint", "float", "string", "large_string", "bool")
 
 
@@ -137,11 +140,13 @@ def as_class_labels(
     if bad:
         raise _unlabelled(bad, column, name)
     values = [[_whole(v, column, name) for v in part] for part in values]
-    texts = [[str(value) for value in part] for part in values]
-    names = sorted(set().union(*texts), key=lambda text: (_number(text), text))
-    # "01" is a name of its own, and not the number 1.
-    if all(text.isdecimal() and text == str(int(text)) for text in names):
-        largest = _number(names[-1])
+    texts = [[str(value).strip() for value in part] for part in values]
+    if all(_WHOLE.fullmatch(text) for part in texts for text in part):
+        texts = [[text.partition(".")[0] for text in part] for part in texts]
+    names = sorted(set().union(*texts))
+    if all(map(_is_number, names)):
+        names.sort(key=int)
+        largest = int(names[-1])
         # Numbers with small gaps are class ids, some of which do not occur in this data set.
         if largest < 2 * len(names) + 10:
             names = [str(number) for number in range(largest + 1)]
@@ -157,7 +162,7 @@ def align_labels(
 ) -> datasets.Dataset:
     """Return `dataset` with the ids of `class_names`, matched by name.
 
-    If a data set has only numbers for names, these are taken as ids of `class_names`.
+    If a data set has only numbers for names, and `class_names` has none, these are ids.
 
     Raises
     ------
@@ -173,8 +178,12 @@ def align_labels(
     used = {own[label] for label in np.unique(labels)}
     if all(text in class_names for text in used):
         ids = np.array([class_names.index(t) if t in used else -1 for t in own], dtype=np.int64)
-    elif all(text.isdecimal() and int(text) < len(class_names) for text in used):
-        ids = np.array([int(t) if t.isdecimal() else -1 for t in own], dtype=np.int64)
+    elif (
+        all(map(_is_number, own))
+        and not any(map(_is_number, class_names))
+        and all(int(text) < len(class_names) for text in used)
+    ):
+        ids = np.array([int(text) for text in own], dtype=np.int64)
     else:
         unknown = sorted(used - set(class_names))
         raise DataError(
@@ -201,9 +210,12 @@ def has_labels(dataset: datasets.Dataset, column: str) -> bool:
 
 def _is_label(value: object) -> bool:
     """Return whether a value is not one of those that stand for no label."""
-    if isinstance(value, int | float):
-        return value >= 0  # and no NaN
-    return value is not None and value != ""
+    if isinstance(value, str):  # a table of texts has numbers, too
+        try:
+            return float(value) >= 0
+        except ValueError:
+            return value.strip() != ""
+    return isinstance(value, int | float) and value >= 0  # and no NaN
 
 
 def _whole(value: object, column: str, name: str) -> object:
@@ -257,8 +269,9 @@ def _type(feature: object) -> str:
     return type(feature).__name__
 
 
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
+def _is_number(text: str) -> bool:
+    """Return whether a name is a number: "01" is a name of its own, and not the number 1."""
+    return text.isdecimal() and text == str(int(text))
 
 
 def check_classes(train: datasets.Dataset, test: datasets.Dataset, column: str, name: str) -> None:

@@ -21,7 +21,7 @@ from fedsplit.data.class_folders import (
     sub_folders,
     table_of,
 )
-from fedsplit.data.tables import read_table
+from fedsplit.data.tables import read_splits, read_table
 from fedsplit.errors import DataError
 from fedsplit.names import some
 
@@ -51,8 +51,8 @@ def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
     ----------
     folder : Path
         A data set or `DatasetDict` saved by ``save_to_disk``; or class folders of image files, or
-        a metadata.csv with a row for each image, either directly (split ``train``) or below
-        ``train``, ``test``, ``validation``.
+        a metadata.csv with a row for each image, either directly or below ``train``, ``test``,
+        ``validation``.
         Hidden entries are ignored, and so are those that macOS adds to archives.
 
     Raises
@@ -62,6 +62,8 @@ def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
     """
     if _is_saved(folder):
         return _saved(folder)
+    if table := _table_of_all(folder):
+        return read_splits(table)
     folders = split_folders(folder)
     tables = {split: table_of(path) for split, path in folders.items()}
     files = {split: class_files(path) for split, path in folders.items() if not tables[split]}
@@ -85,6 +87,20 @@ def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
     if unused and folder not in folders.values():
         _logger.warning("Folders beside the splits of '%s' are not used: %s.", folder, some(unused))
     return {split: dataset for split, dataset in found.items() if len(dataset)}
+
+
+def _table_of_all(folder: Path) -> Path | None:
+    """Return the table in a folder, which has the images of all splits."""
+    table = table_of(folder)
+    inner = [
+        t for path in split_folders(folder).values() if path != folder and (t := table_of(path))
+    ]
+    if table and inner:
+        raise DataError(
+            f"'{table}' and '{inner[0]}' both name images. Keep one table for all splits, or one "
+            "in each split."
+        )
+    return table
 
 
 def _what_is_there(folder: Path) -> str:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from fedsplit.data.class_folders import utf8
+from fedsplit.data.class_folders import IMAGE_SUFFIXES, SPLITS, inside, split_of, utf8
 from fedsplit.errors import DataError
+from fedsplit.names import some
 
+_logger = logging.getLogger(__name__)
 FILE_NAME = "file_name"
 
 
 def read_table(table: Path) -> datasets.Dataset:
     """Return the images that a table names, with its other columns.
+
+    A warning counts the images beside it that it does not name.
 
     Parameters
     ----------
@@ -28,7 +33,8 @@ def read_table(table: Path) -> datasets.Dataset:
     Raises
     ------
     DataError
-        If it cannot be read, lacks that column or values, or names files that do not exist.
+        If it cannot be read, lacks that column or values, names an image twice, or names files that
+        do not exist.
     """
     rows = _rows(table)
     names = list(rows[0]) if rows else []
@@ -40,20 +46,73 @@ def read_table(table: Path) -> datasets.Dataset:
     uneven = next((number for number, row in enumerate(rows) if list(row) != names), None)
     if uneven is not None:
         raise DataError(f"Row {uneven} of '{table}' has other columns than row 0. Complete it.")
-    files = [table.parent / str(row[FILE_NAME]) for row in rows]
-    missing = [str(file.name) for file in files if not file.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(files)} images that '{table}' names do not exist; the first "
-            f"is '{missing[0]}'. Add them, or remove their rows."
-        )
+    files = _files(table, rows)
     columns = {name: [row[name] for row in rows] for name in names if name != FILE_NAME}
-    images = [utf8(str(file.resolve())) for file in files]
+    images = [utf8(str(file)) for file in files]
     try:
         dataset = datasets.Dataset.from_dict({"image": images, **columns})
     except Exception as error:  # values of one column that have no common type
         raise DataError(f"'{table}' cannot be made into columns: {error}.") from error
     return dataset.cast_column("image", datasets.Image())
+
+
+def read_splits(table: Path) -> dict[str, datasets.Dataset]:
+    """Return the splits of a table that has the images of all of them.
+
+    A row's split is the value of its column ``split``, or the first folder of its file, as in
+    ``train/1.png``. A table in which neither is called like a split is the split ``train``.
+
+    Raises
+    ------
+    DataError
+        As `read_table`, and if only some rows have a split.
+    """
+    dataset, rows = read_table(table), _rows(table)
+    by_column = [split_of(str(row.get("split") or "")) for row in rows]
+    by_folder = [split_of((Path(str(row[FILE_NAME])).parts or ("",))[0]) for row in rows]
+    splits = by_column if all(by_column) else by_folder
+    named = {split for split in splits if split}
+    if "train" not in named or len(named) < 2:
+        return {next(iter(named)) if len(named) == 1 and all(splits) else "train": dataset}
+    without = [str(row[FILE_NAME]) for row, split in zip(rows, splits, strict=True) if not split]
+    if without:
+        raise DataError(
+            f"Some images of '{table}' are in folders called like splits, and others are not: "
+            f"{some(without)}. Move these, remove their rows, or give the table a column 'split'."
+        )
+    return {
+        name: dataset.select([row for row, split in enumerate(splits) if split == name])
+        for name in SPLITS
+        if name in named
+    }
+
+
+def _files(table: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Return the file of each row."""
+    paths = [table.parent / str(row[FILE_NAME]) for row in rows]
+    missing = [str(path.name) for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(paths)} images that '{table}' names do not exist; the first "
+            f"is '{missing[0]}'. Add them, or remove their rows."
+        )
+    files = [path.resolve() for path in paths]
+    first: dict[Path, int] = {}
+    for number, file in enumerate(files):
+        if (earlier := first.setdefault(file, number)) != number:
+            raise DataError(
+                f"The rows {earlier} and {number} of '{table}' name the same image, '{file.name}'. "
+                "An image has one row and one class; it could be used to train and to test. "
+                "Remove one of the rows."
+            )
+    there = (p for p in inside(table.parent) if p.suffix.lower() in IMAGE_SUFFIXES)
+    unnamed = [str(p.relative_to(table.parent)) for p in there if p.resolve() not in first]
+    if unnamed:
+        _logger.warning(
+            "%d images beside '%s' have no row in it, and are left out: %s.",
+            *(len(unnamed), table, some(sorted(unnamed))),
+        )
+    return files
 
 
 def _rows(table: Path) -> Sequence[Mapping[str, Any]]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fedsplit.errors import ModelError
+from fedsplit.names import some
+
+_logger = logging.getLogger(__name__)
 
 
 def label_names(class_names: Sequence[str], num_labels: int) -> list[str]:
@@ -31,6 +37,46 @@ def label_names(class_names: Sequence[str], num_labels: int) -> list[str]:
         )
     rest = [f"LABEL_{index}" for index in range(len(class_names), num_labels)]
     return _distinct([*class_names, *rest])
+
+
+def tell_other_classes(
+    model_name: str, config: Mapping[str, Any], class_names: Sequence[str]
+) -> None:
+    """Log a warning if a checkpoint's classifier, which a run keeps, is one of other classes.
+
+    It is kept if it has as many logits as the run has classes.
+
+    Parameters
+    ----------
+    model_name : str
+        As the user calls it.
+    config : Mapping[str, Any]
+        The checkpoint's config, in which each library has its own place for the names.
+    class_names : Sequence[str]
+        Of the run, in the order of the logits.
+    """
+    stored = _stored_names(config)
+    expected = label_names(class_names, len(class_names))
+    if len(stored) != len(expected) or stored == expected or all(map(_GENERIC.fullmatch, stored)):
+        return
+    _logger.warning(
+        "The classifier of '%s' was trained on %s: %s. The run's are: %s. Training starts from it "
+        "all the same, so the first rounds begin badly.",
+        model_name,
+        "the same classes in another order" if set(stored) == set(expected) else "other classes",
+        *(some(stored, 10), some(expected, 10)),
+    )
+
+
+_GENERIC = re.compile(r"LABEL_\d+")
+
+
+def _stored_names(config: Mapping[str, Any]) -> list[str]:
+    by_id = config.get("id2label")
+    if isinstance(by_id, Mapping) and all(str(key).isdecimal() for key in by_id):
+        return [str(by_id[key]) for key in sorted(by_id, key=int)]
+    names = config.get("label_names") or config.get("class_names") or []
+    return [str(name) for name in names] if isinstance(names, list | tuple) else []
 
 
 def _distinct(names: list[str]) -> list[str]:

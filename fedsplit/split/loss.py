@@ -22,9 +22,11 @@ class Loss:
         e: each label becomes 1 - e + e / C for its class and e / C for the C - 1 others (Szegedy
         et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, section 7).
     class_weights : tuple[float, ...]
-        The factor of each class in the sum over classes; empty = 1. The loss of a batch of B
-        examples is their sum divided by B. torch divides by the sum of their weights, so that a
-        batch with images of one class would weigh the same whatever the class.
+        The factor of an example's loss, by its class; empty = 1. The loss of a batch of B examples
+        is their sum divided by B. torch differs twice. It divides by the sum of the weights, so
+        that a batch with images of one class would weigh the same whatever the class. And it
+        weighs the C terms of a smoothed label by their own classes, so that every image would be
+        drawn towards the rare ones.
     """
 
     label_smoothing: float = 0.0
@@ -41,17 +43,13 @@ class Loss:
             int64 [B].
         """
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        weights = precise.new_tensor(self.class_weights) if self.class_weights else None
-        loss = cross_entropy(
-            precise,
-            labels,
-            weights,
-            reduction="mean" if weights is None else "sum",
-            label_smoothing=self.label_smoothing,
-        )
-        return StepResult(
-            loss if weights is None else loss / len(labels), num_correct(logits, labels)
-        )
+        smoothing = self.label_smoothing
+        if self.class_weights:
+            losses = cross_entropy(precise, labels, reduction="none", label_smoothing=smoothing)
+            loss = (precise.new_tensor(self.class_weights)[labels] * losses).mean()
+        else:
+            loss = cross_entropy(precise, labels, label_smoothing=smoothing)
+        return StepResult(loss, num_correct(logits, labels))
 
 
 def balanced_weights(class_counts: Mapping[int, Sequence[int]]) -> tuple[float, ...]:

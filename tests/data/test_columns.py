@@ -143,6 +143,15 @@ def test_numbers_without_names_are_the_runs_class_ids() -> None:
     assert label_array(aligned, "label").tolist() == [2, 2]
 
 
+def test_numbers_that_are_names_of_the_run_are_no_ids() -> None:
+    """Break it: take "0", which the run does not know, for its first class, "1"."""
+    own = labelled([0, 1, 2], ["0", "1", "2"])
+    with pytest.raises(DataError, match=r"classes that the run does not know: 0\. The run's"):
+        align_labels(own, "label", ("1", "2", "3"), "x")
+    known = align_labels(own.select([1, 2]), "label", ("1", "2", "3"), "x")
+    assert known["label"][:] == [0, 1]
+
+
 def test_unknown_classes_are_named() -> None:
     with pytest.raises(DataError, match=r"does not know: yak.*classes are: ant, cat"):
         align_labels(labelled([0], ["yak"]), "label", ("ant", "cat"), "x")

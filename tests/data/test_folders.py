@@ -8,6 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
+from fedsplit.config import DataConfig
+from fedsplit.data.catalog import load_images
 from fedsplit.data.folders import folder_state, read_folder
 from fedsplit.errors import DataError
 from tests.data.pictures import image_folder, labelled, picture
@@ -177,6 +179,25 @@ def test_a_folder_that_is_too_high_is_refused_with_the_likely_one(
 def test_images_may_be_in_one_folder_more_of_every_class(tmp_path: Path) -> None:
     splits = read_folder(image_folder(tmp_path, {"cat/images": 2, "dog/images": 1}))
     assert splits["train"]["label"][:] == [0, 0, 1]
+
+
+def test_a_class_whose_images_are_in_several_folders_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Break it: make one class of two without a word."""
+    image_folder(tmp_path, {"cat": 2, "animals/dog": 2, "animals/eel": 2, "pike/images": 2})
+    assert load_images(DataConfig(name=str(tmp_path))).class_names == ("animals", "cat", "pike")
+    assert "have their images in several folders are one class each: animals." in caplog.text
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    """Break it: lose the images behind a link, or follow one that leads back for ever."""
+    image_folder(tmp_path / "elsewhere", {"more": 3})
+    data = image_folder(tmp_path / "data", {"cat": 2, "dog": 2})
+    (data / "cat" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (data / "dog" / "back").symlink_to(data / "dog")
+    images = load_images(DataConfig(name=str(data)))
+    assert len(images.train) + len(images.test) == 7
 
 
 def test_a_file_is_an_image_if_pillow_can_read_it_and_others_are_named(

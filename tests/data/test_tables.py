@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import pytest
 
 from fedsplit.config import DataConfig
@@ -49,6 +50,95 @@ def test_a_table_with_a_fault_is_refused(tmp_path: Path, text: str, message: str
 def test_a_table_that_is_no_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metadata.jsonl' cannot be read"):
         read_table(table_of(tmp_path, "{", "metadata.jsonl"))
+
+
+def _table_above(folder: Path, rows: str, header: str = "file_name,label") -> DataConfig:
+    """Write a table beside train/ and test/, which hold four images each."""
+    for split in ("train", "test"):
+        image_folder(folder / split, {"batch0": 4})
+    (folder / "metadata.csv").write_text(f"{header}\n{rows}", encoding="utf-8")
+    return DataConfig(name=str(folder))
+
+
+def test_a_table_beside_the_splits_has_the_images_of_all(tmp_path: Path) -> None:
+    """Break it: take the folders below the splits as classes, or test images to train."""
+    places = [f"{split}/batch0/{n:03}.png" for split in ("train", "test") for n in range(4)]
+    rows = "".join(f"{place},{'dog' if n % 2 else 'cat'}\n" for n, place in enumerate(places))
+    images = load_images(_table_above(tmp_path, rows))
+    assert images.class_names == ("cat", "dog")
+    for split in ("train", "test"):
+        part = getattr(images, split)
+        assert part["label"][:] == [0, 1, 0, 1]
+        assert all(f"/{split}/" in path for path in _paths(part))
+
+
+def test_a_column_may_name_the_split_of_each_row(tmp_path: Path) -> None:
+    rows = "".join(
+        f"train/batch0/{n:03}.png,{'ab'[n % 2]},{'Training' if n < 2 else 'eval'}\n"
+        for n in range(4)
+    )
+    images = load_images(_table_above(tmp_path, rows, "file_name,label,split"))
+    assert (len(images.train), len(images.test)) == (2, 2)
+    assert [path[-7:] for path in _paths(images.test)] == ["002.png", "003.png"]
+
+
+def _paths(dataset: datasets.Dataset) -> list[str]:
+    return [
+        file["path"] for file in dataset.cast_column("image", datasets.Image(decode=False))["image"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            "train/batch0/000.png,a\ntest/batch0/000.png,b\nmore/1.png,a\n",
+            r"folders called like splits, and others are not: more/1\.png",
+        ),
+        (
+            "train/batch0/000.png,a\ntrain/batch0/001.png,b\ntrain/batch0/000.png,b\n",
+            r"rows 0 and 2 of .* name the same image, '000\.png'",
+        ),
+    ],
+)
+def test_rows_that_contradict_each_other_are_refused(
+    tmp_path: Path, rows: str, message: str
+) -> None:
+    (tmp_path / "more").mkdir()
+    image_folder(tmp_path / "more", {".": 2})
+    (tmp_path / "more" / "000.png").rename(tmp_path / "more" / "1.png")
+    with pytest.raises(DataError, match=message):
+        load_images(_table_above(tmp_path, rows))
+
+
+def test_two_tables_of_one_split_are_refused(tmp_path: Path) -> None:
+    data = _table_above(tmp_path, "train/batch0/000.png,a\n")
+    table_of(tmp_path / "train", CSV)
+    with pytest.raises(DataError, match=r"both name images\. Keep one table for all splits"):
+        load_images(data)
+
+
+def test_images_without_a_row_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Break it: leave them out without a word."""
+    read_table(table_of(tmp_path, "file_name,label\n000.png,0\n002.png,1\n"))
+    assert "2 images beside" in caplog.text
+    assert "are left out: 001.png, 003.png." in caplog.text
+
+
+def test_whole_numbers_of_a_table_are_the_same_class_in_any_form(tmp_path: Path) -> None:
+    """pandas writes 1.0 for 1 in a column with gaps. Break it: take "1.0" for another class."""
+    table_of(tmp_path / "train", CSV.replace(",00", ",0.0").replace(",01", ",1.0 "))
+    table_of(tmp_path / "test", CSV.replace(",00", ",0").replace(",01", ",1"))
+    images = load_images(DataConfig(name=str(tmp_path)))
+    assert images.class_names == ("0", "1")
+    assert images.test["label"][:] == images.train["label"][:] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("label", ["nan", "-1", " "])
+def test_a_row_of_a_table_without_a_label_is_refused(tmp_path: Path, label: str) -> None:
+    table_of(tmp_path, CSV.replace(",00", f",{label}", 1))
+    with pytest.raises(DataError, match=r"1 images of the data set .* have no label"):
+        load_images(DataConfig(name=str(tmp_path)))
 
 
 def test_another_metadata_csv_beside_class_folders_is_no_table(tmp_path: Path) -> None:

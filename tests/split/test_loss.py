@@ -35,6 +35,14 @@ def test_class_weights_multiply_each_example_and_not_the_batch() -> None:
     assert alone.item() == pytest.approx(0.5)
 
 
+def test_class_weights_multiply_the_loss_of_smoothed_labels() -> None:
+    """Break it: give both to torch, which weighs each class in the sum over a smoothed label."""
+    weights = (0.5, 2.0, 4.0, 1.0)
+    losses = cross_entropy(LOGITS, LABELS, reduction="none", label_smoothing=0.3)
+    expected = (torch.tensor(weights)[LABELS] * losses).mean()
+    assert torch.allclose(Loss(0.3, weights)(LOGITS, LABELS).loss, expected)
+
+
 def test_the_loss_of_16_bit_logits_is_float32() -> None:
     loss = Loss(0.1, (1.0,) * 4)(LOGITS.bfloat16(), LABELS).loss
     assert loss.dtype is torch.float32
