@@ -1,4 +1,4 @@
-"""Refuse batches that a shard cannot fill, or that a model with BatchNorm cannot train on."""
+"""Refuse shards without a batch, or batches that a model with BatchNorm cannot train on."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class Trained(NamedTuple):
     added: Mapping[str, nn.Module]
 
 
-def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
-    """Refuse a batch size that some client's shard cannot fill once.
+def check_batch_size(config: Config, shard_sizes: Sequence[int]) -> None:
+    """Refuse shards of which no batch is left. A smaller only batch is one, unless it is dropped.
 
     Parameters
     ----------
-    batch_size : int
-        Images in a step.
+    config : Config
+        The run's configuration.
     shard_sizes : Sequence[int]
-        Training images of each client.
+        Training images of each client, or of all together.
 
     Raises
     ------
@@ -59,14 +59,16 @@ def check_batch_size(batch_size: int, shard_sizes: Sequence[int]) -> None:
         Names the smallest shard.
     """
     size = min(shard_sizes)
-    if size < batch_size:
-        raise ConfigError(
-            f"batch-size = {batch_size} is larger than the shard of client "
-            f"{shard_sizes.index(size)}, which has {size} training images. Set batch-size to at "
-            f"most {size}, use fewer clients or more images (data.max-train-samples), keep fewer "
-            "for validation (data.validation-fraction), or divide them more evenly "
-            "(data.partitioner, data.alpha, data.min-partition-size)."
-        )
+    if batch_sizes(size, config.batch_size, config.last_batch):
+        return
+    remedy = f"Set batch-size to at most {size}, or last-batch to 'keep'; or use" if size else "Use"
+    raise ConfigError(
+        f"With batch-size = {config.batch_size} and last-batch = '{config.last_batch}', client "
+        f"{shard_sizes.index(size)} has nothing to train on: it has {size} training images. "
+        f"{remedy} fewer clients or more images (data.max-train-samples), keep fewer for "
+        "validation (data.validation-fraction), or divide them more evenly (data.partitioner, "
+        "data.alpha, data.min-partition-size)."
+    )
 
 
 def check_single_images(

@@ -132,7 +132,7 @@ def check_batches(
     shard_sizes: Sequence[int],
     trained: Callable[[], Trained],
 ) -> None:
-    """Refuse a batch size that does not fit the shards, or steps that the model cannot train on.
+    """Refuse shards without a batch, or steps that the model cannot train on.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def check_batches(
         Names the client.
     """
     strategy = strategy_class(config.strategy)
-    check_batch_size(config.batch_size, shard_sizes)
+    check_batch_size(config, [sum(shard_sizes)] if strategy.pooled else shard_sizes)
     rule = strategy.update_rule
     concatenates = rule is not None and issubclass(rule, Concatenated)
     check_single_images(

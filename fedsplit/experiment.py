@@ -16,6 +16,7 @@ from torch import Tensor
 from fedsplit.algorithms import strategy_class
 from fedsplit.config import Config
 from fedsplit.costs import costs
+from fedsplit.data.catalog import load_images
 from fedsplit.data.view import plot_shards, shard_table
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.models.checkpoint import save_model, save_part
@@ -130,8 +131,22 @@ class Experiment:
         self._show_start(class_counts)
         train, validation, test = sizes.values()
         self._log(f"Images: {train:,} to train, {validation:,} to validate, {test:,} to test")
-        num_clients = len(class_counts)
-        pooled = self._strategy.pooled
+        for key, left_out in zip(
+            ("data.max-train-samples", "data.max-test-samples"),
+            load_images(config.data, look=False).num_left_out,
+            strict=True,
+        ):
+            if left_out:
+                self._log(f"{left_out:,} more are not used ({key})")
+        num_clients, pooled = len(class_counts), self._strategy.pooled
+        small = [sum(of_client) for of_client in class_counts.values()]
+        small = [size for size in small if size < config.batch_size]
+        if small and not pooled:
+            self._log(
+                f"{len(small)} of {num_clients} clients have fewer images than batch-size = "
+                f"{config.batch_size} (the smallest shard has {min(small)}): their only batch is "
+                "smaller"
+            )
         known = costs(config, self._prepared, split=split, pooled=pooled, num_clients=num_clients)
         self.recorder.start(
             {

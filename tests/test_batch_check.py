@@ -21,14 +21,32 @@ from tests.data.pictures import image_folder
 MODELS = "tests.small_models"
 
 
-def test_a_batch_size_must_fit_the_smallest_shard() -> None:
-    check_batch_size(8, [9, 8])
+def test_every_client_must_have_a_batch() -> None:
+    """Break it: refuse a shard whose only batch is smaller, or take one that is dropped."""
+    for last in ("keep", "merge"):
+        check_batch_size(Config.load({"batch-size": 9, "last-batch": last}), [9, 1])
+    dropped = Config.load({"batch-size": 9, "last-batch": "drop"})
+    check_batch_size(dropped, [9, 10])
     with pytest.raises(
-        ConfigError, match=r"batch-size = 9 .* client 1, which has 8 .*at most 8"
+        ConfigError, match=r"client 1 has nothing to train on: it has 8 .*at most 8, or last-batch"
     ) as caught:
-        check_batch_size(9, [9, 8, 8])
+        check_batch_size(dropped, [9, 8, 8])
     remedies = ("data.max-train-samples", "data.validation-fraction", "data.partitioner")
     assert all(key in str(caught.value) for key in remedies)
+    with pytest.raises(ConfigError, match=r"it has 0 training images\. Use fewer clients"):
+        check_batch_size(Config.load({"batch-size": 1}), [1, 0])
+
+
+@pytest.mark.parametrize("strategy", ["sflv1", "sflv2", "parallel", "centralized"])
+def test_clients_with_less_than_a_batch_train_on_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, strategy: str
+) -> None:
+    keys = {**KEYS, "strategy": strategy, "batch-size": 32, "num-server-rounds": 1}
+    with caplog.at_level("INFO"):
+        result = simulate(keys, output_dir=str(tmp_path))
+    assert result.rounds[0]["num_examples"] == 2 * 75
+    said = "3 of 3 clients have fewer images than batch-size = 32 (the smallest shard has 25)"
+    assert (said in caplog.text) == (strategy != "centralized")
 
 
 def check(

@@ -64,6 +64,7 @@ def test_dropout_is_a_warning(
 
 def test_shards_are_counted_without_their_validation_part() -> None:
     keys = {"data.partitioner": "iid", "data.validation-fraction": 0.5}  # 40 images each: 20, 20
+    keys["last-batch"] = "drop"
     check_shards(Config.load(TINY, {**keys, "batch-size": 20}))
     with pytest.raises(ConfigError, match="has 20 training images"):
         check_shards(Config.load(TINY, {**keys, "batch-size": 21}))

@@ -36,6 +36,8 @@ def test_the_sizes_of_all_splits_are_shown_and_in_the_summary(tiny: dict[str, ob
     lines: list[str] = []
     experiment = _experiment(tiny, lines, split=True)
     assert "Images: 40 to train, 4 to validate, 50 to test" in lines
+    assert "5,840 more are not used (data.max-train-samples)" in lines
+    assert "950 more are not used (data.max-test-samples)" in lines
     summary = experiment.recorder.finish()
     sizes = [summary[f"num_{split}_examples"] for split in ("train", "validation", "test")]
     assert sizes == [40, 4, 50]
@@ -83,7 +85,8 @@ def test_any_class_names_can_be_drawn(
     assert (directory / "shards.png").stat().st_size > 5000
     assert json.loads((directory / "shards.json").read_bytes())["class_names"] == names
     assert "line\ufffd" in lines[2]
-    assert len(lines) == 1 + 1 + 1 + 2 + 1 + 1  # directory, summary, names, clients, all, images
+    # directory, summary, names, clients, all, images, limits, small shards
+    assert len(lines) == 1 + 1 + 1 + 2 + 1 + 1 + 2 + 0
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_warning(

@@ -178,6 +178,7 @@ def test_what_cannot_run_does_not_start_flower(
     tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     flwr = _Flwr(monkeypatch, tmp_path)
-    with pytest.raises(ConfigError, match="batch-size = 99 is larger than the shard"):
-        run_with_flower(Config.load(tiny, {"batch-size": 99}), app_dir=Path())
+    config = Config.load(tiny, {"batch-size": 99, "last-batch": "drop"})
+    with pytest.raises(ConfigError, match="client 2 has nothing to train on"):
+        run_with_flower(config, app_dir=Path())
     assert flwr.calls == []

@@ -48,6 +48,8 @@ class ImageDataset:
         Their names.
     class_names : tuple[str, ...]
         The name of class 0, 1, ...
+    num_left_out : tuple[int, int]
+        Training and test images above the configured limits.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ImageDataset:
     image_column: str
     label_column: str
     class_names: tuple[str, ...]
+    num_left_out: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -190,18 +193,17 @@ def load_data_path(
 
 def _load(key: ImagesKey) -> ImageDataset:
     data, splits = key.data, read(key.source)
-    train = _split(data.name, splits, data.train_split)
-    test = _test_split(data, splits, train)
-    images = _labelled(data.name, train, test, data)
+    of_train = _split(data.name, splits, data.train_split)
+    of_test = _test_split(data, splits, of_train)
+    images = _labelled(data.name, of_train, of_test, data)
     column = images.label_column
     check_classes(images.train, images.test, column, images.name)
-    if test is None:
+    if of_test is None:
         images = _with_held_out(images)
-    return replace(
-        images,
-        train=_limited(images.train, column, data.max_train_samples),
-        test=_limited(images.test, column, data.max_test_samples),
-    )
+    train = _limited(images.train, column, data.max_train_samples)
+    test = _limited(images.test, column, data.max_test_samples)
+    left_out = len(images.train) - len(train), len(images.test) - len(test)
+    return replace(images, train=train, test=test, num_left_out=left_out)
 
 
 def _test_split(

@@ -92,4 +92,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         return image
     wide = np.asarray(image).astype(np.uint32)
     scaled = (wide * _LARGEST_8_BIT + _LARGEST_16_BIT // 2) // _LARGEST_16_BIT
-    return Image.fromarray(scaled.astype(np.uint8))
+    grey = Image.fromarray(scaled.astype(np.uint8))
+    if isinstance(transparent := image.info.get("transparency"), int):  # a PNG's 16-bit level
+        grey.putalpha(Image.fromarray(np.where(wide == transparent, 0, 255).astype(np.uint8)))
+    return grey

@@ -78,7 +78,11 @@ def train_only(parts: Iterable[nn.Module], mode: Mode, *, cut_layer: int, lora: 
         assert isinstance(part, Part)
         if mode == "lora":
             _adapt(part, lora)
-            without += sum(isinstance(m, nn.MultiheadAttention) for m in part.modules())
+            without += sum(
+                isinstance(module, nn.MultiheadAttention)
+                for name, module in part.named_modules()
+                if not name.startswith(unused_weights_of(part))
+            )
         elif mode != "all":
             last = len(part.chain.stages) - 1
             _freeze(part, before=cut_layer if mode == "bottom-frozen" else last)

@@ -170,8 +170,8 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
             "variant 'not at all': ",
         ),
         (
-            SMALL + SETTINGS + "batch-size = 40" + VARIANTS,
-            "every variant in setting 'uneven': batch-size = 40 is larger than the shard",
+            SMALL + SETTINGS + "batch-size = 40\nlast-batch = 'drop'" + VARIANTS,
+            "every variant in setting 'uneven': With batch-size = 40 and last-batch = 'drop',",
         ),
         (
             SMALL + VARIANTS + "lora.rank = 4\nlora_rank = 4",

@@ -37,6 +37,16 @@ def test_16_bits_are_scaled_to_8(tmp_path: Path, suffix: str, channels: int) -> 
     assert len(np.unique(pixels)) == 64
 
 
+def test_a_transparent_level_of_16_bits_is_put_on_the_background(tmp_path: Path) -> None:
+    """Break it: scale to 8 bits first, and forget which level is transparent."""
+    file = tmp_path / "level.png"
+    Image.fromarray(RAMP).save(file, transparency=int(RAMP[0, 0]))
+    image = decode({"bytes": None, "path": str(file)}, place=place(), channels=1)
+    expected = np.round(RAMP / 257).astype(np.uint8)
+    expected[0, 0] = 255
+    assert np.array_equal(np.asarray(image), expected)
+
+
 def test_16_bits_of_the_other_byte_order() -> None:
     data = RAMP.astype(">u2").tobytes()
     image = Image.frombytes("I;16B", (8, 8), data)
