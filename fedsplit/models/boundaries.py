@@ -75,7 +75,8 @@ def _outputs(parts: Sequence[nn.Module], spec: InputSpec, batch_size: int) -> li
         except (ValueError, RuntimeError, NotImplementedError) as error:
             raise ModelError(
                 f"The bottom cannot take images of {spec.channels}x{spec.height}x{spec.width} "
-                f"(channels x height x width): {error} Use the model's own input_spec."
+                f"(channels x height x width): {error} This size comes from the model's "
+                "preprocessor_config.json: correct it there, or set model.image-size."
             ) from None
         tensors = state.values() if isinstance(state, Mapping) else [state]
         if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
