@@ -1,9 +1,9 @@
 """Copy the tables and pictures of a comparison to docs/results.
 
-uv run --no-sync python docs/make_results.py runs/split-vs-full
+uv run --no-sync python docs/make_results.py runs/split-vs-full [NAME]
 
-writes docs/results/NAME-*.svg, and everything below the line `MARK` in docs/results/NAME.md. The
-text above that line is written by hand and is kept.
+writes docs/results/NAME-*.svg, and everything below the line `MARK` in docs/results/NAME.md. NAME
+is that of the comparison by default. The text above that line is written by hand and is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     """Write the tables and pictures of the comparison that the command line names."""
     directory = Path(sys.argv[1])
     gathered = gather(directory)
-    name = gathered.comparison.name
+    name = sys.argv[2] if len(sys.argv) > 2 else gathered.comparison.name
     for kind, axis in {"by-round": BY_ROUND, "by-bytes": BY_BYTES}.items():
         for setting, picture in zip(gathered.settings, accuracy(gathered, axis), strict=True):
             path = RESULTS / f"{name}-{kind}-{_word(setting)}.svg"

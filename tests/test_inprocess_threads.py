@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -42,3 +44,30 @@ def test_a_run_waits_for_that_of_another_thread_and_ends_as_it_does_alone(
         assert distance(weights(alone), weights(result)) == 0.0
         for key in ("final_accuracy", "cut_uplink_bytes", "sync_uplink_bytes"):
             assert alone.summary[key] == result.summary[key]
+
+
+FREED = """
+import ctypes, re, sys
+from pathlib import Path
+from fedsplit import simulate
+
+def resident():
+    return 1024 * int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+keys = {"num-clients": 2, "num-server-rounds": 1, "strategy": "full", "fraction-evaluate": 0.0}
+keys |= {"model.name": "timm:vit_small_patch16_224", "model.pretrained": False}
+keys |= {"model.image-size": 32, "max-concurrent-clients": 1}
+keys |= {"data.max-train-samples": 20, "data.max-test-samples": 10, "batch-size": 8}
+result = simulate(keys, output_dir=sys.argv[1])  # it has the model
+before = resident()
+ctypes.CDLL(None).malloc_trim(0)
+print(before - resident())
+"""
+
+
+def test_a_process_does_not_keep_what_a_run_has_freed(tmp_path: Path) -> None:
+    """Break it: leave it to the C library, which keeps it for the threads of the run."""
+    command = [sys.executable, "-c", FREED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.splitlines()[-1]) < 50e6
