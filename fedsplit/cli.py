@@ -109,6 +109,27 @@ app.command()(plan)
 
 
 @app.command()
+def predict(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
+    ],
+    best: Annotated[
+        bool, typer.Option("--best", help="Take the weights after the best round, not the last.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all classes as JSON instead of a table.")
+    ] = False,
+) -> None:
+    """Show what the model of a run says of images: the most probable classes."""
+    from fedsplit.predict import predict as predict_all  # loads torch: not for --help
+    from fedsplit.predict import prediction_table, to_json
+
+    found = predict_all(run_dir, images, best=best)
+    print(to_json(found) if as_json else prediction_table(found))  # noqa: T201
+
+
+@app.command()
 def compare(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A comparison's TOML file.")],
     output_dir: Annotated[

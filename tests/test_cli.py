@@ -29,7 +29,6 @@ ROOT = Path(__file__).parents[1]
         ("split.cut-layer=99", "99", "1 <= a <= b <= 5"),
         ("data.name=./no/such/folder", "./no/such/folder", "Give the path of a folder"),
         ("model.name=./no/such/model", "./no/such/model", "vit-nano"),
-        ("batch-size=500", "batch-size = 500", "Set batch-size to at most"),
         ("num-clients=1000", "1000 clients", "Lower"),
         ("aggregation.name=FedAwg", "FedAwg", "did you mean 'FedAvg'?"),
         ("aggregation.options='eta=1'", "eta", "FedAvg does not take"),

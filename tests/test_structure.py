@@ -47,7 +47,7 @@ LAYERS: list[set[str]] = [
     {"strategies", "fedsplit.report", "fedsplit.client_model", "fedsplit.wiring"},
     {"fedsplit.algorithms", "fedsplit.resume"},
     {"fedsplit.checking"},
-    {"fedsplit.preparation", "fedsplit.absolute_paths", "fedsplit.plan"},
+    {"fedsplit.preparation", "fedsplit.absolute_paths", "fedsplit.plan", "fedsplit.predict"},
     {"fedsplit.scoring", "fedsplit.costs"},
     {"fedsplit.experiment", "fedsplit.client_state", "fedsplit.client_side"},
     {"fedsplit.rounds", "fedsplit.inputs"},

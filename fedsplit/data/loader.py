@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -127,6 +128,14 @@ class Images:
         )
         image = fitted(image, spec)
         return np.asarray(image).reshape(spec.height, spec.width, spec.channels)
+
+
+def images_of_files(files: Sequence[Path], spec: InputSpec) -> Images:
+    """Return image files without labels (all are 0), decoded batch by batch."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    columns = {"image": [str(file.resolve()) for file in files], "label": [0] * len(files)}
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    return Images(dataset, image_column="image", label_column="label", spec=spec, keep_bytes=0)
 
 
 def fitted(image: Image.Image, spec: InputSpec) -> Image.Image:

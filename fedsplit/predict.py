@@ -1,0 +1,116 @@
+"""``fedsplit predict``: what the model of a run says of images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fedsplit.config import Config
+from fedsplit.data.class_folders import inside, is_image
+from fedsplit.data.loader import images_of_files
+from fedsplit.errors import ConfigError, DataError
+from fedsplit.models.loading import input_spec, load_model
+from fedsplit.names import printable
+from fedsplit.results.run_paths import RunPaths
+
+_BATCH_SIZE = 32
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes
+    ----------
+    path : Path
+        The image's file.
+    probabilities : dict[str, float]
+        Of each class by its name, the most probable first; they add up to 1.
+    """
+
+    path: Path
+    probabilities: dict[str, float]
+
+
+def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list[Prediction]:
+    """Return what the model of a run says of images, in the order of the paths.
+
+    The images are fitted to the model as in the run's own test.
+
+    Parameters
+    ----------
+    run_dir : Path
+        The directory of a run that has saved its model.
+    paths : Sequence[Path]
+        Image files, and folders of them.
+    best : bool
+        Take the weights after the best round, not the last.
+
+    Raises
+    ------
+    FedSplitError
+        If the run has no such model, or a path is no image that can be read.
+    """
+    run = RunPaths(run_dir)
+    directory = run.best_dir if best else run.model_dir
+    if not directory.is_dir() or not run.shards_path.is_file():
+        raise ConfigError(
+            f"'{run_dir}' has no {directory.name}/: it is not the directory of a run that has "
+            "ended. Give one, such as runs/sflv1-fashion-mini-20261129-080906."
+        )
+    files = [file for path in paths for file in _files(path)]
+    names = json.loads(run.shards_path.read_text(encoding="utf-8"))["class_names"]
+    background = Config.load(run.config_path).data.background
+    model = load_model(str(directory)).eval()
+    images = images_of_files(files, replace(input_spec(str(directory)), background=background))
+    found: list[list[float]] = []
+    for indices in torch.split(torch.arange(len(files)), _BATCH_SIZE):
+        with torch.no_grad():
+            output = model(images.batch(indices)[0])
+        logits = output if isinstance(output, torch.Tensor) else output.logits
+        found += logits[:, : len(names)].float().softmax(dim=-1).tolist()
+    return [
+        Prediction(file, dict(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])))
+        for file, scores in zip(files, found, strict=True)
+    ]
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        files = sorted(file for file in inside(path) if file.is_file() and is_image(file))
+        if not files:
+            raise DataError(f"The folder '{path}' has no image in it. Give images, or another one.")
+        yield from files
+    elif path.is_file() and is_image(path):
+        yield path
+    else:
+        what = "is no image that can be read" if path.is_file() else "does not exist"
+        raise DataError(f"'{path}' {what}. Give the paths of images, or of folders of images.")
+
+
+def to_json(found: Sequence[Prediction]) -> str:
+    """Return all classes of every image as JSON."""
+    rows = [{"image": str(p.path), "probabilities": p.probabilities} for p in found]
+    return json.dumps(rows, indent=2, ensure_ascii=False)
+
+
+def prediction_table(found: Sequence[Prediction]) -> str:
+    """Return the most probable classes of every image as text."""
+    table = Table("image", "class", "", "others", box=box.SIMPLE_HEAD, show_edge=False)
+    table.columns[2].justify = "right"
+    for prediction in found:
+        (first, score), *others = list(prediction.probabilities.items())[:_SHOWN]
+        rest = ", ".join(f"{printable(name)} {other:.2f}" for name, other in others)
+        table.add_row(printable(str(prediction.path)), printable(first), f"{score:.2f}", rest)
+    file = StringIO()
+    Console(file=file, width=1000, color_system=None, markup=False).print(table)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())

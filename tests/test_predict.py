@@ -1,0 +1,121 @@
+"""`fedsplit predict` says of an image what the run's own test says of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fedsplit import Result, cli, simulate
+from fedsplit.config import DataConfig
+from fedsplit.data.catalog import load_images
+from fedsplit.errors import FedSplitError
+from fedsplit.predict import predict
+from tests.conftest import TINY
+from tests.data.pictures import picture
+
+pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    directory = tmp_path_factory.mktemp("runs")
+    return simulate({**TINY, "output-dir": str(directory), "learning-rate": 0.2})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the run's test images, called by number and class."""
+    directory = tmp_path_factory.mktemp("images")
+    keys = ("data.max-train-samples", "data.max-test-samples")
+    train, test = (TINY[key] for key in keys)
+    assert isinstance(train, int)
+    assert isinstance(test, int)
+    images = load_images(DataConfig(max_train_samples=train, max_test_samples=test))
+    for number, row in enumerate(images.test):
+        row["image"].save(directory / f"{number:03}-{row['label']}.png")
+    return directory
+
+
+def test_a_folder_of_test_images_has_the_runs_accuracy(result: Result, folder: Path) -> None:
+    """Break it: leave out the normalisation, or take the classes in another order."""
+    found = predict(result.run_dir, [folder])
+    names = json.loads((result.run_dir / "shards.json").read_text())["class_names"]
+    labels = [int(prediction.path.stem[4:]) for prediction in found]
+    matrix = [[0] * len(names) for _ in names]
+    for prediction, label in zip(found, labels, strict=True):
+        matrix[label][names.index(next(iter(prediction.probabilities)))] += 1
+    assert matrix == result.summary["confusion_matrix"]
+    for prediction in found:
+        probabilities = list(prediction.probabilities.values())
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_the_command_shows_classes_or_all_of_them_as_json(
+    result: Result,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Break it: sort the images, or print fewer classes as JSON."""
+    first, *_, last = sorted(folder.iterdir())
+    expected = predict(result.run_dir, [last, first])
+
+    def said(*more: str) -> str:
+        command = ["fedsplit", "predict", str(result.run_dir), str(last), str(first), *more]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit):
+            cli.main()
+        return capsys.readouterr().out
+
+    assert json.loads(said("--json")) == [
+        {"image": str(p.path), "probabilities": p.probabilities} for p in expected
+    ]
+    _, _, *rows = said().splitlines()
+    for row, prediction in zip(rows, expected, strict=True):
+        likely, score = next(iter(prediction.probabilities.items()))
+        assert re.search(rf"{prediction.path.name} +{likely} +{score:.2f}  ", row)
+
+
+def test_the_best_rounds_weights_are_others(result: Result, folder: Path, tmp_path: Path) -> None:
+    """Break it: ignore `best`."""
+    other = simulate({**TINY, "output-dir": str(tmp_path), "num-server-rounds": 1}).run_dir
+    run_dir = shutil.copytree(other, tmp_path / "copied")
+    shutil.rmtree(run_dir / "best", ignore_errors=True)
+    shutil.copytree(result.run_dir / "model", run_dir / "best")
+    one = sorted(folder.iterdir())[0]
+    assert predict(run_dir, [one], best=True) == predict(result.run_dir, [one])
+    assert predict(run_dir, [one]) == predict(other, [one]) != predict(result.run_dir, [one])
+
+
+def test_transparent_pixels_get_the_background_of_the_run(folder: Path, tmp_path: Path) -> None:
+    keys = {**TINY, "output-dir": str(tmp_path), "num-server-rounds": 1}
+    black = simulate(keys, data_background="black").run_dir
+    clear, grey = tmp_path / "clear.png", tmp_path / "black.png"
+    Image.new("RGBA", (28, 28), (255, 255, 255, 0)).save(clear)
+    Image.new("L", (28, 28), 0).save(grey)
+    one, other = predict(black, [clear, grey])
+    assert one.probabilities == other.probabilities
+
+
+def test_what_cannot_be_predicted_is_named(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png.txt").write_text("no image")
+    picture(1).save(tmp_path / "one.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
+    for name, message in {
+        "nowhere.png": "does not exist",
+        "empty": "has no image in it",
+        "text.png.txt": "is no image that can be read",
+        "cut.png": r"cut\.png, cannot be decoded",
+    }.items():
+        with pytest.raises(FedSplitError, match=message):
+            predict(result.run_dir, [tmp_path / name])
+    with pytest.raises(FedSplitError, match="not the directory of a run that has ended"):
+        predict(tmp_path, [tmp_path / "one.png"])
