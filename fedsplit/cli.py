@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import signal
 import sys
 import tomllib
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +25,27 @@ app = typer.Typer(
     name="fedsplit",
     help="Federated split learning of vision transformers on Flower.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        found = ", ".join(f"{name} {version(name)}" for name in ("fedsplit", "flwr", "torch"))
+        print(f"{found}, Python {platform.python_version()}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the versions in use."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 class EngineName(StrEnum):
@@ -213,6 +233,11 @@ def main() -> None:
 def _load(config: str, overrides: dict[str, object]) -> Config:
     folder = local_directory(config)
     if folder is None:
+        if "variants" in read_toml(Path(config)):
+            raise ConfigError(
+                f"'{config}' is the file of a comparison: it has [[variants]]. Run it with "
+                f"'fedsplit compare {config}'."
+            )
         return Config.load(config, overrides)
     project = read_toml(folder / "pyproject.toml")
     try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -116,6 +117,24 @@ def test_config_files(call: Call, tmp_path: Path) -> None:
         code, err = call("run", ".")
         assert code == 2
         _assert_one_paragraph(err, "has no [tool.flwr.app.config]", "Give the app's folder")
+
+
+def test_the_files_of_a_run_and_of_a_comparison_are_told_apart(call: Call, tmp_path: Path) -> None:
+    """Break it: list every key of the other kind as unknown."""
+    (tmp_path / "run.toml").write_text('strategy = "full"\nsplit.cut-layer = 1\n')
+    (tmp_path / "several.toml").write_text('name = "x"\nseeds = [1]\n[[variants]]\nlabel = "a"\n')
+    code, err = call("compare", "run.toml")
+    assert code == 2
+    _assert_one_paragraph(err, "'run.toml' is the config of one run", "'fedsplit run run.toml'")
+    code, err = call("run", "several.toml")
+    assert code == 2
+    _assert_one_paragraph(err, "the file of a comparison", "'fedsplit compare several.toml'")
+
+
+def test_the_module_is_the_command_and_shows_its_version() -> None:
+    command = [sys.executable, "-m", "fedsplit", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"fedsplit \S+, flwr \S+, torch \S+, Python 3\.\d+\.\d+\n", said)
 
 
 @pytest.mark.parametrize(

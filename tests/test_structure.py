@@ -55,6 +55,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.inprocess", "fedsplit.flower_run"},
     {"fedsplit.compare"},
     {"fedsplit.cli"},
+    {"fedsplit.__main__"},
 ]
 # Below the split there is no run to speak of.
 FORBIDDEN = [

@@ -22,6 +22,7 @@ OWN_KEYS = {"seed": "seeds", "run-name": "label", "output-dir": "--output-dir"}
 LONGEST_LABEL = 40
 
 _VALID_KEYS = tuple(Config().to_flat())
+_KEYS_OF_A_RUN = {key.partition(".")[0] for key in _VALID_KEYS}
 
 
 class Variation(Section):
@@ -105,9 +106,14 @@ def read_compare(path: str | Path) -> tuple[CompareConfig, list[str]]:
     Raises
     ------
     ConfigError
-        If the file cannot be read, or is not TOML.
+        If the file cannot be read, is not TOML, or is the config of one run.
     """
     values = read_toml(Path(path))
+    if not values.keys() & {"variants", "settings", "base"} and values.keys() & _KEYS_OF_A_RUN:
+        raise ConfigError(
+            f"'{path}' is the config of one run: it has no [[variants]]. Run it with 'fedsplit run "
+            f"{path}', or make it the [base] of a comparison (docs/compare.md)."
+        )
     try:
         return CompareConfig.model_validate(values), []
     except ValidationError as error:

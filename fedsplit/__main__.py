@@ -1,0 +1,5 @@
+"""``python -m fedsplit`` is ``fedsplit``."""
+
+from fedsplit.cli import main
+
+main()
