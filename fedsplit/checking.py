@@ -19,20 +19,20 @@ from fedsplit.initial_model import spec_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.boundaries import boundary
 from fedsplit.models.resolved import ResolvedModel, resolve
+from fedsplit.models.split import stage_names
 from fedsplit.models.trainable import load_peft
+from fedsplit.participants import check_participants
 from fedsplit.results.best import check_monitor
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks
 from fedsplit.split.codecs import load_codec
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.defences import load_defence
-from fedsplit.threads import available_cores
 from fedsplit.wiring import added_modules
 from strategies.aggregation import make_aggregator
 from strategies.clients import sample_size
 
 _logger = logging.getLogger(__name__)
-_FEWEST_STREAMS = 1024
 
 
 class Checked(NamedTuple):
@@ -81,6 +81,7 @@ def check(config: Config, *, run: str = "") -> Checked:
     model = resolve(config.model.name, run=run, image_size=config.model.image_size)
     spec = spec_of(config, model)
     class_names = load_images(config.data).class_names
+    _check_cut(config, model, len(class_names))
     trunk = model.empty_part("trunk", config.split.points, num_labels=len(class_names))
     if config.split.u_shaped and trunk.start == trunk.end:
         raise ConfigError(
@@ -117,6 +118,7 @@ def check_shards(config: Config) -> None:
 
 
 def _trained(config: Config, model: ResolvedModel, num_labels: int) -> Trained:
+    _check_cut(config, model, num_labels)
     parts = model.parts_skeleton(config.split.points, num_labels)
     spec = spec_of(config, model)
     rule = strategy_class(config.strategy).client_rule
@@ -161,70 +163,21 @@ def check_batches(
     )
 
 
-def check_participants(config: Config, num_clients: int) -> None:
-    """Refuse to require more contributions than a round has participants.
-
-    Raises
-    ------
-    ConfigError
-        Names both numbers.
-    """
-    participants = sample_size(config.fraction_train, num_clients)
-    if config.min_participants > participants:
+def _check_cut(config: Config, model: ResolvedModel, num_labels: int) -> None:
+    """Refuse a cut that the model does not have."""
+    names = stage_names(model.skeleton(num_labels))
+    cut, top, last = config.split.cut_layer, config.split.top_layer, len(names) - 1
+    listed = ", ".join(f"{index} {name}" for index, name in enumerate(names))
+    if cut > last:
         raise ConfigError(
-            f"min-participants = {config.min_participants}, but a round has {participants} "
-            f"(fraction-train = {config.fraction_train:g} of {num_clients} clients). Lower it, or "
-            "raise fraction-train."
+            f"split.cut-layer = {cut} is not a cut of the model '{model.name}'. Set it to 1 to "
+            f"{last}: the number of stages at the client. The stages are: {listed}."
         )
-
-
-def clients_at_once(config: Config) -> int:
-    """Return how many clients an engine must run at the same time.
-
-    If they wait for each other in every step, this is the number of participants of a round.
-    Otherwise it is `max-concurrent-clients`, or one for each core.
-    """
-    if strategy_class(config.strategy).synchronous:
-        return sample_size(config.fraction_train, config.num_clients)
-    return min(config.num_clients, config.max_concurrent_clients or available_cores())
-
-
-def max_streams(config: Config) -> int:
-    """Return how many streams the split server accepts at the same time.
-
-    Twice the participants of a round, because a stream that has broken can linger, and at least
-    1,024, which serve any number of clients that do not all connect at once.
-    """
-    fraction = max(config.fraction_train, config.fraction_evaluate)
-    return max(_FEWEST_STREAMS, 2 * sample_size(fraction, config.num_clients))
-
-
-def check_clients(config: Config, num_clients: int, num_validation: int) -> None:
-    """Refuse what does not go with the clients that have been found.
-
-    Raises
-    ------
-    ConfigError
-        As `check_streams`, `check_participants` and `check_monitor`.
-    """
-    check_streams(config, num_clients)
-    check_participants(config, num_clients)
-    check_monitor(config, num_validation)
-
-
-def check_streams(config: Config, num_clients: int) -> None:
-    """Refuse more participants than the split server has streams for.
-
-    Raises
-    ------
-    ConfigError
-        If ``num-clients`` was not given, and there are too many.
-    """
-    if max_streams(config) < max_streams(Config.load(config, {"num-clients": num_clients})):
+    if top and not cut <= top <= last:
         raise ConfigError(
-            f"{num_clients} SuperNodes are connected, and the split server has made room for "
-            f"{max_streams(config)} streams, because num-clients = {config.num_clients}. Set "
-            f"num-clients = {num_clients}."
+            f"split.top-layer = {top} does not go with split.cut-layer = {cut} and the model "
+            f"'{model.name}'. Set it to {cut} to {last}: the number of stages before the top. The "
+            f"stages are: {listed}."
         )
 
 

@@ -10,11 +10,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from fedsplit.checking import check, check_shards, clients_at_once
+from fedsplit.checking import check, check_shards
 from fedsplit.config import Config, config_toml
 from fedsplit.data.run import reading
 from fedsplit.devices import gpus_per_client
 from fedsplit.errors import InterruptionError, RunError
+from fedsplit.participants import clients_at_once
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.run_names import free_name
 from fedsplit.scratch import Scratch

@@ -19,13 +19,14 @@ from flwr.serverapp import Grid
 
 from fedsplit.absolute_paths import with_absolute_paths
 from fedsplit.channel.direct import DirectChannel
-from fedsplit.checking import check_shards, clients_at_once
+from fedsplit.checking import check_shards
 from fedsplit.client_app import app as client_app
 from fedsplit.config import Config, with_clients
 from fedsplit.data.run import reading
 from fedsplit.flower_internals import Run, error_reply, task_identity
 from fedsplit.interruption import stopping_loops
 from fedsplit.models.split import SplitModel
+from fedsplit.participants import clients_at_once
 from fedsplit.resume import continued, without_place
 from fedsplit.server_app import Engine, run_server
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedsplit.checking import clients_at_once
 from fedsplit.config import Config
 from fedsplit.data.loader import device_batches
 from fedsplit.exchanged_state import load_exchanged
 from fedsplit.interruption import stopping_loops
 from fedsplit.models.split import SplitModel
+from fedsplit.participants import clients_at_once
 from fedsplit.preparation import Preparation
 from fedsplit.split.local import evaluate_batches
 from fedsplit.split.steps import StepResult, score

@@ -18,11 +18,7 @@ from fedsplit.algorithms import strategy_class
 from fedsplit.batch_check import Trained
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
-from fedsplit.checking import (
-    check_batches,
-    check_clients,
-    max_streams,
-)
+from fedsplit.checking import check_batches
 from fedsplit.config import Config
 from fedsplit.data.augment import augmentation
 from fedsplit.data.loader import device_batches
@@ -40,6 +36,7 @@ from fedsplit.inputs import Inputs
 from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
 from fedsplit.models.trainable import layer_rates
+from fedsplit.participants import check_clients, max_streams
 from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
 from fedsplit.results.run_directory import RunDirectory

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fedsplit import Config, checking, flower_run
+from fedsplit import Config, flower_run, participants
 from fedsplit.errors import ConfigError, InterruptionError, RunError
 from fedsplit.flower_run import federation_config, run_with_flower
 
@@ -29,7 +29,7 @@ from fedsplit.flower_run import federation_config, run_with_flower
 def test_a_federation_fits_the_config(
     monkeypatch: pytest.MonkeyPatch, clients: int, at_once: int, cores: int, expected: str
 ) -> None:
-    monkeypatch.setattr(checking, "available_cores", lambda: cores)
+    monkeypatch.setattr(participants, "available_cores", lambda: cores)
     config = Config.from_flat({"num-clients": clients, "max-concurrent-clients": at_once})
     assert federation_config(config) == expected
 
@@ -38,7 +38,7 @@ def test_a_federation_fits_the_config(
 def test_strategies_that_go_step_by_step_have_all_participants_at_once(
     monkeypatch: pytest.MonkeyPatch, strategy: str, at_once: int
 ) -> None:
-    monkeypatch.setattr(checking, "available_cores", lambda: 2)
+    monkeypatch.setattr(participants, "available_cores", lambda: 2)
     config = Config.from_flat({"strategy": strategy, "num-clients": 10, "fraction-train": 0.5})
     assert federation_config(config).endswith(f"init-args-num-cpus={at_once}")
 

@@ -46,6 +46,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.results", "fedsplit.dtype_check", "fedsplit.batch_check"},
     {"strategies", "fedsplit.report", "fedsplit.client_model", "fedsplit.wiring"},
     {"fedsplit.algorithms", "fedsplit.resume"},
+    {"fedsplit.participants"},
     {"fedsplit.checking"},
     {"fedsplit.preparation", "fedsplit.absolute_paths", "fedsplit.plan", "fedsplit.predict"},
     {"fedsplit.scoring", "fedsplit.costs"},
