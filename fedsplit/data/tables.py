@@ -60,7 +60,8 @@ def read_splits(table: Path) -> dict[str, datasets.Dataset]:
     """Return the splits of a table that has the images of all of them.
 
     A row's split is the value of its column ``split``, or the first folder of its file, as in
-    ``train/1.png``. A table in which neither is called like a split is the split ``train``.
+    ``train/1.png``. All rows are of the split ``train`` if neither is called like a split, or only
+    one folder is: a train may stand among buses.
 
     Raises
     ------
@@ -69,12 +70,11 @@ def read_splits(table: Path) -> dict[str, datasets.Dataset]:
     """
     dataset, rows = read_table(table), _rows(table)
     by_column = [split_of(str(row.get("split") or "")) for row in rows]
-    by_folder = [split_of((Path(str(row[FILE_NAME])).parts or ("",))[0]) for row in rows]
-    splits = by_column if all(by_column) else by_folder
+    splits = by_column if all(by_column) else [_folder_split(str(row[FILE_NAME])) for row in rows]
     named = {split for split in splits if split}
-    if "train" not in named or len(named) < 2:
-        return {next(iter(named)) if len(named) == 1 and all(splits) else "train": dataset}
     without = [str(row[FILE_NAME]) for row, split in zip(rows, splits, strict=True) if not split]
+    if without and len(named) < 2:
+        return {"train": dataset}
     if without:
         raise DataError(
             f"Some images of '{table}' are in folders called like splits, and others are not: "
@@ -85,6 +85,11 @@ def read_splits(table: Path) -> dict[str, datasets.Dataset]:
         for name in SPLITS
         if name in named
     }
+
+
+def _folder_split(file_name: str) -> str | None:
+    folder, *rest = Path(file_name).parts or ("",)
+    return split_of(folder) if rest else None
 
 
 def _files(table: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:

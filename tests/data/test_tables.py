@@ -7,7 +7,7 @@ import pytest
 
 from fedsplit.config import DataConfig
 from fedsplit.data.catalog import load_images
-from fedsplit.data.tables import read_table
+from fedsplit.data.tables import read_splits, read_table
 from fedsplit.errors import DataError
 from tests.data.pictures import image_folder
 
@@ -70,6 +70,22 @@ def test_a_table_beside_the_splits_has_the_images_of_all(tmp_path: Path) -> None
         part = getattr(images, split)
         assert part["label"][:] == [0, 1, 0, 1]
         assert all(f"/{split}/" in path for path in _paths(part))
+
+
+def test_one_folder_called_like_a_split_is_none(tmp_path: Path) -> None:
+    """A train among buses. Break it: take the buses for no images."""
+    image_folder(tmp_path, {"train": 4, "bus": 4})
+    rows = "".join(f"{kind}/{n:03}.png,{kind}\n" for kind in ("train", "bus") for n in range(4))
+    (tmp_path / "metadata.csv").write_text(f"file_name,label\n{rows}")
+    found = read_splits(tmp_path / "metadata.csv")
+    assert {split: len(part) for split, part in found.items()} == {"train": 8}
+
+
+def test_splits_without_one_to_train_are_refused(tmp_path: Path) -> None:
+    """Break it: train on the test images."""
+    rows = "test/batch0/000.png,a\ntest/batch0/001.png,b\n"
+    with pytest.raises(DataError, match="no images in a split called 'train'"):
+        load_images(_table_above(tmp_path, rows))
 
 
 def test_a_column_may_name_the_split_of_each_row(tmp_path: Path) -> None:
