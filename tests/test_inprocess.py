@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,15 @@ def test_overrides_are_dotted_or_underscored(tiny: dict[str, object]) -> None:
         simulate(tiny, **{"split.cut-layer": 0})
     with pytest.raises(ConfigError, match=r"split\.cut-layer = 0"):
         simulate(tiny, split_cut_layer=0)
+
+
+def test_files_of_a_run_can_be_read_as_the_umask_says(tiny: dict[str, object]) -> None:
+    """Break it: leave the mode to safetensors, which lets only the owner read."""
+    before = os.umask(0o027)
+    try:
+        run_dir = simulate({**tiny, "strategy": "sflv3", "num-server-rounds": 1}).run_dir
+    finally:
+        os.umask(before)
+    files = [path for path in run_dir.rglob("*") if path.is_file()]
+    assert {path.parent.name for path in files} >= {"model", "checkpoints", "clients"}
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o640"}

@@ -167,7 +167,10 @@ def save_model(
         Path(directory).mkdir(parents=True, exist_ok=True)
         family.load_library().save(model, Path(directory), class_names)
         text = json.dumps(processor, indent=2) + "\n"
-        (Path(directory) / "preprocessor_config.json").write_text(text, encoding="utf-8")
+        written = Path(directory) / "preprocessor_config.json"
+        written.write_text(text, encoding="utf-8")
+        for weights in Path(directory).glob("*.safetensors"):  # as the umask says
+            weights.chmod(written.stat().st_mode)
 
 
 def save_part(state: Mapping[str, Tensor], file: Path) -> None:
@@ -180,7 +183,10 @@ def save_part(state: Mapping[str, Tensor], file: Path) -> None:
     """
     with quietly(str(file), doing="saved"):
         file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        mode = file.stat().st_mode  # as the umask says; safetensors lets only the owner read
         write(state, file)
+        file.chmod(mode)
 
 
 def _lacks_colours(empty: nn.Module, filling: Filling) -> bool:

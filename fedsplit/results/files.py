@@ -30,7 +30,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f"{_PARTIAL}{path.name}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask says; safetensors lets only the owner read
         write(temporary)
+        temporary.chmod(mode)
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
