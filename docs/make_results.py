@@ -42,7 +42,8 @@ def _tables(gathered: Gathered) -> str:
     # The directory of the machine that ran it is of no interest.
     command = re.sub(r" --output-dir \S+", "", header.command)
     text = to_markdown("", replace(header, command=command), sections_of(gathered, drawn=False))
-    return text.partition("\n")[2].lstrip()
+    # Neither is where its checkout lay.
+    return text.partition("\n")[2].lstrip().replace(f"{RESULTS.parents[1].resolve()}/", "")
 
 
 def _word(label: str) -> str:
