@@ -44,7 +44,7 @@ def test_flower_logs_our_errors_as_text_and_others_whole() -> None:
             {"num-clients": 3},
             ("num-clients = 3", "2 SuperNodes are connected after 0.1 s", "num-supernodes=3"),
         ),
-        ({"split.cut-layer": 99}, ("99", "1 <= ")),
+        ({"split.cut-layer": 99}, ("split.cut-layer = 99", "Set it to 1 to 5")),
         ({"channel.address": "taken"}, ("channel.address = ", "is in use", "set port 0")),
     ],
     ids=["nodes", "cut", "port"],
