@@ -17,6 +17,7 @@ from fedsplit.config import Config
 from fedsplit.data.class_folders import inside, is_image
 from fedsplit.data.loader import images_of_files
 from fedsplit.errors import ConfigError, DataError
+from fedsplit.models.labels import label_names
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.names import printable
 from fedsplit.results.run_paths import RunPaths
@@ -68,7 +69,8 @@ def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list
             "ended. Give one, such as runs/sflv1-fashion-mini-20261129-080906."
         )
     files = [file for path in paths for file in _files(path)]
-    names = json.loads(run.shards_path.read_text(encoding="utf-8"))["class_names"]
+    classes = json.loads(run.shards_path.read_text(encoding="utf-8"))["class_names"]
+    names = label_names(classes, len(classes))  # two classes may have one name
     background = Config.load(run.config_path).data.background
     model = load_model(str(directory)).eval()
     images = images_of_files(files, replace(input_spec(str(directory)), background=background))

@@ -36,7 +36,10 @@ def read_table(table: Path) -> datasets.Dataset:
         If it cannot be read, lacks that column or values, names an image twice, or names files that
         do not exist.
     """
-    rows = _rows(table)
+    return _images(table, _rows(table))
+
+
+def _images(table: Path, rows: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
     names = list(rows[0]) if rows else []
     if FILE_NAME not in names:
         raise DataError(
@@ -68,7 +71,8 @@ def read_splits(table: Path) -> dict[str, datasets.Dataset]:
     DataError
         As `read_table`, and if only some rows have a split.
     """
-    dataset, rows = read_table(table), _rows(table)
+    rows = _rows(table)
+    dataset = _images(table, rows)
     by_column = [split_of(str(row.get("split") or "")) for row in rows]
     splits = by_column if all(by_column) else [_folder_split(str(row[FILE_NAME])) for row in rows]
     named = {split for split in splits if split}
