@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -22,6 +23,7 @@ from fedsplit.models.loading import input_spec, load_model
 from fedsplit.names import printable
 from fedsplit.results.run_paths import RunPaths
 
+_logger = logging.getLogger(__name__)
 _BATCH_SIZE = 32
 _SHOWN = 3
 
@@ -67,6 +69,11 @@ def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list
         raise ConfigError(
             f"'{run_dir}' has no {directory.name}/: it is not the directory of a run that has "
             "ended. Give one, such as runs/sflv1-fashion-mini-20261129-080906."
+        )
+    if (run.best_clients_dir if best else run.clients_dir).is_dir():
+        _logger.warning(
+            "Every client of this run keeps a bottom of its own. This is the model with that of "
+            "client 0; the run's test accuracy is the mean over all clients."
         )
     files = [file for path in paths for file in _files(path)]
     classes = json.loads(run.shards_path.read_text(encoding="utf-8"))["class_names"]

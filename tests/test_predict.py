@@ -119,3 +119,15 @@ def test_what_cannot_be_predicted_is_named(result: Result, tmp_path: Path) -> No
             predict(result.run_dir, [tmp_path / name])
     with pytest.raises(FedSplitError, match="not the directory of a run that has ended"):
         predict(tmp_path, [tmp_path / "one.png"])
+
+
+def test_a_model_of_one_clients_bottom_is_told(
+    result: Result, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Break it: let client 0 speak for all."""
+    one = sorted(folder.iterdir())[:1]
+    predict(result.run_dir, one)
+    assert "client 0" not in caplog.text
+    keys = {**TINY, "output-dir": str(tmp_path), "num-server-rounds": 1}
+    predict(simulate(keys, strategy="sflv3").run_dir, one)
+    assert "the model with that of client 0" in caplog.text
