@@ -21,8 +21,10 @@ UV_RUN := $(UV) run --no-sync
 # Where an environment forbids Python to write bytecode, each process compiles torch and the other
 # libraries again: 13 s instead of 3 s to import fedsplit. The tests start about a hundred.
 export PYTHONDONTWRITEBYTECODE :=
+# MkDocs 2 is another program under the same name; ours is pinned below it.
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup run test lint format typecheck bench test-packages notebooks hooks clean
+.PHONY: help setup run test lint format typecheck bench test-packages notebooks docs docs-serve hooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,14 +66,21 @@ test-packages: ## install the Debian packages without which tests are skipped: C
 notebooks: setup ## execute the notebooks, and keep their outputs
 	$(UV_RUN) python -m notebooks.execute $(ARGS)
 
+docs: setup ## build the documentation site into site/; any broken link fails
+	$(UV_RUN) mkdocs build --strict --quiet
+	@echo "Open site/index.html, or 'make docs-serve' (with search)."
+
+docs-serve: setup ## show the site at http://127.0.0.1:8000 while you write
+	$(UV_RUN) mkdocs serve
+
 hooks: setup ## run the pre-commit hooks at every commit
 	$(UV_RUN) pre-commit install
 
 setup: | $(filter $(TOOLS)/%,$(UV)) ## the locked environment in .venv
-	@$(UV) sync --frozen --quiet --group dev
+	@$(UV) sync --frozen --quiet --group dev --group docs
 
 clean: ## remove the environment, the tools and all caches
-	rm -rf .venv $(TOOLS) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(TOOLS) .mypy_cache .ruff_cache .pytest_cache .hypothesis site
 
 # A Python without `venv` (Debian splits it off) often has pip, and one without pip has venv. Neither
 # way counts as installing into the system, so an externally managed Python allows both.

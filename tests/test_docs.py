@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import Call
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
 EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 EXAMPLES = {
     module: f"# {module}.py\n{code}"
@@ -30,20 +30,22 @@ COMMANDS = {
 """Module -> the arguments of the command that uses it."""
 
 
-def test_the_table_of_config_keys_is_up_to_date() -> None:
-    command = [sys.executable, "docs/make_config.py", "--check"]
+@pytest.mark.parametrize("page", ["config", "cli"])
+def test_the_generated_pages_are_up_to_date(page: str) -> None:
+    """Break it: change the description of a config key, or the help of an option."""
+    command = [sys.executable, f"docs/make_{page}.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_within_the_project_leads_somewhere(document: Path) -> None:
     links = links_of(document)
     broken = [link for link, _ in links if link and not (document.parent / link).exists()]
     assert broken == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_to_a_heading_finds_it(document: Path) -> None:
     """Break it: rename a heading that another page links to."""
     pages = [
