@@ -17,6 +17,9 @@ ifeq ($(origin UV),undefined)
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo $(TOOLS)/bin/uv)
 endif
 UV_RUN := $(UV) run --no-sync
+# Flower makes an environment for its runs with the uv that is locked. Another version keeps its cache
+# elsewhere, and would fetch everything a second time.
+UV_VERSION := $(shell awk '/^name = "uv"$$/ {getline; gsub(/[^0-9.]/, ""); print}' uv.lock)
 
 # Where an environment forbids Python to write bytecode, each process compiles torch and the other
 # libraries again: 13 s instead of 3 s to import fedsplit. The tests start about a hundred.
@@ -24,12 +27,17 @@ export PYTHONDONTWRITEBYTECODE :=
 # MkDocs 2 is another program under the same name; ours is pinned below it.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup run test lint format typecheck bench test-packages notebooks docs docs-serve hooks clean
+.PHONY: help announce setup run test lint format typecheck bench test-packages notebooks docs docs-serve hooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: setup ## the main job: ten clients train a split ViT through `flwr run` (ARGS="..." adds options)
+# How much it is follows from uv.lock; tests/test_makefile.py holds these figures to it.
+announce:
+	@[ -d .venv ] || echo "This fetches about 3.4 GB from PyPI into uv's cache, once (3.0 GB of it are torch and its" \
+	    "CUDA libraries, which torch asks for on machines without a GPU too). It takes 6.6 GB of disk."
+
+run: announce setup ## the main job: ten clients train a split ViT through `flwr run` (ARGS="..." adds options)
 	$(UV_RUN) fedsplit run . --num-clients 10 $(ARGS)
 
 # Types are checked beside the tests, and shown after them. Four processes for two cores: those that
@@ -85,12 +93,12 @@ clean: ## remove the environment, the tools and all caches
 # A Python without `venv` (Debian splits it off) often has pip, and one without pip has venv. Neither
 # way counts as installing into the system, so an externally managed Python allows both.
 $(TOOLS)/bin/uv:
-	@echo "Installing uv into $(TOOLS)/"
+	@echo "Installing uv $(UV_VERSION) into $(TOOLS)/"
 	@rm -rf $(TOOLS)
 	@if $(PYTHON) -m venv $(TOOLS) >/dev/null 2>&1; then \
-	    $(TOOLS)/bin/python -m pip install --quiet uv; \
+	    $(TOOLS)/bin/python -m pip install --quiet uv==$(UV_VERSION); \
 	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
-	    rm -rf $(TOOLS) && $(PYTHON) -m pip install --quiet --target $(TOOLS) uv; \
+	    rm -rf $(TOOLS) && $(PYTHON) -m pip install --quiet --target $(TOOLS) uv==$(UV_VERSION); \
 	else \
 	    echo "$(PYTHON) has neither venv nor pip, so uv cannot be installed. Install one of them" \
 	        "(on Debian or Ubuntu: apt-get install python3-venv), or uv itself, and try again." >&2; \

@@ -31,6 +31,9 @@ class CustomLibrary:
         name = str(source.config["factory"])
         made = _call(source.name, name, num_labels)
         if isinstance(made, nn.Module):
+            whole: Any = made
+            whole.factory = name  # so that what is saved can be loaded
+            whole.class_names = getattr(made, "class_names", ())
             return made
         if not (isinstance(made, tuple) and len(made) == 3):
             raise ModelError(f"The function '{name}' returned {type(made).__name__}; {_EXAMPLE}.")
