@@ -28,7 +28,8 @@ PAGES = {
 }
 """Pages that lie outside docs/: path in the repository -> path in the site."""
 LANGUAGES = {".py": "python", ".toml": "toml", ".proto": "protobuf", ".md": "markdown"}
-LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
+LINK = re.compile(r"(\[([^\]\[]*)\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
+TITLE = re.compile(r"^# (.*)$", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -51,15 +52,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links between files of the repository into links between pages of the site."""
     uri = page.file.src_uri
+    if page.parent is None:  # alone in its tab, or a source: the list of pages would be empty
+        page.meta["hide"] = ["navigation"]
     if uri.startswith("source/"):
         return markdown
     here = _repository_path(uri)
 
     def in_site(link: re.Match[str]) -> str:
-        target = _resolved(here, link[2])
+        target = _resolved(here, link[3])
         if not (ROOT / target).exists():
             return link[0]  # MkDocs reports it
-        return link[1] + posixpath.relpath(_uri(target), posixpath.dirname(uri) or ".") + link[3]
+        text: str = link[2]
+        if text.endswith(".md") and (title := TITLE.search(_read(target))):
+            text = title[1]  # "algorithms.md" says little in a site
+        return f"[{text}]({posixpath.relpath(_uri(target), posixpath.dirname(uri) or '.')}{link[4]}"
 
     return LINK.sub(in_site, markdown)
 
@@ -67,7 +73,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def _targets(markdown: str, here: str) -> Iterator[str]:
     """Yield the files outside docs/ that a page links to, and that are no page of their own."""
     for link in LINK.finditer(markdown):
-        target = _resolved(here, link[2])
+        target = _resolved(here, link[3])
         if (ROOT / target).exists() and _uri(target).startswith("source/"):
             yield target
 

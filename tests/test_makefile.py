@@ -49,7 +49,9 @@ def test_the_uv_that_it_installs_is_the_one_that_flower_uses(tmp_path: Path) -> 
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / "uv.lock", tmp_path)
     said = _said(tmp_path, "--dry-run", "UV=.tools/bin/uv", ".tools/bin/uv")
-    assert set(re.findall(r"install --quiet (?:--target \S+ )?uv(\S*)", said)) == {f"=={version('uv')};"}
+    assert set(re.findall(r"install --quiet (?:--target \S+ )?uv(\S*)", said)) == {
+        f"=={version('uv')};"
+    }
 
 
 def _said(folder: Path, *arguments: str) -> str:
