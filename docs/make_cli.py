@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import click
@@ -55,7 +56,7 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
     records = [record for param in shown if (record := param.get_help_record(context))]
     if records:
         yield from ("| option | meaning |", "|---|---|")
-        yield from (f"| `{_cell(names)}` | {_cell(_meaning(about))} |" for names, about in records)
+        yield from (f"| {_code(names)} | {_cell(_meaning(about))} |" for names, about in records)
         yield ""
 
 
@@ -66,7 +67,7 @@ def _arguments(command: click.Command, context: click.Context) -> Iterator[str]:
     """
     written = get_params_from_function(command.callback) if command.callback else {}
     rows = [
-        f"| `{_cell(param.make_metavar(context))}` | {_cell(written[param.name].default.help)} |"
+        f"| {_code(param.make_metavar(context))} | {_cell(written[param.name].default.help)} |"
         for param in command.params
         if param.param_type_name == "argument"
     ]
@@ -85,6 +86,11 @@ def _text(help_text: str) -> str:
     """Return a help text with the wrapping of its paragraphs undone."""
     paragraphs = re.split(r"\n\s*\n", help_text.strip())
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _code(text: str) -> str:
+    """Return code for a cell of a table. In backticks, a bar would end the cell on GitHub."""
+    return f"<code>{escape(text).replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 
 def _cell(text: str) -> str:

@@ -64,7 +64,7 @@ def test_every_command_of_the_page_runs(
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("PYTHONPATH", str(folder))  # for the processes of a comparison
     if page.stem == "resume":
-        _make_run(call, folder, rounds=2)
+        _interrupt(_make_run(call, folder, rounds=2))
     for command in commands(page):
         _run(command, folder, call)
 
@@ -145,6 +145,12 @@ def _make_run(call: Call, folder: Path, rounds: int = 1) -> Path:
     return made
 
 
+def _interrupt(run_dir: Path) -> None:
+    """Leave the directory as a run does that was killed in its second round."""
+    (run_dir / "summary.json").unlink()
+    (run_dir / "checkpoints" / "round-000002.safetensors").unlink()
+
+
 def _newest_run(folder: Path) -> Path | None:
-    runs = [path.parent for path in folder.glob("runs/*/summary.json")]
+    runs = [path.parent for path in folder.glob("runs/*/config.toml")]
     return max(runs, key=lambda path: path.stat().st_mtime_ns, default=None)

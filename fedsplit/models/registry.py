@@ -51,7 +51,8 @@ def register_family(  # noqa: PLR0913 - all but the name by keyword
     image_processor : str, optional
         Class that preprocessor_config.json names when the model is saved.
     library : str
-        Module of `fedsplit.models.libraries` that loads its models by name.
+        Module of `fedsplit.models.libraries` that loads its models by name, and saves them:
+        ``custom`` for modules of your own that `model.name` makes with a function.
     image_shape : Callable[[config], tuple[int, int, int]], optional
         Reads channels, height and width of its images from its config, if neither this config
         nor the processor's states them in the usual way.

@@ -13,6 +13,7 @@ from fedsplit import (
     load_split_model,
 )
 from fedsplit.boundary import State
+from fedsplit.models import Stage, register_family
 
 
 class Bottom(BaseBottomModel):
@@ -98,3 +99,25 @@ def make_without_a_trunk() -> tuple[nn.Module, None, nn.Module]:
 def make_of_a_missing_file() -> SplitModel:
     with open("/no/such/config.yaml") as file:
         raise NotImplementedError(file)
+
+
+class Whole(nn.Module):
+    """A model of a family of one's own; `make_whole` registers it."""
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 8)
+        self.head = nn.Linear(8, num_labels)
+
+
+def make_whole(num_labels: int = 2) -> nn.Module:
+    register_family(
+        "whole",
+        model_class=Whole,
+        stages=lambda _: [
+            Stage("stem", ("stem",), lambda root, images: root.stem(images)),
+            Stage("head", ("head",), lambda root, hidden: root.head(hidden)),
+        ],
+        library="custom",
+    )
+    return Whole(num_labels)

@@ -10,7 +10,7 @@ import torch
 
 from fedsplit import SplitModel, load_split_model, simulate, split_model
 from fedsplit.errors import ConfigError, ModelError
-from fedsplit.models import InputSpec, input_spec, load_model
+from fedsplit.models import InputSpec, input_spec, load_model, save_model
 from fedsplit.models.custom import BaseBottomModel, JoinedModel
 from fedsplit.seeding import seeded_init
 from tests.conftest import distance, weights
@@ -43,6 +43,15 @@ def test_they_are_loaded_by_the_name_of_their_function() -> None:
     assert split.top(split.trunk(split.bottom(IMAGES))).shape == (2, 4)
     with pytest.raises(ModelError, match="0 bottom, 1 trunk, 2 top"):
         load_split_model(NAME, [3])
+
+
+def test_a_model_of_a_family_of_your_own_is_saved_and_loaded(tmp_path: Path) -> None:
+    """Break it: do not note the function's name in `CustomLibrary.build`."""
+    model = load_model("tests.models.own:make_whole", num_labels=3)
+    spec = InputSpec(1, 2, 2, (0.5,), (0.5,))
+    save_model(model, spec, tmp_path / "model", class_names=["a", "b", "c"])
+    loaded = load_split_model(str(tmp_path / "model"), [1], num_labels=3)
+    assert distance(loaded.merge().state_dict(), model.state_dict()) == 0
 
 
 def test_images_are_those_of_the_data_set_unless_the_bottom_says() -> None:
