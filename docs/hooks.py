@@ -127,7 +127,7 @@ def _cell(cell: dict[str, Any]) -> Iterator[str]:
         if "image/png" in data:
             picture = "".join(data["image/png"]).replace("\n", "")
             yield f'<img alt="Output of the code above" src="data:image/png;base64,{picture}">'
-        elif text := "".join(output.get("text", data.get("text/plain", ""))).strip():
+        elif text := "".join(output.get("text", data.get("text/plain", ""))).strip("\n"):
             yield _fenced(text, "text")
 
 

@@ -40,7 +40,8 @@ def files(page: Path) -> dict[str, str]:
 
 def commands(page: Path) -> list[str]:
     """Return the lines of a page's shell blocks."""
-    return [line for text in blocks(page, "bash") for line in text.splitlines() if line]
+    joined = [text.replace("\\\n", " ") for text in blocks(page, "bash")]
+    return [line for text in joined for line in text.splitlines() if line]
 
 
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
