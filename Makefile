@@ -74,8 +74,9 @@ test-packages: ## install the Debian packages without which tests are skipped: C
 notebooks: setup ## execute the notebooks, and keep their outputs
 	$(UV_RUN) python -m notebooks.execute $(ARGS)
 
+# Not --quiet: it would hide the warnings from --strict too.
 docs: setup ## build the documentation site into site/; any broken link fails
-	$(UV_RUN) mkdocs build --strict --quiet
+	$(UV_RUN) mkdocs build --strict
 	@echo "Open site/index.html, or 'make docs-serve' (with search)."
 
 docs-serve: setup ## show the site at http://127.0.0.1:8000 while you write
