@@ -29,7 +29,8 @@ from fedsplit.results.plots import plot_run
 from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import Sinks
-from fedsplit.results.table import results_table
+from fedsplit.results.table import faults_of, results_table
+from fedsplit.run_log import note, say, warn
 from fedsplit.scoring import Scored, score_clients, score_model
 from fedsplit.split.phases import Purpose
 
@@ -73,8 +74,6 @@ class Experiment:
         Images that all clients together hold out.
     engine : str
         What summary.json calls the engine.
-    log : Callable[[str], None]
-        Logs one line for the user.
     rounds_done : int
         The rounds after which the run continues (see `Config.resume`).
 
@@ -94,14 +93,12 @@ class Experiment:
         class_counts: Mapping[int, Sequence[int]],
         num_validation: int,
         engine: str,
-        log: Callable[[str], None],
         rounds_done: int = 0,
     ) -> None:
         self._strategy = strategy_class(config.strategy)
         self._split = self._strategy.update_rule is not None
         self._config = config
         self._prepared = prepared
-        self._log = log
         self._client_part = prepared.held_by_clients(split=self._split)
         self._confusion: Tensor | None = None
         self._own_states: Sequence[Mapping[str, Tensor]] = []
@@ -112,7 +109,7 @@ class Experiment:
         )
         try:
             self._sinks = Sinks(config, self.directory.path, rounds_done)
-            self.recorder = Recorder(self.directory, config, log)
+            self.recorder = Recorder(self.directory, config, say)
             self._begin(class_counts, num_validation, engine)
         except BaseException:
             self.directory.close()
@@ -130,19 +127,19 @@ class Experiment:
         }
         self._show_start(class_counts)
         train, validation, test = sizes.values()
-        self._log(f"Images: {train:,} to train, {validation:,} to validate, {test:,} to test")
+        say(f"Images: {train:,} to train, {validation:,} to validate, {test:,} to test")
         for key, left_out in zip(
             ("data.max-train-samples", "data.max-test-samples"),
             load_images(config.data, look=False).num_left_out,
             strict=True,
         ):
             if left_out:
-                self._log(f"{left_out:,} more are not used ({key})")
+                say(f"{left_out:,} more are not used ({key})")
         num_clients, pooled = len(class_counts), self._strategy.pooled
         small = [sum(of_client) for of_client in class_counts.values()]
         small = [size for size in small if size < config.batch_size]
         if small and not pooled:
-            self._log(
+            say(
                 f"{len(small)} of {num_clients} clients have fewer images than batch-size = "
                 f"{config.batch_size} (the smallest shard has {min(small)}): their only batch is "
                 "smaller"
@@ -261,8 +258,10 @@ class Experiment:
         summary = self.recorder.finish(class_scores(self._confusion))
         self._sinks.send_summary(summary)
         rows, directory = self.recorder.rows, self.directory
-        for line in results_table(rows, summary).splitlines():
-            self._log(line)
+        for line in results_table(summary).splitlines():
+            say(line)
+        for fault in faults_of(summary):
+            warn(fault)
         draw_or_warn(directory.path / "rounds.png", lambda path: plot_run(rows, summary, path))
         return Outcome(rows, summary, model, directory)
 
@@ -275,11 +274,13 @@ class Experiment:
         self.recorder.progress(done, total, doing="scoring")
 
     def _show_start(self, class_counts: Mapping[int, Sequence[int]]) -> None:
-        self._log(f"Run directory: {self.directory.path}")
+        say(f"Run directory: {self.directory.path}")
         counts = [class_counts[client] for client in sorted(class_counts)]
         names = self._prepared.class_names
-        for line in shard_table(counts, names).splitlines():
-            self._log(line)
+        total, *of_each_client = shard_table(counts, names).splitlines()
+        say(total)
+        for line in of_each_client:
+            note(line)
         self.directory.write_shards(counts, names)
         shards = self.directory.path / "shards.png"
         draw_or_warn(shards, lambda path: plot_shards(counts, names, path))

@@ -25,6 +25,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.exit.exit_handler import add_exit_handler, registered_exit_handlers
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.logger import update_console_handler
 from flwr.supercore.run import Run
 from flwr.supercore.superexec.dependency_installer import cleanup_app_runtime_environment
 from flwr.supercore.task_identity import TaskIdentity
@@ -35,6 +36,7 @@ __all__ = [
     "Run",
     "call_at_exit",
     "error_reply",
+    "log_without_colours",
     "mean_of_metrics",
     "process_has_died",
     "record_bytes",
@@ -136,6 +138,11 @@ def report_before_cleanup() -> None:
     """
     deletes = cleanup_app_runtime_environment.__module__
     registered_exit_handlers.sort(key=lambda found: found.exit_handler.__module__ != deletes)
+
+
+def log_without_colours() -> None:
+    """Let this process log plain text: what a ServerApp prints goes to a file and a pipe."""
+    update_console_handler(colored=False)
 
 
 def call_at_exit(function: Callable[[], object]) -> None:

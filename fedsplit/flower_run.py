@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from fedsplit.checking import check, check_shards
 from fedsplit.config import Config, config_toml
@@ -19,12 +21,21 @@ from fedsplit.participants import clients_at_once
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.run_names import free_name
 from fedsplit.scratch import Scratch
+from fedsplit.screen import Screen
+from fedsplit.superlink import SuperLink, program
 
 _ACCEPTED = re.compile(r"Successfully started run (\d+)")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LOG_RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) *: *(.*)")
+_CHATTER = re.compile(
+    r"\((\w+ )*pid=|Since flwr 1\.32|Skipping `flwr` dependency|Successfully installed \S+ to "
+)
+"""Ray's copies of what clients print, and Flower's remarks that are not about this run."""
 _STOP_SECONDS = 30.0
+_LINES_OF_FAILURE = 30
 
 
-def run_with_flower(config: Config, *, app_dir: Path) -> None:
+def run_with_flower(config: Config, *, app_dir: Path, superlink: str | None = None) -> Path:
     """Check a config, and run it by ``flwr run`` with as many SuperNodes as it has clients.
 
     Ctrl-C stops the run too, and not only the command that shows its log.
@@ -35,6 +46,13 @@ def run_with_flower(config: Config, *, app_dir: Path) -> None:
         With absolute paths and a number of clients.
     app_dir : Path
         The folder of the Flower app.
+    superlink : str | None
+        A connection of Flower's configuration; None = the project's own SuperLink.
+
+    Returns
+    -------
+    Path
+        The run directory.
 
     Raises
     ------
@@ -42,27 +60,32 @@ def run_with_flower(config: Config, *, app_dir: Path) -> None:
         If the config cannot run here, or the run fails.
     """
     config = Config.load(config, {"run-name": free_name(config)})
-    with reading(config.data):
-        check(config)
-        check_shards(config)
+    own = None if superlink is not None else SuperLink(app_dir)
+    started = own is not None and own.begin()  # it gets ready while the config is checked
+    try:
+        with reading(config.data):
+            check(config)
+            check_shards(config)
+        if own is not None:
+            own.wait()
+    except BaseException:
+        if own is not None and started:
+            own.end()
+        raise
     directory = RunDirectory(Path(config.output_dir) / config.run_name)
     directory.summary_path.unlink(missing_ok=True)  # of a run that continues
     folder = Scratch("run")
     try:
         run_config = folder.path / "run-config.toml"
         run_config.write_text(config_toml(config, run_config), encoding="utf-8")
-        status = _run(
-            *("run", str(app_dir), "--stream", "--run-config", str(run_config)),
+        _Command(config, directory, own).run(
+            *("run", str(app_dir), *([] if superlink is None else [superlink]), "--stream"),
+            *("--run-config", str(run_config)),
             *("--federation-config", federation_config(config)),
-            directory=directory,
         )
     finally:
         folder.remove()
-    if status or not directory.summary_path.is_file():
-        raise RunError(
-            f"The run '{config.run_name}' did not finish; the log above says why. To see the log "
-            f"again: flwr list, then flwr log. {directory.how_to_continue()}"
-        )
+    return directory.path
 
 
 def federation_config(config: Config) -> str:
@@ -78,55 +101,126 @@ def federation_config(config: Config) -> str:
     )
 
 
-def _run(*arguments: str, directory: RunDirectory) -> int:
-    """Run ``flwr`` and pass on what it prints; return its exit status."""
-    run_id = None
-    command = [_flwr(), *arguments]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env=_environment(),
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                print(line, end="", flush=True)  # noqa: T201
-                if run_id is None and (accepted := _ACCEPTED.search(line)):
-                    run_id = accepted[1]
-            return process.wait()
-        except KeyboardInterrupt:
-            process.terminate()
-            if run_id is not None:
-                _stop(run_id, directory)
-            raise InterruptionError(f"Interrupted. {directory.how_to_continue()}") from None
+class _Command:
+    """One ``flwr run``, and what it prints."""
 
+    def __init__(self, config: Config, directory: RunDirectory, own: SuperLink | None) -> None:
+        self._config = config
+        self._directory = directory
+        self._own = own
+        self._screen = Screen()
+        self._run_id: str | None = None
+        self._hidden: list[str] = []
+        self._last_hidden: deque[str] = deque(maxlen=_LINES_OF_FAILURE)
+        self._log: TextIO | None = None
+        self._said_error = False
 
-def _stop(run_id: str, directory: RunDirectory) -> None:
-    """End a run: for Flower, which would notice it in half a minute, and at once."""
-    subprocess.run(
-        [_flwr(), "stop", run_id], check=False, env=_environment(), stdout=subprocess.DEVNULL
-    )
-    owner = directory.owner()
-    if owner is not None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(owner, signal.SIGINT)
-    if not directory.wait_until_free(_STOP_SECONDS):
-        print(  # noqa: T201
-            f"fedsplit: run {run_id} has not ended after {_STOP_SECONDS:g} seconds; 'flwr list' "
-            "shows whether it does.",
-            file=sys.stderr,
+    def run(self, *arguments: str) -> None:
+        with subprocess.Popen(
+            [program("flwr"), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=self._environment,
+        ) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    self._take(line.rstrip("\n"))
+                status = process.wait()
+            except KeyboardInterrupt:
+                process.terminate()
+                self._interrupt()
+                raise InterruptionError(
+                    f"Interrupted. {self._directory.how_to_continue()}"
+                ) from None
+            finally:
+                self._screen.clear()
+                self._keep_hidden()
+                if self._log is not None:
+                    self._log.close()
+        if status or not self._directory.summary_path.is_file():
+            self._fail()
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ} if self._own is None else self._own.environment()
+
+    def _take(self, line: str) -> None:
+        """Show a line, or keep it for the file of what Flower and Ray print."""
+        plain = _COLOUR.sub("", line)
+        record = _LOG_RECORD.match(plain)
+        level, text = record.groups() if record else ("", plain)
+        if self._config.console == "verbose":
+            self._screen.show(line if sys.stdout.isatty() else plain)
+        elif self._is_chatter(level, plain):
+            self._last_hidden.append(plain)
+        elif level:
+            self._said_error |= level in {"ERROR", "CRITICAL"}
+            self._screen.show(f"{level.capitalize()}: {text}")
+        else:
+            self._screen.show(plain)
+        if self._run_id is None and (accepted := _ACCEPTED.search(plain)):
+            self._run_id = accepted[1]
+        self._hidden.append(plain)
+        self._keep_hidden()
+
+    def _is_chatter(self, level: str, plain: str) -> bool:
+        if self._run_id is None or level in {"DEBUG", "INFO"} or _CHATTER.search(plain):
+            return True
+        return self._config.console == "quiet" and not (level or plain.startswith("Warning: "))
+
+    def _keep_hidden(self) -> None:
+        """Write what Flower and Ray print beside the run, as soon as it has a directory."""
+        if self._log is None and self._directory.config_path.is_file():
+            with suppress(OSError):
+                self._log = self._directory.flower_log_path.open("a", encoding="utf-8", buffering=1)
+        if self._log is not None:
+            with suppress(OSError):  # the run itself says that the disk is full
+                self._log.writelines(f"{line}\n" for line in self._hidden)
+            self._hidden.clear()
+
+    def _fail(self) -> None:
+        own, name = self._own, self._config.run_name
+        if own is not None and own.pid() is None:
+            raise RunError(
+                f"The run '{name}' ended because the project's SuperLink has ended "
+                f"('{own.log_path}' is its log). {self._directory.how_to_continue()}"
+            )
+        if not self._said_error:
+            print("\n".join(self._last_hidden), file=sys.stderr)  # noqa: T201
+        kept = self._directory.flower_log_path
+        where = f" Everything that Flower printed is in '{kept}'." if kept.is_file() else ""
+        raise RunError(
+            f"The run '{name}' did not finish; the lines above say why.{where} "
+            f"{self._directory.how_to_continue()}"
         )
 
-
-def _flwr() -> str:
-    return str(Path(sys.executable).with_name("flwr"))
-
-
-def _environment() -> dict[str, str]:
-    """Put this environment's programs on the path, which flwr starts by name; buffer nothing."""
-    here = str(Path(sys.executable).parent)
-    path = os.pathsep.join([here, os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    def _interrupt(self) -> None:
+        """End the run: for Flower, which would notice it in half a minute, and at once."""
+        self._screen.clear()
+        print("Stopping the run. Ctrl-C again leaves at once.", file=sys.stderr)  # noqa: T201
+        owner = self._directory.owner()
+        if owner is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(owner, signal.SIGINT)
+        try:
+            if self._run_id is not None:
+                subprocess.run(
+                    [program("flwr"), "stop", self._run_id],
+                    check=False,
+                    env=self._environment,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            ended = self._directory.wait_until_free(_STOP_SECONDS)
+        except KeyboardInterrupt:
+            ended = self._directory.owner() is None
+        if not ended:
+            print(  # noqa: T201
+                "The run has not ended yet: 'fedsplit runs' shows whether it has, 'fedsplit stop' "
+                "ends it with the project's SuperLink.",
+                file=sys.stderr,
+            )

@@ -55,6 +55,12 @@ class FileLock:
             os.close(descriptor)
         return None
 
+    def hand_to(self, pid: int) -> None:
+        """Leave the lock to a child process that has inherited `descriptor`, until it ends."""
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, str(pid).encode(), 0)
+        os.close(self.descriptor)
+
     def release(self) -> None:
         """Let others take it."""
         os.close(self.descriptor)

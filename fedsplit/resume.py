@@ -29,6 +29,7 @@ _MAY_CHANGE = (
     "patience",
     "connect-timeout",
     "round-timeout",
+    "console",
 )
 _MAY_CHANGE_SECTIONS = ("channel", "sinks")
 

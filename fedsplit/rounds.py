@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from logging import INFO
 
 from flwr.app import ArrayRecord, MetricRecord
-from flwr.common import log
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from fedsplit.experiment import Experiment, Outcome
 from fedsplit.models.split import SplitModel
 from fedsplit.results.best import is_over
 from fedsplit.resume import checkpoint_of
+from fedsplit.run_log import say
 from fedsplit.snapshot import Snapshot
 from strategies.base import FederatedStrategy
 from strategies.continued import Continued
@@ -97,10 +96,9 @@ class Rounds:
         """End the rounds, if the score has not improved for too long."""
         if self._is_over():
             patience, monitor = self._config.patience, self._config.monitor
-            log(
-                INFO,
-                "Stopped after round %d: %s has not improved for %d rounds (patience).",
-                *(server_round, monitor, patience),
+            say(
+                f"Stopped after round {server_round}: {monitor} has not improved for {patience} "
+                "rounds (patience)."
             )
             raise _StopEarlyError
 

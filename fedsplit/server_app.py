@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from logging import INFO, WARNING
 
 from flwr.app import Context
-from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
 from fedsplit.algorithms import strategy_class
@@ -28,6 +26,7 @@ from fedsplit.errors import FedSplitError
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.flower_internals import (
     call_at_exit,
+    log_without_colours,
     replace_dead_workers,
     report_before_cleanup,
     widen_simulation,
@@ -42,6 +41,7 @@ from fedsplit.references import reference_to
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import last_state
 from fedsplit.rounds import Rounds
+from fedsplit.run_log import run_log, warn
 from fedsplit.seeding import generator
 from fedsplit.split.local import Batch, PooledTraining
 from fedsplit.split.loss import balanced_weights
@@ -98,6 +98,7 @@ FLOWER = Engine("flower", open_grpc, widen_simulation, call_at_exit, AskingGrid)
 def main(grid: Grid, context: Context) -> None:
     """Run the app for ``flwr run``."""
     logging.getLogger("flwr").addFilter(_without_traceback)
+    log_without_colours()
     report_before_cleanup()
     replace_dead_workers()
     config = Config.from_flat(context.run_config, source="The run config")
@@ -130,7 +131,8 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
         If the run cannot start or cannot be finished.
     """
     saved = last_state(config)
-    with torch_threads(config.torch_threads), reading(config.data):
+    threads = torch_threads(config.torch_threads)
+    with run_log(config.console) as lines, threads, reading(config.data):
         run = secrets.token_hex(8)
         prepared = prepare(config, run=run)
         kind = strategy_class(config.strategy)
@@ -154,10 +156,10 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 class_counts=clients.class_counts,
                 num_validation=clients.num_validation,
                 engine=engine.name,
-                log=lambda line: log(INFO, line),
                 rounds_done=0 if saved is None else saved["round"],
             )
             directory = experiment.directory
+            lines.write_to(directory.log_path)
             engine.at_exit(partial(_end_in_order, directory, server))
             with closing(experiment), _saying_how_to_continue(directory):
                 strategy = kind(_context(config, prepared, clients, told, server, experiment))
@@ -174,14 +176,14 @@ def _saying_how_to_continue(directory: RunDirectory) -> Iterator[None]:
         error.args = (f"{error} {directory.how_to_continue()}",)
         raise
     except KeyboardInterrupt:
-        log(WARNING, "Interrupted. %s", directory.how_to_continue())
+        warn(f"Interrupted. {directory.how_to_continue()}")
         raise
 
 
 def _end_in_order(directory: RunDirectory, server: SplitServer | None) -> None:
     """Say what is kept, and release what the process holds; its threads end with it."""
     if directory.is_open:
-        log(WARNING, "Interrupted. %s", directory.how_to_continue())
+        warn(f"Interrupted. {directory.how_to_continue()}")
         if server is not None:
             server.close()
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from logging import INFO
 from typing import Self
 
 import torch
 from flwr.app import Message, RecordDict
-from flwr.common import log
 from flwr.serverapp import Grid
 
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.messages import CONFIG, DESCRIBE, Description, Instructions
+from fedsplit.run_log import say
 from fedsplit.seeding import generator
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import RoundReport, SplitServer
@@ -181,6 +180,6 @@ def _wait_for_nodes(grid: Grid, count: int, timeout: float) -> list[int]:
                 f'--federation-config "num-supernodes={count}" to flwr run, or use '
                 f"'fedsplit run . --num-clients {count}', which does so."
             )
-        log(INFO, "Waiting for SuperNodes: %d of %d connected", len(nodes), count)
+        say(f"Waiting for SuperNodes: {len(nodes)} of {count} connected")
         time.sleep(1.0)  # the grid has no way to wait for a node
     return nodes

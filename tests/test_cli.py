@@ -5,7 +5,9 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,13 +112,13 @@ def test_config_files(call: Call, tmp_path: Path) -> None:
 
     code, err = call("run", ".")
     assert code == 2
-    _assert_one_paragraph(err, "pyproject.toml", "Give the path")
+    _assert_one_paragraph(err, "There is no pyproject.toml of a Flower app", "fedsplit new DIR")
 
     for text in ("[tool.other]\n", "tool = 3\n"):
         (tmp_path / "pyproject.toml").write_text(text)
         code, err = call("run", ".")
         assert code == 2
-        _assert_one_paragraph(err, "has no [tool.flwr.app.config]", "Give the app's folder")
+        _assert_one_paragraph(err, "has no [tool.flwr.app]", "Give the app's folder")
 
 
 def test_the_files_of_a_run_and_of_a_comparison_are_told_apart(call: Call, tmp_path: Path) -> None:
@@ -222,13 +224,23 @@ def test_configs_that_cannot_be(call: Call, config_name: str) -> None:
     _assert_one_paragraph(err, config_name, "Give the path of a TOML file")
 
 
+def _taken(seen: list[Config]) -> Callable[[Config], SimpleNamespace]:
+    """Return an engine that only notes what it is to run."""
+
+    def run(config: Config) -> SimpleNamespace:
+        seen.append(config)
+        return SimpleNamespace(run_dir=Path("/runs/one"))
+
+    return run
+
+
 def test_built_in_names_go_before_folders(
     config: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import fedsplit.inprocess as engine
 
     seen: list[Config] = []
-    monkeypatch.setattr(engine, "run_in_process", seen.append)
+    monkeypatch.setattr(engine, "run_in_process", _taken(seen))
     for name in ("fashion-mini", "vit-nano"):
         (config.parent / name).mkdir()
     assert call("run", str(config), "--engine", "inprocess") == (0, "")
@@ -241,7 +253,7 @@ def test_settings_are_toml_or_text(
     import fedsplit.inprocess as engine
 
     seen: list[Config] = []
-    monkeypatch.setattr(engine, "run_in_process", seen.append)
+    monkeypatch.setattr(engine, "run_in_process", _taken(seen))
     settings = ["learning-rate=0.5", "run-name=a=b", 'device="cpu"', "model.pretrained=false"]
     settings += ["split_cut_layer=2", "data.image-column="]
     flags = [part for setting in settings for part in ("--set", setting)]
@@ -299,3 +311,51 @@ def test_a_port_in_use_is_a_failed_run() -> None:
             open_grpc(Host(), config)  # type: ignore[arg-type]
     assert caught.value.exit_code == 1
     assert hasattr(SplitServer, "max_frame_bytes")
+
+
+def test_quiet_shows_the_run_directory_only(
+    config: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fedsplit.inprocess as engine
+
+    seen: list[Config] = []
+    shown: list[object] = []
+    monkeypatch.setattr(engine, "run_in_process", _taken(seen))
+    monkeypatch.setattr("builtins.print", lambda *values, **_: shown.extend(values))
+    assert call("run", str(config), "--engine", "inprocess", "--quiet") == (0, "")
+    assert seen[0].console == "quiet"
+    assert shown == [Path("/runs/one")]
+    code, _ = call("run", str(config), "-q", "-v")
+    assert code == 2
+
+
+def test_a_dry_run_checks_everything_and_starts_nothing(
+    config: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: return before the images are looked at."""
+    import fedsplit.inprocess as engine
+
+    seen: list[Config] = []
+    monkeypatch.setattr(engine, "run_in_process", _taken(seen))
+    assert call("run", str(config), "--engine", "inprocess", "--dry-run") == (0, "")
+    code, err = call("run", str(config), "--dry-run", "--set", "num-clients=1000")
+    assert code == 2
+    _assert_one_paragraph(err, "1000 clients", "Lower")
+    assert seen == []
+    assert not (config.parent / "runs").exists()
+
+
+def test_an_empty_folder_runs_the_defaults_in_process(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Break it: take the app of another folder, such as fedsplit's own checkout."""
+    import fedsplit.inprocess as engine
+
+    seen: list[Config] = []
+    said: list[str] = []
+    monkeypatch.setattr(engine, "run_in_process", _taken(seen))
+    monkeypatch.setattr("builtins.print", lambda *values, **_: said.extend(map(str, values)))
+    assert call("run") == (0, "")
+    assert seen[0].num_clients == 10
+    assert Path(seen[0].output_dir) == tmp_path / "runs"
+    assert "run in this process. 'fedsplit new DIR' makes" in " ".join(said)

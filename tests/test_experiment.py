@@ -16,8 +16,17 @@ from fedsplit.preparation import prepare
 from fedsplit.split.phases import Purpose
 
 
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said and noted."""
+    found: list[str] = []
+    monkeypatch.setattr("fedsplit.experiment.say", found.append)
+    monkeypatch.setattr("fedsplit.experiment.note", found.append)
+    return found
+
+
 def _experiment(
-    tiny: dict[str, object], lines: list[str], *, split: bool, class_names: Sequence[str] = ()
+    tiny: dict[str, object], *, split: bool, class_names: Sequence[str] = ()
 ) -> Experiment:
     strategy = "sflv1" if split else "full"
     config = Config.load(tiny, {"run-name": "one", "strategy": strategy})
@@ -28,13 +37,13 @@ def _experiment(
         class_counts={0: [3] * 10, 1: [1] * 10},
         num_validation=4,
         engine="test",
-        log=lines.append,
     )
 
 
-def test_the_sizes_of_all_splits_are_shown_and_in_the_summary(tiny: dict[str, object]) -> None:
-    lines: list[str] = []
-    experiment = _experiment(tiny, lines, split=True)
+def test_the_sizes_of_all_splits_are_shown_and_in_the_summary(
+    tiny: dict[str, object], lines: list[str]
+) -> None:
+    experiment = _experiment(tiny, split=True)
     assert "Images: 40 to train, 4 to validate, 50 to test" in lines
     assert "5,840 more are not used (data.max-train-samples)" in lines
     assert "950 more are not used (data.max-test-samples)" in lines
@@ -44,15 +53,14 @@ def test_the_sizes_of_all_splits_are_shown_and_in_the_summary(tiny: dict[str, ob
 
 
 def test_clients_get_the_bottom_or_the_whole(tiny: dict[str, object], tmp_path: Path) -> None:
-    bottom = _experiment(tiny, [], split=True).initial_state()
-    whole = _experiment({**tiny, "output-dir": str(tmp_path / "b")}, [], split=False)
+    bottom = _experiment(tiny, split=True).initial_state()
+    whole = _experiment({**tiny, "output-dir": str(tmp_path / "b")}, split=False)
     assert {name.split(".")[1] for name in bottom} == {"embeddings"}
     assert set(bottom) < set(whole.initial_state())
 
 
-def test_scores_are_of_the_weights_given(tiny: dict[str, object]) -> None:
-    lines: list[str] = []
-    experiment = _experiment(tiny, lines, split=False)
+def test_scores_are_of_the_weights_given(tiny: dict[str, object], lines: list[str]) -> None:
+    experiment = _experiment(tiny, split=False)
     state = {name: torch.zeros_like(tensor) for name, tensor in experiment.initial_state().items()}
     state["classifier.bias"][3] = 5.0  # always class 3, of ten equal classes
 
@@ -73,13 +81,12 @@ def test_scores_are_of_the_weights_given(tiny: dict[str, object]) -> None:
 
 
 def test_any_class_names_can_be_drawn(
-    tiny: dict[str, object], caplog: pytest.LogCaptureFixture
+    tiny: dict[str, object], lines: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["$5", "a$b$c_", r"$\frac$", "猫", "שלום", "line\nbreak", "\udce9", "8", "9", "10"]
-    lines: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _experiment(tiny, lines, split=True, class_names=names)
+        _experiment(tiny, split=True, class_names=names)
     assert caplog.records == []
     directory = Path(str(tiny["output-dir"])) / "one"
     assert (directory / "shards.png").stat().st_size > 5000
@@ -91,6 +98,7 @@ def test_any_class_names_can_be_drawn(
 
 def test_a_picture_that_cannot_be_drawn_is_a_warning(
     tiny: dict[str, object],
+    lines: list[str],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -98,8 +106,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(
         raise OSError("disk full")
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fail)
-    lines: list[str] = []
-    experiment = _experiment(tiny, lines, split=False)
+    experiment = _experiment(tiny, split=False)
     experiment.evaluate(0, [experiment.initial_state()])
     experiment.evaluate(1, [experiment.initial_state()])
     outcome = experiment.finish(experiment.model())

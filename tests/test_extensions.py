@@ -108,7 +108,7 @@ def test_a_metric_of_each_client_reaches_rows_summary_table_and_report(
     assert len(norms) == 2
     assert all(1.0 < norm < 1000.0 for norm in norms)
     assert result.summary["smashed_norm"] == norms[-1]
-    assert measured.NORM.label in results_table(result.rounds, result.summary)
+    assert measured.NORM.label in results_table(result.summary)
     pages = {path.suffix: path.read_text() for path in write_report(result.run_dir)}
     for page in pages.values():
         assert measured.NORM.label in page

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +50,51 @@ from pathlib import Path
 
 record = Path({record!r})
 calls = json.loads(record.read_text()) if record.exists() else []
-called = {{"arguments": sys.argv[1:], "path": os.environ["PATH"]}}
+called = {{"arguments": sys.argv[1:], "home": os.environ.get("FLWR_HOME")}}
 if sys.argv[1] == "run":
-    called["values"] = tomllib.loads(Path(sys.argv[5]).read_text(encoding="utf-8"))
+    given = Path(sys.argv[sys.argv.index("--run-config") + 1])
+    called["values"] = tomllib.loads(given.read_text(encoding="utf-8"))
     run_dir = Path(called["values"]["output-dir"]) / called["values"]["run-name"]
     run_dir.mkdir(parents=True)
+    (run_dir / "config.toml").write_text("")
     if {summary}:
         (run_dir / "summary.json").write_text("{{}}")
 record.write_text(json.dumps([*calls, called]))
+print("Using SuperLink: project")
 print("Successfully started run 77", flush=True)
+for line in {lines!r}:
+    print(line)
 if sys.argv[1] == "run" and {endless}:
     time.sleep(60)
 sys.exit({status})
 """
+
+
+class _SuperLink:
+    """Stands in for the SuperLink of a project."""
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self.log_path = project / "superlink.log"
+        self.said: list[str] = []
+        self.alive = True
+
+    def begin(self) -> bool:
+        self.said.append("begin")
+        return True
+
+    def wait(self) -> None:
+        self.said.append("wait")
+
+    def end(self) -> bool:
+        self.said.append("end")
+        return True
+
+    def pid(self) -> int | None:
+        return 7 if self.alive else None
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "FLWR_HOME": "the project's"}
 
 
 class _Flwr:
@@ -75,6 +108,7 @@ class _Flwr:
         status: int = 0,
         summary: bool = True,
         endless: bool = False,
+        lines: Sequence[str] = (),
     ) -> None:
         self.record = folder / "calls.json"
         program = folder / "flwr"
@@ -84,10 +118,17 @@ class _Flwr:
             summary=summary,
             status=status,
             endless=endless,
+            lines=list(lines),
         )
         program.write_text(text, encoding="utf-8")
         program.chmod(0o755)
-        monkeypatch.setattr(flower_run, "_flwr", lambda: str(program))
+        monkeypatch.setattr(flower_run, "program", lambda name: str(folder / name))
+        self.superlinks: list[_SuperLink] = []
+        monkeypatch.setattr(flower_run, "SuperLink", self._superlink)
+
+    def _superlink(self, project: Path) -> _SuperLink:
+        self.superlinks.append(_SuperLink(project))
+        return self.superlinks[-1]
 
     @property
     def calls(self) -> list[dict[str, Any]]:
@@ -101,7 +142,7 @@ def test_the_command_is_flwr_run(
     tmp_path: Path,
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
-    flwr = _Flwr(monkeypatch, tmp_path)
+    flwr = _Flwr(monkeypatch, tmp_path, lines=["Run directory: \u20ac"])
     config = Config.load(tiny)
     run_with_flower(config, app_dir=tmp_path)
 
@@ -112,12 +153,13 @@ def test_the_command_is_flwr_run(
         *("--run-config", arguments[4], "--federation-config"),
         "num-supernodes=4 client-resources-num-cpus=1 init-args-num-cpus=2",
     ]
-    assert called["path"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert called["home"] == "the project's"
+    assert flwr.superlinks[0].said == ["begin", "wait"]
     assert not Path(arguments[4]).parent.exists()
     sent = Config.from_flat(called["values"])
     assert sent.run_name.startswith("sflv1-fashion-mini-")
     assert sent == Config.load(config, {"run-name": sent.run_name})
-    assert b"Successfully started run 77\n" in capfdbinary.readouterr().out
+    assert capfdbinary.readouterr().out == b"Run directory: \xe2\x82\xac\n"
 
 
 @pytest.mark.parametrize(("status", "summary"), [(1, True), (0, False)])
@@ -129,7 +171,7 @@ def test_a_run_that_did_not_finish_is_an_error(
     summary: bool,
 ) -> None:
     _Flwr(monkeypatch, tmp_path, status=status, summary=summary)
-    with pytest.raises(RunError, match=r"'lost' did not finish.*flwr log.*runs/lost") as caught:
+    with pytest.raises(RunError, match=r"'lost' did not finish.*runs/lost") as caught:
         run_with_flower(Config.load(tiny, {"run-name": "lost"}), app_dir=Path())
     assert caught.value.exit_code == 1
 
@@ -182,3 +224,62 @@ def test_what_cannot_run_does_not_start_flower(
     with pytest.raises(ConfigError, match="client 2 has nothing to train on"):
         run_with_flower(config, app_dir=Path())
     assert flwr.calls == []
+    assert flwr.superlinks[0].said == ["begin", "end"]
+
+
+LINES = [
+    "\x1b[92mINFO \x1b[0m:      [ROUND 1/3]",
+    "\x1b[93mWARNING \x1b[0m:   Since flwr 1.32, default simulated SuperNodes changed.",
+    "\x1b[36m(ClientAppActor pid=9)\x1b[0m something that a client printed",
+    "  1/3  0.5",
+    "Warning: client 3 failed",
+    "\x1b[91mERROR \x1b[0m:     the app is wrong",
+    "printed by the app",
+]
+
+
+@pytest.mark.parametrize(
+    ("console", "shown"),
+    [
+        ("normal", [*LINES[3:5], "Error: the app is wrong", LINES[6]]),
+        ("quiet", [LINES[4], "Error: the app is wrong"]),
+    ],
+)
+def test_flowers_own_lines_go_to_a_file(
+    tiny: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    console: str,
+    shown: list[str],
+) -> None:
+    """Break it: show every line, or keep the errors back."""
+    _Flwr(monkeypatch, tmp_path, lines=LINES)
+    config = Config.load(tiny, {"run-name": "one", "console": console})
+    run_dir = run_with_flower(config, app_dir=tmp_path)
+    assert capfd.readouterr().out.splitlines() == shown
+    kept = (run_dir / "flower.txt").read_text(encoding="utf-8").splitlines()
+    assert kept[:2] == ["Using SuperLink: project", "Successfully started run 77"]
+    assert kept[2] == "INFO :      [ROUND 1/3]"
+    assert len(kept) == 2 + len(LINES)
+
+
+def test_a_superlink_that_dies_is_named(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Break it: only say that the run did not finish."""
+    _Flwr(monkeypatch, tmp_path, status=1)
+    monkeypatch.setattr(_SuperLink, "pid", lambda self: None)
+    with pytest.raises(
+        RunError, match=r"because the project's SuperLink has ended.*superlink\.log"
+    ):
+        run_with_flower(Config.load(tiny), app_dir=tmp_path)
+
+
+def test_a_connection_of_flowers_configuration_is_used_as_it_is(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flwr = _Flwr(monkeypatch, tmp_path)
+    run_with_flower(Config.load(tiny), app_dir=tmp_path, superlink="site")
+    assert flwr.calls[0]["arguments"][:4] == ["run", str(tmp_path), "site", "--stream"]
+    assert flwr.superlinks == []

@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {
         "fedsplit.interruption",
         "fedsplit.locks",
+        "fedsplit.screen",
         "fedsplit.boundary",
         "fedsplit.cache",
         "fedsplit.devices",
@@ -37,7 +38,7 @@ LAYERS: list[set[str]] = [
         "fedsplit.flower_internals",
         "fedsplit.messages",
     },
-    {"fedsplit.config", "fedsplit.scratch"},
+    {"fedsplit.config", "fedsplit.scratch", "fedsplit.run_log", "fedsplit.superlink"},
     {"fedsplit.links"},
     {"fedsplit.data", "fedsplit.models"},
     {"fedsplit.initial_model"},
@@ -54,7 +55,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.rounds", "fedsplit.inputs"},
     {"fedsplit.client_app", "fedsplit.server_app"},
     {"fedsplit.inprocess", "fedsplit.flower_run"},
-    {"fedsplit.compare"},
+    {"fedsplit.compare", "fedsplit.app_project", "fedsplit.new"},
     {"fedsplit.cli"},
     {"fedsplit.__main__"},
 ]
@@ -95,7 +96,7 @@ HOMES = {
     "peft": ("fedsplit.models.trainable",),
     "datasets": ("fedsplit.data.",),
     "grpc": ("fedsplit.channel.grpc", "fedsplit.channel.grpc_stream"),
-    "typer": ("fedsplit.cli", "fedsplit.plan.command"),
+    "typer": ("fedsplit.cli.", "fedsplit.plan.command"),
     "pydantic": ("fedsplit.config.", "fedsplit.compare.config", "fedsplit.messages"),
     "pickle": (),
 }

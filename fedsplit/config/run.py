@@ -157,6 +157,10 @@ class Config(Section):
     run_name: str = Field(
         "", description="name of the run directory; empty = strategy, data set and time"
     )
+    console: Literal["quiet", "normal", "verbose"] = Field(
+        "normal",
+        description="what a run shows: only warnings, a line for each round, or Flower's lines too",
+    )
     resume: str = Field(
         "",
         description="run directory whose run continues; set by `fedsplit run --resume`, which "

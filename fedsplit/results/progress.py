@@ -6,25 +6,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedsplit.fields import fields_shown_in
-from fedsplit.results.text import NOTHING, fixed, megabytes, minutes, shown
+from fedsplit.fields import BuiltIn, fields_shown_in, traffic_fields
+from fedsplit.results.text import NOTHING, duration, fixed, minutes, shown
+from fedsplit.screen import progress_line
 
 _HEADER_EVERY_ROUNDS = 20
 _SECONDS_BETWEEN_LINES = 5.0
 _ROUNDS_TO_ESTIMATE_FROM = 5
 
 _SCORES = tuple(field for field in fields_shown_in("log") if field.form == "score")
-_BYTES = tuple(field for field in fields_shown_in("log") if field.unit == "B")
-# A column is as wide as its name, or as the values that it has to hold.
-_COLUMNS = {
-    "round": 5,
-    **{field.short_label: 7 for field in _SCORES},
-    "ok/failed": 9,
-    **{f"{field.short_label} MB": 9 for field in _BYTES},
-    "samples/s": 9,
-    "seconds": 7,
-    "left": 7,
-}
 
 
 class Progress:
@@ -44,9 +34,7 @@ class Progress:
         self, log: Callable[[str], None], clock: Callable[[], float], num_rounds: int
     ) -> None:
         self._log = log
-        counter = len(f"{num_rounds}/{num_rounds}")
-        widths = [max(len(name), width) for name, width in _COLUMNS.items()]
-        self._widths = [max(counter, widths[0]), *widths[1:]]
+        self._round_columns = max(5, len(f"{num_rounds}/{num_rounds}"))
         self._clock = clock
         self._num_rounds = num_rounds
         self._last_seconds: deque[float] = deque(maxlen=_ROUNDS_TO_ESTIMATE_FROM)
@@ -75,41 +63,58 @@ class Progress:
         self._last_line = now
         left = (now - self._doing_since) / done * (total - done)
         in_words = f"{left:.0f} s" if left < 60 else minutes(left)
-        self._log(f"  {done}/{total} clients done, {in_words} left in this round's {doing}")
+        self._log(progress_line(done, total, in_words, doing))
 
-    def round_done(self, row: Mapping[str, Any]) -> None:
-        """Log the line of a round, with the header above every 20th."""
+    def round_done(self, row: Mapping[str, Any], *, split: bool) -> None:
+        """Log the line of a round, with the header above every 20th.
+
+        Parameters
+        ----------
+        row : Mapping[str, Any]
+            The round.
+        split : bool
+            Whether it shows the bytes at the cut, or those of synchronised weights.
+        """
         self._last_seconds.append(row["round_seconds"])
+        traffic = traffic_fields("cut" if split else "sync")
         if self._lines % _HEADER_EVERY_ROUNDS == 0:
-            self._line(list(_COLUMNS))
+            self._header(traffic)
         self._lines += 1
         rounds_left = self._num_rounds - row["round"]
         mean_seconds = sum(self._last_seconds) / len(self._last_seconds)
         self._line(
-            [
-                f"{row['round']}/{self._num_rounds}",
-                *(shown(field, row[field.key]) for field in _SCORES),
-                _ok_and_failed(row),
-                *(megabytes(row[field.key]) for field in _BYTES),
-                _samples_per_second(row),
-                fixed(row["round_seconds"], 1),
-                minutes(mean_seconds * rounds_left),
-            ]
+            f"{row['round']}/{self._num_rounds}",
+            [fixed(row[field.key], 4) for field in _SCORES],
+            _failed(row),
+            [shown(field, row[field.key]) for field in traffic],
+            [duration(row["round_seconds"]), duration(mean_seconds * rounds_left)],
         )
 
-    def _line(self, cells: list[str]) -> None:
-        pairs = zip(cells, self._widths, strict=True)
-        self._log("  ".join(cell.rjust(width) for cell, width in pairs))
+    def _header(self, traffic: Sequence[BuiltIn]) -> None:
+        for line, part in enumerate(("", "round")):
+            self._line(
+                part,
+                [_lines_of(field)[line] for field in _SCORES],
+                ("", "failed")[line],
+                [_lines_of(field)[line] for field in traffic],
+                [("", "time"), ("time", "left")][line],
+            )
+
+    def _line(self, *groups: str | Sequence[str]) -> None:
+        """Log a line of a counter, scores, failed clients, bytes and times."""
+        counter, scores, failed, traffic, times = groups
+        cells = [str(counter).rjust(self._round_columns)]
+        cells += [text.rjust(7 if number == 0 else 6) for number, text in enumerate(scores)]
+        cells += [str(failed).rjust(6), *(text.rjust(7) for text in traffic)]
+        cells += [times[0].rjust(8), times[1].rjust(9)]
+        self._log("  ".join(cells))
 
 
-def _ok_and_failed(row: Mapping[str, Any]) -> str:
-    if row["num_participants"] is None:
-        return NOTHING
-    failed = len(row["failed_clients"])
-    return f"{row['num_participants'] - failed}/{failed}"
+def _lines_of(field: BuiltIn) -> tuple[str, str]:
+    """Return the short label in two lines."""
+    first, _, last = field.short_label.rpartition(" ")
+    return first, last
 
 
-def _samples_per_second(row: Mapping[str, Any]) -> str:
-    if not row["num_examples"] or not row["train_seconds"]:
-        return NOTHING
-    return fixed(row["num_examples"] / row["train_seconds"], 0)
+def _failed(row: Mapping[str, Any]) -> str:
+    return NOTHING if row["num_participants"] is None else str(len(row["failed_clients"]))

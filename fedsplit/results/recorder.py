@@ -153,7 +153,8 @@ class Recorder:
         assert isinstance(written, dict)
         self._run_directory.append_round(written)
         self.rows.append(written)
-        self._progress.round_done(row)  # as reported: a loss of nan shows as nan
+        split = self._facts["cut_layer"] is not None
+        self._progress.round_done(row, split=split)  # as reported: a loss of nan shows as nan
         self._begin_round()
         return written
 

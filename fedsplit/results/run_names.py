@@ -22,13 +22,19 @@ def free_name(config: Config) -> str:
 
 def names(config: Config) -> Iterator[str]:
     """Yield the names that a run without a ``run-name`` tries."""
-    base = f"{config.strategy}-{_dataset_word(config.data.name)}-{_timestamp()}"
+    base = f"{_strategy_word(config.strategy)}-{_dataset_word(config.data.name)}-{_timestamp()}"
     yield base
     yield from (f"{base}-{number}" for number in itertools.count(2))
 
 
 def _timestamp() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
+
+
+def _strategy_word(name: str) -> str:
+    """Return a strategy's name; of one's own, its package and class."""
+    module, _, own = name.rpartition(":")
+    return f"{module.partition('.')[0]}.{own}" if module else name
 
 
 def _dataset_word(name: str) -> str:

@@ -44,6 +44,16 @@ class RunPaths:
         return self.path / "summary.json"
 
     @property
+    def log_path(self) -> Path:
+        """The path of the run's log."""
+        return self.path / "log.txt"
+
+    @property
+    def flower_log_path(self) -> Path:
+        """The path of what Flower and Ray have printed, if ``fedsplit run`` used them."""
+        return self.path / "flower.txt"
+
+    @property
     def start_path(self) -> Path:
         """The path of what was known before the first round."""
         return self.path / "start.json"

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from io import StringIO
 from typing import Any
 
-from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from fedsplit.fields import (
-    FIELDS,
-    BuiltIn,
-    Purpose,
-    as_number,
-    declared_in,
-    fields_shown_in,
-    traffic_fields,
-)
+from fedsplit.fields import FIELDS, Purpose, declared_in, traffic_fields
 from fedsplit.names import printable
 from fedsplit.results.summary import what_ran
 from fedsplit.results.text import counted, duration, fixed, shown
 
-WIDTH_COLUMNS = 100
-_ALL_ROUNDS_UP_TO = 15
+WIDTH_COLUMNS = 80
 _LABEL_COLUMNS = 16
 _PURPOSES: Mapping[str, Purpose] = {
     "Cut traffic": "cut",
@@ -33,68 +23,35 @@ _PURPOSES: Mapping[str, Purpose] = {
 }
 _OVER_ROUNDS = {"last": "last round", "mean": "mean over rounds", "sum": "sum over rounds"}
 
-Row = Mapping[str, Any]
 
-
-def results_table(rows: Sequence[Row], summary: Mapping[str, Any]) -> str:
-    """Return the results of a run as lines of at most 100 columns.
+def results_table(summary: Mapping[str, Any]) -> str:
+    """Return the results of a run as lines of at most 80 columns, for the end of its log.
 
     Only the path of the run directory may be longer, because it must stay in one piece.
 
     Parameters
     ----------
-    rows : Sequence[Row]
-        The rounds (see `fedsplit.fields.ROUND_FIELDS`). If there are more than 15, only some are
-        shown: the first, the best, the last, and evenly spaced ones.
     summary : Mapping[str, Any]
         The run's summary (see `fedsplit.results.summary.summarise`).
     """
-    chosen = _chosen(rows, summary["best_round"])
-    parts: list[RenderableType] = [_title(summary)]
-    parts += [_rounds(chosen, summary)] if chosen else [""]
-    lines = "\n".join(_text(part) for part in [*parts, _block(summary)])
+    lines = "\n".join(_text(part) for part in ("", _title(summary), "", _block(summary)))
     return f"{lines}\n  {'Run directory':{_LABEL_COLUMNS}} {printable(summary['run_directory'])}"
 
 
-def _chosen(rows: Sequence[Row], best_round: int | None) -> list[Row]:
-    if len(rows) <= _ALL_ROUNDS_UP_TO:
-        return list(rows)
-    every = next(
-        step * 10**power
-        for power in range(1000)
-        for step in (1, 2, 5)
-        if len(rows) / (step * 10**power) <= _ALL_ROUNDS_UP_TO - 3
-    )
-    ends = {rows[0]["round"], best_round, rows[-1]["round"]}
-    return [row for row in rows if row["round"] in ends or row["round"] % every == 0]
-
-
-def _rounds(rows: Sequence[Row], summary: Mapping[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    unsplit = summary["cut_layer"] is None
-    columns = [
-        field
-        for field in fields_shown_in("table")
-        if not (unsplit and field in traffic_fields("cut"))
-    ]
-    for field in columns:
-        table.add_column(_heading(field), justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(row, field, summary["best_round"]) for field in columns))
-    return table
-
-
-def _heading(field: BuiltIn) -> str:
-    """Return the short label in two lines."""
-    first, _, last = field.short_label.rpartition(" ")
-    return f"{first}\n{last}"
-
-
-def _cell(row: Row, field: BuiltIn, best_round: int | None) -> str:
-    text = shown(field, as_number(row[field.key]))
-    if field.key != "test_accuracy":
-        return text
-    return text + ("*" if row["round"] == best_round else " ")
+def faults_of(summary: Mapping[str, Any]) -> list[str]:
+    """Return what must not be overlooked in the results: that the training has diverged."""
+    loss, before = summary["final_loss"], summary["initial_loss"]
+    if not summary["finished_rounds"] or before is None:
+        return []
+    remedy = "Try a lower learning-rate, warmup-rounds, or clip-norm."
+    if loss is None:
+        return [f"The training has diverged: the last test loss is not a finite number. {remedy}"]
+    if loss > before and summary["final_accuracy"] <= summary["initial_accuracy"]:
+        return [
+            f"The training has diverged: the test loss is {fixed(loss, 4)} after the last round, "
+            f"and was {fixed(before, 4)} before training. {remedy}"
+        ]
+    return []
 
 
 def _block(summary: Mapping[str, Any]) -> Table:

@@ -1,0 +1,172 @@
+"""The folder of a Flower app, and what is wrong with its pyproject.toml.
+
+Flower reports a mistake in it with a code, when the run has started. Here it is named before.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from fedsplit.config import Config, read_toml
+from fedsplit.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AppProject:
+    """The folder of a Flower app, with the content of its pyproject.toml.
+
+    Attributes
+    ----------
+    folder : Path
+        Absolute.
+    content : Mapping[str, object]
+        What pyproject.toml says.
+    """
+
+    folder: Path
+    content: Mapping[str, object]
+
+    @classmethod
+    def find(cls, start: Path, *, or_own: bool = False) -> Self | None:
+        """Return the app at or above a folder, or None.
+
+        Parameters
+        ----------
+        start : Path
+            Where to look first.
+        or_own : bool
+            Whether to take the app of fedsplit's checkout, if that is installed, instead of None.
+
+        Raises
+        ------
+        ConfigError
+            If a pyproject.toml on the way is not TOML.
+        """
+        start = start.expanduser().resolve()
+        own = [Path(__file__).parents[1]] if or_own else []
+        for folder in (start, *start.parents, *own):
+            path = folder / "pyproject.toml"
+            if path.is_file():
+                found = cls(folder, read_toml(path))
+                if found._table("tool", "flwr", "app") is not None:
+                    return found
+        return None
+
+    def make_importable(self) -> None:
+        """Let this process import the app's modules, as the processes of its runs do."""
+        if str(self.folder) not in sys.path:
+            sys.path.insert(0, str(self.folder))
+
+    @property
+    def path(self) -> Path:
+        """Its pyproject.toml."""
+        return self.folder / "pyproject.toml"
+
+    def values(self) -> Mapping[str, object]:
+        """Return the app's config: every key with its default.
+
+        Raises
+        ------
+        ConfigError
+            If it has none.
+        """
+        values = self._table("tool", "flwr", "app", "config")
+        if values is None:
+            raise ConfigError(
+                f"'{self.path}' has no [tool.flwr.app.config]: Flower accepts no key that is not "
+                "there. Copy the table from an app that 'fedsplit new' makes."
+            )
+        return values
+
+    def check(self) -> None:
+        """Refuse what Flower would refuse later.
+
+        Raises
+        ------
+        ConfigError
+            With everything that is wrong.
+        """
+        given = Config.load(self.values()).to_flat()
+        known = _flat(self.values())
+        missing = [f"{key} = {json.dumps(given[key])}" for key in given if key not in known]
+        faults = [
+            *self._missing("name", "project"),
+            *self._missing("version", "project"),
+            *self._missing("publisher", "tool", "flwr", "app"),
+            *self._faults_of_component("serverapp"),
+            *self._faults_of_component("clientapp"),
+            *self._faults_of_includes(),
+            *self._hidden_packages(),
+        ]
+        if missing:
+            faults.append(
+                "[tool.flwr.app.config] lacks keys, without which Flower refuses them. Add "
+                + ", ".join(missing)
+            )
+        if faults:
+            raise ConfigError(f"'{self.path}' cannot run: {'; '.join(faults)}.")
+
+    def _table(self, *names: str) -> Mapping[str, object] | None:
+        found: object = self.content
+        for name in names:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found if isinstance(found, Mapping) else None
+
+    def _missing(self, key: str, *table: str) -> list[str]:
+        value = (self._table(*table) or {}).get(key)
+        if isinstance(value, str) and value:
+            return []
+        return [f"[{'.'.join(table)}] has no {key}"]
+
+    def _faults_of_component(self, name: str) -> list[str]:
+        """Return why a component cannot be loaded: it is looked for, and not imported."""
+        components = self._table("tool", "flwr", "app", "components") or {}
+        value = components.get(name)
+        module, colon, attribute = value.partition(":") if isinstance(value, str) else ("", "", "")
+        if not (module and colon and attribute):
+            return [
+                f"[tool.flwr.app.components] has {name} = {value!r}; it must be module:name, such "
+                f'as "fedsplit.{name.replace("app", "_app")}:app"'
+            ]
+        sys.path.insert(0, str(self.folder))
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except (ImportError, ValueError):
+            found = False
+        finally:
+            sys.path.remove(str(self.folder))
+        return [] if found else [f"{name} = '{value}': there is no module '{module}'"]
+
+    def _faults_of_includes(self) -> list[str]:
+        """Return which patterns match nothing: Flower refuses the whole app for one."""
+        patterns = (self._table("tool", "flwr", "app") or {}).get("fab-include", [])
+        if not isinstance(patterns, list):
+            return [f"fab-include = {patterns!r} must be a list of patterns"]
+        return [
+            f"fab-include has '{pattern}', which matches no file"
+            for pattern in patterns
+            if not any(self.folder.glob(str(pattern)))
+        ]
+
+    def _hidden_packages(self) -> list[str]:
+        """Return which packages of fedsplit the app's own folders would hide in every process."""
+        return [
+            f"its '{name}' would hide the package '{name}' of fedsplit: rename it"
+            for name in ("fedsplit", "strategies")
+            for path in (self.folder / name, self.folder / f"{name}.py")
+            if path.exists() and self.folder != Path(__file__).parents[1]
+        ]
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> set[str]:
+    keys: set[str] = set()
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        keys |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name}
+    return keys

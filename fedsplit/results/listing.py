@@ -1,0 +1,116 @@
+"""The runs in a folder: ``fedsplit runs``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fedsplit.config import Config
+from fedsplit.errors import ConfigError
+from fedsplit.names import local_directory, printable
+from fedsplit.results.run_directory import RunDirectory
+from fedsplit.results.text import NOTHING, fixed
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """One run.
+
+    Attributes
+    ----------
+    path : Path
+        Its directory.
+    state : str
+        ``running``, ``finished``, or ``interrupted``: no process makes it, and it has no summary.
+    rounds : str
+        How many of how many are done.
+    accuracy : float | None
+        After the last of them, on the test images.
+    strategy : str
+        By name.
+    """
+
+    path: Path
+    state: str
+    rounds: str
+    accuracy: float | None
+    strategy: str
+
+
+def list_runs(folder: Path) -> list[ListedRun]:
+    """Return the runs in a folder and its sub-folders, the newest last.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such folder.
+    """
+    if local_directory(folder) is None:
+        raise ConfigError(
+            f"There is no folder '{folder}'. Give the output-dir of runs: fedsplit runs DIR"
+        )
+    configs = [path for path in folder.rglob("config.toml") if not _inside_a_run(path, folder)]
+    configs.sort(key=lambda path: path.stat().st_mtime)
+    found = (_listed(RunDirectory(path.parent)) for path in configs)
+    return [run for run in found if run is not None]
+
+
+def runs_table(runs: list[ListedRun], folder: Path) -> str:
+    """Return the runs as a table; only the names of directories make it wider than 80 columns."""
+    if not runs:
+        return f"No runs in '{folder}'."
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("state", "strategy", "rounds", "accuracy", "run directory"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "accuracy" else "left")
+    for run in runs:
+        where = printable(str(run.path))
+        table.add_row(run.state, run.strategy, run.rounds, _accuracy(run.accuracy), where)
+    file = StringIO()
+    width = max(80, 50 + max(len(str(run.path)) for run in runs))
+    Console(file=file, width=width, color_system=None, markup=False, emoji=False).print(table)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def _accuracy(value: float | None) -> str:
+    return NOTHING if value is None else fixed(value, 4)
+
+
+def _inside_a_run(path: Path, folder: Path) -> bool:
+    """Return whether a config.toml is part of a saved model, and not that of a run."""
+    above = path.parent.parent
+    return folder in above.parents and (above / "rounds.jsonl").is_file()
+
+
+def _listed(directory: RunDirectory) -> ListedRun | None:
+    try:
+        config = Config.load(directory.config_path)
+    except ConfigError:
+        return None  # another program's config.toml
+    rows = _rows(directory)
+    if directory.owner() is not None:
+        state = "running"
+    else:
+        state = "finished" if directory.summary_path.is_file() else "interrupted"
+    return ListedRun(
+        path=directory.path,
+        state=state,
+        rounds=f"{len(rows)}/{config.num_server_rounds}",
+        accuracy=rows[-1]["test_accuracy"] if rows else None,
+        strategy=config.strategy,
+    )
+
+
+def _rows(directory: RunDirectory) -> list[dict[str, Any]]:
+    """Return the whole lines of rounds.jsonl: the last may be one that is being written."""
+    try:
+        lines = directory.rounds_path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,162 @@
+"""Where the lines of a run go: what a person reads on the console, everything to ``log.txt``.
+
+Lines for the person are records of the logger ``fedsplit.run``. Flower's loop logs ten more for
+each round; they are on the console only if ``console`` is ``verbose``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal, TextIO
+
+from fedsplit.screen import Screen
+
+Verbosity = Literal["quiet", "normal", "verbose"]
+
+_run = logging.getLogger("fedsplit.run")
+_house = logging.getLogger("fedsplit")
+_flower = logging.getLogger("flwr")
+_LEVELS = {"quiet": logging.WARNING, "normal": logging.INFO, "verbose": logging.DEBUG}
+_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+
+
+def say(line: str) -> None:
+    """Tell the person who made the run, and its log."""
+    _run.info("%s", line)
+
+
+def note(line: str) -> None:
+    """Tell the run's log, and the person only if the console is verbose."""
+    _run.debug("%s", line)
+
+
+def warn(text: str) -> None:
+    """Warn the person who made the run, also if the console is quiet."""
+    _run.warning("%s", text)
+
+
+class _OnScreen(logging.Handler):
+    """Shows lines as they are, and warnings as such."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+            if record.levelno < logging.WARNING:
+                self._screen.show(text)
+            else:
+                self._screen.clear()
+                print(f"{record.levelname.capitalize()}: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        except Exception:
+            self.handleError(record)
+
+
+class _InFile(logging.Handler):
+    """Writes records to a file that may not exist yet, and keeps them until it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(_FORMAT, "%Y-%m-%d %H:%M:%S"))
+        self._kept: list[logging.LogRecord] = []
+        self._file: TextIO | None = None
+        self._fault: OSError | None = None
+
+    def open(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        for record in self._kept:
+            self.emit(record)
+        self._kept.clear()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._file is None:
+            self._kept.append(record)
+        elif self._fault is None:
+            try:
+                self._file.write(f"{self.format(record)}\n")
+            except OSError as error:  # what else the run cannot write then ends it
+                self._fault = error
+                print(f"Warning: log.txt ends here: {error}.", file=sys.stderr)  # noqa: T201
+
+    def close(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):  # such as a full disk, which `emit` has reported
+                self._file.close()
+        super().close()
+
+
+class RunLog:
+    """The open log of a run.
+
+    Parameters
+    ----------
+    file : _InFile
+        Receives everything.
+    """
+
+    def __init__(self, file: _InFile) -> None:
+        self._file = file
+
+    def write_to(self, path: Path) -> None:
+        """Append everything from the beginning of the run to a file.
+
+        Raises
+        ------
+        OSError
+            If it cannot be opened.
+        """
+        self._file.open(path)
+
+
+@contextmanager
+def run_log(verbosity: Verbosity) -> Iterator[RunLog]:
+    """Show and keep the lines of one run; leave all loggers as they were.
+
+    Parameters
+    ----------
+    verbosity : Verbosity
+        The key ``console``: quiet shows warnings only, verbose shows Flower's lines too.
+    """
+    screen, in_file = Screen(), _InFile()
+    lines, warnings = _OnScreen(screen), _OnScreen(screen)
+    lines.setLevel(_LEVELS[verbosity])
+    warnings.setLevel(logging.WARNING)
+    handlers: dict[logging.Logger, list[logging.Handler]] = {
+        _run: [lines, in_file],
+        # Who has set up logging gets these in that way.
+        _house: [in_file] if logging.getLogger().handlers else [warnings, in_file],
+        _flower: [in_file] if verbosity == "verbose" else [warnings, in_file],
+    }
+
+    def on_flowers_console(_: logging.LogRecord) -> bool:
+        return verbosity == "verbose"
+
+    consoles = list(_flower.handlers)
+    before = _house.level, _run.level, _run.propagate
+    _house.setLevel(logging.INFO)
+    _run.setLevel(logging.DEBUG)
+    _run.propagate = False
+    for console in consoles:
+        console.addFilter(on_flowers_console)
+    for logger, added in handlers.items():
+        for handler in added:
+            logger.addHandler(handler)
+    try:
+        yield RunLog(in_file)
+    finally:
+        screen.clear()
+        for logger, added in handlers.items():
+            for handler in added:
+                logger.removeHandler(handler)
+        for console in consoles:
+            console.removeFilter(on_flowers_console)
+        in_file.close()
+        _house.setLevel(before[0])
+        _run.setLevel(before[1])
+        _run.propagate = before[2]

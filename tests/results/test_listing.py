@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedsplit import simulate
+from fedsplit.errors import ConfigError
+from fedsplit.results.listing import list_runs, runs_table
+from fedsplit.results.run_directory import RunDirectory
+
+
+@pytest.fixture
+def folder(tiny: dict[str, object], undrawn: None) -> Path:
+    """Three runs: one finished, one interrupted after its first round, one not begun."""
+    first = simulate(tiny, run_name="finished", num_server_rounds=2)
+    half = simulate(tiny, run_name="half", num_server_rounds=2).run_dir
+    (half / "summary.json").unlink()
+    lines = (half / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (half / "rounds.jsonl").write_text(lines[0] + lines[1][:20])
+    return first.run_dir.parent
+
+
+def test_runs_are_listed_with_state_rounds_and_accuracy(folder: Path) -> None:
+    """Break it: take a line that is being written for a round."""
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "config.toml").write_text("[other]\nprogram = 1\n")
+    found = {run.path.name: run for run in list_runs(folder)}
+    assert set(found) == {"finished", "half"}
+    states = [(found[name].state, found[name].rounds) for name in ("finished", "half")]
+    assert states == [("finished", "2/2"), ("interrupted", "1/2")]
+    row = json.loads((folder / "half" / "rounds.jsonl").read_text().splitlines()[0])
+    assert found["half"].accuracy == row["test_accuracy"]
+    text = runs_table(list(found.values()), folder)
+    assert f"interrupted  sflv1     1/2       {row['test_accuracy']:.4f}" in text
+    assert str(folder / "half") in text
+
+
+def test_a_run_that_a_process_makes_is_running(folder: Path) -> None:
+    directory = RunDirectory(folder / "half")
+    directory._hold()
+    try:
+        states = {run.path.name: run.state for run in list_runs(folder)}
+    finally:
+        directory.close()
+    assert states == {"finished": "finished", "half": "running"}
+
+
+def test_a_folder_without_runs(tmp_path: Path) -> None:
+    assert runs_table(list_runs(tmp_path), tmp_path) == f"No runs in '{tmp_path}'."
+    with pytest.raises(ConfigError, match=r"no folder.*output-dir"):
+        list_runs(tmp_path / "nowhere")
