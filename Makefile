@@ -17,8 +17,8 @@ ifeq ($(origin UV),undefined)
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo $(TOOLS)/bin/uv)
 endif
 UV_RUN := $(UV) run --no-sync
-# Flower makes an environment for its runs with the uv that is locked. Another version keeps its cache
-# elsewhere, and would fetch everything a second time.
+# `flwr run` makes an environment with the uv that is locked. Another version keeps its cache elsewhere,
+# and would fetch everything a second time.
 UV_VERSION := $(shell awk '/^name = "uv"$$/ {getline; gsub(/[^0-9.]/, ""); print}' uv.lock)
 
 # Where an environment forbids Python to write bytecode, each process compiles torch and the other

@@ -16,7 +16,7 @@ import click
 import typer
 from typer.main import get_params_from_function
 
-from fedsplit.cli import app
+from fedsplit.cli.main import app
 
 PAGE = Path(__file__).with_name("cli.md")
 HEAD = """# Command line

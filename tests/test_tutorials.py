@@ -66,8 +66,12 @@ def test_every_command_of_the_page_runs(
     monkeypatch.setenv("PYTHONPATH", str(folder))  # for the processes of a comparison
     if page.stem == "resume":
         _interrupt(_make_run(call, folder, rounds=2))
+    monkeypatch.chdir(folder)
     for command in commands(page):
-        _run(command, folder, call)
+        if command.startswith("cd "):
+            monkeypatch.chdir(command.removeprefix("cd "))
+        else:
+            _run(command, Path.cwd(), call)
 
 
 @pytest.mark.slow
@@ -124,7 +128,8 @@ def _smaller(arguments: list[str]) -> list[str]:
     _, *rest = (str(ROOT) if argument == "." else argument for argument in arguments)
     if "--resume" in rest:
         return ["run", *rest]
-    small = {**SMALL} if rest[0].startswith((str(ROOT), "configs")) else {}
+    of_the_page = rest[0].endswith(".toml") and "/" not in rest[0]  # it was made small already
+    small = {} if of_the_page or "config.toml" in rest[0] else {**SMALL}
     small["num-server-rounds"] = 1
     given = " ".join(rest)
     return [
