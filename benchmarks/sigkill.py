@@ -72,7 +72,8 @@ def kill_and_resume(
     checkpoints = sorted((directory / "checkpoints").glob("round-*"))
     started = time.monotonic()
     done = flower.call(
-        [program("fedsplit"), "run", "--resume", str(directory)], timeout_seconds=300
+        [program("fedsplit"), "run", "--resume", str(directory), "--superlink", CONNECTION],
+        timeout_seconds=300,
     )
     assert done.returncode == 0, done.stdout + flower.log.read_text()[-5000:]
     return len(checkpoints), time.monotonic() - started

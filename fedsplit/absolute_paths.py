@@ -26,3 +26,13 @@ def with_absolute_paths(config: Config) -> Config:
         if folder is not None:
             changes[key] = str(folder.resolve())
     return Config.load(config, changes)
+
+
+def relative_place(config: Config) -> str | None:
+    """Return why runs of ``flwr run`` land where they do, if ``output-dir`` is relative."""
+    if Path(config.output_dir).expanduser().is_absolute():
+        return None
+    return (
+        f"output-dir = '{config.output_dir}' is relative to '{Path.cwd()}', where this SuperLink "
+        "was started. 'fedsplit run' takes the folder in which it is called."
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from typing import Self
 
 from fedsplit.config import Config, read_toml
 from fedsplit.errors import ConfigError
+
+APP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}")
+"""What Flower takes for the name of an app."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class AppProject:
         known = _flat(self.values())
         missing = [f"{key} = {json.dumps(given[key])}" for key in given if key not in known]
         faults = [
-            *self._missing("name", "project"),
+            *self._faults_of_name(),
             *self._missing("version", "project"),
             *self._missing("publisher", "tool", "flwr", "app"),
             *self._faults_of_component("serverapp"),
@@ -123,6 +127,15 @@ class AppProject:
         if isinstance(value, str) and value:
             return []
         return [f"[{'.'.join(table)}] has no {key}"]
+
+    def _faults_of_name(self) -> list[str]:
+        name = (self._table("project") or {}).get("name")
+        if not isinstance(name, str) or APP_NAME.fullmatch(name):
+            return self._missing("name", "project")
+        return [
+            f"[project] has name = '{name}'; for Flower it must be at most 32 letters, digits and "
+            "hyphens, and begin with a letter"
+        ]
 
     def _faults_of_component(self, name: str) -> list[str]:
         """Return why a component cannot be loaded: it is looked for, and not imported."""

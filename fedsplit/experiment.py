@@ -99,6 +99,7 @@ class Experiment:
         self._split = self._strategy.update_rule is not None
         self._config = config
         self._prepared = prepared
+        self._counts = [class_counts[client] for client in sorted(class_counts)]
         self._client_part = prepared.held_by_clients(split=self._split)
         self._confusion: Tensor | None = None
         self._own_states: Sequence[Mapping[str, Tensor]] = []
@@ -125,7 +126,7 @@ class Experiment:
             "num_validation_examples": num_validation,
             "num_test_examples": len(self._prepared.test),
         }
-        self._show_start(class_counts)
+        self._show_start()
         train, validation, test = sizes.values()
         say(f"Images: {train:,} to train, {validation:,} to validate, {test:,} to test")
         for key, left_out in zip(
@@ -262,7 +263,9 @@ class Experiment:
             say(line)
         for fault in faults_of(summary):
             warn(fault)
-        draw_or_warn(directory.path / "rounds.png", lambda path: plot_run(rows, summary, path))
+        counts, names, folder = self._counts, self._prepared.class_names, directory.path
+        draw_or_warn(folder / "rounds.png", lambda path: plot_run(rows, summary, path))
+        draw_or_warn(folder / "shards.png", lambda path: plot_shards(counts, names, path))
         return Outcome(rows, summary, model, directory)
 
     def close(self) -> None:
@@ -273,17 +276,14 @@ class Experiment:
     def _show_scoring(self, done: int, total: int) -> None:
         self.recorder.progress(done, total, doing="scoring")
 
-    def _show_start(self, class_counts: Mapping[int, Sequence[int]]) -> None:
+    def _show_start(self) -> None:
+        counts, names = self._counts, self._prepared.class_names
         say(f"Run directory: {self.directory.path}")
-        counts = [class_counts[client] for client in sorted(class_counts)]
-        names = self._prepared.class_names
-        total, *of_each_client = shard_table(counts, names).splitlines()
+        total, *of_each = shard_table(counts, names).splitlines()
         say(total)
-        for line in of_each_client:
+        for line in of_each:
             note(line)
         self.directory.write_shards(counts, names)
-        shards = self.directory.path / "shards.png"
-        draw_or_warn(shards, lambda path: plot_shards(counts, names, path))
 
 
 def draw_or_warn(path: Path, plot: Callable[[Path], None]) -> None:

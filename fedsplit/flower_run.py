@@ -185,6 +185,8 @@ class _Command:
     def _fail(self) -> None:
         own, name = self._own, self._config.run_name
         if own is not None and own.pid() is None:
+            self._interrupt_owner()
+            self._directory.wait_until_free(_STOP_SECONDS)
             raise RunError(
                 f"The run '{name}' ended because the project's SuperLink has ended "
                 f"('{own.log_path}' is its log). {self._directory.how_to_continue()}"
@@ -202,25 +204,25 @@ class _Command:
         """End the run: for Flower, which would notice it in half a minute, and at once."""
         self._screen.clear()
         print("Stopping the run. Ctrl-C again leaves at once.", file=sys.stderr)  # noqa: T201
-        owner = self._directory.owner()
-        if owner is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(owner, signal.SIGINT)
-        try:
-            if self._run_id is not None:
-                subprocess.run(
-                    [program("flwr"), "stop", self._run_id],
-                    check=False,
-                    env=self._environment,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-            ended = self._directory.wait_until_free(_STOP_SECONDS)
-        except KeyboardInterrupt:
-            ended = self._directory.owner() is None
-        if not ended:
+        self._interrupt_owner()
+        if self._run_id is not None:
+            subprocess.run(
+                [program("flwr"), "stop", self._run_id],
+                check=False,
+                env=self._environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        if not self._directory.wait_until_free(_STOP_SECONDS):
             print(  # noqa: T201
                 "The run has not ended yet: 'fedsplit runs' shows whether it has, 'fedsplit stop' "
                 "ends it with the project's SuperLink.",
                 file=sys.stderr,
             )
+
+    def _interrupt_owner(self) -> None:
+        """Interrupt the process that makes the run."""
+        owner = self._directory.owner()
+        if owner is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(owner, signal.SIGINT)

@@ -12,6 +12,7 @@ from functools import partial
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedsplit.absolute_paths import relative_place
 from fedsplit.algorithms import strategy_class
 from fedsplit.batch_check import Trained
 from fedsplit.channel.endpoint import Channel, SessionHost
@@ -102,6 +103,8 @@ def main(grid: Grid, context: Context) -> None:
     report_before_cleanup()
     replace_dead_workers()
     config = Config.from_flat(context.run_config, source="The run config")
+    if place := relative_place(config):
+        print(place)  # noqa: T201
     run_server(grid, config, FLOWER)
 
 
@@ -130,8 +133,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
     FedSplitError
         If the run cannot start or cannot be finished.
     """
-    saved = last_state(config)
-    threads = torch_threads(config.torch_threads)
+    saved, threads = last_state(config), torch_threads(config.torch_threads)
     with run_log(config.console) as lines, threads, reading(config.data):
         run = secrets.token_hex(8)
         prepared = prepare(config, run=run)

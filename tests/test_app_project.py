@@ -32,6 +32,7 @@ def test_an_app_is_found_at_or_above_a_folder(app: Path) -> None:
     ("old", "new", "said"),
     [
         ("seed = 42\n", "", r"lacks keys.*Add seed = 42"),
+        ('name = "my-app"', 'name = "my_app"', r"name = 'my_app'; for Flower it must be"),
         ('publisher = "me"\n', "", r"\[tool\.flwr\.app\] has no publisher"),
         ('version = "0.1.0"\n', "", r"\[project\] has no version"),
         ("fedsplit.server_app:app", "fedsplit.server_app", r"must be module:name"),

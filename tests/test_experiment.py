@@ -89,7 +89,6 @@ def test_any_class_names_can_be_drawn(
         _experiment(tiny, split=True, class_names=names)
     assert caplog.records == []
     directory = Path(str(tiny["output-dir"])) / "one"
-    assert (directory / "shards.png").stat().st_size > 5000
     assert json.loads((directory / "shards.json").read_bytes())["class_names"] == names
     assert "line\ufffd" in lines[2]
     # directory, summary, names, clients, all, images, limits, small shards
@@ -113,6 +112,6 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(
 
     assert outcome.run_directory.summary_path.is_file()
     assert lines[-1].endswith(str(outcome.run_directory.path))
-    shards, rounds = (record.getMessage() for record in caplog.records)
+    rounds, shards = (record.getMessage() for record in caplog.records)
     assert "shards.png' cannot be drawn (OSError: disk full)" in shards
     assert "rounds.png' cannot be drawn (OSError: disk full)" in rounds

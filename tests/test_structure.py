@@ -54,8 +54,8 @@ LAYERS: list[set[str]] = [
     {"fedsplit.experiment", "fedsplit.client_state", "fedsplit.client_side"},
     {"fedsplit.rounds", "fedsplit.inputs"},
     {"fedsplit.client_app", "fedsplit.server_app"},
-    {"fedsplit.inprocess", "fedsplit.flower_run"},
-    {"fedsplit.compare", "fedsplit.app_project", "fedsplit.new"},
+    {"fedsplit.inprocess", "fedsplit.flower_run", "fedsplit.app_project"},
+    {"fedsplit.compare", "fedsplit.new"},
     {"fedsplit.cli"},
     {"fedsplit.__main__"},
 ]

@@ -26,6 +26,7 @@ app = typer.Typer(
     help="Federated split learning of vision transformers on Flower.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (new, run, runs, stop, plan, compare, report, predict):
     app.command()(command)

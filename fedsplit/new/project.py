@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlparse
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fedsplit.app_project import APP_NAME
 from fedsplit.config.table import config_table
 from fedsplit.errors import ConfigError, cannot_write
 from fedsplit.results.files import replace_text
@@ -64,6 +65,7 @@ def _files(package: str, template: str) -> dict[str, str]:
         changes["model.name"] = f"{package}.model:make"
     values = {
         "package": package,
+        "name": package.replace("_", "-"),
         "template": template,
         "version": version("fedsplit"),
         "source": _source(),
@@ -113,6 +115,11 @@ def _package_name(directory: Path) -> str:
         raise ConfigError(
             f"No Python package can have the name '{directory.name}'. Give the folder a name of "
             "letters and digits that begins with a letter, such as my-app."
+        )
+    if not APP_NAME.fullmatch(name.replace("_", "-")):
+        raise ConfigError(
+            f"Flower takes no app with the name '{directory.name}': at most 32 letters, digits and "
+            "hyphens. Give the folder a shorter name."
         )
     if name in _TAKEN or name in sys.stdlib_module_names or _is_installed(name):
         raise ConfigError(

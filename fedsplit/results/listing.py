@@ -73,7 +73,7 @@ def runs_table(runs: list[ListedRun], folder: Path) -> str:
         where = printable(str(run.path))
         table.add_row(run.state, run.strategy, run.rounds, _accuracy(run.accuracy), where)
     file = StringIO()
-    width = max(80, 50 + max(len(str(run.path)) for run in runs))
+    width = 80 + max(len(str(run.path)) + len(run.strategy) for run in runs)
     Console(file=file, width=width, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 

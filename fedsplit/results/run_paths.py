@@ -111,6 +111,8 @@ class RunPaths:
     def how_to_continue(self) -> str:
         """Return a sentence that says from where a run that has ended early can continue."""
         kept = self.checkpoints.rounds()
+        if not self.config_path.is_file():
+            return "It had not begun, and has left no run directory."
         if not kept:
             return (
                 f"No round is kept in '{self.path}'. To begin it again there: fedsplit run "

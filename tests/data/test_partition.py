@@ -4,13 +4,16 @@ import subprocess
 import sys
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
+from flwr_datasets.partitioner import IidPartitioner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsplit.config import DataConfig
 from fedsplit.config.data import Partitioner
+from fedsplit.data import partition as partition_module
 from fedsplit.data.catalog import ImageDataset, load_images
 from fedsplit.data.columns import label_array
 from fedsplit.data.partition import class_counts, partition
@@ -114,6 +117,27 @@ def test_iid_is_shuffled_and_even() -> None:
     counts = class_counts(ordered, DataConfig(), num_clients=4, seed=0)
     assert [sum(row) for row in counts] == [15] * 4
     assert all(min(row) > 0 for row in counts), "a data set sorted by class is mixed first"
+
+
+@pytest.mark.parametrize("num_clients", [1, 3, 7])
+def test_iid_is_what_flwr_datasets_has_under_this_name(num_clients: int) -> None:
+    """Break it: give client k every K-th row."""
+    table = datasets.Dataset.from_dict({"row": list(range(20))})
+    theirs = IidPartitioner(num_clients)
+    theirs.dataset = table
+    for client in range(num_clients):
+        ours = partition_module._iid(table, num_clients, client)
+        assert ours["row"][:] == theirs.load_partition(client)["row"][:]
+
+
+def test_iid_does_not_import_what_takes_a_second() -> None:
+    """Break it: import flwr_datasets for every partitioner."""
+    program = (
+        "import sys; from fedsplit import Config; from fedsplit.checking import check_shards\n"
+        "check_shards(Config.from_flat({'num-clients': 3}))\n"
+        "sys.exit('flwr_datasets' in sys.modules or 'matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_small_alpha_is_more_uneven_than_large() -> None:

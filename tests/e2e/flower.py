@@ -82,7 +82,7 @@ class Flower:
         parent = "/tmp" if Path("/tmp").is_dir() else None
         self.home = Path(tempfile.mkdtemp(prefix="fs", dir=parent))
         self.log = self.home / "superlink.log"
-        self.env = _environment(self.home)
+        self.env = environment(self.home)
         self.port = 0
         self._superlink: ProcessGroup | None = None
 
@@ -326,7 +326,7 @@ def as_toml(run_config: Mapping[str, Scalar]) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items())
 
 
-def _environment(home: Path) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
     """Return this environment, with Flower's and Ray's state in a folder, and no telemetry."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "RAY"))}
     bin_dir = str(Path(sys.executable).parent)  # Flower starts its other programs by name

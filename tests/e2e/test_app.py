@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedsplit import simulate
-from tests.e2e.flower import ONE_ACTOR, Flower, FlowerRun, program
+from tests.e2e.flower import CONNECTION, ONE_ACTOR, Flower, FlowerRun, program
 from tests.e2e.runs import (
     APP_DIR,
     REFUSED_TEXT,
@@ -32,7 +32,16 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ten_clients(flower: Flower, output_dir: Path) -> subprocess.CompletedProcess[str]:
     """Run ``fedsplit run . --num-clients 10``, with nothing said of an engine."""
     settings = [f"--set={key}={value}" for key, value in (UNEVEN | {"run-name": "ten"}).items()]
-    command = [program("fedsplit"), "run", str(APP_DIR), "--num-clients", "10", *settings]
+    command = [
+        program("fedsplit"),
+        "run",
+        str(APP_DIR),
+        "--superlink",
+        CONNECTION,
+        "--num-clients",
+        "10",
+        *settings,
+    ]
     command += ["--output-dir", str(output_dir)]
     flower.need_worker()
     return flower.call(command, timeout_seconds=400.0, merge=False)
@@ -103,7 +112,7 @@ def test_flwr_run_alone_shows_the_results_and_where_they_are(as_it_comes: Flower
 def test_the_streamed_log_is_lines_for_a_person(which: str, request: pytest.FixtureRequest) -> None:
     run: FlowerRun = request.getfixturevalue(which)
     assert [text for text in REFUSED_TEXT if text in run.output] == []
-    assert "test acc" in run.output  # the header of the progress lines
+    assert "round     loss     acc" in run.output  # the header of the progress lines
 
 
 def test_sflv2_ends_with_the_same_bits_and_bytes_in_both_engines(

@@ -56,6 +56,7 @@ def test_its_files_are_valid(tmp_path: Path, template: str) -> None:
         ("1st", "No Python package"),
         ("class", "No Python package"),
         ("---", "No Python package"),
+        ("a" * 33, "at most 32 letters"),
     ],
 )
 def test_a_name_that_cannot_be_a_package_is_refused(tmp_path: Path, name: str, said: str) -> None:
