@@ -25,6 +25,7 @@ app = typer.Typer(
     name="fedsplit",
     help="Federated split learning of vision transformers on Flower.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # it would take "[default: ...]" for markup
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -57,8 +58,11 @@ def main() -> None:
         try:
             # In standalone mode Typer would print an error in the arguments as a box.
             sys.exit(app(standalone_mode=False))
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
         except click.ClickException as error:
-            if error.format_message():  # empty if there were no arguments: then help is shown
+            if error.format_message():
                 said = error.format_message().rstrip(".")
                 context = error.ctx if isinstance(error, click.UsageError) else None
                 path = context.command_path if context else "fedsplit"

@@ -67,7 +67,8 @@ def run(  # noqa: PLR0913, PLR0917 - one for each option
 ) -> None:
     """Run one configuration and save its results, or continue a run.
 
-    In a folder without an app or a config, it runs the defaults in this process.
+    CONFIG is a TOML file or the folder of an app, by default the one here. Where there is no app,
+    the defaults run in this process.
     """
     given = {
         "num-clients": num_clients,
