@@ -1,0 +1,120 @@
+"""As a newcomer: a wheel in an empty environment, `fedsplit new`, both engines, the app's tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.flower import environment, program
+from tests.e2e.processes import processes_of
+from tests.e2e.runs import APP_DIR, RunFiles, assert_same_weights
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+
+SMALL = [
+    *("--num-clients", "2", "--set", "num-server-rounds=1"),
+    *("--set", "data.max-train-samples=200", "--set", "data.max-test-samples=100"),
+]
+
+
+@pytest.fixture(scope="module")
+def newcomer() -> Iterator[Path]:
+    """Return a folder with an empty environment in which a wheel of fedsplit is installed.
+
+    Its other packages have the locked versions, which are in uv's cache.
+    """
+    # Ray puts Unix sockets below it, whose paths may have 107 characters: keep it short.
+    folder = Path(tempfile.mkdtemp(prefix="fn", dir="/tmp" if Path("/tmp").is_dir() else None))
+    uv, python = program("uv"), str(folder / "env" / "bin" / "python")
+    constraints = folder / "constraints.txt"
+    export = ["--frozen", "--no-hashes", "--no-emit-project", "--group", "dev"]
+
+    def run(*command: str) -> None:
+        subprocess.run([uv, *command], check=True, capture_output=True, timeout=300)
+
+    run("build", "--wheel", "--out-dir", str(folder / "dist"), str(APP_DIR))
+    run("export", *export, "--project", str(APP_DIR), "--output-file", str(constraints))
+    run("venv", "--python", sys.executable, str(folder / "env"))
+    (wheel,) = (folder / "dist").glob("*.whl")
+    run(
+        "pip", "install", "--python", python, "--constraint", str(constraints), str(wheel), "pytest"
+    )
+    yield folder
+    for home in (folder / "home" / "fedsplit").glob("*"):
+        for pid in processes_of(home):
+            with suppress(ProcessLookupError):
+                os.kill(pid, 9)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def call(newcomer: Path, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the environment, which knows nothing of this checkout."""
+    bin_dir = newcomer / "env" / "bin"
+    env = {**environment(newcomer / "home"), "PATH": f"{bin_dir}:{os.environ['PATH']}"}
+    for key in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"):
+        env.pop(key, None)
+    return subprocess.run(
+        [str(bin_dir / command[0]), *command[1:]],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_an_app_from_a_wheel_runs_in_both_engines_and_passes_its_tests(newcomer: Path) -> None:
+    """Break it: leave the templates out of the wheel, or the app's package out of its bundle."""
+    made = call(newcomer, newcomer, "fedsplit", "new", "my-app", "--template", "own-strategy")
+    assert made.returncode == 0, made.stderr
+    app = newcomer / "my-app"
+    flower = call(newcomer, app, "fedsplit", "run", *SMALL, "--set", "run-name=flower")
+    assert flower.returncode == 0, flower.stdout + flower.stderr
+    here = call(
+        newcomer, app, "fedsplit", "run", *SMALL, "--engine", "inprocess", "--set", "run-name=here"
+    )
+    assert here.returncode == 0, here.stdout + here.stderr
+    runs = [RunFiles.read(app / "runs" / name) for name in ("flower", "here")]
+    assert [run.summary["engine"] for run in runs] == ["flower", "inprocess"]
+    assert_same_weights(runs[0].weights, runs[1].weights)
+    assert runs[0].summary["penalty"] == runs[1].summary["penalty"] > 0
+    assert "Traceback" not in flower.stdout + flower.stderr + here.stderr
+
+    tests = call(newcomer, app, "python", "-m", "pytest", "-q")
+    assert tests.returncode == 0, tests.stdout
+    assert "2 passed" in tests.stdout
+
+    (app / "strategies").mkdir()  # a user's own folder of this name
+    refused = call(newcomer, app, "fedsplit", "run", *SMALL)
+    assert refused.returncode == 2
+    assert "would hide the package 'strategies'" in refused.stderr
+    assert call(newcomer, app, "fedsplit", "stop").stdout.startswith("Ended the SuperLink")
+
+
+def test_an_empty_folder_runs_the_defaults(newcomer: Path) -> None:
+    folder = newcomer / "empty"
+    folder.mkdir()
+    done = call(newcomer, folder, "fedsplit", "run", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "run in this process. 'fedsplit new DIR' makes" in done.stdout
+    (run_dir,) = (folder / "runs").iterdir()
+    assert f"Run directory: {run_dir}" in done.stdout
+
+
+@pytest.mark.parametrize("template", ["classification", "own-model"])
+def test_the_other_templates_run(newcomer: Path, template: str) -> None:
+    app = newcomer / f"app-{template}"
+    assert call(newcomer, newcomer, "fedsplit", "new", app.name, "--template", template)
+    done = call(newcomer, app, "fedsplit", "run", *SMALL, "--engine", "inprocess")
+    assert done.returncode == 0, done.stderr
+    assert "Test accuracy" in done.stdout
