@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 LONGEST_FILE_NAME_BYTES = 255
@@ -20,6 +21,12 @@ def local_directory(name: str | Path) -> Path | None:
         return path if str(name) and path.is_dir() else None
     except (OSError, RuntimeError, ValueError):
         return None
+
+
+def near_miss(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a name without a slash was probably meant to be."""
+    found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8)
+    return found[0] if found and "/" not in name else None
 
 
 def path_fault(name: str) -> str | None:

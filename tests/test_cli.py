@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[1]
         ("split.cut-layer=99", "split.cut-layer = 99", "Set it to 1 to 5"),
         ("data.name=./no/such/folder", "./no/such/folder", "Give the path of a folder"),
         ("model.name=./no/such/model", "./no/such/model", "vit-nano"),
+        ("data.name=fashion_mini", "fashion_mini", "did you mean 'fashion-mini'?"),
+        ("model.name=vit_nano", "vit_nano", "did you mean 'vit-nano'?"),
         ("num-clients=1000", "1000 clients", "Lower"),
         ("aggregation.name=FedAwg", "FedAwg", "did you mean 'FedAvg'?"),
         ("aggregation.options='eta=1'", "eta", "FedAvg does not take"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsplit.names import local_directory, path_fault, printable
+from fedsplit.names import local_directory, near_miss, path_fault, printable
 
 
 def test_directories_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +44,11 @@ def test_what_can_be_a_path(name: str) -> None:
 def test_a_name_is_shown_in_one_line() -> None:
     assert printable("größe $1 猫") == "größe $1 猫"
     assert printable("a\nb\tc\x00d\udc80") == "a\ufffdb\ufffdc\ufffdd\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("vit_nano", "vit-nano"), ("ViT-Nano", "vit-nano"), ("me/vit-nano", None), ("gpt2", None)],
+)
+def test_a_near_miss_is_a_name_without_a_slash(name: str, meant: str | None) -> None:
+    assert near_miss(name, ["vit-nano"]) == meant

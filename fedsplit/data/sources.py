@@ -19,7 +19,7 @@ from fedsplit.data.folders import FolderState, folder_state, read_folder
 from fedsplit.data.functions import call_function
 from fedsplit.data.hub import read_hub
 from fedsplit.errors import DataError
-from fedsplit.names import local_directory
+from fedsplit.names import local_directory, near_miss
 from fedsplit.references import is_reference
 
 BUNDLED: Mapping[str, Callable[[], datasets.DatasetDict]] = {"fashion-mini": fashion_mini.load}
@@ -168,4 +168,6 @@ def _look(name: str, config_name: str) -> Source:
             "(package.module:name), the id of a data set on the Hugging Face Hub, or a bundled "
             f"name ({', '.join(BUNDLED)})."
         )
+    if meant := near_miss(name, BUNDLED):
+        raise DataError(f"There is no data set '{name}' (data.name); did you mean '{meant}'?")
     return HubDataset(name, config_name)

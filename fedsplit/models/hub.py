@@ -18,7 +18,7 @@ from fedsplit.cache import OnceCache
 from fedsplit.errors import ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
 from fedsplit.models.known_configs import LIBRARY_TYPES, as_known, config_of_name
-from fedsplit.names import local_directory
+from fedsplit.names import local_directory, near_miss
 from fedsplit.references import is_reference
 
 _CONFIG = "config.json"
@@ -111,6 +111,8 @@ def find_model(model_name: str, *, cache_dir: str | Path | None = None) -> Sourc
     if is_reference(model_name):
         return Source(model_name, {"model_type": "custom", "factory": model_name}, None)
     local = local_directory(model_name)
+    if local is None and (meant := near_miss(model_name, BUILTIN_MODELS)):
+        raise ModelError(f"There is no model '{model_name}'; did you mean '{meant}'?")
     directory = (fetch_configs(model_name, cache_dir) if local is None else local).absolute()
     if not (directory / _CONFIG).is_file():
         raise ModelError(

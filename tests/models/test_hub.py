@@ -230,7 +230,7 @@ class TurnOff(logging.Handler):
             urllib.request.urlopen(sys.argv[1] + "/off")
             for file in pathlib.Path(os.environ["HF_HOME"]).rglob("*.safetensors"):
                 file.unlink()
-logging.getLogger("flwr").addHandler(TurnOff())
+logging.getLogger("fedsplit.run").addHandler(TurnOff())
 result = simulate(json.loads(sys.argv[2]))
 print(json.dumps([row["failed_clients"] for row in result.rounds]))
 """
