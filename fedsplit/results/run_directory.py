@@ -174,9 +174,9 @@ class RunDirectory(RunPaths):
 
     def _going_on(self, owner: int | None) -> ConfigError:
         return ConfigError(
-            f"The run in '{self.path}' is going on in process {owner}. Wait until it has ended. A "
-            "run of 'flwr run' goes on in the background: 'flwr list' shows it, and 'flwr stop' "
-            "ends it."
+            f"The run in '{self.path}' is going on in process {owner}. Wait until it has ended. "
+            "'fedsplit runs' shows it; 'fedsplit stop' in the app's folder ends it with the "
+            "project's SuperLink, and 'flwr stop' if 'flwr run' has started it."
         )
 
     def append_round(self, row: Mapping[str, object]) -> None:
