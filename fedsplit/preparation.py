@@ -21,6 +21,7 @@ from fedsplit.models.labels import tell_other_classes
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import Part
 from fedsplit.models.trainable import unused_weights_of
+from fedsplit.observers import NOBODY, Observers
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.wire import Wire
 from fedsplit.wiring import added_modules, make_wire
@@ -50,6 +51,8 @@ class Preparation:
         What the client rule adds to every client's part.
     autocast : torch.dtype | None
         The server part's autocast dtype; None = it computes in the dtype of the weights.
+    observers : Observers
+        What else is measured on the test images.
     """
 
     model: SplitModel
@@ -61,6 +64,7 @@ class Preparation:
     u_shaped: bool
     added: Mapping[str, nn.Module] = field(default_factory=dict)
     autocast: torch.dtype | None = None
+    observers: Observers = NOBODY
 
     @property
     def client_part(self) -> nn.Module:
@@ -100,7 +104,7 @@ class Preparation:
         return lambda images: server_part(self.model.bottom(images))
 
 
-def prepare(config: Config, *, run: str = "") -> Preparation:
+def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> Preparation:
     """Check the config, and load the model and the test images.
 
     Parameters
@@ -109,15 +113,19 @@ def prepare(config: Config, *, run: str = "") -> Preparation:
         The run's configuration.
     run : str
         Identifies the run, see `resolve`.
+    observers : Observers
+        What watches it.
 
     Raises
     ------
     FedSplitError
-        As `check`, and if weights cannot be loaded.
+        As `check`, and if weights cannot be loaded, or a metric has the key of the strategy's own.
     """
     found, spec, class_names = check(config, run=run)
+    strategy = strategy_class(config.strategy)
+    observers.check_apart(strategy.metrics())
     model = initial_model(config, found, num_labels=len(class_names))
-    rule = strategy_class(config.strategy).client_rule
+    rule = strategy.client_rule
     wire = make_wire(
         config,
         found,
@@ -135,6 +143,7 @@ def prepare(config: Config, *, run: str = "") -> Preparation:
         u_shaped=config.split.u_shaped,
         added=_added(rule, config, wire),
         autocast=autocast_of(config),
+        observers=observers,
     )
     if prepared.pretrained:
         tell_other_classes(found.name, found.source.config, class_names)

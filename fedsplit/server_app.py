@@ -36,6 +36,7 @@ from fedsplit.inputs import Inputs
 from fedsplit.messages import Instructions
 from fedsplit.models.split import join_parts
 from fedsplit.models.trainable import layer_rates
+from fedsplit.observers import NOBODY, Observers
 from fedsplit.participants import check_clients, max_streams
 from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
@@ -72,6 +73,8 @@ class Engine:
         Takes a function to call if the process is asked to end, where that raises no exception.
     asking : Callable[[Grid, SplitServer | None], Grid]
         Returns the grid through which rounds ask clients.
+    observers : Observers
+        What watches a run from the process that has asked for it.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Engine:
     make_room: Callable[[], object] = lambda: None
     at_exit: Callable[[Callable[[], object]], object] = lambda function: None
     asking: Callable[[Grid, SplitServer | None], Grid] = lambda grid, server: grid
+    observers: Observers = NOBODY
 
 
 def open_grpc(host: SessionHost, config: Config) -> Channel:
@@ -132,7 +136,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
     saved = last_state(config)
     with torch_threads(config.torch_threads), reading(config.data):
         run = secrets.token_hex(8)
-        prepared = prepare(config, run=run)
+        prepared = prepare(config, run=run, observers=engine.observers)
         kind = strategy_class(config.strategy)
         with _served(config, prepared, engine) as (server, address):
             told = _instructions(config, prepared, run, address)

@@ -19,6 +19,7 @@ FILES = [
 # A group may import from the lines before its own, and not from its neighbours in one line.
 LAYERS: list[set[str]] = [
     {"fedsplit.errors"},
+    {"fedsplit.objects"},
     {
         "fedsplit.interruption",
         "fedsplit.locks",
@@ -37,7 +38,7 @@ LAYERS: list[set[str]] = [
         "fedsplit.flower_internals",
         "fedsplit.messages",
     },
-    {"fedsplit.config", "fedsplit.scratch"},
+    {"fedsplit.config", "fedsplit.scratch", "fedsplit.observers"},
     {"fedsplit.links"},
     {"fedsplit.data", "fedsplit.models"},
     {"fedsplit.initial_model"},
@@ -54,6 +55,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.rounds", "fedsplit.inputs"},
     {"fedsplit.client_app", "fedsplit.server_app"},
     {"fedsplit.inprocess", "fedsplit.flower_run"},
+    {"fedsplit.simulation"},
     {"fedsplit.compare"},
     {"fedsplit.cli"},
     {"fedsplit.__main__"},
@@ -86,6 +88,7 @@ HOMES = {
         "fedsplit.rounds",
         "fedsplit.server_app",
         "fedsplit.inprocess",
+        "fedsplit.simulation",
         "strategies.",
     ),
     "flwr_datasets": ("fedsplit.data.partition",),

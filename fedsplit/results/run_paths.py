@@ -7,7 +7,9 @@ import shlex
 import time
 from pathlib import Path
 
+from fedsplit.config import Config
 from fedsplit.locks import FileLock
+from fedsplit.objects import arguments_of
 from fedsplit.results.checkpoints import Checkpoints
 
 
@@ -101,15 +103,14 @@ class RunPaths:
     def how_to_continue(self) -> str:
         """Return a sentence that says from where a run that has ended early can continue."""
         kept = self.checkpoints.rounds()
+        command = f"fedsplit run --resume {shlex.quote(str(self.path))}"
+        if self.config_path.is_file():
+            objects = arguments_of(Config.load(self.config_path).to_flat())
+            given = "".join(f", {argument}=..." for argument in objects)
+            command = f"simulate(resume={str(self.path)!r}{given})" if objects else command
         if not kept:
-            return (
-                f"No round is kept in '{self.path}'. To begin it again there: fedsplit run "
-                f"--resume {shlex.quote(str(self.path))}"
-            )
-        return (
-            f"Everything up to round {kept[-1]} is kept. Continue with: fedsplit run --resume "
-            f"{shlex.quote(str(self.path))}"
-        )
+            return f"No round is kept in '{self.path}'. To begin it again there: {command}"
+        return f"Everything up to round {kept[-1]} is kept. Continue with: {command}"
 
     @property
     def lock_path(self) -> Path:

@@ -50,7 +50,7 @@ def results_table(rows: Sequence[Row], summary: Mapping[str, Any]) -> str:
         The run's summary (see `fedsplit.results.summary.summarise`).
     """
     chosen = _chosen(rows, summary["best_round"])
-    parts: list[RenderableType] = [_title(summary)]
+    parts: list[RenderableType] = [what_ran(summary, rounds=rounds_of(summary))]
     parts += [_rounds(chosen, summary)] if chosen else [""]
     lines = "\n".join(_text(part) for part in [*parts, _block(summary)])
     return f"{lines}\n  {'Run directory':{_LABEL_COLUMNS}} {printable(summary['run_directory'])}"
@@ -121,12 +121,13 @@ def _block(summary: Mapping[str, Any]) -> Table:
     return block
 
 
-def _title(summary: Mapping[str, Any]) -> str:
+def rounds_of(summary: Mapping[str, Any]) -> str:
+    """Say how many rounds a run had, in words."""
     rounds = counted(summary["num_rounds"], "round")
     if summary["finished_rounds"] != summary["num_rounds"]:
         rounds = f"{summary['finished_rounds']} of {rounds}"
         rounds += " (stopped early)" if summary["stopped_early"] else ""
-    return what_ran(summary, rounds=rounds)
+    return rounds
 
 
 def _accuracy(summary: Mapping[str, Any]) -> str:
