@@ -14,13 +14,14 @@ from fedsplit.config import Config
 from fedsplit.data.loader import Images
 from fedsplit.data.shards import load_test
 from fedsplit.dtype_check import check_arithmetic
-from fedsplit.exchanged_state import frozen_digest, trains
+from fedsplit.exchanged_state import frozen_digest, tensors_digest, trains
 from fedsplit.initial_model import autocast_of, initial_model
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.labels import tell_other_classes
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import Part
 from fedsplit.models.trainable import unused_weights_of
+from fedsplit.objects import is_object
 from fedsplit.observers import NOBODY, Observers
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.wire import Wire
@@ -53,6 +54,8 @@ class Preparation:
         The server part's autocast dtype; None = it computes in the dtype of the weights.
     observers : Observers
         What else is measured on the test images.
+    given_digest : str
+        Digest of all initial weights, if they are those of an object, which no file keeps.
     """
 
     model: SplitModel
@@ -65,6 +68,7 @@ class Preparation:
     added: Mapping[str, nn.Module] = field(default_factory=dict)
     autocast: torch.dtype | None = None
     observers: Observers = NOBODY
+    given_digest: str = ""
 
     @property
     def client_part(self) -> nn.Module:
@@ -144,6 +148,7 @@ def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> 
         added=_added(rule, config, wire),
         autocast=autocast_of(config),
         observers=observers,
+        given_digest=_digest(model) if is_object(config.model.name) else "",
     )
     if prepared.pretrained:
         tell_other_classes(found.name, found.source.config, class_names)
@@ -151,6 +156,14 @@ def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> 
         client_top = [model.top] if prepared.u_shaped else []
         check_arithmetic([model.bottom, prepared.server_part, *client_top], spec, config)
     return prepared
+
+
+def _digest(model: SplitModel) -> str:
+    """Return the digest of all weights of a model."""
+    whole: dict[str, Tensor] = {}
+    for part in model:
+        whole |= part.state_dict()
+    return tensors_digest(whole)
 
 
 def _added(rule: type[ClientRule], config: Config, wire: Wire) -> dict[str, nn.Module]:
