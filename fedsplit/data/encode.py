@@ -42,8 +42,8 @@ def encode(image: object, *, place: Callable[[], str]) -> bytes:
         image = _from_tensor(image, place)
     if not isinstance(image, Image.Image):
         raise DataError(
-            f"{place()} is a {type(image).__name__}, not an image. Return a Pillow image, or a "
-            "tensor [C, H, W] of 1 or 3 channels."
+            f"{place()} is of the type {type(image).__name__}, not an image. Return a Pillow "
+            "image, or a tensor [C, H, W] of 1 or 3 channels."
         )
     if image.mode in _AS_RGB | _AS_RGBA:
         image = image.convert("RGB" if image.mode in _AS_RGB else "RGBA")

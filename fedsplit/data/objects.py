@@ -64,7 +64,9 @@ def named_splits(data: object) -> dict[str, Rows]:
     """
     if isinstance(data, tuple | list):
         if len(data) != len(_PAIR):
-            raise DataError(f"data= is a {type(data).__name__} of {len(data)} items. {_WANTED}")
+            raise DataError(
+                f"data= is of the type {type(data).__name__} with {len(data)} items. {_WANTED}"
+            )
         data = dict(zip(_PAIR, data, strict=True))
     elif not isinstance(data, Mapping) or isinstance(data, datasets.IterableDatasetDict):
         data = {_PAIR[0]: data}
@@ -107,8 +109,8 @@ def class_names_of(rows: TorchDataset[Any]) -> tuple[str, ...] | None:
 def _check_kind(rows: object, split: str) -> None:
     if isinstance(rows, _ITERABLE):
         raise DataError(
-            f"The split '{split}' of data= is a {type(rows).__name__}, which can only be read from "
-            "its start to its end. Clients need images by their number: load it without "
+            f"The split '{split}' of data= is of the type {type(rows).__name__}, which can only be "
+            "read from its start to its end. Clients need images by their number: load it without "
             "streaming, or collect it in a datasets.Dataset."
         )
     if isinstance(rows, DataLoader):
@@ -117,17 +119,21 @@ def _check_kind(rows: object, split: str) -> None:
             "data set: loader.dataset."
         )
     if not isinstance(rows, datasets.Dataset | TorchDataset):
-        raise DataError(f"The split '{split}' of data= is a {type(rows).__name__}. {_WANTED}")
+        raise DataError(
+            f"The split '{split}' of data= is of the type {type(rows).__name__}. {_WANTED}"
+        )
 
 
 def _read(rows: TorchDataset[Any], split: str, names: tuple[str, ...] | None) -> datasets.Dataset:
     """Read every image once."""
     count = _length(rows, split)
-    label_feature = datasets.Value("int64") if names is None else datasets.ClassLabel(names=names)
+    label_feature = (
+        datasets.Value("int64") if names is None else datasets.ClassLabel(names=list(names))
+    )
     features = datasets.Features({"image": datasets.Image(), "label": label_feature})
     chunks = [
-        datasets.Dataset.from_dict({"image": files, "label": labels}, features=features)
-        for files, labels in _chunks(rows, split, count, names)
+        datasets.Dataset.from_dict({"image": files, "label": numbers}, features=features)
+        for files, numbers in _chunks(rows, split, count, names)
     ]
     if _length(rows, split) != count:
         raise DataError(
@@ -188,10 +194,10 @@ def _item(
             "__getitem__, or leave this image out."
         ) from error
     if not (isinstance(item, tuple | list) and len(item) == 2):
-        size = f" of {len(item)} items" if isinstance(item, tuple | list) else ""
+        size = f" with {len(item)} items" if isinstance(item, tuple | list) else ""
         raise DataError(
-            f"{place()} is a {type(item).__name__}{size}, not a pair. Return (image, label) from "
-            "the data set's __getitem__."
+            f"{place()} is of the type {type(item).__name__}{size}, not a pair. Return (image, "
+            "label) from the data set's __getitem__."
         )
     image, label = item
     return encode(image, place=place), _label(label, place, names)

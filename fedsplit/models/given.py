@@ -190,13 +190,13 @@ def _whole(model: object) -> nn.Module:
     if isinstance(model, nn.Module) and not isinstance(model, Part):
         return model
     if not (isinstance(model, tuple | list) and len(model) == len(PARTS)):
-        size = f" of {len(model)} items" if isinstance(model, tuple | list) else ""
-        raise ModelError(f"model= is a {type(model).__name__}{size}. {_WANTED}")
+        size = f" with {len(model)} items" if isinstance(model, tuple | list) else ""
+        raise ModelError(f"model= is of the type {type(model).__name__}{size}. {_WANTED}")
     for part, module in zip(PARTS, model, strict=True):
         if not isinstance(module, nn.Module):
             raise ModelError(
-                f"The {part} of model= is a {type(module).__name__}, which is no nn.Module. "
-                f"{_WANTED}"
+                f"The {part} of model= is of the type {type(module).__name__}, which is no "
+                f"nn.Module. {_WANTED}"
             )
     parts = SplitModel(*model)
     if all(isinstance(part, Part) for part in parts):

@@ -106,8 +106,8 @@ class CustomLibrary:
             # The number of logits of a user's top is not known without running it.
             whole.class_names = label_names(class_names, len(class_names))
         config = dict(self.config_of(model))
-        if whole.class_names:
-            config["class_names"] = list(whole.class_names)
+        if names := getattr(whole, "class_names", ()):
+            config["class_names"] = list(names)
         write_model(model, config, directory)
 
 
