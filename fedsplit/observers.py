@@ -15,7 +15,7 @@ from fedsplit.fields import Field, Metric, declare
 
 Callback = Callable[[dict[str, Any]], object]
 """Is called after each round with a copy of its row, as in rounds.jsonl."""
-Measure = Callable[[Tensor, Tensor], float]
+Measure = Callable[[Tensor, Tensor], float | Tensor]
 """Returns a number of the test set: of logits [images, classes] and labels [images]."""
 
 

@@ -49,10 +49,7 @@ def simulate(
 
 # For all that a type checker knows, `**{"split.cut-layer": 2}` may hold any of the names above.
 @overload
-def simulate(
-    config: ConfigLike | None = None,
-    **overrides: Any,  # noqa: ANN401
-) -> Result: ...
+def simulate(config: Any = None, **overrides: Any) -> Result: ...  # noqa: ANN401
 
 
 def simulate(  # noqa: PLR0913 - all but the first by keyword
@@ -165,7 +162,7 @@ def _given_class(key: str, value: object, kind: type) -> Iterator[Given]:
     if value is None or (isinstance(value, str) and key == "strategy"):
         name: object = value
     elif isinstance(value, type) and issubclass(value, kind):
-        name = _name_of(value)
+        name = _name_of(value, key)
     elif isinstance(value, kind) and kind is Strategy and not isinstance(value, FederatedStrategy):
         name = object_name(type(value))
     else:
@@ -179,11 +176,12 @@ def _given_class(key: str, value: object, kind: type) -> Iterator[Given]:
         yield Given(key, str(name), value)
 
 
-def _name_of(kind: type) -> str:
+def _name_of(kind: type, key: str) -> str:
     """Return the shortest name of a class: a built-in one, package.module:name, or object:Name."""
-    ours = next((name for name, known in STRATEGIES.items() if known is kind), None)
-    if ours is not None or getattr(flower_strategies, kind.__name__, None) is kind:
-        return ours or kind.__name__
+    builtin = STRATEGIES if key == "strategy" else vars(flower_strategies)
+    for name, known in builtin.items():
+        if known is kind:
+            return str(name)
     return reference_to(kind) if leads_to(kind) else object_name(kind)
 
 

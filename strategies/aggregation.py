@@ -69,6 +69,11 @@ def _make_own(config: AggregationConfig) -> Strategy:
             f"aggregation.name = '{config.name}' is not a class derived from "
             "flwr.serverapp.strategy.Strategy. Name one, such as a subclass of FedAvg."
         )
+    if hasattr(found, "client_rule"):
+        raise ConfigError(
+            f"aggregation.name = '{config.name}' is a strategy of fedsplit's kind, which is an "
+            "algorithm and no aggregator. Name it as strategy."
+        )
     options = _parse(config.options)
     takes = inspect.signature(found).parameters
     fixed = {name: value for name, value in OURS.items() if name in takes and name not in options}

@@ -38,7 +38,8 @@ class CustomLibrary:
                 "SplitModel(bottom, trunk, top).merge(). Or write a function that makes them, and "
                 "name it as 'factory' in its config.json: package.module:function."
             )
-        made = _call(source.name, name, num_labels)
+        class_names = tuple(source.config.get("class_names", ()))
+        made = _call(source.name, name, num_labels or len(class_names) or None)
         if isinstance(made, nn.Module):
             return made
         if not (isinstance(made, tuple) and len(made) == 3):
@@ -51,7 +52,6 @@ class CustomLibrary:
                 )
         model = JoinedModel(*made, factory=name)
         check_apart(f"The function '{name}' returned", model)
-        class_names = tuple(source.config.get("class_names", ()))
         if num_labels in (None, len(class_names)):
             model.class_names = class_names
         return model
