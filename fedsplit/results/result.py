@@ -40,7 +40,7 @@ class Result:
     def __repr__(self) -> str:
         summary = self.summary
         accuracy = f"test accuracy {fixed(summary['final_accuracy'], 4)}"
-        if summary["best_round"] not in (None, summary["finished_rounds"]):
+        if summary["best_accuracy"] != summary["final_accuracy"]:
             accuracy += f" (best {fixed(summary['best_accuracy'], 4)})"
         sent = {
             way: sum(summary[f"{purpose}_{way}link_bytes"] for purpose in _PURPOSES)
