@@ -11,7 +11,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+    FedXgbBagging,
+    FedXgbCyclic,
+    Strategy,
+)
 
 from fedsplit.errors import ConfigError
 
@@ -39,6 +45,16 @@ _KEYS = {
     "fraction_evaluate": "Set fraction-evaluate instead, and leave fraction_evaluate at 1.0.",
     "min_train_nodes": "Set min-participants instead, and leave min_train_nodes out.",
 }
+
+
+_CLIPS = "its clients have to clip what they train by a mod of Flower's, which fedsplit's do not."
+_UNFIT = {
+    FedXgbBagging: "it combines trees, not weights.",
+    FedXgbCyclic: "it combines trees, not weights.",
+    DifferentialPrivacyClientSideFixedClipping: _CLIPS,
+    DifferentialPrivacyClientSideAdaptiveClipping: _CLIPS,
+}
+"""Classes of Flower -> why they would do something else than they say."""
 
 
 def run_copy(given: Strategy) -> Strategy:
@@ -70,6 +86,12 @@ def adopt(aggregator: Strategy) -> None:
         If it was made for something else.
     """
     for each in _all(aggregator):
+        for kind, reason in _UNFIT.items():
+            if isinstance(each, kind):
+                raise ConfigError(
+                    f"The aggregator {type(each).__name__} does not work here: {reason} Choose "
+                    "another one."
+                )
         for name, ours in OURS.items():
             if name not in vars(each):
                 continue

@@ -147,9 +147,7 @@ class GivenModel(ResolvedModel):
         check_place(self.name, device, dtype)
         if self._whole is None:
             raise ModelError(f"The run that was given the model '{self.name}' has ended.")
-        copied = _copy(self._whole, self.name, {})
-        for parameter in copied.parameters():
-            parameter.grad = None
+        copied = _copy(self._whole, self.name, {})  # a copied parameter has no gradient
         copied = copied.to(device=device, dtype=dtype or torch.float32).eval()
         if self._factory:
             vars(copied)["factory"] = self._factory

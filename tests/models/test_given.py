@@ -56,7 +56,7 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def test_a_run_gets_copies_with_the_weights_and_without_gradients() -> None:
-    """Break it: return the module itself, or a copy with its gradients, which a step would add."""
+    """Break it: return the module itself, or a copy in its own mode."""
     module: Any = load_model("vit-nano").train()
     module.classifier.weight.grad = torch.ones_like(module.classifier.weight)
     before = copy.deepcopy(module.state_dict())

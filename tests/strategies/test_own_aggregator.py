@@ -8,9 +8,11 @@ import pytest
 import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideFixedClipping,
     DifferentialPrivacyServerSideAdaptiveClipping,
     FedAdam,
     FedAvg,
+    FedXgbBagging,
     QFedAvg,
     Strategy,
 )
@@ -86,6 +88,22 @@ def test_each_run_gets_a_copy_of_an_instance() -> None:
     ],
 )
 def test_an_instance_for_another_way_of_sampling_is_refused(given: Strategy, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run_copy(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (FedXgbBagging(), "FedXgbBagging does not work here: it combines trees"),
+        (
+            DifferentialPrivacyClientSideFixedClipping(FedAvg(), 0.1, 1.0, 4),
+            "its clients have to clip what they train by a mod of Flower's",
+        ),
+    ],
+)
+def test_what_would_do_something_else_than_it_says_is_refused(given: Strategy, said: str) -> None:
+    """Break it: let clients train without clipping; the noise would then protect nothing."""
     with pytest.raises(ConfigError, match=said):
         run_copy(given)
 
