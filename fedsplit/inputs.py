@@ -86,9 +86,9 @@ class Inputs:
             )
         if saved["model"] != self.model:
             raise ConfigError(
-                "The weights of model= or the frozen weights of model.name, or the size and "
-                "normalisation of its images, are not those with which the run began. Continue "
-                "with the model as it was."
+                "The frozen weights of model.name (of a module, all of its first weights), or the "
+                "size and normalisation of its images, are not those with which the run began. "
+                "Continue with the model as it was."
             )
 
 
