@@ -27,8 +27,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedsplit import simulate
-from fedsplit.inprocess import Result
+from fedsplit import Result, simulate
 
 STRATEGIES = ("sflv1", "sflv2", "sflv3", "parallel", "sequential", "full", "centralized")
 UNSPLIT = ("full", "centralized")

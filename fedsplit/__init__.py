@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedsplit.config import Config
-    from fedsplit.inprocess import Result, simulate
+    from fedsplit.fields import Metric
     from fedsplit.models.custom import BaseBottomModel, BaseTopModel, BaseTrunkModel
     from fedsplit.models.loading import load_split_model
     from fedsplit.models.registry import register_family
     from fedsplit.models.split import SplitModel, split_model
+    from fedsplit.observers import StopRun
+    from fedsplit.results.result import Result
+    from fedsplit.simulation import simulate
 
 __all__ = [
     "BaseBottomModel",
     "BaseTopModel",
     "BaseTrunkModel",
     "Config",
+    "Metric",
     "Result",
     "SplitModel",
+    "StopRun",
     "load_split_model",
     "register_family",
     "simulate",
@@ -35,11 +40,13 @@ _HOMES = {
     "BaseTopModel": "fedsplit.models.custom",
     "BaseTrunkModel": "fedsplit.models.custom",
     "Config": "fedsplit.config",
-    "Result": "fedsplit.inprocess",
+    "Metric": "fedsplit.fields",
+    "Result": "fedsplit.results.result",
     "SplitModel": "fedsplit.models.split",
+    "StopRun": "fedsplit.observers",
     "load_split_model": "fedsplit.models.loading",
     "register_family": "fedsplit.models.registry",
-    "simulate": "fedsplit.inprocess",
+    "simulate": "fedsplit.simulation",
     "split_model": "fedsplit.models.split",
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import strategies
 from fedsplit.errors import ConfigError
 from fedsplit.fields import declare
-from fedsplit.references import is_reference, load_class, reference_to
+from fedsplit.references import is_reference, leads_to, load_class, reference_to
 from fedsplit.split.client_rules import ClientRule, SplitClient
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.in_turn import InTurn
@@ -76,19 +76,12 @@ def _faults_of_halves(found: type[FederatedStrategy]) -> Iterator[str]:
             f"client_rule = {rule.__name__} with splits = {rule.splits}. Derive it from "
             "SplitClient if it splits the model, and only then"
         )
-    if not _is_found_by_name(rule):
+    if not leads_to(rule):
         yield (
             f"client_rule = {reference_to(rule)}, but that name does not lead to this class. "
             "Clients find their rule by its name: define it at the top level of a module. If it "
             "was defined again, define or reload the strategy after it"
         )
-
-
-def _is_found_by_name(rule: type[ClientRule]) -> bool:
-    try:
-        return load_class(reference_to(rule), key="strategy", kind=ClientRule) is rule
-    except ConfigError:
-        return False
 
 
 def _faults_of_rules(found: type[FederatedStrategy]) -> Iterator[str]:

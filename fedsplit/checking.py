@@ -19,7 +19,7 @@ from fedsplit.initial_model import spec_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.boundaries import boundary
 from fedsplit.models.resolved import ResolvedModel, resolve
-from fedsplit.models.split import stage_names
+from fedsplit.models.split import SplitModel, join_parts, stage_names
 from fedsplit.models.trainable import load_peft
 from fedsplit.participants import check_participants
 from fedsplit.results.best import check_monitor
@@ -89,8 +89,9 @@ def check(config: Config, *, run: str = "") -> Checked:
             f"u-shaped topology. Cut earlier: 1 to {trunk.end - 1}."
         )
     if model.source.made_by_function:
-        boundary(model.parts_skeleton(config.split.points, len(class_names)).bottom, spec)
-        _check_logits(model, spec, len(class_names))
+        parts = model.parts_skeleton(config.split.points, len(class_names))
+        boundary(parts.bottom, spec)
+        _check_logits(model.name, parts, spec, len(class_names))
     _check_strategy(config)
     if config.split.trainable == "lora":
         load_peft()
@@ -214,14 +215,14 @@ def _check_strategy(config: Config) -> None:
             )
 
 
-def _check_logits(model: ResolvedModel, spec: InputSpec, num_labels: int) -> None:
+def _check_logits(name: str, parts: SplitModel, spec: InputSpec, num_labels: int) -> None:
     """Refuse a user's model that does not return a logit for each class."""
-    logits = boundary(model.skeleton(num_labels), spec)
+    logits = boundary(join_parts(*parts), spec)
     shapes = [tensor.shape for tensor in logits.tensors.values()]
     if not logits.bare or shapes != [(1, num_labels)]:
         found = ", ".join(str(["B", *shape[1:]]).replace("'", "") for shape in shapes)
         raise ModelError(
-            f"The model '{model.name}' returns {found if logits.bare else 'a dict'}. Its top must "
+            f"The model '{name}' returns {found if logits.bare else 'a dict'}. Its top must "
             f"return the logits [B, {num_labels}], one for each class of the data set."
         )
 

@@ -97,6 +97,11 @@ def held_model(
     return _hold(*parts, autocast=autocast_of(config))
 
 
+def forget(model: ResolvedModel) -> None:
+    """Drop the frozen weights of a model from memory."""
+    _with_frozen.forget(lambda key: isinstance(key, _FrozenKey) and key.model is model)
+
+
 def _make_frozen(
     config: Config, model: ResolvedModel, split: bool, num_labels: int, frozen: str
 ) -> tuple[Part, ...]:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -31,7 +30,7 @@ from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import Sinks
 from fedsplit.results.table import faults_of, results_table
 from fedsplit.run_log import note, say, warn
-from fedsplit.scoring import Scored, score_clients, score_model
+from fedsplit.scoring import Scored, round_scores, score_clients, score_model
 from fedsplit.split.phases import Purpose
 
 _logger = logging.getLogger(__name__)
@@ -83,6 +82,8 @@ class Experiment:
         The run directory.
     recorder : Recorder
         The rows and the summary.
+    observers : Observers
+        What watches the run.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Experiment:
         self._split = self._strategy.update_rule is not None
         self._config = config
         self._prepared = prepared
+        self.observers = prepared.observers
         self._counts = [class_counts[client] for client in sorted(class_counts)]
         self._client_part = prepared.held_by_clients(split=self._split)
         self._confusion: Tensor | None = None
@@ -156,7 +158,7 @@ class Experiment:
                 "cut_layer": config.split.cut_layer if split else None,
                 **known,
             },
-            metrics=self._strategy.metrics(),
+            metrics=(*self._strategy.metrics(), *self._prepared.observers.metrics),
         )
 
     def client_buffers(self) -> frozenset[str]:
@@ -183,15 +185,13 @@ class Experiment:
         """
         self.load(states)
         results = self._scored(states)
-        loss = fmean(result.loss for result in results)
-        accuracy = fmean(result.accuracy for result in results)
+        scores = round_scores(results)
+        loss, accuracy = scores["test_loss"], scores["test_accuracy"]
         if server_round == 0:
             self.recorder.note_initial(test_loss=loss, test_accuracy=accuracy)
         else:
             balanced = class_scores(self._confusion)["final_balanced_accuracy"]
-            self.recorder.note(
-                test_loss=loss, test_accuracy=accuracy, test_balanced_accuracy=balanced
-            )
+            self.recorder.note(**scores, test_balanced_accuracy=balanced)
             self._sinks.send_round(self.recorder.end_round())
         return {"loss": loss, "accuracy": accuracy}
 

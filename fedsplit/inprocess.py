@@ -7,121 +7,70 @@ import itertools
 import logging
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from typing import Self
 
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsplit.absolute_paths import with_absolute_paths
 from fedsplit.channel.direct import DirectChannel
 from fedsplit.checking import check_shards
 from fedsplit.client_app import app as client_app
 from fedsplit.config import Config, with_clients
 from fedsplit.data.run import reading
+from fedsplit.experiment import Outcome
 from fedsplit.flower_internals import Run, error_reply, task_identity
 from fedsplit.interruption import stopping_loops
-from fedsplit.models.split import SplitModel
+from fedsplit.observers import NOBODY, Observers
 from fedsplit.participants import clients_at_once
-from fedsplit.resume import continued, without_place
 from fedsplit.server_app import Engine, run_server
 
 IN_PROCESS = Engine("inprocess", lambda host, config: DirectChannel(host))
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Result:
-    """What `simulate` returns.
-
-    Attributes
-    ----------
-    rounds : list[dict[str, Any]]
-        One dict per round, as in rounds.jsonl.
-    summary : dict[str, Any]
-        As in summary.json.
-    model : SplitModel
-        The final weights, on the CPU.
-    run_dir : Path
-        The run directory.
-    """
-
-    rounds: list[dict[str, Any]]
-    summary: dict[str, Any]
-    model: SplitModel
-    run_dir: Path
-
-
-def simulate(
-    config: Config | Mapping[str, object] | str | Path | None = None,
+def run_in_process(
+    config: Config,
     *,
-    resume: Any = None,  # noqa: ANN401 - else mypy would refuse `**{"split.cut-layer": 2}`
-    **overrides: object,
-) -> Result:
-    """Run a config in this process.
-
-    Runs in several threads of a process take turns: torch's number of threads and its global
-    generator, which models are drawn from, exist once in a process.
+    observers: Observers = NOBODY,
+    around: AbstractContextManager[object] | None = None,
+) -> Outcome:
+    """Run a checked config in this process, or what is left of the run that it names.
 
     Parameters
     ----------
-    config : Config | Mapping[str, object] | str | Path, optional
-        A config, its keys as a mapping, or the path of a TOML file. By default that of the run
-        that continues, or that of `Config`.
-    resume : str | Path, optional
-        The directory of a run that continues after its last checkpoint.
-    **overrides : object
-        Keys that differ, dotted (``**{"split.cut-layer": 2}``) or underscored
-        (``split_cut_layer=2``).
-
-    Returns
-    -------
-    Result
-        Rounds, summary, final model and run directory.
+    config : Config
+        The config.
+    observers : Observers
+        What watches the run.
+    around : AbstractContextManager[object] | None
+        Is entered when it is this run's turn, and left when the run has ended.
 
     Raises
     ------
     FedSplitError
-        If the config is wrong, or the run cannot be finished, or cannot continue.
-
-    Examples
-    --------
-    >>> from fedsplit import simulate
-    >>> result = simulate({"strategy": "sflv1"}, num_server_rounds=5)  # doctest: +SKIP
-    >>> result.summary["final_accuracy"]  # doctest: +SKIP
-    >>> simulate(resume=result.run_dir, num_server_rounds=10)  # doctest: +SKIP
+        If the run cannot start or cannot be finished.
     """
-    if resume is None:
-        asked = Config.load({} if config is None else config, overrides)
-        return run_in_process(with_absolute_paths(asked))  # or it could only continue from here
-    if config is not None:
-        overrides = {**without_place(Config.load(config, overrides))}
-    return run_in_process(continued(resume, overrides))
-
-
-def run_in_process(config: Config) -> Result:
-    """Run a checked config in this process, or what is left of the run that it names."""
     try:
-        return _run(config)
+        return _run(config, observers, around or nullcontext())
     finally:
         _give_back_memory()
 
 
-def _run(config: Config) -> Result:
+def _run(config: Config, observers: Observers, around: AbstractContextManager[object]) -> Outcome:
     checked = with_clients(config)
     with (
         _one_run_at_a_time(),
+        around,
         reading(checked.data),
         task_identity(),
         InProcessGrid(checked) as grid,
     ):
         check_shards(checked)
-        outcome = run_server(grid, checked, IN_PROCESS)
-    return Result(outcome.rounds, outcome.summary, outcome.model, outcome.run_directory.path)
+        return run_server(grid, checked, replace(IN_PROCESS, observers=observers))
 
 
 def _give_back_memory() -> None:

@@ -25,7 +25,8 @@ class Inputs:
     test : str
         Digest of the test images.
     model : str
-        Digest of the frozen weights, and how images are fitted to the model.
+        Digest of the frozen weights, of an object all weights, and how images are fitted to the
+        model.
     """
 
     class_counts: Mapping[int, Sequence[int]]
@@ -36,12 +37,12 @@ class Inputs:
     @classmethod
     def of(cls, prepared: Preparation, clients: Clients) -> Inputs:
         """Return those of a run that is about to begin or to continue."""
-        frozen = prepared.frozen_digest(split=False)
+        digest = prepared.given_digest or prepared.frozen_digest(split=False)
         return cls(
             clients.class_counts,
             clients.digests,
             digest_of(prepared.test),
-            f"{frozen} {prepared.spec}",
+            f"{digest} {prepared.spec}",
         )
 
     def state_dict(self) -> Snapshot:
@@ -80,13 +81,14 @@ class Inputs:
         if others:
             raise ConfigError(
                 f"The images of {', '.join(others)} are not those with which the run began. "
-                "Continue with the same files, and the same versions of the libraries that decode "
-                "them."
+                "Continue with the same files or objects, and the same versions of the libraries "
+                "that decode them."
             )
         if saved["model"] != self.model:
             raise ConfigError(
-                "The frozen weights of model.name, or the size and normalisation of its images, "
-                "are not those with which the run began. Continue with the model as it was."
+                "The frozen weights of model.name (of a module, all of its first weights), or the "
+                "size and normalisation of its images, are not those with which the run began. "
+                "Continue with the model as it was."
             )
 
 

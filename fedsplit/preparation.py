@@ -14,13 +14,15 @@ from fedsplit.config import Config
 from fedsplit.data.loader import Images
 from fedsplit.data.shards import load_test
 from fedsplit.dtype_check import check_arithmetic
-from fedsplit.exchanged_state import frozen_digest, trains
+from fedsplit.exchanged_state import frozen_digest, tensors_digest, trains
 from fedsplit.initial_model import autocast_of, initial_model
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.labels import tell_other_classes
 from fedsplit.models.split import SplitModel, hold_parts, join_parts
 from fedsplit.models.stages import Part
 from fedsplit.models.trainable import unused_weights_of
+from fedsplit.objects import is_object
+from fedsplit.observers import NOBODY, Observers
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.wire import Wire
 from fedsplit.wiring import added_modules, make_wire
@@ -50,6 +52,10 @@ class Preparation:
         What the client rule adds to every client's part.
     autocast : torch.dtype | None
         The server part's autocast dtype; None = it computes in the dtype of the weights.
+    observers : Observers
+        What else is measured on the test images.
+    given_digest : str
+        Digest of all initial weights, if they are those of an object, which no file keeps.
     """
 
     model: SplitModel
@@ -61,6 +67,8 @@ class Preparation:
     u_shaped: bool
     added: Mapping[str, nn.Module] = field(default_factory=dict)
     autocast: torch.dtype | None = None
+    observers: Observers = NOBODY
+    given_digest: str = ""
 
     @property
     def client_part(self) -> nn.Module:
@@ -100,7 +108,7 @@ class Preparation:
         return lambda images: server_part(self.model.bottom(images))
 
 
-def prepare(config: Config, *, run: str = "") -> Preparation:
+def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> Preparation:
     """Check the config, and load the model and the test images.
 
     Parameters
@@ -109,15 +117,19 @@ def prepare(config: Config, *, run: str = "") -> Preparation:
         The run's configuration.
     run : str
         Identifies the run, see `resolve`.
+    observers : Observers
+        What watches it.
 
     Raises
     ------
     FedSplitError
-        As `check`, and if weights cannot be loaded.
+        As `check`, and if weights cannot be loaded, or a metric has the key of the strategy's own.
     """
     found, spec, class_names = check(config, run=run)
+    strategy = strategy_class(config.strategy)
+    observers.check_apart(strategy.metrics())
     model = initial_model(config, found, num_labels=len(class_names))
-    rule = strategy_class(config.strategy).client_rule
+    rule = strategy.client_rule
     wire = make_wire(
         config,
         found,
@@ -135,6 +147,8 @@ def prepare(config: Config, *, run: str = "") -> Preparation:
         u_shaped=config.split.u_shaped,
         added=_added(rule, config, wire),
         autocast=autocast_of(config),
+        observers=observers,
+        given_digest=_digest(model) if is_object(config.model.name) else "",
     )
     if prepared.pretrained:
         tell_other_classes(found.name, found.source.config, class_names)
@@ -142,6 +156,14 @@ def prepare(config: Config, *, run: str = "") -> Preparation:
         client_top = [model.top] if prepared.u_shaped else []
         check_arithmetic([model.bottom, prepared.server_part, *client_top], spec, config)
     return prepared
+
+
+def _digest(model: SplitModel) -> str:
+    """Return the digest of all weights of a model."""
+    whole: dict[str, Tensor] = {}
+    for part in model:
+        whole |= part.state_dict()
+    return tensors_digest(whole)
 
 
 def _added(rule: type[ClientRule], config: Config, wire: Wire) -> dict[str, nn.Module]:

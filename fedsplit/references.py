@@ -7,6 +7,7 @@ import re
 from typing import TypeVar
 
 from fedsplit.errors import ConfigError, FedSplitError
+from fedsplit.objects import given_object, is_object
 
 Made = TypeVar("Made")
 
@@ -19,7 +20,7 @@ def is_reference(name: str) -> bool:
 
 
 def load_reference(name: str, *, key: str) -> object:
-    """Import and return the object that a config key names.
+    """Import and return the object that a config key names, or that `simulate` was given for it.
 
     Only Python's own module cache is used: a function that a notebook has redefined, or a module
     that was reloaded, is found in its current form.
@@ -41,15 +42,25 @@ def load_reference(name: str, *, key: str) -> object:
             f"{key} = '{name}' does not name an object of a module. Write it as "
             "package.module:name."
         )
+    if is_object(name):
+        return given_object(name, key=key).value
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except FedSplitError:  # such as a metric that the module declares wrongly; it says what to do
         raise
     except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
+        remedy = (
+            "Install its package where the server and every client run, or add its folder to "
+            "PYTHONPATH."
+        )
+        if module == "__main__":
+            remedy = (
+                "A notebook's or script's own code is known in its process only: use simulate() "
+                f"there, or move it into a module and set {key} to package.module:name."
+            )
         raise ConfigError(
-            f"{key} = '{name}' cannot be imported ({type(error).__name__}: {error}). Install its "
-            "package where the server and every client run, or add its folder to PYTHONPATH."
+            f"{key} = '{name}' cannot be imported ({type(error).__name__}: {error}). {remedy}"
         ) from error
 
 
@@ -107,3 +118,11 @@ def load_class(name: str, *, key: str, kind: type[Made]) -> type[Made]:
 def reference_to(item: type) -> str:
     """Return the name by which `load_class` finds a class of a module."""
     return f"{item.__module__}:{item.__qualname__}"
+
+
+def leads_to(item: type) -> bool:
+    """Return whether `reference_to` leads to this class, and not to nothing or to another one."""
+    try:
+        return load_reference(reference_to(item), key="strategy") is item
+    except FedSplitError:
+        return False

@@ -13,6 +13,7 @@ from fedsplit.arrays import to_record, to_state
 from fedsplit.config import Config
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.models.split import SplitModel
+from fedsplit.observers import StopRun
 from fedsplit.results.best import is_over
 from fedsplit.resume import checkpoint_of
 from fedsplit.run_log import say
@@ -87,10 +88,27 @@ class Rounds:
         server_round = self._done + rounds
         scores = self._experiment.evaluate(server_round, self._to_score(arrays))
         every = self._config.checkpoint_every
-        if rounds and every and (server_round % every == 0 or self._is_last(server_round)):
+        raised = self._tell() if rounds else None
+        is_last = raised is not None or self._is_last(server_round)
+        if rounds and every and (server_round % every == 0 or is_last):
             self._write(server_round, arrays)
+        if raised is not None:
+            self._stop(server_round, raised)
         self._check_patience(server_round)
         return MetricRecord({**scores})
+
+    def _tell(self) -> Exception | None:
+        """Show the observers the row of the round; return what one of them has raised."""
+        return self._experiment.observers.tell(self._experiment.recorder.rows[-1])
+
+    def _stop(self, server_round: int, raised: Exception) -> None:
+        """End the rounds because of what a callback has raised."""
+        if not isinstance(raised, StopRun):
+            raise raised
+        why = str(raised) or "StopRun"
+        say(f"Stopped after round {server_round} by a callback: {why}")
+        self._experiment.recorder.stopped = server_round < self._config.num_server_rounds
+        raise _StopEarlyError
 
     def _check_patience(self, server_round: int) -> None:
         """End the rounds, if the score has not improved for too long."""

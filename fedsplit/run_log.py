@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TextIO
 
+from fedsplit.errors import cannot_write
 from fedsplit.screen import Screen
 
 Verbosity = Literal["quiet", "normal", "verbose"]
@@ -108,10 +109,13 @@ class RunLog:
 
         Raises
         ------
-        OSError
+        RunError
             If it cannot be opened.
         """
-        self._file.open(path)
+        try:
+            self._file.open(path)
+        except OSError as error:
+            raise cannot_write(path, error) from None
 
 
 @contextmanager

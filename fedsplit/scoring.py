@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from queue import SimpleQueue
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -34,11 +35,14 @@ class Scored(NamedTuple):
         Means over the images.
     confusion : Tensor
         [classes, classes], int64, on the CPU: images by true class (rows) and predicted class.
+    measured : Mapping[str, float]
+        The metrics that the run's observers measure, by key.
     """
 
     loss: float
     accuracy: float
     confusion: Tensor
+    measured: Mapping[str, float]
 
 
 def score_model(prepared: Preparation, device: str) -> Scored:
@@ -57,15 +61,28 @@ def score_model(prepared: Preparation, device: str) -> Scored:
     data = device_batches(images, _BATCH_SIZE, device=device)
     classes = len(prepared.class_names)
     confusion = torch.zeros(classes * classes, dtype=torch.int64)
+    kept: list[Tensor] = []
 
     def objective(x: Tensor, y: Tensor) -> StepResult:
         logits = whole(x)
         places = y * classes + logits.argmax(dim=-1)
         confusion.add_(torch.bincount(places, minlength=len(confusion)).cpu())
+        if prepared.observers.metrics:
+            kept.append(logits.float().cpu())
         return score(logits, y)
 
     result = evaluate_batches(data, objective)
-    return Scored(result.loss, result.accuracy, confusion.view(classes, classes))
+    measured = prepared.observers.measured(torch.cat(kept), images.labels) if kept else {}
+    return Scored(result.loss, result.accuracy, confusion.view(classes, classes), measured)
+
+
+def round_scores(results: Sequence[Scored]) -> dict[str, float]:
+    """Return the means over several models, by the keys of a round's row."""
+    return {
+        "test_loss": fmean(result.loss for result in results),
+        "test_accuracy": fmean(result.accuracy for result in results),
+        **{key: fmean(r.measured[key] for r in results) for key in results[0].measured},
+    }
 
 
 def score_clients(

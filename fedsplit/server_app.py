@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +19,7 @@ from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.checking import check_batches
 from fedsplit.config import Config
-from fedsplit.data.augment import augmentation
-from fedsplit.data.loader import device_batches
 from fedsplit.data.run import reading
-from fedsplit.data.shards import load_pool
 from fedsplit.errors import FedSplitError
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.flower_internals import (
@@ -34,17 +31,16 @@ from fedsplit.flower_internals import (
 )
 from fedsplit.inputs import Inputs
 from fedsplit.messages import Instructions
-from fedsplit.models.split import join_parts
 from fedsplit.models.trainable import layer_rates
+from fedsplit.observers import NOBODY, Observers
 from fedsplit.participants import check_clients, max_streams
+from fedsplit.pool import pooled_training
 from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import last_state
 from fedsplit.rounds import Rounds
 from fedsplit.run_log import run_log, warn
-from fedsplit.seeding import generator
-from fedsplit.split.local import Batch, PooledTraining
 from fedsplit.split.loss import balanced_weights
 from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
@@ -73,6 +69,8 @@ class Engine:
         Takes a function to call if the process is asked to end, where that raises no exception.
     asking : Callable[[Grid, SplitServer | None], Grid]
         Returns the grid through which rounds ask clients.
+    observers : Observers
+        What watches a run from the process that has asked for it.
     """
 
     name: str
@@ -80,6 +78,7 @@ class Engine:
     make_room: Callable[[], object] = lambda: None
     at_exit: Callable[[Callable[[], object]], object] = lambda function: None
     asking: Callable[[Grid, SplitServer | None], Grid] = lambda grid, server: grid
+    observers: Observers = NOBODY
 
 
 def open_grpc(host: SessionHost, config: Config) -> Channel:
@@ -136,7 +135,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
     saved, threads = last_state(config), torch_threads(config.torch_threads)
     with run_log(config.console) as lines, threads, reading(config.data):
         run = secrets.token_hex(8)
-        prepared = prepare(config, run=run)
+        prepared = prepare(config, run=run, observers=engine.observers)
         kind = strategy_class(config.strategy)
         with _served(config, prepared, engine) as (server, address):
             told = _instructions(config, prepared, run, address)
@@ -161,9 +160,9 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 rounds_done=0 if saved is None else saved["round"],
             )
             directory = experiment.directory
-            lines.write_to(directory.log_path)
             engine.at_exit(partial(_end_in_order, directory, server))
             with closing(experiment), _saying_how_to_continue(directory):
+                lines.write_to(directory.log_path)
                 strategy = kind(_context(config, prepared, clients, told, server, experiment))
                 rounds = Rounds(config, strategy, experiment, inputs.state_dict(), saved)
                 return rounds.run(engine.asking(grid, server))
@@ -216,7 +215,7 @@ def _context(
         instructions=told.model_copy(update=known),
         note=experiment.recorder.note,
         server=server,
-        pool=_pool(config, prepared, num_clients, weights),
+        pool=pooled_training(config, prepared, num_clients, weights),
         buffers=experiment.client_buffers(),
         progress=experiment.show_progress,
     )
@@ -244,32 +243,6 @@ def _answer_seconds(config: Config, num_clients: int) -> float:
         return channel.step_timeout
     # Until all have joined, and then one step for each client.
     return channel.join_timeout + (num_clients + 1) * channel.step_timeout
-
-
-def _pool(
-    config: Config, prepared: Preparation, num_clients: int, class_weights: Sequence[float]
-) -> PooledTraining | None:
-    """Return training on the images of all clients together, if the strategy asks for it."""
-    if not strategy_class(config.strategy).pooled:
-        return None
-    images = load_pool(config, num_clients, prepared.spec)
-
-    def batches_of(server_round: int) -> Iterator[Batch]:
-        for epoch in range(config.local_epochs):
-            yield from device_batches(
-                images,
-                config.batch_size,
-                device=config.device,
-                generator=generator(config.seed, "pooled batches", server_round, epoch),
-                last=config.last_batch,
-                augment=augmentation(config, "pooled", server_round, epoch),
-            )
-
-    rates = layer_rates(prepared.model, config.layer_decay)
-    training = Training.of_clients(config, class_weights=class_weights, layer_rates=rates)
-    whole = join_parts(*prepared.model)
-    whole.autocast = prepared.autocast
-    return PooledTraining(whole, batches_of, training)
 
 
 @contextmanager

@@ -15,20 +15,11 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from fedsplit.config import AggregationConfig
 from fedsplit.errors import ConfigError
 from fedsplit.flower_internals import NodeInfo
+from fedsplit.objects import is_object
+from fedsplit.references import is_reference, load_reference
 from strategies.grids import ForwardingGrid
+from strategies.own_aggregator import OURS, adopt, run_copy
 
-# What fedsplit decides itself: it samples by partition id, and aggregates all accepted replies.
-_OURS = {
-    "fraction_train": 1.0,
-    "fraction_evaluate": 1.0,
-    "min_train_nodes": 1,
-    "min_evaluate_nodes": 1,
-    "min_available_nodes": 1,
-    "weighted_by_key": "num-examples",
-    "arrayrecord_key": "arrays",
-    "configrecord_key": "config",
-    "train_loss_key": "loss",
-}
 _CODE = {"train_metrics_aggr_fn", "evaluate_metrics_aggr_fn", "selection_rule"}
 """Arguments that are functions, which a config cannot hold."""
 
@@ -41,6 +32,8 @@ def make_aggregator(config: AggregationConfig) -> Strategy:
     ConfigError
         If there is no such strategy, or it does not take these options.
     """
+    if is_reference(config.name):
+        return _make_own(config)
     names = sorted(
         name
         for name, kind in vars(flower_strategies).items()
@@ -50,16 +43,49 @@ def make_aggregator(config: AggregationConfig) -> Strategy:
     if config.name not in names:
         close = difflib.get_close_matches(config.name, names, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}."
-        raise ConfigError(f"aggregation.name = '{config.name}' is not a Flower strategy; {hint}")
+        raise ConfigError(
+            f"aggregation.name = '{config.name}' is not a Flower strategy; {hint} Your own class "
+            "is package.module:Class."
+        )
     kind = getattr(flower_strategies, config.name)
     parameters = inspect.signature(kind).parameters
     options = _parse(config.options)
-    _check(config, options, [p for n, p in parameters.items() if n not in _OURS.keys() | _CODE])
+    _check(config, options, [p for n, p in parameters.items() if n not in OURS.keys() | _CODE])
     try:
-        strategy = kind(**{k: v for k, v in _OURS.items() if k in parameters}, **options)
+        strategy = kind(**{k: v for k, v in OURS.items() if k in parameters}, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"aggregation.options = '{config.options}': {error}") from None
     assert isinstance(strategy, Strategy)
+    return strategy
+
+
+def _make_own(config: AggregationConfig) -> Strategy:
+    """Return an aggregator of the user's own class, or a copy of the instance that was given."""
+    found = load_reference(config.name, key="aggregation.name")
+    if isinstance(found, Strategy) and is_object(config.name):
+        return run_copy(found)
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise ConfigError(
+            f"aggregation.name = '{config.name}' is not a class derived from "
+            "flwr.serverapp.strategy.Strategy. Name one, such as a subclass of FedAvg."
+        )
+    if hasattr(found, "client_rule"):
+        raise ConfigError(
+            f"aggregation.name = '{config.name}' is a strategy of fedsplit's kind, which is an "
+            "algorithm and no aggregator. Name it as strategy."
+        )
+    options = _parse(config.options)
+    takes = inspect.signature(found).parameters
+    fixed = {name: value for name, value in OURS.items() if name in takes and name not in options}
+    try:
+        strategy = found(**fixed, **options)
+    except Exception as error:  # the user's code may raise anything
+        raise ConfigError(
+            f"aggregation.name = '{config.name}' cannot be made with aggregation.options = "
+            f"'{config.options}' ({type(error).__name__}: {error}). It is called with these as "
+            "keyword arguments."
+        ) from error
+    adopt(strategy)
     return strategy
 
 

@@ -39,7 +39,7 @@ from strategies.answers import (
     cost_of,
     metrics_of,
 )
-from strategies.combination import combine_contributions
+from strategies.combination import combine_contributions, combine_scores
 from strategies.context import RunContext
 from strategies.kept import KeptByClients
 from strategies.replies import (
@@ -156,7 +156,7 @@ class FederatedStrategy(Strategy):
             lambda _, reply, seen: fault_of_metrics(reply, num_examples=seen),
         )
         with_examples = [r for r in good.values() if measurements_of(r).num_examples > 0]
-        metrics = self.aggregator.aggregate_evaluate(server_round, with_examples)
+        metrics = combine_scores(self.aggregator, server_round, with_examples)
         weights = sum(map(record_bytes, self._sent_to_each().values()))
         seen = report.traffic if report else None
         self._note(

@@ -231,7 +231,7 @@ def _taken(seen: list[Config]) -> Callable[[Config], SimpleNamespace]:
 
     def run(config: Config) -> SimpleNamespace:
         seen.append(config)
-        return SimpleNamespace(run_dir=Path("/runs/one"))
+        return SimpleNamespace(run_directory=SimpleNamespace(path=Path("/runs/one")))
 
     return run
 

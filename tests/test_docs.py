@@ -106,6 +106,26 @@ def test_an_example_of_the_page_trains(module: str, importable: Path, call: Call
     assert all(math.isfinite(scores[key]) for key in ("final_loss", "final_accuracy"))
 
 
+@pytest.mark.slow
+def test_the_examples_for_notebooks_run_one_after_another(tmp_path: Path) -> None:
+    """And the first result is as printed. Break it: misspell an argument of `simulate`."""
+    text = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 5
+    script = tmp_path / "notebook.py"
+    script.write_text("".join(blocks), encoding="utf-8")
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = re.search(r"run directory\.\n\n```\n(.*?)\n```", text, re.DOTALL)
+    assert printed is not None
+    shown, ran = printed[1].splitlines(), done.stdout.splitlines()
+    assert len(shown) == len(ran) == 3
+    assert ran[0] == shown[0]
+    # Accuracy and bytes; the time is another one.
+    assert ran[1].rpartition(",")[0] == shown[1].rpartition(",")[0]
+
+
 def test_the_worked_example_of_the_protocol_prints_what_the_page_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

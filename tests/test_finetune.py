@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedsplit import inprocess, simulate
-from fedsplit.inprocess import Result
+from fedsplit import Result, inprocess, simulate
 from fedsplit.models import load_model, save_model
 from fedsplit.models.registry import family_of
 from fedsplit.seeding import seeded_init

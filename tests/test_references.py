@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedsplit.errors import ConfigError
-from fedsplit.references import is_reference, load_reference
+from fedsplit.references import is_reference, leads_to, load_reference
 
 
 @pytest.mark.parametrize("name", ["mine:Thing", "a.b_c.d1:_name"])
@@ -55,3 +55,26 @@ def test_what_cannot_be_imported_names_key_value_reason_and_remedy(
 def test_a_module_that_is_missing_is_told() -> None:
     with pytest.raises(ConfigError, match="No module named 'no_such_module'"):
         load_reference("no_such_module:Thing", key="strategy")
+
+
+def test_a_notebooks_own_code_is_known_in_its_process_only() -> None:
+    """Break it: advise to install the package '__main__'."""
+    said = r"strategy = '__main__:Mine' cannot be imported.*use simulate\(\).*move it into a module"
+    with pytest.raises(ConfigError, match=said) as told:
+        load_reference("__main__:Mine", key="strategy")
+    assert "PYTHONPATH" not in str(told.value)
+
+
+class Twice:
+    """Is defined again below the test."""
+
+
+def test_a_class_is_led_to_by_its_name_unless_another_has_it() -> None:
+    """Break it: compare names instead of classes, as after a notebook cell is executed again."""
+
+    class Local:
+        pass
+
+    assert leads_to(Twice)
+    assert not leads_to(Local)
+    assert not leads_to(type("Twice", (), {"__module__": __name__}))

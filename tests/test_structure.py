@@ -19,6 +19,7 @@ FILES = [
 # A group may import from the lines before its own, and not from its neighbours in one line.
 LAYERS: list[set[str]] = [
     {"fedsplit.errors"},
+    {"fedsplit.objects"},
     {
         "fedsplit.interruption",
         "fedsplit.locks",
@@ -38,7 +39,13 @@ LAYERS: list[set[str]] = [
         "fedsplit.flower_internals",
         "fedsplit.messages",
     },
-    {"fedsplit.config", "fedsplit.scratch", "fedsplit.run_log", "fedsplit.superlink"},
+    {
+        "fedsplit.config",
+        "fedsplit.scratch",
+        "fedsplit.run_log",
+        "fedsplit.superlink",
+        "fedsplit.observers",
+    },
     {"fedsplit.links"},
     {"fedsplit.data", "fedsplit.models"},
     {"fedsplit.initial_model"},
@@ -52,9 +59,10 @@ LAYERS: list[set[str]] = [
     {"fedsplit.preparation", "fedsplit.absolute_paths", "fedsplit.plan", "fedsplit.predict"},
     {"fedsplit.scoring", "fedsplit.costs"},
     {"fedsplit.experiment", "fedsplit.client_state", "fedsplit.client_side"},
-    {"fedsplit.rounds", "fedsplit.inputs"},
+    {"fedsplit.rounds", "fedsplit.inputs", "fedsplit.pool"},
     {"fedsplit.client_app", "fedsplit.server_app"},
     {"fedsplit.inprocess", "fedsplit.flower_run", "fedsplit.app_project"},
+    {"fedsplit.simulation"},
     {"fedsplit.compare", "fedsplit.new"},
     {"fedsplit.cli"},
     {"fedsplit.__main__"},
@@ -87,6 +95,7 @@ HOMES = {
         "fedsplit.rounds",
         "fedsplit.server_app",
         "fedsplit.inprocess",
+        "fedsplit.simulation",
         "strategies.",
     ),
     "flwr_datasets": ("fedsplit.data.partition",),

@@ -129,7 +129,7 @@ def _run(
     if engine is EngineName.INPROCESS:
         from fedsplit.inprocess import run_in_process
 
-        return run_in_process(config).run_dir
+        return run_in_process(config).run_directory.path
     from fedsplit.flower_run import run_with_flower
 
     assert project is not None

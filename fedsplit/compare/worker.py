@@ -103,7 +103,7 @@ def _listen(lines: TextIO, requests: queue.SimpleQueue[str]) -> None:
 def _make(config: str) -> str:
     """Make one run, and return what went wrong: an empty text if nothing did."""
     try:
-        from fedsplit.inprocess import simulate  # what it prints while it loads goes to the log
+        from fedsplit.simulation import simulate  # what it prints while it loads goes to the log
 
         simulate(config)
     except FedSplitError as error:

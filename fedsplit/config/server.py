@@ -42,5 +42,8 @@ class LossConfig(Section):
 class AggregationConfig(Section):
     """The Flower strategy that aggregates the clients' parts."""
 
-    name: str = Field("FedAvg", description="class in flwr.serverapp.strategy")
+    name: str = Field(
+        "FedAvg",
+        description="class in flwr.serverapp.strategy, or package.module:Class of your own",
+    )
     options: str = Field("", description='keyword arguments of it, such as "eta = 0.1, tau = 1e-3"')

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from fedsplit.config.run import Config, Scalar
+from fedsplit.objects import arguments_of
 
 
 def config_toml(config: Config, path: Path) -> str:
@@ -25,6 +26,9 @@ def config_toml(config: Config, path: Path) -> str:
     elif config.run_name:
         again = shlex.quote(f"run-name={config.run_name}-again")
         command += f" --set {again}"
+    if objects := arguments_of(config.to_flat()):  # the command line has none to give
+        again = ", ".join(f"{argument}=..." for argument in objects)
+        command = f"fedsplit.simulate({str(path)!r}, {again})"
     if not command.isprintable():  # a comment cannot hold a line break
         command = f"fedsplit run {path.name}"
     lines = [f"# {command}"]

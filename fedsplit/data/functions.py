@@ -44,20 +44,33 @@ def call_function(name: str) -> dict[str, datasets.Dataset]:
             f"The function '{name}' (data.name) failed: {type(error).__name__}: {error}. It is "
             "called without arguments, in the server's process and in every client's."
         ) from error
-    if not isinstance(returned, Mapping):
-        raise DataError(
-            f"The function '{name}' (data.name) returned {type(returned).__name__}. {_WANTED}"
-        )
-    for split, rows in returned.items():
+    return checked_splits(returned, f"The function '{name}' (data.name)", "returned")
+
+
+def checked_splits(splits: object, who: str, does: str) -> dict[str, datasets.Dataset]:
+    """Return a data set's splits by name, without formats.
+
+    Parameters
+    ----------
+    splits : object
+        What should be a mapping from names to `datasets.Dataset`.
+    who, does : str
+        Whose they are, for the message: what returned or has them.
+
+    Raises
+    ------
+    DataError
+        If they are something else, or have a transform.
+    """
+    if not isinstance(splits, Mapping):
+        raise DataError(f"{who} {does} {type(splits).__name__}. {_WANTED}")
+    for split, rows in splits.items():
         if not isinstance(rows, datasets.Dataset):
-            raise DataError(
-                f"The function '{name}' (data.name) returned {type(rows).__name__} as the split "
-                f"'{split}'. {_WANTED}"
-            )
+            raise DataError(f"{who} {does} {type(rows).__name__} as the split '{split}'. {_WANTED}")
         if rows.format["type"] == "custom":
             raise DataError(
-                f"The function '{name}' (data.name) returned the split '{split}' with a transform, "
-                "which would not be applied. Write its result into the rows with map()."
+                f"{who} {does} the split '{split}' with a transform, which would not be applied. "
+                "Write its result into the rows with map()."
             )
     # A format, such as "torch", would change the type of what the rows hold.
-    return {str(split): rows.with_format(None) for split, rows in returned.items()}
+    return {str(split): rows.with_format(None) for split, rows in splits.items()}

@@ -18,8 +18,10 @@ from fedsplit.data import fashion_mini
 from fedsplit.data.folders import FolderState, folder_state, read_folder
 from fedsplit.data.functions import call_function
 from fedsplit.data.hub import read_hub
+from fedsplit.data.objects import splits_of
 from fedsplit.errors import DataError
 from fedsplit.names import local_directory, near_miss
+from fedsplit.objects import Given, given_object, is_object
 from fedsplit.references import is_reference
 
 BUNDLED: Mapping[str, Callable[[], datasets.DatasetDict]] = {"fashion-mini": fashion_mini.load}
@@ -42,7 +44,7 @@ class HubDataset:
 
 @dataclass(frozen=True, eq=False)
 class FunctionResult:
-    """What a function of the user's own returned; each call's result is equal to itself only."""
+    """What the user's own function returned, or the user's own object; equal to itself only."""
 
     splits: Mapping[str, datasets.Dataset]
 
@@ -57,8 +59,8 @@ class _Held:
     num_runs: int = 0
 
 
-_Key = tuple[str, str]
-"""The name of a data set, and of its subset."""
+_Key = tuple[str, str, Given | None]
+"""The name of a data set, that of its subset, and the object that the name stands for, if any."""
 _held: dict[_Key, _Held] = {}
 _seen: dict[_Key, Source] = {}
 _lock = RLock()
@@ -85,7 +87,7 @@ def source_of(name: str, config_name: str = "", *, look: bool = True) -> Source:
         If ``package.module:name`` cannot be imported or is not a function.
     """
     with _lock:
-        key = (name, config_name)
+        key = _key(name, config_name)
         if key in _held:
             return _held[key].source
         if look or key not in _seen:
@@ -105,7 +107,7 @@ def held(name: str, config_name: str = "") -> Iterator[Source]:
         As `source_of`.
     """
     with _lock:
-        key = (name, config_name)
+        key = _key(name, config_name)
         entry = _held.get(key) or _Held(_look(name, config_name))
         entry.num_runs += 1
         _held[key] = entry
@@ -148,6 +150,12 @@ def read(source: Source) -> Mapping[str, datasets.Dataset]:
     return source.splits
 
 
+def _key(name: str, config_name: str) -> _Key:
+    # Two objects may have one name: a callback of a run may make a run with another data set.
+    given = given_object(name, key="data.name") if is_object(name) else None
+    return (name, config_name, given)
+
+
 def _look(name: str, config_name: str) -> Source:
     if config_name and is_local(name):
         raise DataError(
@@ -156,6 +164,8 @@ def _look(name: str, config_name: str) -> Source:
         )
     if name in BUNDLED:
         return Bundled(name)
+    if is_object(name):
+        return FunctionResult(splits_of(given_object(name, key="data.name").value))
     if is_reference(name):
         return FunctionResult(call_function(name))
     folder = local_directory(name)

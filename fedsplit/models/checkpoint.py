@@ -16,6 +16,7 @@ from fedsplit.models.family import Family
 from fedsplit.models.hub import Source
 from fedsplit.models.image_sizes import check_image_size
 from fedsplit.models.left_out import tell_left_out
+from fedsplit.models.libraries.custom import LIBRARY as CUSTOM
 from fedsplit.models.making import quietly
 from fedsplit.models.processing import processor_of
 from fedsplit.models.registry import family_of
@@ -138,7 +139,8 @@ def save_model(
 ) -> None:
     """Write a whole model as model.safetensors, config.json and preprocessor_config.json.
 
-    The directory loads again with `load_split_model`, and with the model's own library.
+    The directory loads again with `load_split_model`, and with the model's own library. Of a model
+    with an attribute ``factory`` the config names that, and the weights are no other library's.
 
     Parameters
     ----------
@@ -165,7 +167,8 @@ def save_model(
         processor["image_processor_type"] = family.image_processor
     with quietly(str(directory), doing="saved"):
         Path(directory).mkdir(parents=True, exist_ok=True)
-        family.load_library().save(model, Path(directory), class_names)
+        library = CUSTOM if getattr(model, "factory", "") else family.load_library()
+        library.save(model, Path(directory), class_names)
         text = json.dumps(processor, indent=2) + "\n"
         written = Path(directory) / "preprocessor_config.json"
         written.write_text(text, encoding="utf-8")

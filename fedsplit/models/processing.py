@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,30 @@ def input_spec_of(
         resample=BILINEAR if resample is None else int(resample),
         resize=(resized if resizes else "never") if crop else None,
     )
+
+
+def spec_of_images(model_name: str, images: Callable[[], tuple[int, int, int]] | None) -> InputSpec:
+    """Return what a model that does not say it takes: images of the size that there is.
+
+    Parameters
+    ----------
+    model_name : str
+        For the message.
+    images : Callable[[], tuple[int, int, int]] | None
+        Returns channels, height and width.
+
+    Raises
+    ------
+    ModelError
+        If there are no images to ask.
+    """
+    if images is None:
+        raise ModelError(
+            f"The model '{model_name}' does not say what images it takes. Give its bottom an "
+            "attribute: input_spec = InputSpec(channels, height, width, mean, std)."
+        )
+    channels, height, width = images()
+    return InputSpec(channels, height, width, (0.5,) * channels, (0.5,) * channels)
 
 
 def processor_of(spec: InputSpec) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from fedsplit.cache import OnceCache
-from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models import checkpoint
 from fedsplit.models.arguments import check_parts, check_place, checked_labels
@@ -19,6 +18,7 @@ from fedsplit.models.dropout import dropout_of
 from fedsplit.models.family import Family
 from fedsplit.models.hub import Source, fetch_weights, find_model
 from fedsplit.models.making import Memo
+from fedsplit.models.processing import spec_of_images
 from fedsplit.models.registry import family_of, family_of_config, is_made_by_user
 from fedsplit.models.split import (
     PARTS,
@@ -30,6 +30,8 @@ from fedsplit.models.split import (
 )
 from fedsplit.models.stages import Part
 from fedsplit.models.storage import move_kept_buffers, with_storage
+from fedsplit.objects import is_object
+from fedsplit.references import load_instance
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ def resolve(
 
     A local directory whose configs have changed is a new model. A model that the user's own code
     makes, a function (``package.module:function``) or a class that `register_family` names, is
-    kept for one run only: the next run uses functions and classes as they are then. A hub id is
-    looked up once in a process.
+    kept for one run only: the next run uses functions and classes as they are then. So is an
+    object that `simulate` is given. A hub id is looked up once in a process.
 
     Parameters
     ----------
@@ -71,7 +73,6 @@ def resolve(
         As for `load_split_model`.
     run : str
         Identifies the run that asks. Without it, a model that the user's code makes is not kept.
-
     image_size : int
         Height and width of the images that it is to take, in pixels; 0 = its own size.
 
@@ -80,6 +81,9 @@ def resolve(
     ModelError
         If there is no such model, or the hub cannot be reached. A failure is not kept.
     """
+    if is_object(str(model_name)):
+        given: ResolvedModel = load_instance(str(model_name), key="model.name", kind=ResolvedModel)
+        return given
     source = replace(find_model(str(model_name), cache_dir=cache_dir), image_size=image_size)
     where = None if cache_dir is None else str(cache_dir)
     of_user = is_made_by_user(source)
@@ -222,13 +226,7 @@ class ResolvedModel:
         spec = library.input_spec(self.source, self.skeleton(1), self.source.processor())
         if spec is not None:
             return spec.at(self.source.image_size) if self.source.image_size else spec
-        if images is None:
-            raise ModelError(
-                f"The model '{self.name}' does not say what images it takes. Give its bottom an "
-                "attribute: input_spec = InputSpec(channels, height, width, mean, std)."
-            )
-        channels, height, width = images()
-        return InputSpec(channels, height, width, (0.5,) * channels, (0.5,) * channels)
+        return spec_of_images(self.name, images)
 
     def dropout_probabilities(self) -> dict[str, float]:
         """Return the names of what drops out, with probabilities above 0; see `dropout_of`."""

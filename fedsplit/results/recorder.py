@@ -40,6 +40,8 @@ class Recorder:
         the declared metrics.
     metrics : tuple[Metric, ...]
         The declared metrics.
+    stopped : bool
+        Whether somebody has ended the run before its last round.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Recorder:
     ) -> None:
         self.rows: list[dict[str, Any]] = []
         self.metrics: tuple[Metric, ...] = ()
+        self.stopped = False
         self._run_directory = run_directory
         self._config = config
         self._log = log
@@ -181,6 +184,7 @@ class Recorder:
                 run_directory=self._run_directory.path,
                 classes=classes,
                 metrics=self.metrics,
+                stopped=self.stopped,
             )
         )
         assert isinstance(summary, dict)

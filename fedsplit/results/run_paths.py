@@ -7,7 +7,9 @@ import shlex
 import time
 from pathlib import Path
 
+from fedsplit.config import Config
 from fedsplit.locks import FileLock
+from fedsplit.objects import arguments_of
 from fedsplit.results.checkpoints import Checkpoints
 
 
@@ -113,15 +115,14 @@ class RunPaths:
         kept = self.checkpoints.rounds()
         if not self.config_path.is_file():
             return "It had not begun, and has left no run directory."
+        command = f"fedsplit run --resume {shlex.quote(str(self.path))}"
+        objects = arguments_of(Config.load(self.config_path).to_flat())
+        if objects:
+            given = "".join(f", {argument}=..." for argument in objects)
+            command = f"simulate(resume={str(self.path)!r}{given})"
         if not kept:
-            return (
-                f"No round is kept in '{self.path}'. To begin it again there: fedsplit run "
-                f"--resume {shlex.quote(str(self.path))}"
-            )
-        return (
-            f"Everything up to round {kept[-1]} is kept. Continue with: fedsplit run --resume "
-            f"{shlex.quote(str(self.path))}"
-        )
+            return f"No round is kept in '{self.path}'. To begin it again there: {command}"
+        return f"Everything up to round {kept[-1]} is kept. Continue with: {command}"
 
     @property
     def lock_path(self) -> Path:

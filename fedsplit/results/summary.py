@@ -24,7 +24,7 @@ SCORED_DATA = ("test", "train", "validation")
 """The images that a model is scored on."""
 
 
-def summarise(
+def summarise(  # noqa: PLR0913 - all but the first two by keyword
     rows: Sequence[Mapping[str, Any]],
     config: Config,
     *,
@@ -34,6 +34,7 @@ def summarise(
     run_directory: Path,
     classes: Mapping[str, Any] = NO_CLASSES,
     metrics: Sequence[Metric] = (),
+    stopped: bool = False,
 ) -> dict[str, Any]:
     """Return a run's summary: what it was, how well it learnt, what it cost.
 
@@ -57,11 +58,13 @@ def summarise(
         The last score of each class (see `fedsplit.results.classes`).
     metrics : Sequence[Metric]
         The declared metrics. If there are any, ``declared_metrics`` describes them.
+    stopped : bool
+        Whether somebody has ended the run before its last round, beside `patience`.
     """
     last = rows[-1] if rows else {}
     number = best_round(rows, config.monitor)
     best: Mapping[str, Any] = next((row for row in rows if row["round"] == number), {})
-    stopped = len(rows) < config.num_server_rounds
+    fewer = len(rows) < config.num_server_rounds
     found = {
         "strategy": config.strategy,
         "model": config.model.name,
@@ -69,7 +72,7 @@ def summarise(
         "partitioner": config.data.partitioner,
         "num_rounds": config.num_server_rounds,
         "finished_rounds": len(rows),
-        "stopped_early": stopped and is_over(rows, config.monitor, config.patience),
+        "stopped_early": stopped or (fewer and is_over(rows, config.monitor, config.patience)),
         "seed": config.seed,
         **facts,
         "topology": None if facts["cut_layer"] is None else config.split.topology,

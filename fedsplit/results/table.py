@@ -34,7 +34,8 @@ def results_table(summary: Mapping[str, Any]) -> str:
     summary : Mapping[str, Any]
         The run's summary (see `fedsplit.results.summary.summarise`).
     """
-    lines = "\n".join(_text(part) for part in ("", _title(summary), "", _block(summary)))
+    title = what_ran(summary, rounds=rounds_of(summary))
+    lines = "\n".join(_text(part) for part in ("", title, "", _block(summary)))
     return f"{lines}\n  {'Run directory':{_LABEL_COLUMNS}} {printable(summary['run_directory'])}"
 
 
@@ -78,12 +79,13 @@ def _block(summary: Mapping[str, Any]) -> Table:
     return block
 
 
-def _title(summary: Mapping[str, Any]) -> str:
+def rounds_of(summary: Mapping[str, Any]) -> str:
+    """Say how many rounds a run had, in words."""
     rounds = counted(summary["num_rounds"], "round")
     if summary["finished_rounds"] != summary["num_rounds"]:
         rounds = f"{summary['finished_rounds']} of {rounds}"
         rounds += " (stopped early)" if summary["stopped_early"] else ""
-    return what_ran(summary, rounds=rounds)
+    return rounds
 
 
 def _accuracy(summary: Mapping[str, Any]) -> str:

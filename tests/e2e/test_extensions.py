@@ -1,4 +1,4 @@
-"""A researcher's own strategy, codec and defence under Flower: the same as in this process."""
+"""A researcher's own strategy, aggregator, codec and defence: both engines do the same."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ EXTENDED = UNEVEN | {
     "strategy": "tests.extensions.local_loss:LocalLoss",
     "codec.uplink": "tests.extensions.int8:Int8",
     "defence.name": "tests.extensions.noise:Noise",
+    "aggregation.name": "tests.strategies.own:Slowing",
+    "aggregation.options": "step = 0.5",
 }
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fedsplit.errors import RunError
 from fedsplit.messages import ARRAYS, CONFIG, KEPT_WEIGHTS, Instructions
 from strategies.addressing import address_messages
 from strategies.answers import Asked
@@ -29,12 +31,15 @@ def _addressed(
     sent: bool = True,
     tokens: dict[int, str] | None = None,
     lost: int | None = None,
+    nodes: dict[int, int] | None = None,
 ) -> list[Message]:
+    given = {message.metadata.dst_node_id for message in messages}
+    nodes = nodes or {client: node for client, node in NODES.items() if node in given}
     kept = KeptByClients(lambda client: _weights(7))
     kept.accept([], [] if lost is None else [lost])
     return address_messages(
         messages,
-        Asked(NODES, _weights(9) if sent else ArrayRecord()),
+        Asked(nodes, _weights(9) if sent else ArrayRecord()),
         instructions=instructions_of(SFLV1, server_round=3),
         tokens=tokens or {},
         weights_for=_weights,
@@ -61,6 +66,13 @@ def test_only_fedprox_mu_is_taken_from_the_aggregators_message() -> None:
     """Break it: copy the aggregator's config; the client then refuses its unknown fields."""
     (found,) = _addressed([_configured(80, **{"proximal-mu": 0.25, "lr": 7.0})])
     assert _told(found) == instructions_of(SFLV1, server_round=3, proximal_mu=0.25, kept_round=0)
+
+
+def test_an_aggregator_that_samples_itself_ends_the_run() -> None:
+    """Break it: address whatever messages there are; the others would then be waited for."""
+    said = r"gives 1 of the 3 participants of round 3 no message \(client 2\).*set fraction-train"
+    with pytest.raises(RunError, match=said):
+        _addressed([_configured(80), _configured(90)], nodes=NODES)
 
 
 def test_without_anything_to_train_no_weights_are_sent() -> None:

@@ -14,7 +14,7 @@ from fedsplit.messages import Measurements
 from strategies.aggregation import make_aggregator
 from strategies.answers import Answered
 from strategies.buffers import average_buffers
-from strategies.combination import combine_contributions
+from strategies.combination import combine_contributions, combine_scores
 from tests.strategies.grids import ScriptedGrid, describes
 
 BUFFERS = frozenset({"norm.running_var", "norm.num_batches"})
@@ -137,3 +137,34 @@ def test_an_aggregator_without_a_result_ends_the_run() -> None:
             sent=to_record(SENT),
             buffers=BUFFERS,
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Failing", r"Failing failed in round 2 \(ZeroDivisionError: by zero\)\. Correct it"),
+        (
+            "Renaming",
+            r"returns other weights.*'my.norm.weight' is \(2,\), and nothing was",
+        ),
+    ],
+)
+def test_an_aggregator_of_the_users_own_is_not_trusted(name: str, said: str) -> None:
+    """Break it: look up each returned weight by its name, which raises a KeyError."""
+    aggregator = make_aggregator(AggregationConfig(name=f"tests.strategies.own:{name}"))
+    with pytest.raises(RunError, match=said):
+        combine_contributions(aggregator, 2, _round(2, SENT), sent=to_record(SENT), buffers=BUFFERS)
+
+
+def test_loss_and_accuracy_are_averaged_whatever_the_aggregator_makes_of_them() -> None:
+    aggregator = make_aggregator(AggregationConfig(name="tests.strategies.own:WithoutMetrics"))
+    answered = _round(1, SENT)
+    replies = list(answered.good.values())
+    scores = combine_scores(aggregator, 1, replies)
+    _, metrics = combine_contributions(
+        aggregator, 1, answered, sent=to_record(SENT), buffers=BUFFERS
+    )
+    assert scores is not None
+    assert (metrics["loss"], metrics["accuracy"]) == (0.5, 0.25)
+    assert (scores["loss"], scores["accuracy"]) == (0.5, 0.25)
+    assert combine_scores(aggregator, 1, []) is None

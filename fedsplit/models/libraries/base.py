@@ -72,6 +72,9 @@ class Library(Protocol):
             What its preprocessor_config.json says; empty if there is none.
         """
 
+    def config_of(self, model: nn.Module) -> Mapping[str, Any]:
+        """Return what config.json says of a model; `build` makes one like it of that, if it can."""
+
     def save(
         self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
     ) -> None:

@@ -17,6 +17,7 @@ from fedsplit.models.labels import label_names
 from fedsplit.models.split import PARTS
 from fedsplit.models.storage import without_storage
 from fedsplit.models.weights import Checkpoint, checkpoint_of, write_model
+from fedsplit.objects import is_object
 from fedsplit.references import load_reference
 from fedsplit.seeding import unchanged_generator
 
@@ -29,7 +30,16 @@ class CustomLibrary:
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
         """Call the function; with ``num_labels`` if it takes that."""
         name = str(source.config["factory"])
-        made = _call(source.name, name, num_labels)
+        if is_object(name):
+            raise ModelError(
+                f"The model in '{source.directory or source.name}' is made of modules that "
+                "simulate() was given as an object: only their weights are saved. Make the modules "
+                "again, and load its model.safetensors into them, for three parts into "
+                "SplitModel(bottom, trunk, top).merge(). Or write a function that makes them, and "
+                "name it as 'factory' in its config.json: package.module:function."
+            )
+        class_names = tuple(source.config.get("class_names", ()))
+        made = _call(source.name, name, num_labels or len(class_names) or None)
         if isinstance(made, nn.Module):
             whole: Any = made
             whole.factory = name  # so that what is saved can be loaded
@@ -44,8 +54,7 @@ class CustomLibrary:
                     f"is no nn.Module; {_EXAMPLE}."
                 )
         model = JoinedModel(*made, factory=name)
-        _check_apart(name, model)
-        class_names = tuple(source.config.get("class_names", ()))
+        check_apart(f"The function '{name}' returned", model)
         if num_labels in (None, len(class_names)):
             model.class_names = class_names
         return model
@@ -87,6 +96,10 @@ class CustomLibrary:
         spec: InputSpec | None = getattr(getattr(model, "bottom", model), "input_spec", None)
         return spec
 
+    def config_of(self, model: nn.Module) -> Mapping[str, Any]:
+        """Return the name of the function; "" if it is not known."""
+        return {"model_type": "custom", "factory": getattr(model, "factory", "")}
+
     def save(
         self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
     ) -> None:
@@ -95,12 +108,9 @@ class CustomLibrary:
         if class_names is not None:
             # The number of logits of a user's top is not known without running it.
             whole.class_names = label_names(class_names, len(class_names))
-        config: dict[str, object] = {
-            "model_type": "custom",
-            "factory": getattr(model, "factory", ""),
-        }
-        if whole.class_names:
-            config["class_names"] = list(whole.class_names)
+        config = dict(self.config_of(model))
+        if names := getattr(whole, "class_names", ()):
+            config["class_names"] = list(names)
         write_model(model, config, directory)
 
 
@@ -133,16 +143,29 @@ def _call(model_name: str, name: str, num_labels: int | None) -> object:
         ) from error
 
 
-def _check_apart(name: str, model: JoinedModel) -> None:
-    """Refuse a parameter in two parts: client and server would train two copies of it."""
+def check_apart(who: str, model: JoinedModel) -> None:
+    """Refuse a parameter in two parts: client and server would train two copies of it.
+
+    Parameters
+    ----------
+    who : str
+        Says whose model it is, for the message.
+    model : JoinedModel
+        The three parts.
+
+    Raises
+    ------
+    ModelError
+        Names the parameter.
+    """
     part_of: dict[int, str] = {}
     for path, parameter in model.named_parameters(remove_duplicate=False):
         part, _, rest = path.partition(".")
         first = part_of.setdefault(id(parameter), part)
         if first != part and parameter.requires_grad:
             raise ModelError(
-                f"The function '{name}' returned a {first} and a {part} that share the parameter "
-                f"{rest}. Each part would train its own copy: give each a module of its own."
+                f"{who} a {first} and a {part} that share the parameter {rest}. Each part would "
+                "train its own copy: give each a module of its own."
             )
 
 

@@ -132,6 +132,10 @@ class TimmLibrary:
         """Return the arguments that make the model again."""
         return arguments_of(model)
 
+    def config_of(self, model: nn.Module) -> Mapping[str, Any]:
+        """Return config.json as timm writes it."""
+        return _config(model, self.model_type, self.arguments(model))
+
     def save(
         self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
     ) -> None:
@@ -148,7 +152,7 @@ class TimmLibrary:
             kept = {key: value for key, value in known.items() if key not in _LABELS}
             kept["label_names"] = label_names(class_names, whole.num_classes)
             whole.pretrained_cfg = kept
-        config = _config(whole, self.model_type, self.arguments(whole))
+        config = dict(self.config_of(whole))
         again = self.build_empty(Source(str(directory), config, None), type(model), None)
         if repr(again) != repr(model):
             raise ModelError(

@@ -130,6 +130,11 @@ class TorchvisionLibrary:
         spec = input_spec_of(source.name, processor, 3, self.image_size(model))
         return replace(spec, crop_rounding="even")
 
+    def config_of(self, model: nn.Module) -> Mapping[str, Any]:
+        """Return all arguments."""
+        kind = {"model_type": self.model_type, "architecture": self.class_name}
+        return {**kind, **self.arguments(model)}
+
     def save(
         self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
     ) -> None:
@@ -144,8 +149,7 @@ class TorchvisionLibrary:
         if class_names is not None:
             whole.class_names = label_names(class_names, self.num_classes(whole))
         names = getattr(whole, "class_names", ())
-        config = {"model_type": self.model_type, "architecture": self.class_name}
-        config |= self.arguments(model)
+        config = dict(self.config_of(model))
         model_class = getattr(self.module(), self.class_name)
         again = self.build_empty(Source(str(directory), config, None), model_class, None)
         if repr(again) != repr(model):

@@ -110,6 +110,12 @@ class TransformersLibrary:
         channels, *size = image_shape(whole.config)
         return input_spec_of(source.name, processor, channels, size)
 
+    def config_of(self, model: nn.Module) -> Mapping[str, Any]:
+        """Return its configuration."""
+        whole: Any = model
+        config: dict[str, Any] = whole.config.to_dict()
+        return config
+
     def save(
         self, model: nn.Module, directory: Path, class_names: Sequence[str] | None = None
     ) -> None:
