@@ -20,8 +20,8 @@ _TEXT = (
     "accuracies of all classes, so that rare ones count as much as frequent ones."
 )
 _HOW_TO_READ = (
-    " The darker a cell, the larger the share of a class's images that are taken for the class of "
-    "the column; cells beside the diagonal are mistakes."
+    " The stronger the colour of a cell, the larger the share of a class's images that are taken "
+    "for the class of the column; cells beside the diagonal are mistakes."
 )
 
 

@@ -9,8 +9,8 @@ from fedsplit.report.picture import Picture
 from fedsplit.results.text import counted
 
 SHARDS_TEXT = (
-    "The training images of each client, above in all, below of each class. The darker a cell of "
-    "the heat map, the more images."
+    "The training images of each client, above in all, below of each class. The stronger the "
+    "colour of a cell, the more images."
 )
 
 
