@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
+from fedsplit.drawing.palette import css_variables
+from fedsplit.report.facts import NOT_KNOWN
 from fedsplit.report.gather import Gathered, gather
+from fedsplit.report.header import header_of
 from fedsplit.report.markdown import to_markdown
 from fedsplit.report.pictures import BY_BYTES, BY_ROUND, accuracy
-from fedsplit.report.sections import header_of, sections_of
+from fedsplit.report.sections import sections_of
 
 RESULTS = Path(__file__).with_name("results")
 MARK = "<!-- from here on written by docs/make_results.py -->\n"
@@ -41,7 +43,9 @@ def _tables(gathered: Gathered) -> str:
     header = header_of(gathered)
     # The directory of the machine that ran it is of no interest.
     command = re.sub(r" --output-dir \S+", "", header.command)
-    text = to_markdown("", replace(header, command=command), sections_of(gathered, drawn=False))
+    facts = {name: value for name, value in header.facts.items() if value != NOT_KNOWN}
+    header = replace(header, command=command, facts=facts)
+    text = to_markdown("", header, sections_of(gathered, drawn=False))
     # Neither is where its checkout lay.
     return text.partition("\n")[2].lstrip().replace(f"{RESULTS.parents[1].resolve()}/", "")
 
@@ -52,8 +56,7 @@ def _word(label: str) -> str:
 
 def _alone(svg: str) -> str:
     """Return the picture of a page as a file, with the light and dark colours of the page."""
-    page = files("fedsplit.report").joinpath("templates/page.html.j2").read_text(encoding="utf-8")
-    light, dark = re.findall(r":root \{(.*?)\}", page, re.DOTALL)[:2]
+    light, dark = css_variables(dark=False), css_variables(dark=True)
     style = f"<style>:root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"
     paper = "svg{background:var(--paper)}</style>"
     return re.sub(r"(<svg [^>]*>)", lambda found: found[1] + style + paper, svg, count=1)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,9 @@ from fedsplit.models.split import SplitModel
 from fedsplit.models.trainable import merge_adapters, weights_digest
 from fedsplit.preparation import Preparation
 from fedsplit.results.classes import class_scores
+from fedsplit.results.environment import environment
 from fedsplit.results.files import replace_folder
-from fedsplit.results.plots import plot_run
+from fedsplit.results.plots import draw_or_warn, plot_run
 from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import Sinks
@@ -32,8 +31,6 @@ from fedsplit.results.table import faults_of, results_table
 from fedsplit.run_log import note, say, warn
 from fedsplit.scoring import Scored, round_scores, score_clients, score_model
 from fedsplit.split.phases import Purpose
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -157,6 +154,7 @@ class Experiment:
                 **sizes,
                 "cut_layer": config.split.cut_layer if split else None,
                 **known,
+                **environment(config.device),
             },
             metrics=(*self._strategy.metrics(), *self._prepared.observers.metrics),
         )
@@ -284,17 +282,3 @@ class Experiment:
         for line in of_each:
             note(line)
         self.directory.write_shards(counts, names)
-
-
-def draw_or_warn(path: Path, plot: Callable[[Path], None]) -> None:
-    """Draw a picture; if that fails, log a warning, because it must not end a run."""
-    with warnings.catch_warnings():
-        # Names in a script that matplotlib's font lacks appear as boxes.
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        try:
-            plot(path)
-        except Exception as error:
-            _logger.warning(
-                "'%s' cannot be drawn (%s: %s); the run continues without this picture.",
-                *(path, type(error).__name__, error),
-            )

@@ -214,6 +214,7 @@ def _context(
         clients=clients,
         instructions=told.model_copy(update=known),
         note=experiment.recorder.note,
+        note_clients=experiment.recorder.note_clients,
         server=server,
         pool=pooled_training(config, prepared, num_clients, weights),
         buffers=experiment.client_buffers(),

@@ -227,6 +227,18 @@ def metrics_of(answers: Sequence[Answered], metrics: Sequence[Field]) -> dict[st
     }
 
 
+def results_of(
+    measured: Iterable[Mapping[int, Measurements]],
+) -> dict[int, dict[str, float]]:
+    """Return the results of single clients: of those that have trained on or scored examples."""
+    every = {client: found for each in measured for client, found in each.items()}
+    return {
+        client: {"examples": found.num_examples, "loss": found.loss, "accuracy": found.accuracy}
+        for client, found in sorted(every.items())
+        if found.num_examples > 0
+    }
+
+
 def cost_of(answers: Sequence[Answered], link: Link | None) -> dict[str, object]:
     """Return the row's entries for a round of training, over all its messages.
 

@@ -38,16 +38,12 @@ from strategies.answers import (
     check_replies,
     cost_of,
     metrics_of,
+    results_of,
 )
 from strategies.combination import combine_contributions, combine_scores
 from strategies.context import RunContext
 from strategies.kept import KeptByClients
-from strategies.replies import (
-    fault_of_metrics,
-    fault_of_train_reply,
-    measurements_of,
-    without,
-)
+from strategies.replies import fault_of_metrics, fault_of_train_reply, measurements_of, without
 
 
 class FederatedStrategy(Strategy):
@@ -155,6 +151,8 @@ class FederatedStrategy(Strategy):
             *(server_round, replies, "did not evaluate"),
             lambda _, reply, seen: fault_of_metrics(reply, num_examples=seen),
         )
+        measured = {client: measurements_of(reply) for client, reply in good.items()}
+        self._run.note_clients("validation", results_of([measured]))
         with_examples = [r for r in good.values() if measurements_of(r).num_examples > 0]
         metrics = combine_scores(self.aggregator, server_round, with_examples)
         weights = sum(map(record_bytes, self._sent_to_each().values()))
@@ -291,6 +289,7 @@ class FederatedStrategy(Strategy):
     def _note_train(self, server_round: int, answers: Sequence[Answered]) -> None:
         """Note what a round's answers cost; too few good answers end the run."""
         check_enough(server_round, answers, self.config.min_participants)
+        self._run.note_clients("train", results_of(answer.measured for answer in answers))
         self._note(
             train_seconds=time.perf_counter() - self._started,
             **cost_of(answers, link_of(self.config.network)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fedsplit.config import Config
@@ -12,6 +12,11 @@ from fedsplit.split.server import Progress, SplitServer, silent
 from strategies.clients import Clients
 
 Note = Callable[..., None]
+NoteClients = Callable[[str, Mapping[int, Mapping[str, float]]], None]
+
+
+def _note_nothing(phase: str, results: Mapping[int, Mapping[str, float]]) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class RunContext:
         What every message tells its client. A round adds its number and the client's token.
     note : Note
         Notes values of the round, as keyword arguments (see `fedsplit.results.recorder`).
+    note_clients : NoteClients
+        Notes the round's results of single clients.
     server : SplitServer | None
         Holds the server part, if the model is split.
     pool : PooledTraining | None
@@ -42,6 +49,7 @@ class RunContext:
     clients: Clients
     instructions: Instructions
     note: Note
+    note_clients: NoteClients = _note_nothing
     server: SplitServer | None = None
     pool: PooledTraining | None = None
     buffers: frozenset[str] = frozenset()

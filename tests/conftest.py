@@ -95,8 +95,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     Without pictures, which would take a third of its time, unless it is to be `drawn`.
     """
     from fedsplit import experiment, simulate
+    from fedsplit.results.plots import draw_or_warn
 
-    draw = experiment.draw_or_warn
+    draw = draw_or_warn
     finished: dict[str, Result] = {}
 
     def once(*, again: bool = False, drawn: bool = False, **overrides: object) -> Result:

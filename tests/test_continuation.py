@@ -66,13 +66,15 @@ def killed_after(server_round: int, finished: Result, folder: Path) -> Path:
 def assert_same_results(unbroken: Result, continued: Result) -> None:
     """Compare everything but times, and what had to be sent again."""
     assert distance(weights(unbroken), weights(continued)) == 0.0
-    apart = ("resent_bytes", "run_directory")
+    apart = ("resent_bytes", "run_directory", "started_at", "commit")
     for one, other in [
         *zip(unbroken.rounds, continued.rounds, strict=True),
         (unbroken.summary, continued.summary),
     ]:
         keys = [key for key in one if "second" not in key and key not in apart]
         assert {key: one[key] for key in keys} == {key: other[key] for key in keys}
+    paths = [RunDirectory(result.run_dir).client_results_path for result in (unbroken, continued)]
+    assert paths[0].read_text() == paths[1].read_text()
 
 
 @pytest.mark.parametrize("keys", RUNS.values(), ids=RUNS)

@@ -95,7 +95,7 @@ def test_bits_do_not_depend_on_concurrency_or_repetition(run: Run, concurrent: i
 
     one, other = weights(first), weights(second)
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
-    timed = ("seconds", "run_directory", "per_second")
+    timed = ("seconds", "run_directory", "per_second", "started_at", "commit")
     for summary in (first.summary, second.summary):
         assert summary["cut_uplink_bytes"] > 0
     same = [key for key in first.summary if not any(word in key for word in timed)]
@@ -179,6 +179,7 @@ def test_result_and_run_directory_hold_the_contract(run: Run) -> None:
         *("config.toml", "rounds.jsonl", "summary.json", "model", "rounds.png", "shards.png"),
         "log.txt",
         *("shards.json", "start.json", "resume.toml", "checkpoints", "best", ".lock"),
+        "clients.jsonl",
     }
 
 

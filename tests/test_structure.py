@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
         "fedsplit.boundary",
         "fedsplit.cache",
         "fedsplit.devices",
+        "fedsplit.drawing",
         "fedsplit.names",
         "fedsplit.seeding",
         "fedsplit.threads",

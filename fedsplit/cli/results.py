@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,8 +46,8 @@ def compare(
     from fedsplit.compare.runner import compare as run_all
     from fedsplit.compare.runs import make_plan  # loads torch: not for --help
 
-    command = shlex.join(["fedsplit", *sys.argv[1:]])
     asked = make_plan(config, output_dir)
+    command = asked.command(jobs)
     comparison = run_all(asked, jobs=jobs, command=command, console=Console(stderr=True))
     _report(asked.directory)
     if comparison.failures:

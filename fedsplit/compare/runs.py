@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,6 +70,12 @@ class Plan:
     asked: CompareConfig
     directory: Path
     runs: tuple[PlannedRun, ...]
+
+    def command(self, jobs: int) -> str:
+        """Return the command that makes or continues the comparison, from any folder."""
+        where = ["--output-dir", str(self.directory.parent), "--jobs", str(jobs)]
+        source = Path(self.source).expanduser().absolute()
+        return shlex.join(["fedsplit", "compare", str(source), *where])
 
 
 def make_plan(path: str | Path, output_dir: str | Path) -> Plan:

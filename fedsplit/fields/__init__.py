@@ -16,6 +16,7 @@ from fedsplit.fields.metric import (
 )
 from fedsplit.fields.table import (
     BYTE_KEYS,
+    ENVIRONMENT_KEYS,
     FIELDS,
     ROUND_FIELDS,
     ROW_KEYS,
@@ -31,6 +32,7 @@ from fedsplit.fields.table import (
 __all__ = [
     "BYTE_KEYS",
     "DECLARED_KEY",
+    "ENVIRONMENT_KEYS",
     "FIELDS",
     "METRICS_GROUP",
     "ROUND_FIELDS",

@@ -94,7 +94,7 @@ ROUND_FIELDS: tuple[BuiltIn, ...] = (
     ),
     _field("train_seconds", "training time", unit="s"),
     _field("evaluate_seconds", "evaluation time", unit="s"),
-    _field("round_seconds", "time", "table", "rounds", unit="s"),
+    _field("round_seconds", "round time", "table", "rounds", unit="s", short="time"),
 )
 """The keys of a row of rounds.jsonl, in order; what a round did not report is None."""
 
@@ -123,7 +123,15 @@ _START_FIELDS: tuple[BuiltIn, ...] = (
     _field("client_memory_bytes", "client memory", "summary", "sides", unit="B"),
     _field("server_memory_bytes", "server memory", "summary", "sides", unit="B"),
 )
-START_KEYS = tuple(field.key for field in _START_FIELDS)
+_ENVIRONMENT_FIELDS: tuple[BuiltIn, ...] = (
+    _field("started_at", "started"),
+    _field("device", "device"),
+    _field("cpu", "CPU"),
+    _field("commit", "commit"),
+)
+ENVIRONMENT_KEYS = tuple(field.key for field in _ENVIRONMENT_FIELDS)
+"""The keys of summary.json that say where and when a run was made."""
+START_KEYS = tuple(field.key for field in (*_START_FIELDS, *_ENVIRONMENT_FIELDS))
 """The keys of summary.json that are known before the first round (`Recorder.start`)."""
 
 SUMMARY_FIELDS: tuple[BuiltIn, ...] = (
@@ -157,6 +165,7 @@ SUMMARY_FIELDS: tuple[BuiltIn, ...] = (
     _field("fedsplit_version", "fedsplit version"),
     _field("torch_version", "torch version"),
     _field("flwr_version", "flwr version"),
+    *_ENVIRONMENT_FIELDS,
 )
 """The keys of summary.json, in order."""
 

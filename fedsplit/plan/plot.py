@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsplit.drawing.axes import new_figure, style
+from fedsplit.drawing.palette import DOWNLINK, INK, MUTED, SMALL, UPLINK, looks
 from fedsplit.errors import ConfigError
 from fedsplit.names import printable
 from fedsplit.plan.cuts import CutPlan, ModelPlan
-from fedsplit.results.plots import INK, MUTED, style
 from fedsplit.results.text import with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # from the palette of Okabe and Ito
-_UP, _DOWN = "#3B4A54", "#9FB0BA"
 
 
 def check_picture(path: Path) -> None:
@@ -53,11 +51,7 @@ def plot_plan(plan: ModelPlan, path: Path) -> None:
     ConfigError
         If the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13.5, 4.4), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13.5, 4.4)
     share, traffic, time = figure.subplots(1, 3, gridspec_kw={"wspace": 0.27})
     figure.subplots_adjust(left=0.045, right=0.98, top=0.76, bottom=0.13)
     setting, spec = plan.setting, plan.spec
@@ -85,12 +79,12 @@ def _shares(axes: Axes, cuts: Sequence[CutPlan]) -> None:
     style(axes, "Share of the client, %")
     measures = {"parameters": "parameters", "FLOPs": "flops_per_sample", "memory": "memory_bytes"}
     # From wide to narrow lines, because they often cover each other.
-    for (name, measure), colour, width in zip(
-        measures.items(), _COLOURS, (4.5, 2.75, 1.25), strict=False
+    for number, ((name, measure), width) in enumerate(
+        zip(measures.items(), (4.5, 2.75, 1.25), strict=True)
     ):
         pairs = [(getattr(c, f"client_{measure}"), getattr(c, f"server_{measure}")) for c in cuts]
         shares = [100 * client / (client + server) for client, server in pairs]
-        _line(axes, cuts, shares, name, colour, width)
+        _line(axes, cuts, shares, name, number, width)
     axes.set_ylim(0, 100)
     _legend(axes)
 
@@ -99,7 +93,7 @@ def _traffic(axes: Axes, cuts: Sequence[CutPlan]) -> None:
     style(axes, "Bytes at the cut per training sample")
     from matplotlib.ticker import FuncFormatter
 
-    for shift, colour, name in ((-0.2, _UP, "uplink"), (0.2, _DOWN, "downlink")):
+    for shift, colour, name in ((-0.2, UPLINK, "uplink"), (0.2, DOWNLINK, "downlink")):
         sizes = [getattr(cut, f"{name}_bytes_per_sample") for cut in cuts]
         axes.bar(
             [cut.cut_layer + shift for cut in cuts], sizes, width=0.38, color=colour, label=name
@@ -107,14 +101,14 @@ def _traffic(axes: Axes, cuts: Sequence[CutPlan]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: with_unit(size, "B")))
     most = max(max(cut.uplink_bytes_per_sample, cut.downlink_bytes_per_sample) for cut in cuts)
     axes.set_ylim(0, 1.18 * most)
-    axes.legend(loc="upper left", frameon=False, fontsize=9.5, labelcolor=INK, ncols=2)
+    axes.legend(loc="upper left", frameon=False, fontsize=SMALL, labelcolor=INK, ncols=2)
     _cut_axis(axes, cuts)
 
 
 def _times(axes: Axes, plan: ModelPlan) -> None:
     style(axes, "Estimated round, seconds")
-    for name, colour in zip(plan.setting.links, _COLOURS, strict=False):
-        _line(axes, plan.cuts, [cut.round_seconds[name] for cut in plan.cuts], name, colour)
+    for number, name in enumerate(plan.setting.links):
+        _line(axes, plan.cuts, [cut.round_seconds[name] for cut in plan.cuts], name, number)
     # Leave room for the legend above the lines.
     axes.set_ylim(0, 1.3 * max(s for cut in plan.cuts for s in cut.round_seconds.values()))
     _legend(axes)
@@ -125,25 +119,22 @@ def _line(
     cuts: Sequence[CutPlan],
     values: Sequence[float],
     name: str,
-    colour: str,
+    number: int,
     width: float = 2.0,
 ) -> None:
     layers = [cut.cut_layer for cut in cuts]
     axes.plot(
         layers,
         values,
-        color=colour,
         label=name,
-        linewidth=width,
-        marker="o",
-        markersize=1.5 + width,
+        **looks(number) | {"linewidth": width, "markersize": 2.0 + width},  # type: ignore[arg-type]
         clip_on=False,
     )
     _cut_axis(axes, cuts)
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="upper left", frameon=False, fontsize=9.5, labelcolor=INK)
+    axes.legend(loc="upper left", frameon=False, fontsize=SMALL, labelcolor=INK)
 
 
 def _cut_axis(axes: Axes, cuts: Sequence[CutPlan]) -> None:

@@ -1,4 +1,4 @@
-"""Bars of bytes, of what client and server hold, and the picture of the shards."""
+"""Bars of bytes and of what client and server hold, and the picture of the shards."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from fedsplit.drawing.axes import add_axes, shortened, without_axes
+from fedsplit.drawing.palette import INK, MUTED, SERIES, SIDES, SMALL, traffic_colour
+from fedsplit.drawing.shards import draw_shards as draw_shards_on
 from fedsplit.fields import fields_shown_in
-from fedsplit.report.curves import shortened
-from fedsplit.report.svg import FONT_SIZE, GRID, INK, MUTED, SERIES, WIDTH_INCHES, new_axes, to_svg
+from fedsplit.report.svg import new_figure, to_svg
 from fedsplit.results.text import NOTHING, with_unit
 
 _ROW_INCHES = 0.3
 _LABEL_INCHES = 1.3
-_MAX_CLIENTS, _MAX_CLASSES = 40, 30
+_MAX_CELLS = 6000
 
 EVALUATION = "evaluation"
-TRAFFIC = {
-    field.short_label: colour
-    for field, colour in zip(
-        fields_shown_in("traffic"), (SERIES[0], SERIES[5], SERIES[1], SERIES[4]), strict=True
-    )
-} | {EVALUATION: SERIES[6]}
+PARTS = {field.short_label: traffic_colour(field.key) for field in fields_shown_in("traffic")} | {
+    EVALUATION: SERIES[6]
+}
 """Part of a bar of bytes -> its colour, in the order of the parts."""
-SIDES = {"client": SERIES[0], "server": SERIES[4]}
 
 
 def draw_stacks(
@@ -33,7 +31,7 @@ def draw_stacks(
     name: str,
     alt: str,
     unit: str = "B",
-    colours: Mapping[str, str] = TRAFFIC,
+    colours: Mapping[str, str] = PARTS,
 ) -> str:
     """Draw one bar for each row, made of parts, with the sum at its end.
 
@@ -62,11 +60,10 @@ def draw_stacks(
             with_unit(totals[row], unit),
             va="center",
             color=INK,
-            fontsize=FONT_SIZE - 1,
+            fontsize=SMALL,
         )
     axes.set_xlim(0, most * 1.24)
-    _legend(axes, colours)
-    return to_svg(axes, name, alt)
+    return _finished(axes, colours, name, alt)
 
 
 def draw_pairs(
@@ -89,22 +86,21 @@ def draw_pairs(
             axes.text(
                 (size or 0.0) + 0.015 * most,
                 row + offset,
-                NOTHING if size is None else f"{with_unit(size, unit)}" if size else f"no {side}",
+                NOTHING if size is None else with_unit(size, unit) if size else f"no {side}",
                 va="center",
                 color=INK if size else MUTED,
-                fontsize=FONT_SIZE - 2,
+                fontsize=SMALL - 1,
             )
     axes.set_xlim(0, most * 1.24)
-    _legend(axes, SIDES)
-    return to_svg(axes, name, alt)
+    return _finished(axes, SIDES, name, alt)
 
 
 def draw_shards(
     class_counts: Sequence[Sequence[int]], class_names: Sequence[str], *, name: str, alt: str
 ) -> str:
-    """Draw a dot for each client and class, whose area is the number of images.
+    """Draw the images of each client, and a heat map of clients by classes.
 
-    With more than 40 clients or 30 classes, draw only the number of images of each client.
+    With more than 6,000 pairs of a client and a class, draw only the images of each client.
 
     Parameters
     ----------
@@ -115,54 +111,42 @@ def draw_shards(
     name, alt : str
         See `draw_stacks`.
     """
-    clients, classes = len(class_counts), len(class_names)
-    if clients > _MAX_CLIENTS or classes > _MAX_CLASSES:
-        axes = new_axes(2.6, left=0.6, right=0.2)
-        axes.bar(range(clients), [sum(row) for row in class_counts], color=SERIES[0], width=0.85)
-        axes.set_ylabel("training images", color=MUTED, fontsize=FONT_SIZE - 1)
-        axes.grid(axis="y", color=GRID, linewidth=0.8)
-    else:
-        axes = new_axes(0.9 + 0.24 * classes, left=_LABEL_INCHES, right=0.2)
-        most = max(1, *(count for row in class_counts for count in row))
-        cell_points = min(0.24, (WIDTH_INCHES - _LABEL_INCHES - 0.2) / clients) * 72
-        dots = [
-            (client, label, count)
-            for client, row in enumerate(class_counts)
-            for label, count in enumerate(row)
-            if count
-        ]
-        xs, ys, counts = zip(*dots, strict=True)
-        areas = [max(1.0, (0.98 * cell_points) ** 2 * count / most) for count in counts]
-        axes.scatter(xs, ys, areas, color=SERIES[0], linewidth=0, zorder=3)
-        axes.set_yticks(range(classes), [shortened(text) for text in class_names], parse_math=False)
-        axes.set_xlim(-0.6, clients - 0.4)
-        axes.set_ylim(classes - 0.4, -0.6)
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.set_xticks(range(0, clients, 1 if clients <= 20 else 5))
-        axes.spines["bottom"].set_visible(False)
-    axes.set_xlabel("client", color=MUTED, fontsize=FONT_SIZE - 1)
-    return to_svg(axes, name, alt)
+    classes = len(class_names)
+    if len(class_counts) * classes > _MAX_CELLS:
+        figure = new_figure(2.4)
+        bars = add_axes(figure, left=0.6, right=0.1, top=0.3)
+        draw_shards_on(bars, None, class_counts, class_names)
+        return to_svg(figure, name, alt)
+    cells = max(1.4, min(6.0, 0.24 * classes))
+    height = 0.55 + cells + 1.35
+    figure = new_figure(height)
+    bars = add_axes(figure, left=_LABEL_INCHES, right=0.1, bottom=0.65 + cells, top=0.35)
+    heat = add_axes(figure, left=_LABEL_INCHES, right=0.1, bottom=0.55, top=height - 0.55 - cells)
+    draw_shards_on(bars, heat, class_counts, class_names)
+    return to_svg(figure, name, alt)
 
 
 def _rows(labels: Sequence[str], *, rows_inches: float) -> Axes:
-    axes = new_axes(0.5 + rows_inches * len(labels) + 0.3, left=_LABEL_INCHES, right=0.05)
-    axes.set_position((axes.get_position().x0, 0.02, axes.get_position().width, 0.9))
+    figure = new_figure(0.3 + rows_inches * len(labels) + 0.1)
+    axes = add_axes(figure, left=_LABEL_INCHES, right=0.05, bottom=0.05, top=0.3)
+    without_axes(axes)
     axes.set_yticks(range(len(labels)), [shortened(text) for text in labels], parse_math=False)
-    axes.tick_params(axis="y", labelcolor=INK, labelsize=FONT_SIZE - 1)
-    axes.set_xticks([])
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=SMALL)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
     return axes
 
 
-def _legend(axes: Axes, colours: Mapping[str, str]) -> None:
-    axes.legend(
+def _finished(axes: Axes, colours: Mapping[str, str], name: str, alt: str) -> str:
+    """Add the legend, and return the picture."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.legend(
         handles=[Patch(color=colour, label=part) for part, colour in colours.items()],
-        loc="lower left",
-        bbox_to_anchor=(-0.36, 1.0),
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1.0),
         ncols=len(colours),
         frameon=False,
-        fontsize=FONT_SIZE - 1.5,
+        fontsize=SMALL - 0.5,
         handlelength=0.9,
         handleheight=0.9,
         columnspacing=1.1,
@@ -170,3 +154,4 @@ def _legend(axes: Axes, colours: Mapping[str, str]) -> None:
         labelcolor=INK,
         borderpad=0.1,
     )
+    return to_svg(figure, name, alt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fedsplit.report.comparison import ComparedRun, Comparison
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.saved import Saved
 from fedsplit.results.summary import summarise
+from fedsplit.results.text import counted
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class RunRecord:
         The names of the classes, [classes].
     metrics : tuple[Metric, ...]
         The metrics that the strategy and rules of the run declare.
+    clients : list[dict[str, Any]]
+        The objects in clients.jsonl, of the rounds that have ended. Empty if the run kept none.
+    finished : bool
+        Whether the run has ended.
     """
 
     directory: Path
@@ -47,6 +52,8 @@ class RunRecord:
     class_counts: list[list[int]]
     class_names: list[str]
     metrics: tuple[Metric, ...] = ()
+    clients: list[dict[str, Any]] = field(default_factory=list)
+    finished: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,15 @@ class Gathered:
             run.directory: self.comparison.failures[run.directory]
             for run in self.comparison.runs
             if run not in self.finished and run.directory in self.comparison.failures
+        }
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Directory of a run that has not finished and has not failed -> how far it is."""
+        return {
+            run.directory: _progress(RunDirectory(self.directory / run.directory))
+            for run in self.comparison.runs
+            if run not in self.finished and run.directory not in self.failed
         }
 
     def of(self, setting: str, label: str) -> list[RunRecord]:
@@ -118,12 +134,13 @@ def read_run(directory: Path) -> RunRecord:
     """
     kept = RunDirectory(directory)
     try:
-        lines = kept.rounds_path.read_text(encoding="utf-8").splitlines()
+        finished = kept.summary_path.is_file()
+        rounds = _lines(kept.rounds_path, whole=finished)
         shards: dict[str, Any] = {}
         if kept.shards_path.is_file():
             shards = json.loads(kept.shards_path.read_text(encoding="utf-8"))
-        config, rounds = Config.load(kept.config_path), [json.loads(line) for line in lines]
-        if kept.summary_path.is_file():
+        config = Config.load(kept.config_path)
+        if finished:
             summary = json.loads(kept.summary_path.read_text(encoding="utf-8"))
         else:
             summary = _summary_so_far(kept, config, rounds)
@@ -135,12 +152,36 @@ def read_run(directory: Path) -> RunRecord:
             class_counts=shards.get("class_counts", []),
             class_names=[printable(name) for name in shards.get("class_names", [])],
             metrics=declared_in(summary),
+            clients=[of for of in _lines(kept.client_results_path) if of["round"] <= len(rounds)],
+            finished=finished,
         )
-    except (OSError, ValueError, ConfigError) as error:
+    except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
         raise ConfigError(
             f"'{directory}' cannot be read as the directory of a run: {error}. Give a directory "
             "that 'fedsplit run' or 'fedsplit compare' has made."
         ) from None
+
+
+def _lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
+    """Return the objects in a file, one a line; none if there is no file.
+
+    A last line without an end is left out, unless all must be `whole`: its process was killed, or
+    the disk was full, while it was written.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if whole or line.endswith("\n")]
+
+
+def _progress(run: RunDirectory) -> str:
+    """Say how far a run is."""
+    try:
+        asked = Config.load(run.config_path).num_server_rounds
+        said = f"{len(_lines(run.rounds_path))} of {counted(asked, 'round')}"
+    except (OSError, ValueError, ConfigError):
+        return "not begun"
+    return said if run.owner() is None else f"{said}, running"
 
 
 def _summary_so_far(

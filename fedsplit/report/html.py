@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedsplit.report.sections import Header, Section
+from fedsplit.drawing.palette import css_variables
+from fedsplit.report.page import Header, Section
 
 
 def to_html(title: str, header: Header, sections: Sequence[Section]) -> str:
@@ -19,5 +20,9 @@ def to_html(title: str, header: Header, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
-        title=title, header=header, sections=[s for s in sections if s.pictures or s.tables]
+        title=title,
+        header=header,
+        sections=[s for s in sections if s.pictures or s.tables],
+        light=css_variables(dark=False),
+        dark=css_variables(dark=True),
     )

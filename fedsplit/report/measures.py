@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedsplit.drawing.lines import Line
 from fedsplit.fields import fields_shown_in, traffic_fields
 from fedsplit.report.gather import RunRecord
 
@@ -15,6 +16,11 @@ Row = Mapping[str, Any]
 
 TRAINING_BYTES = tuple(field.key for field in fields_shown_in("traffic"))
 EVALUATION_BYTES = tuple(field.key for field in traffic_fields("evaluate"))
+
+TRAINING_LABEL = "bytes of training"
+EVALUATION_LABEL = "bytes of evaluation"
+CLIENT_FLOPS_LABEL = "FLOPs of all clients"
+"""The names of what is added up here, the same in tables and pictures."""
 
 
 @dataclass(frozen=True)
@@ -88,36 +94,16 @@ def client_flops_so_far(row: Row, record: RunRecord) -> float:
     return float((row["num_examples"] or 0) * record.summary["client_flops_per_sample"])
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Accuracy against a quantity that grows from round to round, as means over seeds.
-
-    Attributes
-    ----------
-    label : str
-        The label of the variant.
-    number : int
-        The number of the variant, which decides its colour and mark.
-    xs, ys : list[float]
-        From before the first round (x = 0) to the last.
-    deviation : float | None
-        The sample standard deviation of the last y.
-    """
-
-    label: str
-    number: int
-    xs: list[float]
-    ys: list[float]
-    deviation: float | None
-
-
 def curve(
     records: Sequence[RunRecord],
     label: str,
     number: int,
     growth: Callable[[Row, RunRecord], float],
-) -> Curve | None:
+) -> Line | None:
     """Return test accuracy against a growing quantity, or None if there is no accuracy.
+
+    Its points are means over seeds, from before the first round (x = 0) to the last, with the
+    sample standard deviation of each y.
 
     Parameters
     ----------
@@ -130,23 +116,35 @@ def curve(
     growth : Callable[[Row, RunRecord], float]
         What one round adds to x.
     """
-    lines = []
+    runs = []
     for record in records:
         sums = itertools.accumulate((growth(row, record) for row in record.rounds), initial=0.0)
         ys = [record.summary["initial_accuracy"], *(row["test_accuracy"] for row in record.rounds)]
-        lines.append(list(zip(sums, ys, strict=True)))
+        runs.append(list(zip(sums, ys, strict=True)))
     points = [
-        tuple(map(statistics.fmean, zip(*of_round, strict=True)))
-        for of_round in zip(*lines, strict=False)
+        (statistics.fmean(x for x, _ in of_round), Estimate(tuple(y for _, y in of_round)))
+        for of_round in zip(*runs, strict=False)
         if all(y is not None for _, y in of_round)
     ]
     if not points:
         return None
-    final = estimate(records, "final_accuracy")
-    return Curve(
+    deviations = [found.deviation for _, found in points]
+    return Line(
         label,
         number,
         [x for x, _ in points],
-        [y for _, y in points],
-        final.deviation if final else None,
+        [found.mean for _, found in points],
+        [d for d in deviations if d is not None],
     )
+
+
+def accuracy_by_round(records: Sequence[RunRecord]) -> dict[int, Estimate]:
+    """Return test accuracy over the seeds, by round; 0 is before the first round."""
+    found: dict[int, list[float]] = {}
+    for record in records:
+        scores = [(0, record.summary["initial_accuracy"])]
+        scores += [(row["round"], row["test_accuracy"]) for row in record.rounds]
+        for number, score in scores:
+            if score is not None:
+                found.setdefault(number, []).append(score)
+    return {number: Estimate(tuple(values)) for number, values in sorted(found.items())}

@@ -10,6 +10,8 @@ from fedsplit.report.bars import EVALUATION, draw_pairs, draw_shards, draw_stack
 from fedsplit.report.curves import draw_curves
 from fedsplit.report.gather import Gathered, RunRecord
 from fedsplit.report.measures import (
+    CLIENT_FLOPS_LABEL,
+    TRAINING_LABEL,
     Row,
     bytes_so_far,
     client_flops_so_far,
@@ -18,24 +20,10 @@ from fedsplit.report.measures import (
     evaluation_bytes,
     rounds_so_far,
 )
+from fedsplit.report.picture import Picture
+from fedsplit.results.plots import TRAFFIC_TITLE
 
 Growth = Callable[[Row, RunRecord], float]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture of a page.
-
-    Attributes
-    ----------
-    caption : str
-        The text below it.
-    svg : str
-        The picture itself.
-    """
-
-    caption: str
-    svg: str
 
 
 @dataclass(frozen=True)
@@ -61,8 +49,8 @@ class Axis:
 
 
 BY_ROUND = Axis("round", "round", None, rounds_so_far)
-BY_BYTES = Axis("bytes", "bytes sent by and to all clients", "B", bytes_so_far)
-BY_CLIENT_FLOPS = Axis("flops", "FLOPs of all clients", "FLOP", client_flops_so_far)
+BY_BYTES = Axis("bytes", TRAINING_LABEL, "B", bytes_so_far)
+BY_CLIENT_FLOPS = Axis("flops", CLIENT_FLOPS_LABEL, "FLOP", client_flops_so_far)
 
 
 def accuracy(gathered: Gathered, axis: Axis) -> Iterator[Picture]:
@@ -76,14 +64,14 @@ def accuracy(gathered: Gathered, axis: Axis) -> Iterator[Picture]:
         if curves:
             ends = ", ".join(f"{line.label} {line.ys[-1]:.3f}" for line in curves)
             caption = f"Test accuracy by {axis.along}{_in(setting)}"
-            svg = draw_curves(
+            yield draw_curves(
                 curves,
                 name=f"{axis.name}{number}",
+                caption=caption,
                 alt=f"{caption}. At the end: {ends}.",
                 along=axis.along,
                 unit=axis.unit,
             )
-            yield Picture(caption, svg)
 
 
 def by_direction(gathered: Gathered) -> Iterator[Picture]:
@@ -95,7 +83,7 @@ def by_direction(gathered: Gathered) -> Iterator[Picture]:
             if gathered.of(setting, label)
         }
         if stacks:
-            caption = f"Bytes of all clients in the whole run{_in(setting)}"
+            caption = f"{TRAFFIC_TITLE}{_in(setting)}"
             yield Picture(caption, draw_stacks(stacks, name=f"traffic{number}", alt=caption))
 
 
@@ -110,11 +98,9 @@ def traffic(records: list[RunRecord]) -> dict[str, float]:
 
 def sides(gathered: Gathered) -> Iterator[Picture]:
     """Yield pictures of what client and server hold and compute: once if all settings agree."""
-    for key, caption in (
-        ("parameters", "Parameters held"),
-        ("flops_per_sample", "FLOPs of one training step, per sample"),
-        ("memory_bytes", "Memory for training"),
-    ):
+    for key in ("parameters", "flops_per_sample", "memory_bytes"):
+        client, server = FIELDS[f"client_{key}"], FIELDS[f"server_{key}"]
+        caption = f"{client.label[0].upper()}{client.label[1:]} and {server.label}"
         unit = FIELDS[f"client_{key}"].unit
         of_settings = {
             setting: {
@@ -137,7 +123,7 @@ def sides(gathered: Gathered) -> Iterator[Picture]:
             of_settings = {"": together}
         for number, (setting, pairs) in enumerate(of_settings.items()):
             if any(size is not None for pair in pairs.values() for size in pair):
-                said = f"{caption}{_in(setting)}: a client and the server"
+                said = f"{caption}{_in(setting)}"
                 yield Picture(said, draw_pairs(pairs, name=f"{key}{number}", alt=said, unit=unit))
 
 

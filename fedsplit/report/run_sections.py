@@ -1,38 +1,21 @@
-"""The report of a single run as sections, and its header."""
+"""The report of a single run as sections."""
 
 from __future__ import annotations
 
+from fedsplit.drawing.axes import add_axes
 from fedsplit.fields import BYTE_KEYS, Field, fields_shown_in
-from fedsplit.report.bars import draw_stacks
 from fedsplit.report.classes import class_sections
-from fedsplit.report.curves import draw_curves
+from fedsplit.report.clients import CLIENTS_TEXT, client_picture, client_table
+from fedsplit.report.curves import draw_run
 from fedsplit.report.gather import RunRecord
-from fedsplit.report.measures import Curve
-from fedsplit.report.pictures import Picture, shard_picture, traffic
-from fedsplit.report.sections import SHARDS_TEXT, Header, Section
+from fedsplit.report.page import Section
+from fedsplit.report.picture import Picture
+from fedsplit.report.pictures import shard_picture
+from fedsplit.report.sections import SHARDS_TEXT
+from fedsplit.report.svg import new_figure, to_svg
 from fedsplit.report.tables import Cell, Table, exactly
-from fedsplit.results.summary import SCORED_DATA, scores_by_round, weights_of, what_ran
-from fedsplit.results.text import NOTHING, counted, duration, shown
-
-
-def run_header(record: RunRecord) -> Header:
-    """Return what the run was, the versions it used, and how long it took."""
-    summary = record.summary
-    done, asked = summary["finished_rounds"], summary["num_rounds"]
-    rounds = counted(done, "round") if done == asked else f"{done} of {asked} rounds"
-    lead = what_ran(summary, rounds=rounds) + "."
-    if summary["stopped_early"]:
-        lead += " It ended early, because its score had not improved for as long as patience says."
-    elif done < asked:
-        lead += " The run has not finished: this is what it has done so far."
-    packages = ("fedsplit", "torch", "flwr")
-    details = {
-        "Weights": weights_of(summary),
-        "Versions": ", ".join(f"{name} {summary[f'{name}_version']}" for name in packages),
-        "Time": f"{duration(summary['wall_seconds'])}, engine {summary['engine']}",
-        "Failed clients": str(summary["failed_clients"]),
-    }
-    return Header(lead, f"fedsplit run {record.directory / 'config.toml'}", details, "", {})
+from fedsplit.results.plots import TRAFFIC_TITLE, draw_traffic, traffic_shown
+from fedsplit.results.text import NOTHING, shown
 
 
 def run_sections(record: RunRecord, *, drawn: bool) -> list[Section]:
@@ -45,22 +28,30 @@ def run_sections(record: RunRecord, *, drawn: bool) -> list[Section]:
     drawn : bool
         Whether pictures are drawn. If not, the image files of the run directory are named.
     """
+    bars = client_picture(record) if drawn else None
+    of_clients = client_table(record)
     return [
         Section(
             "Rounds",
-            pictures=[_curves(record, measure) for measure in ("accuracy", "loss")]
+            pictures=[draw_run(record, measure) for measure in ("accuracy", "loss")]
             if drawn
             else [],
             images=[record.directory / "rounds.png"],
             tables=[_rounds(record)],
         ),
         Section(
-            "Summary",
+            "Traffic",
             "Bytes are exact serialized lengths, of all clients together.",
             pictures=[_traffic(record)] if drawn else [],
-            tables=[_summary(record)],
         ),
+        Section("Summary", tables=[_summary(record)]),
         *class_sections(record, drawn=drawn),
+        Section(
+            "Clients",
+            CLIENTS_TEXT if of_clients else "",
+            pictures=[bars] if bars else [],
+            tables=[of_clients] if of_clients else [],
+        ),
         Section(
             "Shards",
             SHARDS_TEXT if record.class_counts else "",
@@ -70,23 +61,10 @@ def run_sections(record: RunRecord, *, drawn: bool) -> list[Section]:
     ]
 
 
-def _curves(record: RunRecord, measure: str) -> Picture:
-    found = scores_by_round(record.rounds, record.summary, measure)
-    curves = [
-        Curve(data, number, [float(x) for x, _ in points], [y for _, y in points], None)
-        for number, data in enumerate(SCORED_DATA)
-        if (points := found.get(data))
-    ]
-    caption = f"{measure.capitalize()} by round"
-    svg = draw_curves(curves, name=measure, alt=caption, along="round", unit=None, measure=measure)
-    return Picture(caption, svg)
-
-
 def _traffic(record: RunRecord) -> Picture:
-    caption = "Bytes of all clients in the whole run"
-    return Picture(
-        caption, draw_stacks({"this run": traffic([record])}, name="traffic", alt=caption)
-    )
+    figure = new_figure(0.1 + 0.42 * len(traffic_shown(record.summary)))
+    draw_traffic(add_axes(figure, left=0.05, right=0.05, bottom=0.05, top=0.05), record.summary)
+    return Picture(TRAFFIC_TITLE, to_svg(figure, "traffic", TRAFFIC_TITLE))
 
 
 def _shards(record: RunRecord) -> Picture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +10,16 @@ from fedsplit.config import Config
 from fedsplit.fields import Field, Metric, fields_shown_in
 from fedsplit.report.gather import Gathered, RunRecord
 from fedsplit.report.measures import (
+    CLIENT_FLOPS_LABEL,
+    EVALUATION_LABEL,
+    TRAINING_LABEL,
     Estimate,
     client_flops,
     estimate,
     evaluation_bytes,
     training_bytes,
 )
-from fedsplit.results.text import NOTHING, fixed, shown, with_unit
+from fedsplit.results.text import NOTHING, shown, with_unit
 
 Show = Callable[[float], str]
 Source = str | Callable[[RunRecord], float | None]
@@ -64,16 +66,29 @@ def exactly(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.6g}"
 
 
-def cell(found: Estimate | None, show: Show, *, zero: bool = False) -> Cell:
+def cell(
+    found: Estimate | None, show: Show, *, zero: bool = False, planned: int | None = None
+) -> Cell:
     """Return a mean with its deviation, if there is one, and the values of all seeds.
 
-    A deviation of 0 is shown only with `zero`: what does not depend on seeds reads better without.
+    Parameters
+    ----------
+    found : Estimate | None
+        The mean and its values.
+    show : Show
+        Writes a number.
+    zero : bool
+        Show a deviation of 0, too: what does not depend on seeds reads better without.
+    planned : int | None
+        The number of seeds that there should be. The cell says if there are fewer.
     """
     if found is None:
         return Cell(NOTHING)
     text = show(found.mean)
     if found.deviation or (zero and found.deviation is not None):
         text += f" ± {show(found.deviation)}"
+    if planned is not None and len(found.values) < planned:
+        text += f" (n = {len(found.values)})"
     return Cell(text, "; ".join(exactly(value) for value in found.values))
 
 
@@ -82,50 +97,18 @@ def columns_of(fields: Iterable[Field]) -> tuple[Column, ...]:
     return tuple((field.label, field.key, partial(shown, field)) for field in fields)
 
 
-_BALANCED = "final_balanced_accuracy"
-_accuracy: Show = partial(fixed, digits=3)
 _bytes: Show = partial(with_unit, unit="B")
 _flops: Show = partial(with_unit, unit="FLOP")
 _TRAFFIC: tuple[Column, ...] = (
     *columns_of(fields_shown_in("traffic")),
-    ("training, both ways", training_bytes, _bytes),
-    ("evaluation, both ways", evaluation_bytes, _bytes),
+    (TRAINING_LABEL, training_bytes, _bytes),
+    (EVALUATION_LABEL, evaluation_bytes, _bytes),
 )
 _SIDES = columns_of(fields_shown_in("sides"))
 _TIME: tuple[Column, ...] = (
-    ("FLOPs of all clients", client_flops, _flops),
+    (CLIENT_FLOPS_LABEL, client_flops, _flops),
     *columns_of(fields_shown_in("time")),
 )
-
-
-def accuracy_table(gathered: Gathered) -> Table:
-    """Return final and best test accuracy, with the settings side by side."""
-    columns = [
-        field
-        for field in fields_shown_in("scores")
-        if field.key != _BALANCED or _differs(gathered, _BALANCED, "final_accuracy")
-    ]
-    header = ["variant"]
-    header += [f"{s} {field.short_label}".strip() for s in gathered.settings for field in columns]
-    rows = [
-        [
-            Cell(label),
-            *(
-                cell(estimate(gathered.of(setting, label), field.key), _accuracy, zero=True)
-                for setting in gathered.settings
-                for field in columns
-            ),
-        ]
-        for label in gathered.comparison.variants
-    ]
-    return Table("Test accuracy after the last round, and after the best one", header, rows)
-
-
-def _differs(gathered: Gathered, key: str, other: str) -> bool:
-    """Whether a score adds anything to another one: on balanced test images it does not."""
-    summaries = [record.summary for record in gathered.finished.values()]
-    known = [s for s in summaries if None not in (s.get(key), s.get(other))]
-    return any(not math.isclose(s[key], s[other], abs_tol=1e-9) for s in known)
 
 
 def traffic_tables(gathered: Gathered) -> list[Table]:
@@ -172,7 +155,7 @@ def _for_settings(gathered: Gathered, caption: str, columns: Sequence[Column]) -
     if merged := _merged(list(bodies.values())):
         bodies = {"": merged}
     return [
-        _without_empty_columns(
+        without_empty_columns(
             Table(
                 f"{caption}: {setting}" if setting else caption,
                 ["variant", *(name for name, _, _ in columns)],
@@ -196,7 +179,8 @@ def _merged(bodies: Sequence[list[list[Cell]]]) -> list[list[Cell]]:
     return merged
 
 
-def _without_empty_columns(table: Table) -> Table:
+def without_empty_columns(table: Table) -> Table:
+    """Return a table without the columns that have no value."""
     kept = [
         i for i in range(len(table.header)) if any(row[i].text != NOTHING for row in table.rows)
     ]

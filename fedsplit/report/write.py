@@ -9,11 +9,13 @@ from fedsplit.errors import ConfigError, cannot_write
 from fedsplit.names import local_directory
 from fedsplit.report.comparison import FILE_NAME
 from fedsplit.report.gather import gather, read_run
+from fedsplit.report.header import header_of
 from fedsplit.report.html import to_html
 from fedsplit.report.markdown import to_markdown
 from fedsplit.report.results_csv import results_csv
-from fedsplit.report.run_sections import run_header, run_sections
-from fedsplit.report.sections import header_of, sections_of
+from fedsplit.report.run_header import run_header
+from fedsplit.report.run_sections import run_sections
+from fedsplit.report.sections import sections_of
 from fedsplit.results.run_directory import RunDirectory
 
 

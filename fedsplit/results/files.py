@@ -42,6 +42,22 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         raise cannot_write(path, error) from None
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file. A process that is killed right after has written it.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written.
+    """
+    try:
+        # Unbuffered: the line reaches the kernel in one write, whole.
+        with path.open("ab", buffering=0) as file:
+            file.write(f"{line}\n".encode())
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
 def replace_text(path: Path, text: str) -> None:
     """Replace a file by a text in UTF-8 (see `replace_file`)."""
     # Folder names need not be valid Unicode: a lone surrogate becomes an escape of JSON.

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsplit.fields import Purpose, traffic_fields
+from fedsplit.drawing.axes import add_axes, new_figure, without_axes
+from fedsplit.drawing.lines import LABEL_INCHES, Line, draw_lines
+from fedsplit.drawing.palette import FONT_SIZE, INK, MUTED, SMALL, traffic_colour
+from fedsplit.fields import FIELDS, BuiltIn
 from fedsplit.names import printable
-from fedsplit.results.summary import how_split, scores_by_round
-from fedsplit.results.text import counted, fixed, shown
+from fedsplit.results.summary import SCORED_DATA, how_split, scores_by_round
+from fedsplit.results.text import counted, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_logger = logging.getLogger(__name__)
+
 Row = Mapping[str, Any]
 
-# From the palette of Okabe and Ito, which suits any kind of colour vision.
-_DATA_COLOURS = {"train": "#D55E00", "test": "#0072B2", "validation": "#009E73"}
-# Directions differ in lightness, so that no colour means two things in one picture.
-_DIRECTIONS = {"uplink": ("#3B4A54", -0.05), "downlink": ("#9FB0BA", 0.25)}
-INK, MUTED, GRID = "#222222", "#666666", "#E4E4E4"
-_FONT_SIZE = 9.5
-_MARKERS_UP_TO_ROUNDS = 30
-_LABEL_GAP = 0.07
-"""The smallest distance between two labels, as a share of the axis."""
+TRAFFIC_TITLE = "Bytes of all clients in the whole run"
+_WIDTH, _HEIGHT = 13.5, 4.4
+_PANEL_INCHES = 2.65
+_MOST_ROWS = 6  # so that bars have the same height in every picture
 
 
 def plot_run(rows: Sequence[Row], summary: Mapping[str, Any], path: Path) -> None:
@@ -39,21 +41,20 @@ def plot_run(rows: Sequence[Row], summary: Mapping[str, Any], path: Path) -> Non
     path : Path
         The file to write. Its suffix decides the format.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13.5, 4.4), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
-    accuracy, loss, traffic = figure.subplots(
-        1, 3, width_ratios=(1, 1, 0.9), gridspec_kw={"wspace": 0.52}
-    )
-    figure.subplots_adjust(left=0.04, right=0.98, top=0.76, bottom=0.13)
-    figure.text(0.04, 0.93, _title(summary), fontsize=14, color=INK, weight="bold")
+    figure = new_figure(_WIDTH, _HEIGHT)
+    figure.text(0.035, 0.93, _title(summary), fontsize=14, color=INK, weight="bold")
     about = _subtitle(summary)  # with names that people chose: a $ in them is a $
-    figure.text(0.04, 0.868, about, fontsize=10, color=MUTED, parse_math=False)
-    _curves(accuracy, rows, summary, "accuracy")
-    _curves(loss, rows, summary, "loss")
-    _traffic(traffic, summary)
+    figure.text(0.035, 0.868, about, fontsize=FONT_SIZE, color=MUTED, parse_math=False)
+    left = 0.48
+    for measure in ("accuracy", "loss"):
+        right = _WIDTH - left - _PANEL_INCHES
+        axes = add_axes(figure, left=left, right=right, top=1.05)
+        axes.set_title(f"{measure.capitalize()} by round", loc="left", fontsize=11, color=INK)
+        draw_scores(axes, rows, summary, measure)
+        left += _PANEL_INCHES + LABEL_INCHES + 0.4
+    axes = add_axes(figure, left=left, right=0.2, top=1.05, bottom=0.2)
+    axes.set_title(TRAFFIC_TITLE, loc="left", fontsize=11, color=INK)
+    draw_traffic(axes, summary)
     figure.savefig(path)
 
 
@@ -62,11 +63,11 @@ def _title(summary: Mapping[str, Any]) -> str:
 
 
 def _subtitle(summary: Mapping[str, Any]) -> str:
+    done, asked = summary["finished_rounds"], summary["num_rounds"]
+    rounds = counted(done, "round") if done == asked else f"{done} of {asked} rounds"
     return (
         f"{_short(summary['model'])} on {_short(summary['dataset'])} ({summary['partitioner']}), "
-        f"{counted(summary['num_clients'], 'client')}, "
-        f"{counted(summary['finished_rounds'], 'round')}, "
-        f"seed {summary['seed']}"
+        f"{counted(summary['num_clients'], 'client')}, {rounds}, seed {summary['seed']}"
     )
 
 
@@ -75,108 +76,75 @@ def _short(name: str, length: int = 40) -> str:
     return shown if len(shown) <= length else "…" + shown[-length + 1 :]
 
 
-def _curves(axes: Axes, rows: Sequence[Row], summary: Row, measure: str) -> None:
-    """Draw one line for each measured set of images, and write its name at the end of the line."""
-    from matplotlib.ticker import MaxNLocator
+def draw_scores(axes: Axes, rows: Sequence[Row], summary: Row, measure: str) -> list[list[str]]:
+    """Draw a line for each set of images that was scored; return those that lie on each other.
 
-    style(axes, f"{measure.capitalize()} by round")
-    ends: list[tuple[float, str, str]] = []
-    top = 1.0 if measure == "accuracy" else 0.0
-    for data, points in scores_by_round(rows, summary, measure).items():
-        colour = _DATA_COLOURS[data]
-        xs, ys = zip(*points, strict=True)
-        axes.plot(
-            xs,
-            ys,
-            color=colour,
-            linewidth=2.2 if data == "test" else 1.5,
-            zorder=4 if data == "test" else 3,
-            marker="o" if len(rows) <= _MARKERS_UP_TO_ROUNDS else "",
-            markersize=3.5,
-            clip_on=False,
-        )
-        ends.append((ys[-1], f"{data} {fixed(ys[-1], 3)}", colour))
-        top = max(top, *ys)
-    if not ends:
-        _say(axes, "not measured")
-        return
-    axes.set_xlim(0, rows[-1]["round"])
-    axes.set_ylim(0, top if measure == "accuracy" else top * 1.04 or 1.0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("round", color=MUTED)
-    _label_ends(axes, ends)
+    Parameters
+    ----------
+    axes : Axes
+        In the style of all pictures, with space for labels beside them.
+    rows, summary : Sequence[Row], Row
+        See `plot_run`.
+    measure : str
+        ``accuracy`` or ``loss``.
+    """
+    found = scores_by_round(rows, summary, measure)
+    lines = [
+        Line(data, number, [float(x) for x, _ in points], [y for _, y in points])
+        for number, data in enumerate(SCORED_DATA)
+        if (points := found.get(data))
+    ]
+    if not lines:
+        without_axes(axes)
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=MUTED)
+        return []
+    # A single point before the first round is no level line.
+    drawn = [
+        line if line.xs[-1] else Line(line.label, line.number, [0.0, 1.0], [*line.ys, *line.ys])
+        for line in lines
+    ]
+    return draw_lines(axes, drawn, along="round", unit=None, measure=measure)
 
 
-def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Write each name beside the end of its line, and move names apart that would touch."""
-    ends = sorted(ends)
-    wanted = [y / axes.get_ylim()[1] for y, _, _ in ends]
-    places = wanted.copy()
-    for index in range(1, len(places)):
-        places[index] = max(places[index], places[index - 1] + _LABEL_GAP)
-    # Move all of them down by the mean of what they were pushed up, but not below the axis.
-    shift = min((sum(places) - sum(wanted)) / len(places), places[0])
-    for place, (_, text, colour) in zip(places, ends, strict=True):
+def traffic_shown(summary: Mapping[str, Any]) -> list[BuiltIn]:
+    """Return the fields of bytes that a picture of this run shows: of the cut, if it is split."""
+    split = summary["cut_layer"] is not None
+    purposes = ("cut", "evaluate", "sync") if split else ("sync", "evaluate")
+    keys = [f"{purpose}_{way}_bytes" for purpose in purposes for way in ("uplink", "downlink")]
+    return [FIELDS[key] for key in keys]
+
+
+def draw_traffic(axes: Axes, summary: Mapping[str, Any]) -> None:
+    """Draw the bytes of the run as a bar for each purpose and direction."""
+    fields = traffic_shown(summary)
+    sizes = [float(summary[field.key] or 0) for field in fields]
+    most = max(sizes, default=0.0) or 1.0
+    without_axes(axes)
+    for row, (field, size) in enumerate(zip(fields, sizes, strict=True)):
+        # Names are inside the axes: a page of 5 inches has no room beside them.
+        axes.barh(row + 0.17, size, height=0.36, color=traffic_colour(field.key), linewidth=0)
+        axes.text(0, row - 0.2, field.label, va="center", color=MUTED, fontsize=SMALL)
         axes.text(
-            1.03,
-            place - shift,
-            text,
-            transform=axes.transAxes,
-            color=colour,
-            fontsize=_FONT_SIZE,
+            size + 0.02 * most,
+            row + 0.17,
+            shown(field, size),
             va="center",
+            color=INK,
+            fontsize=SMALL,
         )
+    axes.set_ylim(_MOST_ROWS - 0.5, -0.5)
+    axes.set_xlim(0, most * 1.3)
 
 
-def _traffic(axes: Axes, summary: Mapping[str, Any]) -> None:
-    """Draw the bytes of the run as two bars for each purpose."""
-    style(axes, "Traffic of all clients in the whole run")
-    purposes: dict[Purpose, str] = {"sync": "synchronising the model"}
-    if summary["cut_layer"] is not None:
-        purposes = {
-            "cut": "cut, training",
-            "evaluate": "cut, evaluation",
-            "sync": "synchronising the bottoms",
-        }
-    fields = {purpose: traffic_fields(purpose) for purpose in purposes}
-    most = max(summary[field.key] for pair in fields.values() for field in pair) or 1
-    for row, (purpose, name) in enumerate(purposes.items()):
-        axes.text(0, row - 0.32, name, va="center", color=MUTED, fontsize=_FONT_SIZE)
-        for field, (direction, (colour, offset)) in zip(
-            fields[purpose], _DIRECTIONS.items(), strict=True
-        ):
-            size = float(summary[field.key])
-            axes.barh(row + offset, size, height=0.26, color=colour)
-            axes.text(
-                size + 0.02 * most,
-                row + offset,
-                f"{shown(field, size)} {direction}",
-                va="center",
-                color=INK,
-                fontsize=_FONT_SIZE,
+def draw_or_warn(path: Path, plot: Callable[[Path], None]) -> None:
+    """Draw a picture; if that fails, log a warning, because it must not end a run."""
+    with warnings.catch_warnings():
+        # Names in a script that matplotlib's font lacks appear as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        try:
+            plot(path)
+        except Exception as error:
+            _logger.warning(
+                "'%s' cannot be drawn (%s: %s); the run continues without this picture.",
+                *(path, type(error).__name__, error),
             )
-    axes.set_yticks([])
-    axes.set_ylim(
-        2.5, -0.5
-    )  # always room for three, so that bars have the same height in every picture
-    axes.set_xlim(0, most * 1.62)
-    axes.set_xticks([])
-    axes.grid(visible=False)
-    axes.spines["bottom"].set_visible(False)
-
-
-def style(axes: Axes, title: str) -> None:
-    """Give axes a title and the style of all pictures of this project."""
-    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, length=0, labelsize=9.5)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(MUTED)
-
-
-def _say(axes: Axes, text: str) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=MUTED)

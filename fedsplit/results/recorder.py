@@ -9,6 +9,7 @@ from typing import Any
 from fedsplit.config import Config
 from fedsplit.fields import ROW_KEYS, START_KEYS, Field, Metric, declare
 from fedsplit.results.classes import NO_CLASSES
+from fedsplit.results.environment import continued_in
 from fedsplit.results.progress import Progress
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.saved import Saved
@@ -62,6 +63,7 @@ class Recorder:
         self._facts: dict[str, Any] = {}
         self._initial: dict[str, float | None] = {"test_loss": None, "test_accuracy": None}
         self._current: dict[str, Any] = {}
+        self._of_clients: dict[str, Mapping[int, Mapping[str, float]]] = {}
         self._started = self._round_started = clock()
         self._progress = Progress(log, clock, config.num_server_rounds)
 
@@ -121,6 +123,18 @@ class Recorder:
             )
         self._current.update(values)
 
+    def note_clients(self, phase: str, results: Mapping[int, Mapping[str, float]]) -> None:
+        """Take what single clients have measured in the current round, for clients.jsonl.
+
+        Parameters
+        ----------
+        phase : str
+            ``train`` or ``validation``.
+        results : Mapping[int, Mapping[str, float]]
+            Partition id -> ``examples``, ``loss`` and ``accuracy``, in the order of the ids.
+        """
+        self._of_clients[phase] = results
+
     def progress(self, done: int, total: int, *, doing: str = "training") -> None:
         """Take how many of the round's clients have replied.
 
@@ -154,6 +168,7 @@ class Recorder:
         row["round"] = len(self.rows) + 1
         written = finite(row)
         assert isinstance(written, dict)
+        self._write_clients(row["round"])
         self._run_directory.append_round(written)
         self.rows.append(written)
         split = self._facts["cut_layer"] is not None
@@ -228,16 +243,29 @@ class Recorder:
         if self._facts:
             saved.check_metrics(self.metrics)
         self._run_directory.write_rounds(saved.rows)
+        self._run_directory.keep_client_results(len(saved.rows))
         self.rows, self.metrics = [dict(row) for row in saved.rows], saved.metrics
-        self._facts, self._initial = dict(saved.facts), dict(saved.initial)
+        self._facts = continued_in(saved.facts, self._facts, len(self.rows))
+        self._initial = dict(saved.initial)
         self._started = self._clock() - saved.elapsed_seconds
         self._progress.resume([row["round_seconds"] for row in self.rows])
         self._begin_round()
+
+    def _write_clients(self, number: int) -> None:
+        """Write the clients' results before the row: rounds.jsonl says which rounds have ended."""
+        line: dict[str, Any] = {"round": number}
+        for phase, results in self._of_clients.items():
+            if results:
+                keys = next(iter(results.values()))
+                columns = {key: [found[key] for found in results.values()] for key in keys}
+                line[phase] = {"clients": list(results), **columns}
+        if len(line) > 1:
+            self._run_directory.append_client_results(line)
 
     def _row_keys(self) -> tuple[str, ...]:
         return (*ROW_KEYS, *(metric.key for metric in self.metrics))
 
     def _begin_round(self) -> None:
-        self._current = {}
+        self._current, self._of_clients = {}, {}
         self._round_started = self._clock()
         self._progress.round_begins()

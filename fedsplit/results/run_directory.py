@@ -12,7 +12,7 @@ from typing import Self
 from fedsplit.config import Config, config_toml
 from fedsplit.errors import ConfigError, cannot_write
 from fedsplit.locks import FileLock
-from fedsplit.results.files import remove_partial, replace_text
+from fedsplit.results.files import append_line, remove_partial, replace_text
 from fedsplit.results.run_names import names
 from fedsplit.results.run_paths import RunPaths
 from fedsplit.results.strict_json import dumps
@@ -26,6 +26,7 @@ class RunDirectory(RunPaths):
         config.toml     every key of the run, loadable again
         resume.toml     the same, for ``flwr run`` to continue the run
         rounds.jsonl    one object per finished round
+        clients.jsonl   what each client measured, one object per finished round
         start.json      what was known before the first round, for the report of an unfinished run
         shards.json     the number of images of each class at each client
         checkpoints/    the state after the last two rounds and the best one
@@ -117,6 +118,7 @@ class RunDirectory(RunPaths):
             directory.summary_path.unlink(missing_ok=True)
             if rounds_done == 0:
                 directory.rounds_path.unlink(missing_ok=True)
+                directory.client_results_path.unlink(missing_ok=True)
             directory._write_config(config)
         except OSError as error:
             directory.close()
@@ -187,13 +189,32 @@ class RunDirectory(RunPaths):
         RunError
             If it cannot be written.
         """
-        line = dumps(row) + "\n"
-        try:
-            # Unbuffered: the line reaches the kernel in one write, whole.
-            with self.rounds_path.open("ab", buffering=0) as file:
-                file.write(line.encode())
-        except OSError as error:
-            raise cannot_write(self.rounds_path, error) from None
+        append_line(self.rounds_path, dumps(row))
+
+    def append_client_results(self, results: Mapping[str, object]) -> None:
+        """Add the results of a round's clients to ``clients.jsonl``, as `append_round` does.
+
+        Raises
+        ------
+        RunError
+            If they cannot be written.
+        """
+        append_line(self.client_results_path, dumps(results))
+
+    def keep_client_results(self, rounds_done: int) -> None:
+        """Remove the results of clients in later rounds, which are made again.
+
+        Raises
+        ------
+        RunError
+            If they cannot be written.
+        """
+        if not self.client_results_path.is_file():
+            return
+        lines = self.client_results_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["round"] <= rounds_done]
+        replace_text(self.client_results_path, "".join(kept))
 
     def write_shards(
         self, class_counts: Sequence[Sequence[int]], class_names: Sequence[str]

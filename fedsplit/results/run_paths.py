@@ -41,6 +41,11 @@ class RunPaths:
         return self.path / "rounds.jsonl"
 
     @property
+    def client_results_path(self) -> Path:
+        """The path of the results of single clients."""
+        return self.path / "clients.jsonl"
+
+    @property
     def summary_path(self) -> Path:
         """The path of the summary."""
         return self.path / "summary.json"

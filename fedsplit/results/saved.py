@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from fedsplit.errors import ConfigError
-from fedsplit.fields import ROW_KEYS, START_KEYS, Metric, declare
+from fedsplit.fields import ENVIRONMENT_KEYS, ROW_KEYS, START_KEYS, Metric, declare
 from fedsplit.results.strict_json import finite
 
 
@@ -62,6 +62,9 @@ class Saved:
             copy = finite(dict(state))
             assert isinstance(copy, dict)
             described = copy.pop("metrics")
+            # Checkpoints of older versions do not say where they were made.
+            if set(copy["facts"]) == set(START_KEYS) - set(ENVIRONMENT_KEYS):
+                copy["facts"] |= dict.fromkeys(ENVIRONMENT_KEYS)
             saved = cls(**copy, metrics=declare(Metric(**values) for values in described))
             fault = next(saved._faults(), None)
         except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:

@@ -59,9 +59,11 @@ def with_unit(value: float | None, unit: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration with its unit: ``12.3 s``, ``5:46 min``, ``1:05:46 h``."""
+    """Return a duration with its unit: ``42 ms``, ``12.3 s``, ``5:46 min``, ``1:05:46 h``."""
     if seconds is None:
         return NOTHING
+    if 0 < seconds < 0.0995:
+        return f"{1000 * seconds:.2g} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{minutes(seconds)} {'min' if round(seconds) < 3600 else 'h'}"

@@ -188,3 +188,15 @@ def test_a_finished_runs_directory_is_no_reason_to_refuse(tmp_path: Path) -> Non
     for run in make_plan(path, tmp_path).runs:
         run.directory.mkdir(parents=True)
     assert len(make_plan(path, tmp_path).runs) == 4
+
+
+def test_the_command_works_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break it: give the paths as they were given."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    write(folder, SMALL + VARIANTS)
+    monkeypatch.chdir(folder)
+    assert shlex.split(make_plan("compare.toml", "out").command(3)) == [
+        *("fedsplit", "compare", str(folder / "compare.toml")),
+        *("--output-dir", str(folder / "out"), "--jobs", "3"),
+    ]

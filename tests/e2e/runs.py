@@ -38,6 +38,7 @@ class RunFiles:
     summary: dict[str, Any]
     rounds: list[dict[str, Any]]
     weights: dict[str, Tensor]
+    clients: str
 
     @classmethod
     def read(cls, directory: Path) -> Self:
@@ -47,6 +48,7 @@ class RunFiles:
             json.loads((directory / "summary.json").read_text()),
             [json.loads(line) for line in lines],
             load_file(directory / "model" / "model.safetensors"),
+            (directory / "clients.jsonl").read_text(),
         )
 
     @property

@@ -79,6 +79,7 @@ def test_a_killed_worker_and_a_killed_server_change_no_bit(flower: Flower, tmp_p
     in_process = RunFiles.read(simulate(resume=tmp_path / "copy").run_dir)  # the other engine
     assert_same_weights(in_process.weights, here.weights)
     assert there.num_bytes == here.num_bytes
+    assert there.clients == here.clients == in_process.clients
     assert [row["failed_clients"] for row in there.rounds] == [[]] * 4
     assert sum(row["resent_bytes"] for row in there.rounds) > 0
     for row, unbroken in zip(there.rounds, here.rounds, strict=True):

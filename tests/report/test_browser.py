@@ -33,7 +33,14 @@ function look(name) {{
     requests: frame.contentWindow.performance.getEntriesByType("resource").map((it) => it.name),
     scroll: page.documentElement.scrollWidth,
     width: page.documentElement.clientWidth,
-    headings: all("h1, h2").map((it) => it.textContent),
+    headings: all("h1, body section > h2").map((it) => it.textContent),
+    // What comes first: the numbers of the headline, pictures, tables, facts.
+    order: all(".value, svg, table, #facts").map((it) => it.id || it.tagName.toLowerCase()),
+    hints: all(".wide").map((it) => {{
+      const box = it.querySelector(".scroll");
+      const shown = frame.contentWindow.getComputedStyle(it.querySelector(".more")).display;
+      return [box.scrollWidth > box.clientWidth + 1, shown !== "none"];
+    }}),
     tables: all("table").map((it) => [it.caption.textContent, it.rows.length]),
     pictures: all("svg").map((it) => [it.getAttribute("aria-label"), ...size(it)]),
     captions: all("figcaption").length,
@@ -108,6 +115,11 @@ def check(seen: dict[str, Any], *, pictures: int, tables: int) -> None:
             assert size[0] > 300
         assert len(at["tables"]) == tables
         assert all(caption and rows > 1 for caption, rows in at["tables"])
+        assert all(scrolls == said for scrolls, said in at["hints"])
+        places = [["dd", "svg", "table", "facts"].index(what) for what in at["order"]]
+        assert places == sorted(places)
+        assert {0, 1, 2, 3} == set(places)
+    assert any(scrolls for scrolls, _ in seen["phone"]["hints"])
 
 
 @pytest.mark.parametrize("variants", [VARIANTS, MANY], ids=["three", "eleven"])
@@ -120,10 +132,13 @@ def test_a_comparisons_page(
     *_, page = write_report(write_comparison(directory, variants=variants, failed=[failed]))
     seen = look(browser, page, tmp_path)
     # Where a run is missing, bytes differ between settings: each setting has a table.
-    check(seen, pictures=13, tables=7 if variants is MANY else 6)
-    assert seen["phone"]["headings"] == [
-        *("example", "Accuracy", "Traffic", "Client and server", "Time", "Shards", "What differs")
-    ]
+    check(seen, pictures=13, tables=9 if variants is MANY else 10)
+    first, *headings = seen["phone"]["headings"]
+    assert (first, headings[2:]) == (
+        "example",
+        ["Accuracy", "Traffic", "Client and server", "Shards", "Tables", "Facts"],
+    )
+    assert all("is the most accurate variant" in heading for heading in headings[:2])
     assert seen["phone"]["width"] == 375
     dom, _ = open_page(browser, page, tmp_path / "profile")  # opened from its file, as people do
     assert "<h1>example</h1>" in dom

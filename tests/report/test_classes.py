@@ -9,7 +9,7 @@ from fedsplit import Config
 from fedsplit.report.classes import class_sections
 from fedsplit.report.gather import RunRecord
 from fedsplit.report.markdown import to_markdown
-from fedsplit.report.sections import Header, Section
+from fedsplit.report.page import Header, Section
 
 
 def section_of(names: list[str], drawn: bool = True, **summary: Any) -> Section:  # noqa: ANN401
@@ -36,7 +36,7 @@ def test_each_class_has_its_accuracy_its_images_and_its_commonest_mistake() -> N
     ]
     (picture,) = section.pictures
     assert "9 of 18 images are recognised" in picture.svg
-    header = Header("lead", "command", {}, "", {})
+    header = Header("lead", "command")
     assert "| c | 0.125 | 8 |" in to_markdown("run", header, [section])
 
 

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from fedsplit.drawing.lines import Line
 from fedsplit.report.bars import draw_shards
-from fedsplit.report.curves import draw_curves, spread
+from fedsplit.report.curves import draw_curves
 from fedsplit.report.gather import gather
+from fedsplit.report.header import header_of
 from fedsplit.report.html import to_html
-from fedsplit.report.measures import Curve, bytes_so_far, client_flops, curve, training_bytes
-from fedsplit.report.sections import header_of, sections_of
+from fedsplit.report.measures import (
+    accuracy_by_round,
+    bytes_so_far,
+    client_flops,
+    curve,
+    training_bytes,
+)
+from fedsplit.report.sections import sections_of
 from tests.report.examples import CLASS_NAMES, MANY, SHARDS, VARIANTS, write_comparison
 
 
@@ -60,7 +67,11 @@ def test_curves_are_means_over_seeds(tmp_path: Path) -> None:
     assert line.ys == pytest.approx([0.1, 0.32, 0.42, 0.52])
     # Four directions of a million bytes in a round, and the seeds 1 and 3.
     assert line.xs == [0, 4_000_002, 8_000_004, 12_000_006]
-    assert line.deviation == pytest.approx(0.02 / 2**0.5)
+    assert line.deviations == pytest.approx([0.0, *[0.02 / 2**0.5] * 3])
+    assert [found.values for found in accuracy_by_round(records).values()] == [
+        (0.1, 0.1),
+        *(pytest.approx((0.31 + n / 10, 0.33 + n / 10)) for n in range(3)),
+    ]
     assert [training_bytes(record) for record in records] == [12_000_003, 12_000_009]
     assert client_flops(records[0]) == 3 * 500 * 200_704
 
@@ -77,40 +88,19 @@ def test_rounds_without_accuracy_are_left_out(tmp_path: Path) -> None:
     assert curve(records, "full", 0, lambda row, record: 1.0) is None
 
 
-def test_a_variant_that_sends_nothing_is_a_level_line(tmp_path: Path) -> None:
-    level = Curve("pooled", 0, [0, 0, 0], [0.1, 0.5, 0.8], None)
-    growing = [Curve(f"v{n}", n, [0, 10.0**n], [0.1, 0.4], 0.01) for n in range(1, 4)]
-    svg = draw_curves([level, *growing], name="x", alt="a", along="bytes", unit="B")
-    assert "log scale" in svg
-    assert "stroke-dasharray" in svg
-    assert "pooled 0.80" in svg
-    alone = draw_curves([level], name="x", alt="a", along="bytes", unit="B")
-    assert "log scale" not in alone
+def test_the_caption_says_which_lines_lie_on_each_other() -> None:
+    """Break it: return the caption as it was given."""
+    lines = [Line(label, n, [0, 1, 2], [0.1, 0.5, 0.8]) for n, label in enumerate("abc")]
+    lines.append(Line("d", 3, [0, 1, 2], [0.1, 0.2, 0.3]))
+    picture = draw_curves(lines, name="x", caption="By round", alt="a", along="round", unit=None)
+    said = "By round. Lines that lie on each other alternate their dashes: a, b and c"
+    assert picture.caption == said
+    assert "stroke-dasharray" in picture.svg
+    alone = draw_curves(lines[2:], name="x", caption="c", alt="a", along="round", unit=None)
+    assert alone.caption == "c"
 
 
-@pytest.mark.parametrize(
-    "wanted", [[0.9, 0.9, 0.9], [0.0, 0.0, 0.0], [1.0, 0.5, 0.49], [0.3], [0.95, 0.5, 0.02]]
-)
-def test_labels_keep_their_order_and_distance(wanted: list[float]) -> None:
-    places = spread(wanted, 0.2)
-    gaps = [upper - lower for upper, lower in itertools.pairwise(places)]
-    assert all(gap >= 0.2 - 1e-9 for gap in gaps)
-    assert all(-1e-9 <= place <= 1 for place in places)
-
-
-def test_dots_have_areas_in_proportion() -> None:
-    svg = draw_shards([[40, 10], [0, 20]], ["a", "b"], name="x", alt="a")
-    group = re.search(r'id="x-PathCollection_1">(.*?)</g>', svg, re.DOTALL)
-    assert group is not None
-    widths = []
-    for path in re.findall(r'd="([^"]+)"', group[1]):
-        numbers = [float(number) for number in re.findall(r"-?[\d.]+", path)]
-        widths.append(max(numbers[::2]) - min(numbers[::2]))
-    # By client: 40 and 10 images; then none, which has no dot, and 20.
-    assert [width / max(widths) for width in widths] == pytest.approx([1, 0.5, 0.5**0.5], abs=0.01)
-
-
-def test_many_clients_are_bars() -> None:
-    svg = draw_shards([[1, 2]] * 100, ["a", "b"], name="x", alt="a")
-    assert "training images" in svg
-    assert "training images" not in draw_shards(SHARDS, CLASS_NAMES, name="x", alt="a")
+def test_many_pairs_of_clients_and_classes_are_bars() -> None:
+    svg = draw_shards([[1, 2]] * 4000, ["a", "b"], name="x", alt="a")
+    assert "PatchCollection" not in svg
+    assert "PatchCollection" in draw_shards(SHARDS, CLASS_NAMES, name="x", alt="a")

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,10 @@ import pytest
 
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, RunError
-from fedsplit.fields import DECLARED_KEY, Metric
+from fedsplit.fields import DECLARED_KEY, ENVIRONMENT_KEYS, Metric
 from fedsplit.report.comparison import Comparison
 from fedsplit.report.write import write_report
+from fedsplit.results.run_directory import RunDirectory
 from tests.report.examples import VARIANTS, write_comparison, write_run
 from tests.results.examples import METRICS, PER_ROUND
 
@@ -81,7 +84,10 @@ def test_failed_runs_are_named_and_left_out(tmp_path: Path) -> None:
         assert "runs/iid-full-seed1" in text
         assert "Every participant of round 1 failed." in text
         assert "Where runs are missing" in text
-    assert "| full | 0.530 | 0.530 | 0.520 ± 0.014" in (tmp_path / "report.md").read_text()
+    assert (
+        "| full | 0.530 (n = 1) | 0.530 (n = 1) | 0.520 ± 0.014"
+        in (tmp_path / "report.md").read_text()
+    )
 
 
 def test_a_comparison_without_results_has_a_report(tmp_path: Path) -> None:
@@ -98,7 +104,9 @@ def test_a_run_that_is_not_made_yet_is_no_failure(directory: Path) -> None:
     write_report(directory)
     text = (directory / "report.md").read_text()
     assert "13 runs, 1 of them not made yet" in text
-    assert "never" not in text
+    assert "This comparison has not finished: 1 of 13 runs are missing below." in text
+    assert "- `runs/never`: not begun" in text
+    assert "failed" not in text.partition("## Facts")[0].replace("failed clients", "")
 
 
 def test_values_that_no_summary_has_are_not_shown(directory: Path) -> None:
@@ -108,7 +116,7 @@ def test_values_that_no_summary_has_are_not_shown(directory: Path) -> None:
         path.write_text(json.dumps(summary | timed))
     _, markdown, page = write_report(directory)
     assert "| client memory | server memory |" in markdown.read_text()
-    assert "Memory for training: a client and the server" in page.read_text()
+    assert "Client memory and server memory" in page.read_text()
     assert "| communication, simulated |" in markdown.read_text()
     assert "| 1:30 min |" in markdown.read_text()
     assert "communication, measured" not in markdown.read_text()
@@ -150,7 +158,7 @@ def test_the_report_of_a_run_has_its_declared_metrics(tmp_path: Path) -> None:
     write_run(config, metrics=METRICS)
     text, page = (path.read_text(encoding="utf-8") for path in write_report(tmp_path / "one"))
     hostile = r"\<b\>\$a\_\$\|:warning: \[red\]"
-    assert f"| time | norm of the smashed data | {hostile} | seen in rounds only |" in text
+    assert f"| round time | norm of the smashed data | {hostile} | seen in rounds only |" in text
     assert "| 3.0 s | 3004 | 3.00 kB | 3004 |" in text
     assert "| norm of the smashed data | 3004 |" in text
     assert f"| {hostile} | 6.01 kB |" in text
@@ -177,7 +185,7 @@ def test_the_report_of_a_comparison_has_a_table_of_declared_metrics(tmp_path: Pa
         "| split \\<b\\>\\| | - | - | 2002 ± 1.414 |",
     ]
     assert "<b>" not in page
-    assert '<h2 id="metrics">Metrics</h2>' in page
+    assert '<h3 id="metrics-tables">Metrics</h3>' in page
     with csv_path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["hostile"] for row in rows] == ["", "6003", "", "", "6009", ""]
@@ -258,8 +266,83 @@ def test_an_unfinished_run_is_reported_as_such(tmp_path: Path) -> None:
     for name in ("report.md", "report.html"):
         text = (run.path / name).read_text(encoding="utf-8")
         assert "3 of 9 rounds" in text
-        assert "The run has not finished" in text
+        assert "This run has not finished: 3 of 9 rounds are done." in text
+        assert f"fedsplit run --resume {run.path}" in text
     assert f"{finished['final_accuracy']:.4f}" in (run.path / "report.md").read_text()
     run.rounds_path.write_text("")
     with pytest.raises(ConfigError, match="it has no finished round"):
         write_report(run.path)
+
+
+def test_a_line_that_was_cut_off_is_no_round(tmp_path: Path) -> None:
+    """Break it: read the last line of an unfinished run, too."""
+    run = write_run(
+        Config.load({"output-dir": str(tmp_path), "run-name": "one", "num-server-rounds": 9})
+    )
+    run.summary_path.unlink()
+    with run.rounds_path.open("a") as file:
+        file.write('{"round": 4, "train_lo')
+    assert "3 of 9 rounds" in write_report(run.path)[0].read_text(encoding="utf-8")
+
+
+def test_a_run_that_goes_on_is_not_to_be_continued(tmp_path: Path) -> None:
+    """Break it: say how to continue it, while its process makes it."""
+    config = Config.load({"output-dir": str(tmp_path), "run-name": "one", "num-server-rounds": 9})
+    run = write_run(config)
+    run.summary_path.unlink()
+    going_on = RunDirectory.reopen(Config.load(config, {"resume": str(run.path)}), 3)
+    try:
+        text = write_report(run.path)[0].read_text(encoding="utf-8")
+    finally:
+        going_on.close()
+    assert f"3 of 9 rounds so far. Process {os.getpid()} is making it." in text
+    assert "--resume" not in text
+
+
+def test_missing_runs_say_how_far_they_are(directory: Path) -> None:
+    """Break it: count the runs without naming them."""
+    begun, never = (directory / "runs" / f"iid-full-seed{seed}" for seed in (1, 3))
+    (begun / "summary.json").unlink()
+    shutil.rmtree(never)
+    text = write_report(directory)[1].read_text(encoding="utf-8")
+    assert "This comparison has not finished: 2 of 12 runs are missing below." in text
+    assert "- `runs/iid-full-seed1`: 3 of 3 rounds" in text
+    assert "- `runs/iid-full-seed3`: not begun" in text
+
+
+def test_the_facts_of_a_run(tmp_path: Path) -> None:
+    """Break it: show all keys, or those that say where the run is."""
+    config = Config.load({"output-dir": str(tmp_path), "run-name": "one", "batch-size": 7})
+    text = write_report(write_run(config).path)[0].read_text(encoding="utf-8")
+    facts = text.partition("## Facts")[2]
+    for line in (
+        "Keys that differ from their defaults: batch-size = 7",
+        "Started: 2026-03-01T12:00:00+01:00",
+        "Device: cpu",
+        "CPU: Example CPU, 2 cores",
+        "Commit: abcdef0123456789abcdef0123456789abcdef01",
+    ):
+        assert f"- {line}\n" in facts
+
+
+def test_a_run_of_an_older_version_does_not_know_where_it_was_made(tmp_path: Path) -> None:
+    """Break it: ask this machine instead."""
+    run = write_run(Config.load({"output-dir": str(tmp_path), "run-name": "one"}))
+    summary = json.loads(run.summary_path.read_text())
+    older = {key: summary[key] for key in summary if key not in ENVIRONMENT_KEYS}
+    run.summary_path.write_text(json.dumps(older))
+    text = write_report(run.path)[0].read_text(encoding="utf-8")
+    assert "- Commit: not known\n" in text
+
+
+def test_accuracy_by_round_and_class(directory: Path) -> None:
+    """Break it: leave the deviation out, or take the classes of one seed."""
+    for path in directory.glob("runs/iid-full-seed*/summary.json"):
+        first = 0.5 if "seed1" in str(path) else 0.7
+        scores = {"class_accuracy": [first, *[None] * 9]}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **scores}))
+    text = write_report(directory)[1].read_text(encoding="utf-8")
+    by_round = "| full | 0.100 ± 0.000 | 0.320 ± 0.014 | 0.420 ± 0.014 | 0.520 ± 0.014 |"
+    assert text.count(by_round) == 2
+    assert text.count("Test accuracy of each class after the last round") == 1
+    assert "| full | 0.60 ± 0.14 | - |" in text

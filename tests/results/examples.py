@@ -34,6 +34,10 @@ SPLIT_FACTS: dict[str, Any] = {
     "server_flops_per_sample": 19_876_543,
     "client_memory_bytes": 170_000,
     "server_memory_bytes": 135_000_000,
+    "started_at": "2026-03-01T12:00:00+01:00",
+    "device": "cpu",
+    "cpu": "Example CPU, 2 cores",
+    "commit": "abcdef0123456789abcdef0123456789abcdef01",
 }
 UNSPLIT_FACTS = SPLIT_FACTS | {
     "cut_layer": None,

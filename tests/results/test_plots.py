@@ -26,17 +26,20 @@ def test_every_run_can_be_drawn(tmp_path: Path, num_rounds: int, facts: dict[str
 
 
 def test_curve_is_in_the_picture(tmp_path: Path) -> None:
+    """Break it: draw no line of the test images."""
+
     def blue_pixels(*, measured: bool) -> int:
         rows = [a_row(number) for number in range(1, 6)]
         if not measured:
             rows = [row | {"test_accuracy": None, "test_loss": None} for row in rows]
         summary = a_summary(rows) | {"initial_accuracy": None, "initial_loss": None}
+        summary["cut_uplink_bytes"] = 0  # its bar is blue, too
         plot_run(rows, summary, tmp_path / "plot.png")
         pixels = imread(tmp_path / "plot.png")[..., :3]
         return int(np.all(np.abs(pixels - np.array([0, 0x72, 0xB2]) / 255) < 0.01, axis=-1).sum())
 
     assert blue_pixels(measured=False) == 0
-    assert blue_pixels(measured=True) > 2000
+    assert blue_pixels(measured=True) > 1000
 
 
 def test_missing_and_huge_values(tmp_path: Path) -> None:

@@ -287,3 +287,33 @@ def test_a_metric_that_is_not_declared_is_refused(bench: Bench) -> None:
 def test_an_invalid_metric_is_refused_at_the_start(bench: Bench) -> None:
     with pytest.raises(ConfigError, match="'train_loss' cannot be declared"):
         bench.recorder.start(SPLIT_FACTS, metrics=[FIELDS["train_loss"]])
+
+
+def test_what_clients_measure_is_written_with_the_round(bench: Bench) -> None:
+    """Break it: keep the results of a round for the next one."""
+    bench.start()
+    results = {3: {"examples": 9, "loss": 1.5, "accuracy": 0.25}}
+    bench.recorder.note_clients(
+        "train", {1: {"examples": 8, "loss": 2.0, "accuracy": 0.5}} | results
+    )
+    bench.recorder.note_clients("validation", {})
+    bench.round()
+    bench.round()  # a round of which nothing is known
+    bench.recorder.note_clients("validation", results)
+    bench.round()
+    lines = bench.directory.client_results_path.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {
+            "round": 1,
+            "train": {
+                "clients": [1, 3],
+                "examples": [8, 9],
+                "loss": [2.0, 1.5],
+                "accuracy": [0.5, 0.25],
+            },
+        },
+        {
+            "round": 3,
+            "validation": {"clients": [3], "examples": [9], "loss": [1.5], "accuracy": [0.25]},
+        },
+    ]

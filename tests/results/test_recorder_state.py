@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedsplit.errors import ConfigError, RunError
-from fedsplit.fields import Metric
+from fedsplit.fields import ENVIRONMENT_KEYS, Metric
 from tests.results.examples import NORM, SPLIT_FACTS
 from tests.results.test_recorder import Bench
 
@@ -160,3 +160,29 @@ def test_rows_that_cannot_be_written_change_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"Cannot write '.*rounds\.jsonl'"):
         bench.recorder.load_state_dict(state)
     assert bench.recorder.rows == []
+
+
+def test_results_of_clients_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    """Break it: keep them; the rounds are made again, and would have two lines each."""
+    bench = begun(tmp_path / "run")
+    states = []
+    for number in (1, 2):
+        bench.recorder.note_clients("train", {0: {"loss": float(number)}})
+        record(bench, number, number)
+        states.append(bench.recorder.state_dict())
+    with bench.directory.client_results_path.open("a") as file:
+        file.write('{"round": 3, "tr')  # its process was killed, or the disk was full
+    bench.recorder.load_state_dict(states[0])
+    (line,) = bench.directory.client_results_path.read_text().splitlines()
+    assert json.loads(line)["round"] == 1
+
+
+def test_a_state_of_an_older_version_does_not_know_its_place(tmp_path: Path) -> None:
+    """Break it: refuse it, or take this machine for the one that began the run."""
+    state = saved_state(tmp_path / "first")
+    facts = {key: value for key, value in state["facts"].items() if key not in ENVIRONMENT_KEYS}
+    bench = begun(tmp_path / "second")
+    bench.recorder.load_state_dict(state | {"facts": facts})
+    rounds = len(state["rows"])
+    cpu = SPLIT_FACTS["cpu"]
+    assert bench.recorder.finish()["cpu"] == f"not known; from round {rounds + 1}: {cpu}"

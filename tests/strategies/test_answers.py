@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from fedsplit.links import PROFILES, Link
 from fedsplit.messages import Measurements
 from fedsplit.server_app import Engine, open_grpc
 from fedsplit.split.server import RoundReport, StreamReport
-from strategies.answers import Answered, check_enough, cost_of, name_true_reasons
+from strategies.answers import Answered, check_enough, cost_of, name_true_reasons, results_of
 from strategies.replies import NO_REPLY
 from tests.conftest import TINY, Run, weights
 
@@ -158,3 +159,27 @@ def test_the_reason_of_a_missing_reply_is_what_the_split_server_saw() -> None:
     name_true_reasons(failures, RoundReport(Traffic(), {}, seen, {}))
     assert failures == {1: "no reply: its stream broke", 2: NO_REPLY, 3: "diverged"}
     name_true_reasons(failures, None)
+
+
+def test_results_of_clients_are_in_the_order_of_their_ids() -> None:
+    """Break it: keep the order of arrival, or those that have scored nothing."""
+    nothing = Measurements(num_examples=0, loss=0.0, accuracy=0.0, channel_seconds=0.0)
+    found = results_of([{7: _measured(1.0)}, {2: _measured(3.0), 3: nothing}])
+    assert list(found) == [2, 7]
+    assert found[2] == found[7] == {"examples": 8, "loss": 0.5, "accuracy": 0.5}
+
+
+@pytest.mark.parametrize("strategy", ["sflv1", "sflv2", "sflv3", "sequential", "parallel", "full"])
+def test_every_strategy_keeps_the_results_of_its_clients(run: Run, strategy: str) -> None:
+    """Break it: leave `note_clients` out of `_note_train` or `aggregate_evaluate`."""
+    result = run(strategy=strategy)
+    path = Path(result.run_dir) / "clients.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["round"] for line in lines] == [row["round"] for row in result.rounds]
+    for line, row in zip(lines, result.rounds, strict=True):
+        for phase, loss in (("train", "train_loss"), ("validation", "validation_loss")):
+            of = line[phase]
+            assert of["clients"] == sorted(of["clients"])
+            weighted = zip(of["examples"], of["loss"], strict=True)
+            mean = sum(n * value for n, value in weighted) / sum(of["examples"])
+            assert mean == pytest.approx(row[loss])

@@ -1,0 +1,170 @@
+"""The headline of a comparison, and its variants against `full`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from fedsplit.fields import FIELDS
+from fedsplit.report.gather import Gathered, RunRecord
+from fedsplit.report.measures import TRAINING_LABEL, Estimate, estimate, training_bytes
+from fedsplit.report.page import Figure, Headline
+from fedsplit.report.scores import accuracy
+from fedsplit.report.tables import (
+    Cell,
+    Show,
+    Source,
+    Table,
+    cell,
+    exactly,
+    without_empty_columns,
+)
+from fedsplit.results.text import NOTHING, shown, with_unit
+
+REFERENCE, POOLED = "full", "centralized"
+_FINAL = "final_accuracy"
+_MANY = 3
+
+
+def _costs() -> list[tuple[str, Source, Show]]:
+    """Return what is compared beside accuracy: name, source, and how it is written."""
+    costs: list[tuple[str, Source, Show]] = [
+        (TRAINING_LABEL, training_bytes, partial(with_unit, unit="B"))
+    ]
+    for key in ("client_memory_bytes", "client_flops_per_sample"):
+        field = FIELDS[key]
+        costs.append((field.label, key, partial(shown, field)))
+    return costs
+
+
+def reference_of(gathered: Gathered) -> str | None:
+    """Return the label of the variant that others are compared with: the first that is `full`."""
+    return next(
+        (label for label in gathered.comparison.variants if _is(gathered, label, REFERENCE)), None
+    )
+
+
+def _is(gathered: Gathered, label: str, strategy: str) -> bool:
+    keys = {**gathered.comparison.base, **gathered.comparison.variants[label]}
+    return keys.get("strategy", "sflv1") == strategy
+
+
+def headlines(gathered: Gathered) -> Iterator[Headline]:
+    """Yield the most accurate variant of each setting, and what it costs against `full`."""
+    reference, seeds = reference_of(gathered), len(gathered.comparison.seeds)
+    for setting in gathered.settings:
+        scores = {
+            label: found
+            for label in gathered.comparison.variants
+            if not _is(gathered, label, POOLED)
+            and (found := estimate(gathered.of(setting, label), _FINAL)) is not None
+        }
+        if not scores:
+            continue
+        best = max(scores, key=lambda label: scores[label].mean)
+        records = gathered.of(setting, best)
+        of_reference = gathered.of(setting, reference) if reference not in (None, best) else []
+        figures = [
+            Figure(
+                cell(scores[best], accuracy, planned=seeds).text,
+                FIELDS[_FINAL].label,
+                _against(scores, best, reference, seeds),
+            )
+        ]
+        for name, source, show in _costs():
+            if (found := estimate(records, source)) is not None:
+                note = _cost_note(found, estimate(of_reference, source), reference, show)
+                figures.append(Figure(show(found.mean), name, note))
+        title = f"{setting}: {best}" if setting else best
+        title += " is the most accurate variant"
+        title += " that leaves the images with the clients" if _pools(gathered) else ""
+        yield Headline(title, figures)
+
+
+def _pools(gathered: Gathered) -> bool:
+    return any(_is(gathered, label, POOLED) for label in gathered.comparison.variants)
+
+
+def _against(scores: dict[str, Estimate], best: str, reference: str | None, seeds: int) -> str:
+    """Say what `full` reaches, and which variants cannot be told apart from the best one."""
+    said = []
+    if reference is not None and reference in scores and reference != best:
+        said.append(f"{reference}: {cell(scores[reference], accuracy, planned=seeds).text}")
+    margin = scores[best].deviation
+    close = [
+        label
+        for label, found in scores.items()
+        if label != best and margin is not None and scores[best].mean - found.mean < margin
+    ]
+    if close:
+        names = ", ".join(close[:_MANY])
+        more = f" and {len(close) - _MANY} more" if len(close) > _MANY else ""
+        said.append(f"less than one deviation behind: {names}{more}")
+    return "; ".join(said)
+
+
+def _cost_note(found: Estimate, of: Estimate | None, reference: str | None, show: Show) -> str:
+    if of is None:
+        return ""
+    return f"{reference}: {show(of.mean)}{_times(found.mean, of.mean)}"
+
+
+def _times(value: float, of: float) -> str:
+    if not value or not of:
+        return ""
+    ratio = of / value
+    if ratio > 1.05:
+        return f", {ratio:,.0f} times as much" if ratio >= 10 else f", {ratio:.1f} times as much"
+    return f"; here {1 / ratio:.1f} times as much" if ratio < 0.95 else ", the same"
+
+
+def tables(gathered: Gathered) -> Iterator[Table]:
+    """Yield a table of all variants against `full` for each setting: none without `full`."""
+    reference, seeds = reference_of(gathered), len(gathered.comparison.seeds)
+    if reference is None:
+        return
+    for setting in gathered.settings:
+        base = gathered.of(setting, reference)
+        if not base:
+            continue
+        header = ["variant", FIELDS[_FINAL].label, "difference"]
+        for name, _, _ in _costs():
+            header += [name, f"of {reference}"]
+        rows = [
+            _row(label, gathered.of(setting, label), base, seeds)
+            for label in gathered.comparison.variants
+        ]
+        caption = f"Accuracy and costs against {reference}"
+        named = f"{caption}: {setting}" if setting else caption
+        yield without_empty_columns(Table(named, header, rows))
+
+
+def _row(
+    label: str, records: Sequence[RunRecord], base: Sequence[RunRecord], seeds: int
+) -> list[Cell]:
+    row = [Cell(label), cell(estimate(records, _FINAL), accuracy, zero=True, planned=seeds)]
+    row.append(Cell(NOTHING) if records == base else _difference(records, base))
+    for _, source, show in _costs():
+        found, of = estimate(records, source), estimate(base, source)
+        row.append(cell(found, show))
+        share = NOTHING
+        if found is not None and of is not None and of.mean:
+            share = f"{100 * found.mean / of.mean:.3g} %"
+        row.append(Cell(share))
+    return row
+
+
+def _difference(records: Sequence[RunRecord], base: Sequence[RunRecord]) -> Cell:
+    """Return the difference in accuracy, seed by seed: seeds share the division of the images."""
+    of_seed = {record.config.seed: record.summary[_FINAL] for record in base}
+    found = tuple(
+        record.summary[_FINAL] - of_seed[record.config.seed]
+        for record in records
+        if None not in (record.summary[_FINAL], of_seed.get(record.config.seed))
+    )
+    if not found:
+        return Cell(NOTHING)
+    difference = Estimate(found)
+    text = f"{difference.mean:+.3f}"
+    text += "" if difference.deviation is None else f" ± {accuracy(difference.deviation)}"
+    return Cell(text, "; ".join(exactly(value) for value in found))

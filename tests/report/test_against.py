@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fedsplit.report.against import headlines, tables
+from fedsplit.report.gather import Gathered, gather
+from tests.report.examples import MANY, VARIANTS, write_comparison
+
+
+def compared(folder: Path, accuracies: dict[str, list[float]]) -> Gathered:
+    """Return a comparison in one setting whose runs with the seeds 1 and 3 end at these scores."""
+    write_comparison(folder, variants=VARIANTS, settings=())
+    for label, scores in accuracies.items():
+        for seed, score in zip((1, 3), scores, strict=True):
+            path = folder / "runs" / f"{label}-seed{seed}" / "summary.json"
+            summary = json.loads(path.read_text())
+            path.write_text(json.dumps(summary | {"final_accuracy": score}))
+    return gather(folder)
+
+
+SPLIT = "split <b>|"
+
+
+def test_the_headline_names_the_best_variant_and_its_costs_against_full(tmp_path: Path) -> None:
+    """Break it: let `centralized` win, or leave out what `full` costs."""
+    scores = {"centralized": [0.9, 0.9], "full": [0.5, 0.54], SPLIT: [0.6, 0.62]}
+    (found,) = headlines(compared(tmp_path, scores))
+    assert found.title == (
+        f"{SPLIT} is the most accurate variant that leaves the images with the clients"
+    )
+    said = [(figure.name, figure.value, figure.note) for figure in found.figures]
+    assert said == [
+        ("final test accuracy", "0.610 ± 0.014", "full: 0.520 ± 0.028"),
+        ("bytes of training", "12.0 MB", "full: 12.0 MB, the same"),
+        ("client memory", "170 kB", "full: 170 kB, the same"),
+        ("client FLOPs per sample", "201 kFLOP", "full: 201 kFLOP, the same"),
+    ]
+
+
+def test_a_variant_within_one_deviation_is_named(tmp_path: Path) -> None:
+    """Break it: never compare the means with the deviation."""
+    scores = {"centralized": [0.9, 0.9], "full": [0.5, 0.6], SPLIT: [0.54, 0.62]}
+    (found,) = headlines(compared(tmp_path, scores))
+    assert found.figures[0].note == "full: 0.550 ± 0.071; less than one deviation behind: full"
+
+
+def test_differences_are_seed_by_seed(tmp_path: Path) -> None:
+    """Break it: subtract the means, or take the deviation of one of them."""
+    scores = {"centralized": [0.9, 0.9], "full": [0.5, 0.6], SPLIT: [0.51, 0.63]}
+    (table,) = tables(compared(tmp_path, scores))
+    rows = {row[0].text: [each.text for each in row[1:]] for row in table.rows}
+    assert rows["full"][:2] == ["0.550 ± 0.071", "-"]
+    assert rows[SPLIT][:2] == ["0.570 ± 0.085", "+0.020 ± 0.014"]
+    assert rows[SPLIT][3] == "100 %"
+
+
+def test_a_cost_is_a_share_of_fulls(tmp_path: Path) -> None:
+    write_comparison(tmp_path, variants=VARIANTS, settings=(), seeds=[1])
+    path = tmp_path / "runs" / "full-seed1" / "summary.json"
+    summary = json.loads(path.read_text()) | {"client_memory_bytes": 17_000_000}
+    path.write_text(json.dumps(summary))
+    gathered = gather(tmp_path)
+    (table,) = tables(gathered)
+    rows = {row[0].text: [each.text for each in row[1:]] for row in table.rows}
+    assert rows[SPLIT][4:6] == ["170 kB", "1 %"]
+    (found,) = headlines(gathered)
+    best = found.title.partition(" is the")[0]
+    if best != "full":
+        assert found.figures[2].note == "full: 17.0 MB, 100 times as much"
+
+
+def test_without_full_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    gathered = gather(write_comparison(tmp_path, variants=MANY, settings=()))
+    assert list(tables(gathered)) == []
+    (found,) = headlines(gathered)
+    assert found.title == "sflv1 number 1 is the most accurate variant"
+    assert "full" not in " ".join(figure.note for figure in found.figures)
