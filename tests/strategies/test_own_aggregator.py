@@ -181,7 +181,9 @@ def test_an_aggregator_may_keep_its_state_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{1, 2}, (1, 2), [object()], {1: "a"}, torch.zeros(2), np.array(["a"])], ids=repr
+    "value",
+    [{1, 2}, (1, 2), [object()], {1: "a"}, torch.zeros(2), np.array(["a"])],
+    ids=["set", "tuple", "object", "int-key", "tensor", "texts"],
 )
 def test_what_a_checkpoint_cannot_keep_is_refused(value: object) -> None:
     """Break it: leave it out; a run that continues would then go elsewhere."""
