@@ -37,7 +37,9 @@ def _timed_write(checkpoints: Checkpoints, *given: Any) -> None:  # noqa: ANN401
 def median_round_seconds(keys: dict[str, object], every: int) -> tuple[float, int]:
     """Return the median time of a run's rounds, and the size of its last checkpoint in bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        result = simulate({**keys, "output-dir": folder, "checkpoint-every": every})
+        result = simulate(
+            {**keys, "output-dir": folder, "checkpoint-every": every, "console": "quiet"}
+        )
         sizes = [path.stat().st_size for path in Path(result.run_dir, "checkpoints").glob("*")]
         rounds = [row["round_seconds"] for row in result.rounds]
         return statistics.median(rounds), max(sizes, default=0)

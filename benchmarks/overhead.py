@@ -11,7 +11,6 @@ the number of torch threads that is fastest on this machine.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import statistics
 import tempfile
@@ -64,9 +63,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=10)
     arguments = parser.parse_args()
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    logging.getLogger("fedsplit").setLevel(logging.ERROR)
-    config = Config.load({"num-clients": arguments.clients, "num-server-rounds": arguments.rounds})
+    config = Config.load(
+        {
+            "num-clients": arguments.clients,
+            "num-server-rounds": arguments.rounds,
+            "console": "quiet",
+        }
+    )
     # One client with the training images of all clients.
     pooled = load_shard(config, 0, 1, input_spec(config.model.name)).train
     split_run(Config.load(config, {"num-server-rounds": 1}))  # warm: imports, caches

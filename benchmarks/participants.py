@@ -10,7 +10,6 @@ evaluations and files.
 from __future__ import annotations
 
 import argparse
-import logging
 import multiprocessing
 import re
 import tempfile
@@ -25,7 +24,7 @@ from rich.table import Table
 from fedsplit import simulate
 
 SETTINGS: dict[str, object] = {
-    **{"num-server-rounds": 1, "batch-size": 16, "fraction-evaluate": 0.05},
+    **{"console": "quiet", "num-server-rounds": 1, "batch-size": 16, "fraction-evaluate": 0.05},
     # A busy machine is slow, not broken.
     **{"channel.join-timeout": 3600.0, "channel.step-timeout": 3600.0},
 }
@@ -35,7 +34,6 @@ RUNS = [*((name, "vanilla") for name in ["full", *SPLIT]), *((name, "u-shaped") 
 
 def one_round(strategy: str, topology: str, participants: int) -> tuple[float, float, float]:
     """Make one run; return the peak of this process in GB, ms per client-round, and seconds."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     keys = {**SETTINGS, "strategy": strategy, "split.topology": topology}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -66,7 +66,7 @@ def in_this_process(keys: dict[str, object], engine: Engine, note: Callable[...,
 
     inprocess.IN_PROCESS = engine
     RunDirectory.append_round = append_and_note  # type: ignore[method-assign,assignment]
-    simulate(keys)
+    simulate(keys, verbose=False)
 
 
 def under_flower(keys: dict[str, object], folder: str, note: Callable[..., None]) -> None:
