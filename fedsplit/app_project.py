@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,10 @@ from fedsplit.errors import ConfigError
 
 APP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}")
 """What Flower takes for the name of an app."""
+
+
+_OWN = Path(__file__).parents[1]
+"""The folder of fedsplit's own app, if this is a checkout."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,13 @@ class AppProject:
     content: Mapping[str, object]
 
     @classmethod
-    def find(cls, start: Path, *, or_own: bool = False) -> Self | None:
-        """Return the app at or above a folder, or None.
+    def find(cls, *starts: Path, or_own: bool = False) -> Self | None:
+        """Return the app at or above one of these folders, or None.
 
         Parameters
         ----------
-        start : Path
-            Where to look first.
+        *starts : Path
+            Where to look, the first first.
         or_own : bool
             Whether to take the app of fedsplit's checkout, if that is installed, instead of None.
 
@@ -52,9 +57,9 @@ class AppProject:
         ConfigError
             If a pyproject.toml on the way is not TOML.
         """
-        start = start.expanduser().resolve()
-        own = [Path(__file__).parents[1]] if or_own else []
-        for folder in (start, *start.parents, *own):
+        absolute = [start.resolve() for start in starts]
+        folders = [folder for start in absolute for folder in (start, *start.parents)]
+        for folder in [*folders, *([_OWN] if or_own else [])]:
             path = folder / "pyproject.toml"
             if path.is_file():
                 found = cls(folder, read_toml(path))
@@ -62,10 +67,34 @@ class AppProject:
                     return found
         return None
 
-    def make_importable(self) -> None:
-        """Let this process import the app's modules, as the processes of its runs do."""
-        if str(self.folder) not in sys.path:
-            sys.path.insert(0, str(self.folder))
+    def make_importable(self, *, by_children: bool = False) -> None:
+        """Let this process import the app's modules, as the processes of its runs do.
+
+        Parameters
+        ----------
+        by_children : bool
+            Whether the processes that this one starts can import them, too.
+        """
+        folder = str(self.folder)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        if by_children:
+            paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+            os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+
+    def defaults(self) -> Mapping[str, object]:
+        """Return the app's config as the base of a file with the keys that differ.
+
+        It is empty for fedsplit's own app, which has fedsplit's defaults.
+
+        Raises
+        ------
+        ConfigError
+            If it is wrong, or missing.
+        """
+        if self.folder == _OWN:
+            return {}
+        return Config.from_flat(self.values(), source=str(self.path)).to_flat()
 
     @property
     def path(self) -> Path:
@@ -96,7 +125,7 @@ class AppProject:
         ConfigError
             With everything that is wrong.
         """
-        given = Config.load(self.values()).to_flat()
+        given = Config.from_flat(self.values(), source=str(self.path)).to_flat()
         known = _flat(self.values())
         missing = [f"{key} = {json.dumps(given[key])}" for key in given if key not in known]
         faults = [
@@ -173,7 +202,7 @@ class AppProject:
             f"its '{name}' would hide the package '{name}' of fedsplit: rename it"
             for name in ("fedsplit", "strategies")
             for path in (self.folder / name, self.folder / f"{name}.py")
-            if path.exists() and self.folder != Path(__file__).parents[1]
+            if path.exists() and self.folder != _OWN
         ]
 
 

@@ -22,7 +22,8 @@ from fedsplit.models.trainable import merge_adapters, weights_digest
 from fedsplit.preparation import Preparation
 from fedsplit.results.classes import class_scores
 from fedsplit.results.environment import environment
-from fedsplit.results.files import replace_folder
+from fedsplit.results.files import replace_folder, replace_text
+from fedsplit.results.model_card import model_card
 from fedsplit.results.plots import draw_or_warn, plot_run
 from fedsplit.results.recorder import Recorder
 from fedsplit.results.run_directory import RunDirectory
@@ -262,6 +263,10 @@ class Experiment:
         for fault in faults_of(summary):
             warn(fault)
         counts, names, folder = self._counts, self._prepared.class_names, directory.path
+        for saved, best in ((directory.model_dir, False), (directory.best_dir, True)):
+            if saved.is_dir():
+                card = model_card(summary, self._config, names, best=best)
+                replace_text(saved / "README.md", card)
         draw_or_warn(folder / "rounds.png", lambda path: plot_run(rows, summary, path))
         draw_or_warn(folder / "shards.png", lambda path: plot_shards(counts, names, path))
         return Outcome(rows, summary, model, directory)

@@ -68,6 +68,10 @@ def run_with_flower(config: Config, *, app_dir: Path, superlink: str | None = No
             check_shards(config)
         if own is not None:
             own.wait()
+        if config.console != "quiet":
+            where = f"connection '{superlink}'" if own is None else f"SuperLink {own.address}"
+            # Ray's processes start, and each imports torch.
+            print(f"Starting {config.num_clients} clients in Flower ({where}) ...", flush=True)  # noqa: T201
     except BaseException:
         if own is not None and started:
             own.end()

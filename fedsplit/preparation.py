@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from fedsplit.algorithms import strategy_class
 from fedsplit.checking import check
 from fedsplit.config import Config
+from fedsplit.data.catalog import load_images
+from fedsplit.data.colours import tell_lost_colours
 from fedsplit.data.loader import Images
 from fedsplit.data.shards import load_test
 from fedsplit.dtype_check import check_arithmetic
@@ -150,6 +152,7 @@ def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> 
         observers=observers,
         given_digest=_digest(model) if is_object(config.model.name) else "",
     )
+    tell_lost_colours(load_images(config.data, look=False), spec)
     if prepared.pretrained:
         tell_other_classes(found.name, found.source.config, class_names)
     if (config.model.dtype, config.model.autocast) != ("float32", "none"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
+import sys
+import traceback
 from typing import TypeVar
 
 from fedsplit.errors import ConfigError, FedSplitError
@@ -50,11 +53,9 @@ def load_reference(name: str, *, key: str) -> object:
     except FedSplitError:  # such as a metric that the module declares wrongly; it says what to do
         raise
     except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
-        remedy = (
-            "Install its package where the server and every client run, or add its folder to "
-            "PYTHONPATH."
-        )
-        if module == "__main__":
+        if module != "__main__":
+            remedy = _remedy(error, module, attribute)
+        else:
             remedy = (
                 "A notebook's or script's own code is known in its process only: use simulate() "
                 f"there, or move it into a module and set {key} to package.module:name."
@@ -62,6 +63,29 @@ def load_reference(name: str, *, key: str) -> object:
         raise ConfigError(
             f"{key} = '{name}' cannot be imported ({type(error).__name__}: {error}). {remedy}"
         ) from error
+
+
+def _remedy(error: BaseException, module: str, attribute: str) -> str:
+    """Return what to do about a module that cannot be imported, or lacks a name."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"Correct {error.filename}, line {error.lineno}."
+    found = sys.modules.get(module)
+    if isinstance(error, AttributeError) and found is not None:
+        own = [each for each, value in vars(found).items() if _is_defined_in(value, module)]
+        close = difflib.get_close_matches(attribute, own, n=1)
+        meant = f" Did you mean '{close[0]}'?" if close else ""
+        return f"'{getattr(found, '__file__', module)}' defines {', '.join(own) or 'nothing'}.{meant}"
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            "Install its package where the server and every client run, or add its folder to "
+            "PYTHONPATH."
+        )
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"It was raised in {place.filename}, line {place.lineno}."
+
+
+def _is_defined_in(value: object, module: str) -> bool:
+    return getattr(value, "__module__", None) == module and callable(value)
 
 
 def load_instance(name: str, *, key: str, kind: type[Made]) -> Made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ from fedsplit.references import reference_to
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import last_state
 from fedsplit.rounds import Rounds
-from fedsplit.run_log import run_log, warn
+from fedsplit.run_log import note, run_log, say, warn
 from fedsplit.split.loss import balanced_weights
 from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
@@ -163,6 +164,9 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             engine.at_exit(partial(_end_in_order, directory, server))
             with closing(experiment), _saying_how_to_continue(directory):
                 lines.write_to(directory.log_path)
+                if saved is not None:
+                    done, total = saved["round"], config.num_server_rounds
+                    say(f"Continuing after round {done} of {total}")
                 strategy = kind(_context(config, prepared, clients, told, server, experiment))
                 rounds = Rounds(config, strategy, experiment, inputs.state_dict(), saved)
                 return rounds.run(engine.asking(grid, server))
@@ -178,6 +182,9 @@ def _saying_how_to_continue(directory: RunDirectory) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         warn(f"Interrupted. {directory.how_to_continue()}")
+        raise
+    except Exception:
+        note(traceback.format_exc())
         raise
 
 

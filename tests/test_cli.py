@@ -195,16 +195,18 @@ def test_a_failed_run_and_a_defect_end_with_1(
     assert (code, err) == (1, "fedsplit: Every participant failed.\n")
 
     def defect(_: Config) -> None:
-        raise KeyError("oops")
+        from fedsplit.results.text import fixed
+
+        fixed("x", 2)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine, "run_in_process", defect)
     monkeypatch.delenv("FEDSPLIT_TRACEBACK", raising=False)
     code, err = call("run", str(config), "--engine", "inprocess")
     assert code == 1
-    assert "unexpected KeyError: 'oops'" in err
+    assert "unexpected TypeError: bad operand" in err
     assert "FEDSPLIT_TRACEBACK=1" in err
     monkeypatch.setenv("FEDSPLIT_TRACEBACK", "1")
-    with pytest.raises(KeyError):
+    with pytest.raises(TypeError):
         call("run", str(config), "--engine", "inprocess")
 
 
@@ -361,3 +363,75 @@ def test_an_empty_folder_runs_the_defaults_in_process(
     assert seen[0].num_clients == 10
     assert Path(seen[0].output_dir) == tmp_path / "runs"
     assert "run in this process. 'fedsplit new DIR' makes" in " ".join(said)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    from fedsplit.new.project import make_project
+
+    make_project(tmp_path / "my-own-app", "classification")
+    return tmp_path / "my-own-app"
+
+
+def test_a_file_has_the_keys_that_differ_from_the_apps(
+    call: Call, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: start from fedsplit's defaults, and another algorithm trains without a word."""
+    import fedsplit.inprocess as engine
+
+    seen: list[Config] = []
+    monkeypatch.setattr(engine, "run_in_process", _taken(seen))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    project = app / "pyproject.toml"
+    project.write_text(project.read_text().replace("local-epochs = 1", "local-epochs = 7"))
+    (app / "configs" / "one.toml").write_text("batch-size = 8\n")
+    file = str(app / "configs" / "one.toml")  # the app is found above the file, too
+    arguments = ("--engine", "inprocess", "--set", "batch_size=9", "--num-clients", "2")
+    assert call("run", file, *arguments) == (0, "")
+    assert seen[0].strategy == "my_own_app.strategy:Strategy"
+    assert (seen[0].local_epochs, seen[0].batch_size) == (7, 9)
+
+
+def test_a_comparison_in_an_app_has_its_code_and_its_defaults(
+    app: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Break it: let the workers import only what is installed."""
+    text = (app / "configs" / "compare.toml").read_text()
+    text = text.replace("num-server-rounds = 3", "data.max-train-samples = 100")
+    text = text.replace("seeds = [1, 2]", "seeds = [1]").replace(
+        "num-clients = 5", "num-clients = 2"
+    )
+    text = text.partition('[[variants]]\nlabel = "sflv1"')[0].replace("dirichlet", "iid")
+    (app / "configs" / "short.toml").write_text(text)
+    project = app / "pyproject.toml"
+    project.write_text(
+        project.read_text().replace("num-server-rounds = 3", "num-server-rounds = 1")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "fedsplit", "compare", str(app / "configs" / "short.toml")],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=250,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (summary,) = (tmp_path / "runs" / "compare").rglob("summary.json")
+    found = json.loads(summary.read_text())
+    assert (found["strategy"], found["num_rounds"]) == ("my_own_app.strategy:Strategy", 1)
+
+
+def test_a_mistake_in_the_users_code_names_its_line(
+    call: Call, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: call every unexpected error a defect of fedsplit."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    strategy = app / "my_own_app" / "strategy.py"
+    strategy.write_text(
+        "from strategies.sflv1 import SFLV1\n\n\nclass Strategy(SFLV1):\n"
+        "    def aggregate_train(self, server_round, replies):\n        return missing\n"
+    )
+    monkeypatch.delitem(sys.modules, "my_own_app.strategy", raising=False)
+    keys = ("--set", "num-server-rounds=1", "--set", "data.max-train-samples=100")
+    code, err = call("run", str(app), "--engine", "inprocess", "--num-clients", "2", *keys)
+    assert code == 1
+    assert "strategy.py, line 6, in aggregate_train: NameError" in err
+    assert "defect" not in err
+    (log,) = app.parent.rglob("log.txt")
+    assert "Traceback" in log.read_text()

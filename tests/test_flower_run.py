@@ -77,6 +77,7 @@ class _SuperLink:
         self.project = project
         self.log_path = project / "superlink.log"
         self.said: list[str] = []
+        self.address = "127.0.0.1:7"
         self.alive = True
 
     def begin(self) -> bool:
@@ -159,7 +160,9 @@ def test_the_command_is_flwr_run(
     sent = Config.from_flat(called["values"])
     assert sent.run_name.startswith("sflv1-fashion-mini-")
     assert sent == Config.load(config, {"run-name": sent.run_name})
-    assert capfdbinary.readouterr().out == b"Run directory: \xe2\x82\xac\n"
+    assert capfdbinary.readouterr().out == (
+        b"Starting 4 clients in Flower (SuperLink 127.0.0.1:7) ...\nRun directory: \xe2\x82\xac\n"
+    )
 
 
 @pytest.mark.parametrize(("status", "summary"), [(1, True), (0, False)])
@@ -257,7 +260,8 @@ def test_flowers_own_lines_go_to_a_file(
     _Flwr(monkeypatch, tmp_path, lines=LINES)
     config = Config.load(tiny, {"run-name": "one", "console": console})
     run_dir = run_with_flower(config, app_dir=tmp_path)
-    assert capfd.readouterr().out.splitlines() == shown
+    lines = [line for line in capfd.readouterr().out.splitlines() if "Starting" not in line]
+    assert lines == shown
     kept = (run_dir / "flower.txt").read_text(encoding="utf-8").splitlines()
     assert kept[:2] == ["Using SuperLink: project", "Successfully started run 77"]
     assert kept[2] == "INFO :      [ROUND 1/3]"

@@ -49,7 +49,7 @@ def test_what_cannot_be_imported_names_key_value_reason_and_remedy(
         load_reference("broken_reference:Thing", key="model.name")
     assert "model.name = 'broken_reference:Thing'" in str(told.value)
     assert reason in str(told.value)
-    assert "PYTHONPATH" in str(told.value)
+    assert "broken_reference.py" in str(told.value)
 
 
 def test_a_module_that_is_missing_is_told() -> None:
@@ -78,3 +78,23 @@ def test_a_class_is_led_to_by_its_name_unless_another_has_it() -> None:
     assert leads_to(Twice)
     assert not leads_to(Local)
     assert not leads_to(type("Twice", (), {"__module__": __name__}))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        ("class Mine:\n    pass\n", "Min", r"defines Mine\. Did you mean 'Mine'\?"),
+        ("def broken(:\n", "Mine", r"Correct .*broken_one\.py, line 1\."),
+        ("raise ValueError('no')\n", "Mine", r"raised in .*broken_one\.py, line 1\."),
+        ("import nowhere_at_all\n", "Mine", r"add its folder to PYTHONPATH"),
+    ],
+)
+def test_the_remedy_fits_what_is_wrong_with_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str, said: str
+) -> None:
+    """Break it: advise PYTHONPATH whatever was wrong."""
+    (tmp_path / "broken_one.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_one", raising=False)
+    with pytest.raises(ConfigError, match=said):
+        load_reference(f"broken_one:{name}", key="strategy")

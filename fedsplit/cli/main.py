@@ -6,14 +6,17 @@ import os
 import platform
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import click
 import typer
+import typer.core
 
 from fedsplit.cli.project import new, stop
 from fedsplit.cli.results import compare, predict, report, runs
@@ -21,6 +24,7 @@ from fedsplit.cli.run import run
 from fedsplit.errors import FedSplitError, InterruptionError, RunError, too_many_files
 from fedsplit.plan.command import plan
 
+typer.core.HAS_RICH = False  # with it, plain help has a backslash before every bracket
 app = typer.Typer(
     name="fedsplit",
     help="Federated split learning of vision transformers on Flower.",
@@ -76,12 +80,26 @@ def main() -> None:
                 raise
             if remedy := too_many_files(error):
                 _print(f"{error}. {remedy}")
+            elif place := _place_in_users_code(error):
+                _print(f"{place}: {type(error).__name__}: {error}. 'log.txt' has the traceback.")
             else:
                 _print(
                     f"unexpected {type(error).__name__}: {error}. This is a defect; set "
                     "FEDSPLIT_TRACEBACK=1 to see where it was raised, and report it."
                 )
             sys.exit(RunError.exit_code)
+
+
+def _place_in_users_code(error: Exception) -> str | None:
+    """Return the innermost line of an error if it is neither fedsplit's nor a library's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(__file__).parents[2])
+    last = next(
+        (frame for frame in reversed(frames) if "site-packages" not in frame.filename), None
+    )
+    if last is None or (last.filename.startswith((f"{ours}/fedsplit/", f"{ours}/strategies/"))):
+        return None
+    return f"{last.filename}, line {last.lineno}, in {last.name}"
 
 
 def _print(text: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedsplit.app_project import AppProject
 from fedsplit.errors import RunError
 
 
@@ -46,7 +47,11 @@ def compare(
     from fedsplit.compare.runner import compare as run_all
     from fedsplit.compare.runs import make_plan  # loads torch: not for --help
 
-    asked = make_plan(config, output_dir)
+    project = AppProject.find(Path.cwd(), Path(config).parent)
+    if project is not None:
+        project.make_importable(by_children=True)
+    defaults = {} if project is None else project.defaults()
+    asked = make_plan(config, output_dir, defaults)
     command = asked.command(jobs)
     comparison = run_all(asked, jobs=jobs, command=command, console=Console(stderr=True))
     _report(asked.directory)

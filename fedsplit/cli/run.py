@@ -95,7 +95,7 @@ def _asked(
     """Return the whole config, the app that it is for, if any, and the engine."""
     folder = local_directory(config) if config else None
     project = AppProject.find(
-        folder or Path.cwd(),
+        *([folder] if folder else [Path.cwd(), *_folder_of(config, resume)]),
         or_own=folder is None and (bool(config or resume) or engine is EngineName.FLOWER),
     )
     if project is not None:
@@ -107,6 +107,8 @@ def _asked(
             "an app of your own.",
             flush=True,
         )
+    if overrides.get("console") != "quiet":
+        print("Checking the configuration ...", flush=True)  # noqa: T201 - it takes seconds
     from fedsplit.absolute_paths import with_absolute_paths  # loads torch: not for --help
 
     if resume is None:
@@ -120,6 +122,11 @@ def _asked(
     elif engine is EngineName.FLOWER:
         raise _no_app(config)
     return asked, project, engine
+
+
+def _folder_of(config: str | None, resume: Path | None) -> list[Path]:
+    """Return the folder in which a config or a run directory is: its app may be above it."""
+    return [resume] if resume is not None else [Path(config).parent] if config else []
 
 
 def _run(
@@ -186,12 +193,19 @@ def _load(config: str | None, project: AppProject | None, overrides: dict[str, o
                 f"'{config}' is the file of a comparison: it has [[variants]]. Run it with "
                 f"'fedsplit compare {config}'."
             )
-        return Config.load(config, overrides)
+        base = {} if project is None else project.defaults()
+        # By itself first, so that the message names the file.
+        own = Config.load(config, overrides)
+        return (
+            own if not base else Config.load(Config.load(base, read_toml(Path(config))), overrides)
+        )
     if project is None:
         if config is None:
             return Config.load({}, overrides)
         raise _no_app(config)
-    return Config.load(project.values(), overrides)
+    return Config.load(
+        {**Config.from_flat(project.values(), source=str(project.path)).to_flat()}, overrides
+    )
 
 
 def _no_app(config: str | None) -> ConfigError:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from fedsplit.absolute_paths import with_absolute_paths
 from fedsplit.checking import check, check_shards
@@ -78,8 +79,19 @@ class Plan:
         return shlex.join(["fedsplit", "compare", str(source), *where])
 
 
-def make_plan(path: str | Path, output_dir: str | Path) -> Plan:
+def make_plan(
+    path: str | Path, output_dir: str | Path, defaults: Mapping[str, object] = MappingProxyType({})
+) -> Plan:
     """Return the checked plan of a comparison's file.
+
+    Parameters
+    ----------
+    path : str | Path
+        The file.
+    output_dir : str | Path
+        Where the comparison's directory is made.
+    defaults : Mapping[str, object]
+        The config of the app that it belongs to, if any: the base of all runs.
 
     Raises
     ------
@@ -94,7 +106,7 @@ def make_plan(path: str | Path, output_dir: str | Path) -> Plan:
     for setting in asked.settings or [_ONE_SETTING]:
         for variant in asked.variants:
             try:
-                of_pair = _runs(asked, setting, variant, directory)
+                of_pair = _runs(asked, setting, variant, directory, defaults)
                 runs += of_pair
                 _check(of_pair)
             except FedSplitError as error:
@@ -112,11 +124,16 @@ def make_plan(path: str | Path, output_dir: str | Path) -> Plan:
 
 
 def _runs(
-    asked: CompareConfig, setting: Variation, variant: Variation, directory: Path
+    asked: CompareConfig,
+    setting: Variation,
+    variant: Variation,
+    directory: Path,
+    defaults: Mapping[str, object],
 ) -> list[PlannedRun]:
     """Return the runs of a variant in a setting, one for each seed."""
     values = {**asked.base, **setting.keys, **variant.keys}
-    first = Config.load({key: value for key, value in values.items() if key not in OWN_KEYS})
+    given = {key: value for key, value in values.items() if key not in OWN_KEYS}
+    first = Config.load(given) if not defaults else Config.load(defaults, given)
     shared = with_clients(with_absolute_paths(first))
     shown = setting.label if asked.settings else ""
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import keyword
 import re
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -54,7 +55,11 @@ def make_project(directory: Path, template: str) -> str:
             replace_text(path, text)
     except OSError as error:
         raise cannot_write(directory, error) from None
-    return _environment().get_template("next.txt.j2").render(directory=directory, package=package)
+    return (
+        _environment()
+        .get_template("next.txt.j2")
+        .render(directory=directory, quoted=shlex.quote(str(directory)), package=package)
+    )
 
 
 def _files(package: str, template: str) -> dict[str, str]:
@@ -80,6 +85,7 @@ def _files(package: str, template: str) -> dict[str, str]:
         "README.md": render("README.md"),
         ".gitignore": render("gitignore"),
         "configs/uneven.toml": render("uneven.toml"),
+        "configs/compare.toml": render("compare.toml"),
         f"{package}/__init__.py": f'"""The app {package}: federated split learning."""\n',
         f"{package}/strategy.py": render(
             "own_strategy.py" if template == "own-strategy" else "strategy.py"

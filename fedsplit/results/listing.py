@@ -54,7 +54,8 @@ def list_runs(folder: Path) -> list[ListedRun]:
     """
     if local_directory(folder) is None:
         raise ConfigError(
-            f"There is no folder '{folder}'. Give the output-dir of runs: fedsplit runs DIR"
+            f"There are no runs yet: there is no folder '{folder}'. Runs of another output-dir: "
+            "fedsplit runs DIR"
         )
     configs = [path for path in folder.rglob("config.toml") if not _inside_a_run(path, folder)]
     configs.sort(key=lambda path: path.stat().st_mtime)
@@ -70,12 +71,14 @@ def runs_table(runs: list[ListedRun], folder: Path) -> str:
     for name in ("state", "strategy", "rounds", "accuracy", "run directory"):
         table.add_column(name, no_wrap=True, justify="right" if name == "accuracy" else "left")
     for run in runs:
-        where = printable(str(run.path))
-        table.add_row(run.state, run.strategy, run.rounds, _accuracy(run.accuracy), where)
+        where = printable(str(run.path.relative_to(folder.absolute())))
+        strategy = run.strategy.rpartition(":")[2]
+        table.add_row(run.state, strategy, run.rounds, _accuracy(run.accuracy), where)
     file = StringIO()
     width = 80 + max(len(str(run.path)) + len(run.strategy) for run in runs)
     Console(file=file, width=width, color_system=None, markup=False, emoji=False).print(table)
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+    lines = (line.rstrip() for line in file.getvalue().splitlines())
+    return "\n".join([*lines, f" in {printable(str(folder.absolute()))}"])
 
 
 def _accuracy(value: float | None) -> str:

@@ -111,7 +111,7 @@ def _side(summary: Mapping[str, Any], side: str) -> str:
     flops, memory = FIELDS[f"{side}_flops_per_sample"], FIELDS[f"{side}_memory_bytes"]
     if not parameters and not summary[flops.key]:
         return "holds no part of the model"
-    work = f"{shown(flops, summary[flops.key])} per training sample"
+    work = f"{shown(flops, summary[flops.key])} a sample"
     return f"{parameters:,} parameters, {work}, {shown(memory, summary[memory.key])} to train"
 
 

@@ -34,7 +34,9 @@ def test_runs_are_listed_with_state_rounds_and_accuracy(folder: Path) -> None:
     assert found["half"].accuracy == row["test_accuracy"]
     text = runs_table(list(found.values()), folder)
     assert f"interrupted  sflv1     1/2       {row['test_accuracy']:.4f}" in text
-    assert str(folder / "half") in text
+    assert "  half" in text
+    assert text.endswith(f" in {folder}")
+    assert max(map(len, text.splitlines()[:-1])) <= 80
 
 
 def test_a_run_that_a_process_makes_is_running(folder: Path) -> None:

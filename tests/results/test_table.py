@@ -18,10 +18,8 @@ def test_lines_of_the_results() -> None:
         "Cut traffic      5.00 MB up, 5.00 MB down",
         "Evaluation       5.00 MB up, 5.00 MB down",
         "Synchronisation  5.00 MB up, 5.00 MB down",
-        "Client           4,352 parameters, 201 kFLOP per training sample, 170 kB to",
-        "train",
-        "Server           205,648 parameters, 19.9 MFLOP per training sample, 135 MB to",
-        "train",
+        "Client           4,352 parameters, 201 kFLOP a sample, 170 kB to train",
+        "Server           205,648 parameters, 19.9 MFLOP a sample, 135 MB to train",
         "Time             12.0 s, 250 training samples/s, 200 ms per client-round",
         "Run directory    /runs/example",
     ]
