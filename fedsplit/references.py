@@ -74,7 +74,8 @@ def _remedy(error: BaseException, module: str, attribute: str) -> str:
         own = [each for each, value in vars(found).items() if _is_defined_in(value, module)]
         close = difflib.get_close_matches(attribute, own, n=1)
         meant = f" Did you mean '{close[0]}'?" if close else ""
-        return f"'{getattr(found, '__file__', module)}' defines {', '.join(own) or 'nothing'}.{meant}"
+        where = getattr(found, "__file__", module)
+        return f"'{where}' defines {', '.join(own) or 'nothing'}.{meant}"
     if isinstance(error, ModuleNotFoundError):
         return (
             "Install its package where the server and every client run, or add its folder to "
