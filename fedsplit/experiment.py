@@ -255,7 +255,8 @@ class Experiment:
         model : SplitModel
             With the final weights.
         """
-        summary = self.recorder.finish(class_scores(self._confusion))
+        classes = class_scores(self._confusion)
+        summary = self.recorder.finish(classes, before=self._write_cards)
         self._sinks.send_summary(summary)
         rows, directory = self.recorder.rows, self.directory
         for line in results_table(summary).splitlines():
@@ -263,13 +264,16 @@ class Experiment:
         for fault in faults_of(summary):
             warn(fault)
         counts, names, folder = self._counts, self._prepared.class_names, directory.path
+        draw_or_warn(folder / "rounds.png", lambda path: plot_run(rows, summary, path))
+        draw_or_warn(folder / "shards.png", lambda path: plot_shards(counts, names, path))
+        return Outcome(rows, summary, model, directory)
+
+    def _write_cards(self, summary: Mapping[str, Any]) -> None:
+        names, directory = self._prepared.class_names, self.directory
         for saved, best in ((directory.model_dir, False), (directory.best_dir, True)):
             if saved.is_dir():
                 card = model_card(summary, self._config, names, best=best)
                 replace_text(saved / "README.md", card)
-        draw_or_warn(folder / "rounds.png", lambda path: plot_run(rows, summary, path))
-        draw_or_warn(folder / "shards.png", lambda path: plot_shards(counts, names, path))
-        return Outcome(rows, summary, model, directory)
 
     def close(self) -> None:
         """Release what a run holds, whether it has finished or failed."""

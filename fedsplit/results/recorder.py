@@ -176,13 +176,20 @@ class Recorder:
         self._begin_round()
         return written
 
-    def finish(self, classes: Mapping[str, Any] = NO_CLASSES) -> dict[str, Any]:
+    def finish(
+        self,
+        classes: Mapping[str, Any] = NO_CLASSES,
+        *,
+        before: Callable[[dict[str, Any]], object] = lambda summary: None,
+    ) -> dict[str, Any]:
         """Write the summary of the finished rounds and return it.
 
         Parameters
         ----------
         classes : Mapping[str, Any]
             What it says about the classes (see `fedsplit.results.classes`).
+        before : Callable[[dict[str, Any]], object]
+            Called with the summary before it is written: its file says that the run has ended.
 
         Raises
         ------
@@ -203,6 +210,7 @@ class Recorder:
             )
         )
         assert isinstance(summary, dict)
+        before(summary)
         self._run_directory.write_summary(summary)
         return summary
 

@@ -59,7 +59,7 @@ def call(newcomer: Path, folder: Path, *command: str) -> subprocess.CompletedPro
     """Run a program of the environment, which knows nothing of this checkout."""
     bin_dir = newcomer / "env" / "bin"
     env = {**environment(newcomer / "home"), "PATH": f"{bin_dir}:{os.environ['PATH']}"}
-    for key in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"):
+    for key in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE", "PYTEST_ADDOPTS"):
         env.pop(key, None)
     return subprocess.run(
         [str(bin_dir / command[0]), *command[1:]],
