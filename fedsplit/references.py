@@ -75,7 +75,8 @@ def _remedy(error: BaseException, module: str, attribute: str) -> str:
         close = difflib.get_close_matches(attribute, own, n=1)
         meant = f" Did you mean '{close[0]}'?" if close else ""
         where = getattr(found, "__file__", module)
-        return f"'{where}' defines {', '.join(own) or 'nothing'}.{meant}"
+        few = ", ".join(own[:8]) + (", ..." if len(own) > 8 else "")
+        return f"'{where}' defines {few or 'nothing'}.{meant}"
     if isinstance(error, ModuleNotFoundError):
         return (
             "Install its package where the server and every client run, or add its folder to "

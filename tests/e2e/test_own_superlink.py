@@ -52,6 +52,8 @@ class Projects:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # or pytest's own Ctrl-C handling would be in the way
+            # Where the tests run in the background, SIGINT is ignored, which a child inherits.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def superlink(self, app: Path) -> SuperLink:

@@ -69,7 +69,7 @@ def test_the_bottoms_own_input_spec_counts(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("name", "kind", "text"),
     [
-        ("tests.models.own:nothing", ConfigError, "cannot be imported.*PYTHONPATH"),
+        ("tests.models.own:nothing", ConfigError, "cannot be imported.*defines Bottom"),
         ("no_such_package.models:make", ConfigError, "cannot be imported"),
         ("tests.models.own:__name__", ModelError, r"is no function; make it return SplitModel\("),
         ("tests.models.own:make_tied", ModelError, "a bottom and a trunk that share .*weight"),
