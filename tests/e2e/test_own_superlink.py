@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,11 @@ SMALL = [
 ]
 ENDLESS = ["--set", "num-server-rounds=100000"]
 SECONDS = 300.0
+# Where the tests run in the background, SIGINT is ignored, which a child inherits.
+FEDSPLIT = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from fedsplit.cli import main; main()"
+)
 
 
 class Projects:
@@ -44,7 +50,7 @@ class Projects:
     def begin(self, app: Path, *arguments: str) -> subprocess.Popen[str]:
         """Start `fedsplit run` in an app's folder."""
         return subprocess.Popen(
-            [program("fedsplit"), "run", *SMALL, *arguments],
+            [sys.executable, "-c", FEDSPLIT, "run", *SMALL, *arguments],
             cwd=app,
             env=self.env,
             stdin=subprocess.DEVNULL,
@@ -52,8 +58,6 @@ class Projects:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # or pytest's own Ctrl-C handling would be in the way
-            # Where the tests run in the background, SIGINT is ignored, which a child inherits.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def superlink(self, app: Path) -> SuperLink:
