@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -103,10 +104,11 @@ def test_fedsplit_run_exits_with_1_when_every_client_diverges(
     done = flower.call(command, timeout_seconds=400.0, merge=False)
 
     assert done.returncode == 1, done.stdout + done.stderr
-    run = flower.ended(done)
+    printed = (tmp_path / "diverges" / "flower.txt").read_text(encoding="utf-8")
+    run = flower.ended(subprocess.CompletedProcess(command, 1, printed))
     assert run.status == "finished:failed"
-    assert [text for text in REFUSED_TEXT if text in run.output] == []
-    paragraph = paragraph_of(run.output, "Every participant")
+    assert [text for text in REFUSED_TEXT if text in done.stdout] == []
+    paragraph = paragraph_of(done.stdout, "Every participant")
     assert "Every participant of round 1 failed" in paragraph
     assert "lower learning-rate" in paragraph.lower()
     assert paragraph.endswith(run.details.partition("with exception: ")[2])
