@@ -131,10 +131,9 @@ def run_log(verbosity: Verbosity) -> Iterator[RunLog]:
     lines, warnings = _OnScreen(screen), _OnScreen(screen)
     lines.setLevel(_LEVELS[verbosity])
     warnings.setLevel(logging.WARNING)
+    lines.addFilter(lambda record: record.name == _run.name or record.levelno >= logging.WARNING)
     handlers: dict[logging.Logger, list[logging.Handler]] = {
-        _run: [lines, in_file],
-        # Who has set up logging gets these in that way.
-        _house: [in_file] if logging.getLogger().handlers else [warnings, in_file],
+        _house: [lines, in_file],
         _flower: [in_file] if verbosity == "verbose" else [warnings, in_file],
     }
 
@@ -142,10 +141,9 @@ def run_log(verbosity: Verbosity) -> Iterator[RunLog]:
         return verbosity == "verbose"
 
     consoles = list(_flower.handlers)
-    before = _house.level, _run.level, _run.propagate
+    before = _house.level, _run.level
     _house.setLevel(logging.INFO)
     _run.setLevel(logging.DEBUG)
-    _run.propagate = False
     for console in consoles:
         console.addFilter(on_flowers_console)
     for logger, added in handlers.items():
@@ -163,4 +161,3 @@ def run_log(verbosity: Verbosity) -> Iterator[RunLog]:
         in_file.close()
         _house.setLevel(before[0])
         _run.setLevel(before[1])
-        _run.propagate = before[2]
