@@ -21,7 +21,7 @@ from rich.table import Table
 from fedsplit import simulate
 from tests.conftest import TINY
 from tests.dying import MOMENTS
-from tests.e2e.flower import CONNECTION, ONE_ACTOR, Flower, program
+from tests.e2e.flower import CONNECTION, ONE_ACTOR, Flower, fedsplit_run, program
 from tests.e2e.processes import processes_of
 from tests.e2e.runs import APP_DIR, RunFiles, other_app
 from tests.test_continuation import RUNS
@@ -72,7 +72,7 @@ def kill_and_resume(
     checkpoints = sorted((directory / "checkpoints").glob("round-*"))
     started = time.monotonic()
     done = flower.call(
-        [program("fedsplit"), "run", "--resume", str(directory), "--superlink", CONNECTION],
+        fedsplit_run("--resume", str(directory)),
         timeout_seconds=300,
     )
     assert done.returncode == 0, done.stdout + flower.log.read_text()[-5000:]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import typer
+from generated import write_or_check
 from typer.main import get_params_from_function
 
 from fedsplit.cli.main import app
@@ -97,20 +98,5 @@ def _cell(text: str) -> str:
     return text.replace("|", r"\|")
 
 
-def main() -> int:
-    """Write the page, or compare it; return the exit code."""
-    arguments = sys.argv[1:]
-    if arguments == ["--check"]:
-        if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
-            return 0
-        sys.stderr.write("docs/cli.md is out of date: run python docs/make_cli.py\n")
-        return 1
-    if arguments:
-        sys.stderr.write("usage: make_cli.py [--check]\n")
-        return 2
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page()))

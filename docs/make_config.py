@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeGuard, get_args, get_origin
 
+from generated import write_or_check
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -110,20 +111,5 @@ def _bounds(name: str, field: FieldInfo) -> str:
     return ", ".join(found)
 
 
-def main() -> int:
-    """Write the page, or compare it; return the exit code."""
-    arguments = sys.argv[1:]
-    if arguments == ["--check"]:
-        if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
-            return 0
-        sys.stderr.write("docs/config.md is out of date: run python docs/make_config.py\n")
-        return 1
-    if arguments:
-        sys.stderr.write("usage: make_config.py [--check]\n")
-        return 2
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page()))

@@ -12,16 +12,16 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from fedsplit.config import Config, read_toml
+from fedsplit.config.keys import pairs
 from fedsplit.errors import ConfigError
 
 APP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}")
 """What Flower takes for the name of an app."""
-
-
 _OWN = Path(__file__).parents[1]
 """The folder of fedsplit's own app, if this is a checkout."""
 
@@ -82,33 +82,23 @@ class AppProject:
             paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
             os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
-    def defaults(self) -> Mapping[str, object]:
-        """Return the app's config as the base of a file with the keys that differ.
-
-        It is empty for fedsplit's own app, which has fedsplit's defaults.
+    @cached_property
+    def config(self) -> Config:
+        """Its config: every key with the app's default.
 
         Raises
         ------
         ConfigError
             If it is wrong, or missing.
         """
-        if self.folder == _OWN:
-            return {}
-        return Config.from_flat(self.values(), source=str(self.path)).to_flat()
+        return Config.from_flat(self._values(), source=str(self.path))
 
     @property
     def path(self) -> Path:
         """Its pyproject.toml."""
         return self.folder / "pyproject.toml"
 
-    def values(self) -> Mapping[str, object]:
-        """Return the app's config: every key with its default.
-
-        Raises
-        ------
-        ConfigError
-            If it has none.
-        """
+    def _values(self) -> Mapping[str, object]:
         values = self._table("tool", "flwr", "app", "config")
         if values is None:
             raise ConfigError(
@@ -125,9 +115,8 @@ class AppProject:
         ConfigError
             With everything that is wrong.
         """
-        given = Config.from_flat(self.values(), source=str(self.path)).to_flat()
-        known = _flat(self.values())
-        missing = [f"{key} = {json.dumps(given[key])}" for key in given if key not in known]
+        keys, known = self.config.to_flat(), {key for key, _ in pairs(self._values())}
+        missing = [f"{key} = {json.dumps(keys[key])}" for key in keys if key not in known]
         faults = [
             *self._faults_of_name(),
             *self._missing("version", "project"),
@@ -204,11 +193,3 @@ class AppProject:
             for path in (self.folder / name, self.folder / f"{name}.py")
             if path.exists() and self.folder != _OWN
         ]
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> set[str]:
-    keys: set[str] = set()
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        keys |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name}
-    return keys

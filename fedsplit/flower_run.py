@@ -114,7 +114,7 @@ class _Command:
         self._own = own
         self._screen = Screen()
         self._run_id: str | None = None
-        self._hidden: list[str] = []
+        self._unwritten: list[str] = []
         self._last_hidden: deque[str] = deque(maxlen=_LINES_OF_FAILURE)
         self._log: TextIO | None = None
         self._said_error = False
@@ -142,7 +142,7 @@ class _Command:
                 ) from None
             finally:
                 self._screen.clear()
-                self._keep_hidden()
+                self._write_log()
                 if self._log is not None:
                     self._log.close()
         if status or not self._directory.summary_path.is_file():
@@ -153,38 +153,38 @@ class _Command:
         return {**os.environ} if self._own is None else self._own.environment()
 
     def _take(self, line: str) -> None:
-        """Show a line, or keep it for the file of what Flower and Ray print."""
+        """Show a line unless it is Flower's or Ray's own, and write it to the file of all lines."""
         plain = _COLOUR.sub("", line)
         record = _LOG_RECORD.match(plain)
         level, text = record.groups() if record else ("", plain)
+        self._said_error |= level in {"ERROR", "CRITICAL"}
         if self._config.console == "verbose":
             self._screen.show(line if sys.stdout.isatty() else plain)
         elif self._is_chatter(level, plain):
             self._last_hidden.append(plain)
         elif level:
-            self._said_error |= level in {"ERROR", "CRITICAL"}
             self._screen.show(f"{level.capitalize()}: {text}")
         else:
             self._screen.show(plain)
         if self._run_id is None and (accepted := _ACCEPTED.search(plain)):
             self._run_id = accepted[1]
-        self._hidden.append(plain)
-        self._keep_hidden()
+        self._unwritten.append(plain)
+        self._write_log()
 
     def _is_chatter(self, level: str, plain: str) -> bool:
         if self._run_id is None or level in {"DEBUG", "INFO"} or _CHATTER.search(plain):
             return True
         return self._config.console == "quiet" and not (level or plain.startswith("Warning: "))
 
-    def _keep_hidden(self) -> None:
-        """Write what Flower and Ray print beside the run, as soon as it has a directory."""
+    def _write_log(self) -> None:
+        """Write all lines so far, as soon as the run has a directory."""
         if self._log is None and self._directory.config_path.is_file():
             with suppress(OSError):
                 self._log = self._directory.flower_log_path.open("a", encoding="utf-8", buffering=1)
         if self._log is not None:
             with suppress(OSError):  # the run itself says that the disk is full
-                self._log.writelines(f"{line}\n" for line in self._hidden)
-            self._hidden.clear()
+                self._log.writelines(f"{line}\n" for line in self._unwritten)
+            self._unwritten.clear()
 
     def _fail(self) -> None:
         own, name = self._own, self._config.run_name

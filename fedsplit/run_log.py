@@ -59,7 +59,7 @@ class _OnScreen(logging.Handler):
             self.handleError(record)
 
 
-class _InFile(logging.Handler):
+class RunLog(logging.Handler):
     """Writes records to a file that may not exist yet, and keeps them until it does."""
 
     def __init__(self) -> None:
@@ -67,42 +67,7 @@ class _InFile(logging.Handler):
         self.setFormatter(logging.Formatter(_FORMAT, "%Y-%m-%d %H:%M:%S"))
         self._kept: list[logging.LogRecord] = []
         self._file: TextIO | None = None
-        self._fault: OSError | None = None
-
-    def open(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-        for record in self._kept:
-            self.emit(record)
-        self._kept.clear()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self._file is None:
-            self._kept.append(record)
-        elif self._fault is None:
-            try:
-                self._file.write(f"{self.format(record)}\n")
-            except OSError as error:  # what else the run cannot write then ends it
-                self._fault = error
-                print(f"Warning: log.txt ends here: {error}.", file=sys.stderr)  # noqa: T201
-
-    def close(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):  # such as a full disk, which `emit` has reported
-                self._file.close()
-        super().close()
-
-
-class RunLog:
-    """The open log of a run.
-
-    Parameters
-    ----------
-    file : _InFile
-        Receives everything.
-    """
-
-    def __init__(self, file: _InFile) -> None:
-        self._file = file
+        self._is_broken = False
 
     def write_to(self, path: Path) -> None:
         """Append everything from the beginning of the run to a file.
@@ -113,9 +78,30 @@ class RunLog:
             If it cannot be opened.
         """
         try:
-            self._file.open(path)
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
             raise cannot_write(path, error) from None
+        for record in self._kept:
+            self.emit(record)
+        self._kept.clear()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or keep it."""
+        if self._file is None:
+            self._kept.append(record)
+        elif not self._is_broken:
+            try:
+                self._file.write(f"{self.format(record)}\n")
+            except OSError as error:  # what else the run cannot write then ends it
+                self._is_broken = True
+                print(f"Warning: log.txt ends here: {error}.", file=sys.stderr)  # noqa: T201
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            with suppress(OSError):  # such as a full disk, which `emit` has reported
+                self._file.close()
+        super().close()
 
 
 @contextmanager
@@ -127,7 +113,7 @@ def run_log(verbosity: Verbosity) -> Iterator[RunLog]:
     verbosity : Verbosity
         The key ``console``: quiet shows warnings only, verbose shows Flower's lines too.
     """
-    screen, in_file = Screen(), _InFile()
+    screen, in_file = Screen(), RunLog()
     lines, warnings = _OnScreen(screen), _OnScreen(screen)
     lines.setLevel(_LEVELS[verbosity])
     warnings.setLevel(logging.WARNING)
@@ -150,7 +136,7 @@ def run_log(verbosity: Verbosity) -> Iterator[RunLog]:
         for handler in added:
             logger.addHandler(handler)
     try:
-        yield RunLog(in_file)
+        yield in_file
     finally:
         screen.clear()
         for logger, added in handlers.items():

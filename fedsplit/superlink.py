@@ -84,6 +84,11 @@ class SuperLink:
         return self.home / "superlink.log"
 
     @property
+    def _has_answered(self) -> Path:
+        """A file that exists once it has started: what does not answer then, hangs."""
+        return self.home / "answered"
+
+    @property
     def address(self) -> str:
         """Where it listens; empty if it has never run."""
         made = _Made.read(self.home)
@@ -127,7 +132,7 @@ class SuperLink:
         RunError
             If it has ended, or does not answer in time.
         """
-        seconds = _ANSWER_SECONDS if self._process is None else _START_SECONDS
+        seconds = _ANSWER_SECONDS if self._has_answered.exists() else _START_SECONDS
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
@@ -136,6 +141,7 @@ class SuperLink:
                     f"{self._process.returncode}; '{self.log_path}' says why."
                 )
             if self._answers():
+                self._has_answered.touch()
                 return
             time.sleep(_PROBE_EVERY_SECONDS)  # it tells nobody when it is ready
         raise RunError(
@@ -192,6 +198,7 @@ class SuperLink:
 
     def _spawn(self, lock: FileLock) -> None:
         """Start the process, which holds the lock from then on, as long as it lives."""
+        self._has_answered.unlink(missing_ok=True)
         port = _free_port()
         made = _Made(str(self.project), sys.prefix, _versions(), port)
         # Its runs' working directory: one that stays, and from which nothing is imported.

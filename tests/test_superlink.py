@@ -114,6 +114,23 @@ def test_one_that_hangs_is_noticed_within_10_seconds(home: Path, stub: Path) -> 
     assert again.end()  # SIGTERM waits for a stopped process, SIGKILL does not
 
 
+def test_one_that_another_command_has_just_started_gets_its_time(
+    home: Path, stub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: give it the seconds of one that has started long ago."""
+    monkeypatch.setattr(superlink, "_ANSWER_SECONDS", 0.2)
+    stub.write_text(
+        stub.read_text().replace(
+            "import http.server, sys", "import http.server, sys, time; time.sleep(1.5)"
+        )
+    )
+    assert SuperLink(home).begin()
+    second = SuperLink(home)
+    assert not second.begin()
+    second.wait()
+    assert second.pid() is not None
+
+
 def test_one_of_another_environment_is_replaced(home: Path, stub: Path) -> None:
     """Break it: keep it, and its runs import the other environment's packages."""
     first = started(home)

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,7 +82,10 @@ def main() -> None:
             if remedy := too_many_files(error):
                 _print(f"{error}. {remedy}")
             elif place := _place_in_users_code(error):
-                _print(f"{place}: {type(error).__name__}: {error}. 'log.txt' has the traceback.")
+                _print(
+                    f"{place}: {type(error).__name__}: {error}. FEDSPLIT_TRACEBACK=1 shows the "
+                    "whole traceback."
+                )
             else:
                 _print(
                     f"unexpected {type(error).__name__}: {error}. This is a defect; set "
@@ -91,15 +95,19 @@ def main() -> None:
 
 
 def _place_in_users_code(error: Exception) -> str | None:
-    """Return the innermost line of an error if it is neither fedsplit's nor a library's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = str(Path(__file__).parents[2])
-    last = next(
-        (frame for frame in reversed(frames) if "site-packages" not in frame.filename), None
-    )
-    if last is None or (last.filename.startswith((f"{ours}/fedsplit/", f"{ours}/strategies/"))):
-        return None
-    return f"{last.filename}, line {last.lineno}, in {last.name}"
+    """Return where an error was raised, if that is neither in fedsplit nor called by it.
+
+    What libraries raise counts as raised by the innermost line that called them.
+    """
+    installed = Path(__file__).parents[2]  # site-packages, or a checkout
+    ours = tuple(f"{installed / name}{os.sep}" for name in ("fedsplit", "strategies"))
+    libraries = tuple(f"{sysconfig.get_path(kind)}{os.sep}" for kind in ("stdlib", "purelib"))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(ours):
+            return None
+        if not frame.filename.startswith(("<", *libraries)):
+            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    return None
 
 
 def _print(text: str) -> None:

@@ -50,8 +50,7 @@ def compare(
     project = AppProject.find(Path.cwd(), Path(config).parent)
     if project is not None:
         project.make_importable(by_children=True)
-    defaults = {} if project is None else project.defaults()
-    asked = make_plan(config, output_dir, defaults)
+    asked = make_plan(config, output_dir, None if project is None else project.config)
     command = asked.command(jobs)
     comparison = run_all(asked, jobs=jobs, command=command, console=Console(stderr=True))
     _report(asked.directory)

@@ -185,27 +185,20 @@ def _engine_of(config: Config) -> EngineName:
 
 
 def _load(config: str | None, project: AppProject | None, overrides: dict[str, object]) -> Config:
-    folder = local_directory(config or ".")
-    if folder is None:
-        assert config is not None
-        if "variants" in read_toml(Path(config)):
-            raise ConfigError(
-                f"'{config}' is the file of a comparison: it has [[variants]]. Run it with "
-                f"'fedsplit compare {config}'."
-            )
-        base = {} if project is None else project.defaults()
-        # By itself first, so that the message names the file.
-        own = Config.load(config, overrides)
-        return (
-            own if not base else Config.load(Config.load(base, read_toml(Path(config))), overrides)
+    """Return the config of a file, of the app, or the defaults, with overrides.
+
+    A file has the keys that differ from the app's.
+    """
+    if config is None or local_directory(config) is not None:
+        if project is None and config is not None:
+            raise _no_app(config)
+        return Config.load({} if project is None else project.config, overrides)
+    if "variants" in read_toml(Path(config)):
+        raise ConfigError(
+            f"'{config}' is the file of a comparison: it has [[variants]]. Run it with "
+            f"'fedsplit compare {config}'."
         )
-    if project is None:
-        if config is None:
-            return Config.load({}, overrides)
-        raise _no_app(config)
-    return Config.load(
-        {**Config.from_flat(project.values(), source=str(project.path)).to_flat()}, overrides
-    )
+    return Config.load(config, overrides, base=None if project is None else project.config)
 
 
 def _no_app(config: str | None) -> ConfigError:

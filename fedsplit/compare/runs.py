@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from fedsplit.absolute_paths import with_absolute_paths
 from fedsplit.checking import check, check_shards
@@ -79,9 +78,7 @@ class Plan:
         return shlex.join(["fedsplit", "compare", str(source), *where])
 
 
-def make_plan(
-    path: str | Path, output_dir: str | Path, defaults: Mapping[str, object] = MappingProxyType({})
-) -> Plan:
+def make_plan(path: str | Path, output_dir: str | Path, defaults: Config | None = None) -> Plan:
     """Return the checked plan of a comparison's file.
 
     Parameters
@@ -90,8 +87,8 @@ def make_plan(
         The file.
     output_dir : str | Path
         Where the comparison's directory is made.
-    defaults : Mapping[str, object]
-        The config of the app that it belongs to, if any: the base of all runs.
+    defaults : Config | None
+        That of the app to which the comparison belongs, if any: its file has the keys that differ.
 
     Raises
     ------
@@ -128,12 +125,12 @@ def _runs(
     setting: Variation,
     variant: Variation,
     directory: Path,
-    defaults: Mapping[str, object],
+    defaults: Config | None,
 ) -> list[PlannedRun]:
     """Return the runs of a variant in a setting, one for each seed."""
     values = {**asked.base, **setting.keys, **variant.keys}
     given = {key: value for key, value in values.items() if key not in OWN_KEYS}
-    first = Config.load(given) if not defaults else Config.load(defaults, given)
+    first = Config.load(given, base=defaults)
     shared = with_clients(with_absolute_paths(first))
     shown = setting.label if asked.settings else ""
     return [

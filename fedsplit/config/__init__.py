@@ -1,6 +1,7 @@
 """Every configuration key: its type, default, bounds and meaning."""
 
 from fedsplit.config.data import DataConfig
+from fedsplit.config.keys import read_toml
 from fedsplit.config.network import NetworkConfig, Profile
 from fedsplit.config.run import (
     DEFAULT_NUM_CLIENTS,
@@ -8,7 +9,6 @@ from fedsplit.config.run import (
     Config,
     LastBatch,
     Scalar,
-    read_toml,
     with_clients,
 )
 from fedsplit.config.server import AggregationConfig

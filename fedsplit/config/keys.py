@@ -1,8 +1,10 @@
-"""The spellings of a config key: dotted or nested, kebab-case or underscored."""
+"""The keys of a config as they are written: in any spelling, in a TOML file."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 
 from fedsplit.errors import ConfigError
 
@@ -61,3 +63,22 @@ def nest(values: Mapping[str, object], sections: Collection[str]) -> dict[str, o
             table[name] = value
         # Otherwise the section itself was set, and that is the error to report.
     return nested
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """Return the content of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The config file '{path}' is not valid TOML: {error}.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"The config file '{path}' cannot be read: {error}. Give the path of a TOML file, "
+            "such as configs/sflv1.toml."
+        ) from None

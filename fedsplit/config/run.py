@@ -8,7 +8,6 @@ defaults, which a test checks. All errors are reported at once.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import Field, ValidationError, field_validator
 from fedsplit.config.data import DataConfig
 from fedsplit.config.errors import describe
 from fedsplit.config.extensions import CodecConfig, DefenceConfig
-from fedsplit.config.keys import nest, pairs, spelt
+from fedsplit.config.keys import nest, pairs, read_toml, spelt
 from fedsplit.config.model import LoraConfig, ModelConfig, SplitConfig
 from fedsplit.config.network import ChannelConfig, NetworkConfig
 from fedsplit.config.results import SinksConfig
@@ -235,10 +234,13 @@ class Config(Section):
         cls,
         config: Config | Mapping[str, object] | str | Path,
         overrides: Mapping[str, object] | None = None,
+        *,
+        base: Config | None = None,
     ) -> Config:
         """Return the checked config of a TOML file, a mapping or a `Config`, with overrides.
 
-        Override keys are dotted (``split.cut-layer``) or underscored (``split_cut_layer``).
+        Override keys are dotted (``split.cut-layer``) or underscored (``split_cut_layer``). Keys
+        that `config` does not have are those of `base`, by default fedsplit's defaults.
 
         Raises
         ------
@@ -256,7 +258,8 @@ class Config(Section):
             values = read_toml(Path(config))
         # An override may be spelt differently from the key that it replaces.
         changes = spelt(overrides or {}, _valid_keys(), f"The overrides of {source}")
-        return cls._checked(spelt(values, _valid_keys(), source), changes, source)
+        own = spelt(values, _valid_keys(), source)
+        return cls._checked({**({} if base is None else base.to_flat()), **own}, changes, source)
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key, dotted and kebab-case, with its value."""
@@ -277,22 +280,3 @@ def _valid_keys() -> tuple[str, ...]:
 def with_clients(config: Config) -> Config:
     """Return a config with a number of clients, for an engine that starts the clients itself."""
     return Config.load(config, {"num-clients": config.num_clients or DEFAULT_NUM_CLIENTS})
-
-
-def read_toml(path: Path) -> dict[str, object]:
-    """Return the content of a TOML file.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"The config file '{path}' is not valid TOML: {error}.") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"The config file '{path}' cannot be read: {error}. Give the path of a TOML file, "
-            "such as configs/sflv1.toml."
-        ) from None

@@ -8,7 +8,7 @@ from typing import Literal
 OverClients = Literal["sum", "mean", "max", "none"]
 OverRounds = Literal["sum", "last", "mean", "none"]
 Form = Literal["auto", "score", "count", "number"]
-Place = Literal["log", "table", "rounds", "summary", "scores", "traffic", "sides", "time"]
+Place = Literal["log", "rounds", "summary", "scores", "traffic", "sides", "time"]
 
 
 @dataclass(frozen=True)

@@ -47,31 +47,30 @@ def _bytes(key: str, label: str, *shown: Place, short: str) -> BuiltIn:
 
 
 ROUND_FIELDS: tuple[BuiltIn, ...] = (
-    _field("round", "round", "table", "rounds", form="count"),
-    _score("train_loss", "train loss", "log", "table", "rounds", clients="mean"),
+    _field("round", "round", "rounds", form="count"),
+    _score("train_loss", "train loss", "log", "rounds", clients="mean"),
     _score("train_accuracy", "train accuracy", clients="mean"),
-    _score("test_loss", "test loss", "table", "rounds"),
-    _score("test_accuracy", "test accuracy", "log", "table", "rounds", short="test acc"),
+    _score("test_loss", "test loss", "rounds"),
+    _score("test_accuracy", "test accuracy", "log", "rounds", short="test acc"),
     _score("test_balanced_accuracy", "balanced test accuracy"),
     _score("validation_loss", "validation loss", clients="mean"),
     _score(
         "validation_accuracy",
         "validation accuracy",
         "log",
-        "table",
         "rounds",
         clients="mean",
         short="val acc",
     ),
     _field("num_participants", "participants", form="count"),
-    _field("failed_clients", "failed clients", "table", "time", rounds="sum", form="count"),
+    _field("failed_clients", "failed clients", "time", rounds="sum", form="count"),
     _field("num_examples", "examples", clients="sum", form="count"),
-    _bytes("cut_uplink_bytes", "cut uplink", "log", "table", "traffic", short="cut up"),
-    _bytes("cut_downlink_bytes", "cut downlink", "log", "table", "traffic", short="cut down"),
+    _bytes("cut_uplink_bytes", "cut uplink", "log", "traffic", short="cut up"),
+    _bytes("cut_downlink_bytes", "cut downlink", "log", "traffic", short="cut down"),
     _bytes("evaluate_uplink_bytes", "evaluation uplink", short="eval up"),
     _bytes("evaluate_downlink_bytes", "evaluation downlink", short="eval down"),
-    _bytes("sync_uplink_bytes", "sync uplink", "table", "traffic", short="sync up"),
-    _bytes("sync_downlink_bytes", "sync downlink", "table", "traffic", short="sync down"),
+    _bytes("sync_uplink_bytes", "sync uplink", "traffic", short="sync up"),
+    _bytes("sync_downlink_bytes", "sync downlink", "traffic", short="sync down"),
     _bytes("kept_uplink_bytes", "client state uplink", short="state up"),
     _bytes("resent_bytes", "sent again", short="sent again"),
     _field(
@@ -94,7 +93,7 @@ ROUND_FIELDS: tuple[BuiltIn, ...] = (
     ),
     _field("train_seconds", "training time", unit="s"),
     _field("evaluate_seconds", "evaluation time", unit="s"),
-    _field("round_seconds", "round time", "table", "rounds", unit="s", short="time"),
+    _field("round_seconds", "round time", "rounds", unit="s", short="time"),
 )
 """The keys of a row of rounds.jsonl, in order; what a round did not report is None."""
 
@@ -176,7 +175,7 @@ FIELDS = {field.key: field for field in (*ROUND_FIELDS, *SUMMARY_FIELDS)}
 
 def fields_shown_in(place: Place) -> tuple[BuiltIn, ...]:
     """Return the fields that a table, line or picture shows, in its order."""
-    rows = ROUND_FIELDS if place in {"log", "table", "rounds"} else SUMMARY_FIELDS
+    rows = ROUND_FIELDS if place in {"log", "rounds"} else SUMMARY_FIELDS
     return tuple(field for field in rows if place in field.shown)
 
 

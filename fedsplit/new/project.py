@@ -19,7 +19,6 @@ from fedsplit.config.table import config_table
 from fedsplit.errors import ConfigError, cannot_write
 from fedsplit.results.files import replace_text
 
-TEMPLATES = ("classification", "own-strategy", "own-model")
 _TAKEN = {"fedsplit", "strategies", "tests", "notebooks", "configs"}
 
 
@@ -31,7 +30,7 @@ def make_project(directory: Path, template: str) -> str:
     directory : Path
         Its folder. It must not exist, or be empty. The package gets the folder's name.
     template : str
-        One of `TEMPLATES`.
+        ``classification``, ``own-strategy`` or ``own-model``.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from fedsplit.errors import ConfigError
 from fedsplit.fields import DECLARED_KEY, Metric, declared_in
 from fedsplit.names import printable
 from fedsplit.report.comparison import ComparedRun, Comparison
+from fedsplit.results.files import read_lines
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.saved import Saved
 from fedsplit.results.summary import summarise
@@ -135,7 +136,7 @@ def read_run(directory: Path) -> RunRecord:
     kept = RunDirectory(directory)
     try:
         finished = kept.summary_path.is_file()
-        rounds = _lines(kept.rounds_path, whole=finished)
+        rounds = read_lines(kept.rounds_path, whole=finished)
         shards: dict[str, Any] = {}
         if kept.shards_path.is_file():
             shards = json.loads(kept.shards_path.read_text(encoding="utf-8"))
@@ -152,7 +153,9 @@ def read_run(directory: Path) -> RunRecord:
             class_counts=shards.get("class_counts", []),
             class_names=[printable(name) for name in shards.get("class_names", [])],
             metrics=declared_in(summary),
-            clients=[of for of in _lines(kept.client_results_path) if of["round"] <= len(rounds)],
+            clients=[
+                of for of in read_lines(kept.client_results_path) if of["round"] <= len(rounds)
+            ],
             finished=finished,
         )
     except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
@@ -162,23 +165,11 @@ def read_run(directory: Path) -> RunRecord:
         ) from None
 
 
-def _lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
-    """Return the objects in a file, one a line; none if there is no file.
-
-    A last line without an end is left out, unless all must be `whole`: its process was killed, or
-    the disk was full, while it was written.
-    """
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if whole or line.endswith("\n")]
-
-
 def _progress(run: RunDirectory) -> str:
     """Say how far a run is."""
     try:
         asked = Config.load(run.config_path).num_server_rounds
-        said = f"{len(_lines(run.rounds_path))} of {counted(asked, 'round')}"
+        said = f"{len(read_lines(run.rounds_path))} of {counted(asked, 'round')}"
     except (OSError, ValueError, ConfigError):
         return "not begun"
     return said if run.owner() is None else f"{said}, running"

@@ -7,10 +7,12 @@ that is killed between its two renames has the old content under such a name.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fedsplit.errors import cannot_write
 
@@ -40,6 +42,18 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from None
+
+
+def read_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
+    """Return the objects in a file, one a line; none if there is no file.
+
+    A last line without an end is left out, unless all must be `whole`: its process was killed, or
+    the disk was full, while it was written.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if whole or line.endswith("\n")]
 
 
 def append_line(path: Path, line: str) -> None:

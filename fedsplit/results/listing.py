@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -15,6 +13,7 @@ from rich.table import Table
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
 from fedsplit.names import local_directory, printable
+from fedsplit.results.files import read_lines
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.text import NOTHING, fixed
 
@@ -57,8 +56,7 @@ def list_runs(folder: Path) -> list[ListedRun]:
             f"There are no runs yet: there is no folder '{folder}'. Runs of another output-dir: "
             "fedsplit runs DIR"
         )
-    configs = [path for path in folder.rglob("config.toml") if not _inside_a_run(path, folder)]
-    configs.sort(key=lambda path: path.stat().st_mtime)
+    configs = sorted(folder.rglob("config.toml"), key=lambda path: path.stat().st_mtime)
     found = (_listed(RunDirectory(path.parent)) for path in configs)
     return [run for run in found if run is not None]
 
@@ -85,18 +83,12 @@ def _accuracy(value: float | None) -> str:
     return NOTHING if value is None else fixed(value, 4)
 
 
-def _inside_a_run(path: Path, folder: Path) -> bool:
-    """Return whether a config.toml is part of a saved model, and not that of a run."""
-    above = path.parent.parent
-    return folder in above.parents and (above / "rounds.jsonl").is_file()
-
-
 def _listed(directory: RunDirectory) -> ListedRun | None:
     try:
         config = Config.load(directory.config_path)
     except ConfigError:
         return None  # another program's config.toml
-    rows = _rows(directory)
+    rows = read_lines(directory.rounds_path, whole=False)
     if directory.owner() is not None:
         state = "running"
     else:
@@ -108,12 +100,3 @@ def _listed(directory: RunDirectory) -> ListedRun | None:
         accuracy=rows[-1]["test_accuracy"] if rows else None,
         strategy=config.strategy,
     )
-
-
-def _rows(directory: RunDirectory) -> list[dict[str, Any]]:
-    """Return the whole lines of rounds.jsonl: the last may be one that is being written."""
-    try:
-        lines = directory.rounds_path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]

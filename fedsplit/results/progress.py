@@ -34,7 +34,9 @@ class Progress:
         self, log: Callable[[str], None], clock: Callable[[], float], num_rounds: int
     ) -> None:
         self._log = log
-        self._round_columns = max(5, len(f"{num_rounds}/{num_rounds}"))
+        counter = max(5, len(f"{num_rounds}/{num_rounds}"))
+        # Counter, scores (a loss may be 10.1234), failed clients, bytes, time and time left.
+        self._widths = [counter, 7, *[6] * (len(_SCORES) - 1), 6, 7, 7, 8, 9]
         self._clock = clock
         self._num_rounds = num_rounds
         self._last_seconds: deque[float] = deque(maxlen=_ROUNDS_TO_ESTIMATE_FROM)
@@ -84,36 +86,26 @@ class Progress:
         mean_seconds = sum(self._last_seconds) / len(self._last_seconds)
         self._line(
             f"{row['round']}/{self._num_rounds}",
-            [fixed(row[field.key], 4) for field in _SCORES],
+            *(fixed(row[field.key], 4) for field in _SCORES),
             _failed(row),
-            [shown(field, row[field.key]) for field in traffic],
-            [duration(row["round_seconds"]), duration(mean_seconds * rounds_left)],
+            *(shown(field, row[field.key]) for field in traffic),
+            duration(row["round_seconds"]),
+            duration(mean_seconds * rounds_left),
         )
 
     def _header(self, traffic: Sequence[BuiltIn]) -> None:
-        for line, part in enumerate(("", "round")):
-            self._line(
-                part,
-                [_lines_of(field)[line] for field in _SCORES],
-                ("", "failed")[line],
-                [_lines_of(field)[line] for field in traffic],
-                [("", "time"), ("time", "left")][line],
-            )
+        labels = [field.short_label.rpartition(" ") for field in (*_SCORES, *traffic)]
+        for line in (0, 2):  # what stands before the last space, and after it
+            cells = [label[line] for label in labels]
+            scores, bytes_ = cells[: len(_SCORES)], cells[len(_SCORES) :]
+            if line == 0:
+                self._line("", *scores, "", *bytes_, "", "time")
+            else:
+                self._line("round", *scores, "failed", *bytes_, "time", "left")
 
-    def _line(self, *groups: str | Sequence[str]) -> None:
-        """Log a line of a counter, scores, failed clients, bytes and times."""
-        counter, scores, failed, traffic, times = groups
-        cells = [str(counter).rjust(self._round_columns)]
-        cells += [text.rjust(7 if number == 0 else 6) for number, text in enumerate(scores)]
-        cells += [str(failed).rjust(6), *(text.rjust(7) for text in traffic)]
-        cells += [times[0].rjust(8), times[1].rjust(9)]
-        self._log("  ".join(cells))
-
-
-def _lines_of(field: BuiltIn) -> tuple[str, str]:
-    """Return the short label in two lines."""
-    first, _, last = field.short_label.rpartition(" ")
-    return first, last
+    def _line(self, *cells: str) -> None:
+        pairs = zip(cells, self._widths, strict=True)
+        self._log("  ".join(cell.rjust(width) for cell, width in pairs))
 
 
 def _failed(row: Mapping[str, Any]) -> str:

@@ -41,11 +41,6 @@ def fixed(value: float | None, digits: int) -> str:
     return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:.{digits}f}"
 
 
-def megabytes(num_bytes: int | None) -> str:
-    """Return bytes in MB (10^6 bytes)."""
-    return NOTHING if num_bytes is None else fixed(num_bytes / 1e6, 2)
-
-
 def with_unit(value: float | None, unit: str) -> str:
     """Return a number with three digits and a decimal prefix, such as ``12.3 MB``."""
     if value is None:

@@ -341,6 +341,11 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
+def fedsplit_run(*arguments: str) -> list[str]:
+    """Return the command `fedsplit run` that uses the SuperLink of `Flower`."""
+    return [program("fedsplit"), "run", "--superlink", CONNECTION, *arguments]
+
+
 def program(name: str) -> str:
     """Return the path of a program that is installed beside this Python."""
     return str(Path(sys.executable).with_name(name))

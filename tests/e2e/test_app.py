@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedsplit import simulate
-from tests.e2e.flower import CONNECTION, ONE_ACTOR, Flower, FlowerRun, program
+from tests.e2e.flower import ONE_ACTOR, Flower, FlowerRun, fedsplit_run
 from tests.e2e.runs import (
     APP_DIR,
     REFUSED_TEXT,
@@ -32,16 +32,7 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ten_clients(flower: Flower, output_dir: Path) -> subprocess.CompletedProcess[str]:
     """Run ``fedsplit run . --num-clients 10``, with nothing said of an engine."""
     settings = [f"--set={key}={value}" for key, value in (UNEVEN | {"run-name": "ten"}).items()]
-    command = [
-        program("fedsplit"),
-        "run",
-        str(APP_DIR),
-        "--superlink",
-        CONNECTION,
-        "--num-clients",
-        "10",
-        *settings,
-    ]
+    command = fedsplit_run(str(APP_DIR), "--num-clients", "10", *settings)
     command += ["--output-dir", str(output_dir)]
     flower.need_worker()
     return flower.call(command, timeout_seconds=400.0, merge=False)

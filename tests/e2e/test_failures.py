@@ -12,7 +12,7 @@ from fedsplit.data.shards import load_shard
 from fedsplit.models import save_model
 from fedsplit.models.loading import input_spec
 from tests.e2e.failing.failing.disk import broken_for
-from tests.e2e.flower import CONNECTION, ONE_ACTOR, Flower, program
+from tests.e2e.flower import ONE_ACTOR, Flower, fedsplit_run
 from tests.e2e.runs import (
     APP_DIR,
     REFUSED_TEXT,
@@ -90,14 +90,7 @@ def test_fedsplit_run_exits_with_1_when_every_client_diverges(
     """
     settings = {**SMALL, "optimizer": "sgd", "learning-rate": 1e6, "run-name": "diverges"}
     settings["max-concurrent-clients"] = 1  # one of Ray's processes is enough
-    command = [
-        program("fedsplit"),
-        "run",
-        str(APP_DIR),
-        "--superlink",
-        CONNECTION,
-        "--num-clients=2",
-    ]
+    command = fedsplit_run(str(APP_DIR), "--num-clients=2")
     command += [f"--set={key}={value}" for key, value in settings.items()]
     command += ["--output-dir", str(tmp_path)]
     flower.need_worker()

@@ -114,7 +114,8 @@ def test_an_empty_folder_runs_the_defaults(newcomer: Path) -> None:
 @pytest.mark.parametrize("template", ["classification", "own-model"])
 def test_the_other_templates_run(newcomer: Path, template: str) -> None:
     app = newcomer / f"app-{template}"
-    assert call(newcomer, newcomer, "fedsplit", "new", app.name, "--template", template)
+    made = call(newcomer, newcomer, "fedsplit", "new", app.name, "--template", template)
+    assert made.returncode == 0, made.stderr
     done = call(newcomer, app, "fedsplit", "run", *SMALL, "--engine", "inprocess")
     assert done.returncode == 0, done.stderr
     assert "Test accuracy" in done.stdout

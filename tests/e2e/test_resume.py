@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedsplit import simulate
-from tests.e2e.flower import CONNECTION, Flower, program
+from tests.e2e.flower import Flower, fedsplit_run
 from tests.e2e.processes import processes_of
 from tests.e2e.runs import APP_DIR, UNEVEN, RunFiles, assert_same_weights
 
@@ -36,15 +36,7 @@ def test_a_killed_worker_and_a_killed_server_change_no_bit(flower: Flower, tmp_p
     """
     directory = tmp_path / "there"
     settings = [f"--set={key}={value}" for key, value in (KEYS | {"run-name": "there"}).items()]
-    command = [
-        program("fedsplit"),
-        "run",
-        str(APP_DIR),
-        "--superlink",
-        CONNECTION,
-        f"--num-clients={CLIENTS}",
-        *settings,
-    ]
+    command = fedsplit_run(str(APP_DIR), f"--num-clients={CLIENTS}", *settings)
     flower.need_worker()
     with (tmp_path / "log").open("w") as log:
         first = subprocess.Popen(
@@ -67,7 +59,7 @@ def test_a_killed_worker_and_a_killed_server_change_no_bit(flower: Flower, tmp_p
     assert not (directory / "summary.json").exists()
     shutil.copytree(directory, tmp_path / "copy")
     done = flower.call(
-        [program("fedsplit"), "run", "--resume", str(directory), "--superlink", CONNECTION],
+        fedsplit_run("--resume", str(directory)),
         timeout_seconds=400,
         merge=False,
     )

@@ -56,7 +56,7 @@ def test_bytes_by_purpose() -> None:
 
 
 def test_places_show_fields_in_the_order_of_their_table() -> None:
-    assert [field.label for field in fields_shown_in("table")][:3] == [
+    assert [field.label for field in fields_shown_in("rounds")][:3] == [
         *("round", "train loss", "test loss")
     ]
     assert [field.key for field in fields_shown_in("scores")] == [

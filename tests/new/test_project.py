@@ -9,11 +9,12 @@ import nbformat
 import pytest
 
 from fedsplit import Config
+from fedsplit.cli.project import TemplateName
 from fedsplit.errors import ConfigError
-from fedsplit.new.project import TEMPLATES, make_project
+from fedsplit.new.project import make_project
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", [template.value for template in TemplateName])
 def test_an_app_has_every_key_with_its_meaning(tmp_path: Path, template: str) -> None:
     """Break it: leave out a section, or write a default of one's own."""
     said = make_project(tmp_path / "my-app", template)
@@ -29,7 +30,7 @@ def test_an_app_has_every_key_with_its_meaning(tmp_path: Path, template: str) ->
     assert max(map(len, lines)) <= 100
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", [template.value for template in TemplateName])
 def test_its_files_are_valid(tmp_path: Path, template: str) -> None:
     app = tmp_path / "my-app"
     make_project(app, template)

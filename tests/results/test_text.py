@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fedsplit.fields import FIELDS, Metric
-from fedsplit.results.text import fixed, megabytes, minutes, shown, with_unit
+from fedsplit.results.text import fixed, minutes, shown, with_unit
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,6 @@ def test_with_unit(value: int | None, text: str) -> None:
 )
 def test_minutes(seconds: float | None, text: str) -> None:
     assert minutes(seconds) == text
-
-
-def test_megabytes_are_powers_of_ten() -> None:
-    assert megabytes(12_345_678) == "12.35"
-    assert megabytes(None) == "-"
 
 
 @pytest.mark.parametrize(
