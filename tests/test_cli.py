@@ -416,6 +416,8 @@ def test_a_comparison_in_an_app_has_its_code_and_its_defaults(
     (summary,) = (tmp_path / "runs" / "compare").rglob("summary.json")
     found = json.loads(summary.read_text())
     assert (found["strategy"], found["num_rounds"]) == ("my_own_app.strategy:Strategy", 1)
+    comparison = json.loads((tmp_path / "runs" / "compare" / "comparison.json").read_text())
+    assert comparison["base"]["num-server-rounds"] == 1  # else its report would not say so
 
 
 @pytest.mark.parametrize(

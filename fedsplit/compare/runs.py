@@ -88,7 +88,7 @@ def make_plan(path: str | Path, output_dir: str | Path, defaults: Config | None 
     output_dir : str | Path
         Where the comparison's directory is made.
     defaults : Config | None
-        That of the app to which the comparison belongs, if any: its file has the keys that differ.
+        That of the app to which the comparison belongs, if any. Its keys are part of the base.
 
     Raises
     ------
@@ -96,6 +96,9 @@ def make_plan(path: str | Path, output_dir: str | Path, defaults: Config | None 
         With everything that is wrong with the file, the keys of a variant, or a run.
     """
     asked, faults = read_compare(path)
+    if defaults is not None:
+        of_app = {k: v for k, v in defaults.changed().items() if k not in OWN_KEYS}
+        asked = asked.model_copy(update={"base": {**of_app, **asked.base}})
     directory = Path(output_dir).expanduser().absolute() / asked.name
     clashing = list(_clashes(asked))
     runs: list[PlannedRun] = []
@@ -103,7 +106,7 @@ def make_plan(path: str | Path, output_dir: str | Path, defaults: Config | None 
     for setting in asked.settings or [_ONE_SETTING]:
         for variant in asked.variants:
             try:
-                of_pair = _runs(asked, setting, variant, directory, defaults)
+                of_pair = _runs(asked, setting, variant, directory)
                 runs += of_pair
                 _check(of_pair)
             except FedSplitError as error:
@@ -125,12 +128,11 @@ def _runs(
     setting: Variation,
     variant: Variation,
     directory: Path,
-    defaults: Config | None,
 ) -> list[PlannedRun]:
     """Return the runs of a variant in a setting, one for each seed."""
     values = {**asked.base, **setting.keys, **variant.keys}
     given = {key: value for key, value in values.items() if key not in OWN_KEYS}
-    first = Config.load(given, base=defaults)
+    first = Config.load(given)
     shared = with_clients(with_absolute_paths(first))
     shown = setting.label if asked.settings else ""
     return [

@@ -261,6 +261,11 @@ class Config(Section):
         own = spelt(values, _valid_keys(), source)
         return cls._checked({**({} if base is None else base.to_flat()), **own}, changes, source)
 
+    def changed(self) -> dict[str, Scalar]:
+        """Return the keys whose value is not fedsplit's default, dotted."""
+        defaults = Config().to_flat()
+        return {key: value for key, value in self.to_flat().items() if value != defaults[key]}
+
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key, dotted and kebab-case, with its value."""
         flat = pairs(self.model_dump(by_alias=True))

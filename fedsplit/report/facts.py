@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedsplit.config import Config, Scalar
+from fedsplit.config import Scalar
 from fedsplit.fields import ENVIRONMENT_KEYS, FIELDS
 from fedsplit.report.gather import RunRecord
 from fedsplit.results.summary import weights_of
@@ -15,15 +15,10 @@ _PLACE = ("output-dir", "run-name", "resume")
 NOT_KNOWN = "not known"
 
 
-def changed_keys(values: Mapping[str, Scalar]) -> str:
-    """Return the keys that differ from their defaults, without those that say where the run is."""
-    defaults = Config().to_flat()
-    changed = [
-        f"{key} = {_plain(value)}"
-        for key, value in values.items()
-        if key not in _PLACE and defaults.get(key) != value
-    ]
-    return ", ".join(changed) or "none"
+def keys_in_words(changed: Mapping[str, Scalar]) -> str:
+    """Return keys that differ from their defaults, without those that say where the run is."""
+    shown = [f"{key} = {_plain(value)}" for key, value in changed.items() if key not in _PLACE]
+    return ", ".join(shown) or "none"
 
 
 def facts_of(records: Sequence[RunRecord]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fedsplit.fields import FIELDS
 from fedsplit.locks import FileLock
 from fedsplit.report.against import headlines
-from fedsplit.report.facts import changed_keys, facts_of
+from fedsplit.report.facts import facts_of, keys_in_words
 from fedsplit.report.gather import Gathered, RunRecord
 from fedsplit.report.page import Header, Notice
 from fedsplit.results.text import counted, duration
@@ -38,7 +38,7 @@ def _facts(gathered: Gathered, records: Sequence[RunRecord]) -> dict[str, str]:
         if found := list(dict.fromkeys(str(record.summary[key]) for record in records)):
             facts[FIELDS[key].label.capitalize()] = ", ".join(found)
     facts["Seeds"] = ", ".join(map(str, comparison.seeds))
-    facts["Keys of all runs that differ from their defaults"] = changed_keys(comparison.base)
+    facts["Keys of all runs that differ from their defaults"] = keys_in_words(comparison.base)
     if records:
         facts |= facts_of(records)
     facts["Wall time"] = (

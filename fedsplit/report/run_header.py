@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedsplit.fields import FIELDS, fields_shown_in
 from fedsplit.report import commands
-from fedsplit.report.facts import changed_keys, facts_of
+from fedsplit.report.facts import facts_of, keys_in_words
 from fedsplit.report.gather import RunRecord
 from fedsplit.report.measures import TRAINING_LABEL, training_bytes
 from fedsplit.report.page import Figure, Header, Headline, Notice
@@ -30,7 +30,7 @@ def run_header(record: RunRecord) -> Header:
         )
     )
     facts = {
-        "Keys that differ from their defaults": changed_keys(record.config.to_flat()),
+        "Keys that differ from their defaults": keys_in_words(record.config.changed()),
         "Images": images,
         "Failed clients": str(summary["failed_clients"]),
         **facts_of([record]),

@@ -71,11 +71,10 @@ def model_card(
 
 
 def _changed(config: Config) -> list[tuple[str, Scalar]]:
-    defaults = Config().to_flat()
     return [
         (key, _last_part(value) if key in _PATHS else value)
-        for key, value in config.to_flat().items()
-        if value != defaults[key] and not key.startswith(_NOT_OF_THE_MODEL)
+        for key, value in config.changed().items()
+        if not key.startswith(_NOT_OF_THE_MODEL)
     ]
 
 
