@@ -191,6 +191,7 @@ class _Command:
         if own is not None and own.pid() is None:
             self._interrupt_owner()
             self._directory.wait_until_free(_STOP_SECONDS)
+            own.end_rest()
             raise RunError(
                 f"The run '{name}' ended because the project's SuperLink has ended "
                 f"('{own.log_path}' is its log). {self._directory.how_to_continue()}"

@@ -25,6 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from fedsplit.errors import RunError, cannot_write
 from fedsplit.locks import FileLock
 
@@ -32,7 +34,11 @@ _START_SECONDS = 30.0
 _ANSWER_SECONDS = 5.0
 """Within which a SuperLink that runs has to answer."""
 _STOP_SECONDS = 10.0
+_REST_SECONDS = 3.0
+"""What its runs left has this time to end by itself, once it is asked to."""
 _PROBE_EVERY_SECONDS = 0.05
+_MARK = "FEDSPLIT_SUPERLINK"
+"""An environment variable that a SuperLink and all that it starts have: the folder of its state."""
 _QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "PYTHONUNBUFFERED": "1",
@@ -119,6 +125,7 @@ class SuperLink:
                 lock = FileLock.take(self.home / "lock")
             if lock is None:
                 return False
+            self.end_rest()
             self._spawn(lock)
         except OSError as error:
             raise cannot_write(self.home, error) from None
@@ -168,8 +175,22 @@ class SuperLink:
             while self.pid() is not None and time.monotonic() < deadline:
                 time.sleep(_PROBE_EVERY_SECONDS)  # a lock of another process can only be tried
             if self.pid() is None:
+                self.end_rest()
                 return True
         raise RunError(f"The SuperLink of '{self.project}' (process {pid}) cannot be ended.")
+
+    def end_rest(self) -> None:
+        """End what is left of the runs of a SuperLink that has ended.
+
+        Ray's agents notice only after half a minute that their parents are gone.
+        """
+        left = list(self._marked())
+        for process in left:
+            with suppress(psutil.Error):
+                process.terminate()
+        for process in psutil.wait_procs(left, _REST_SECONDS)[1]:
+            with suppress(psutil.Error):
+                process.kill()
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables of a command that speaks to this SuperLink."""
@@ -180,6 +201,12 @@ class SuperLink:
             # Else each process of each run would compile torch again, for ten seconds.
             ours["PYTHONPYCACHEPREFIX"] = str(self.home / "bytecode")
         return ours
+
+    def _marked(self) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):  # it has just ended, or is another user's
+                if process.environ().get(_MARK) == str(self.home):
+                    yield process
 
     def _is_ours(self) -> bool:
         made = _Made.read(self.home)
@@ -210,7 +237,7 @@ class SuperLink:
                     *("--database", str(self.home / "state.db")),
                     "--disable-runtime-dependency-installation",
                 ],
-                env=self.environment(),
+                env={**self.environment(), _MARK: str(self.home)},
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fedsplit import superlink
@@ -97,6 +98,33 @@ def test_a_dead_one_is_replaced(home: Path, stub: Path) -> None:
     while first.pid() is not None:
         time.sleep(0.01)
     assert started(home).pid() not in (None, pid)
+
+
+@pytest.mark.parametrize("dies_alone", [False, True])
+def test_what_it_started_ends_with_it(home: Path, stub: Path, dies_alone: bool) -> None:
+    """Break it: trust Ray's agents to notice that their parents are gone."""
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
+    child = f"[sys.executable, '-c', '{deaf}; time.sleep(600)']"
+    start = f"subprocess.Popen({child}, start_new_session=True, stdout=subprocess.PIPE)"
+    stub.write_text(
+        stub.read_text().replace(
+            "import http.server, sys",
+            f"import http.server, subprocess, sys\nchild = {start}\nchild.stdout.readline()",
+        )
+    )
+    first = started(home)
+    pid = first.pid()
+    assert pid is not None
+    (left,) = psutil.Process(pid).children()
+    if dies_alone:
+        os.kill(pid, signal.SIGKILL)
+        while first.pid() is not None:
+            time.sleep(0.01)
+        assert left.is_running()
+        first.end_rest()
+    else:
+        assert first.end()
+    assert psutil.wait_procs([left], timeout=5)[0] == [left]
 
 
 def test_one_that_hangs_is_noticed_within_10_seconds(home: Path, stub: Path) -> None:
