@@ -35,7 +35,7 @@ help: ## list the targets
 # How much it is follows from uv.lock; tests/test_makefile.py holds these figures to it.
 announce:
 	@[ -d .venv ] || echo "This fetches about 3.4 GB from PyPI into uv's cache, once (3.0 GB of it are torch and its" \
-	    "CUDA libraries, which torch asks for on machines without a GPU too). It takes 6.6 GB of disk."
+	    "CUDA libraries, which torch asks for on machines without a GPU too). It takes 6.9 GB of disk."
 
 run: announce setup ## the main job: ten clients train a split ViT through `flwr run` (ARGS="..." adds options)
 	$(UV_RUN) fedsplit run . --num-clients 10 $(ARGS)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
-from logging import ERROR
+from pathlib import Path
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common import log
 
 from fedsplit.arrays import to_record, to_state
+from fedsplit.blame import users_frame
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
 from fedsplit.client_side import ClientModel, client_model, client_training
@@ -47,6 +47,7 @@ from fedsplit.input_spec import InputSpec
 from fedsplit.messages import ARRAYS, CONFIG, METRICS, Description, Instructions, Measurements
 from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.references import load_class
+from fedsplit.run_log import clients_log
 from fedsplit.seeding import generator
 from fedsplit.split.client import SplitSession, attend_rendezvous
 from fedsplit.split.client_rules import ClientRule, ClientSide, SplitClient
@@ -69,8 +70,11 @@ def explain_errors(message: Message, context: Context, call_next: ClientAppCalla
     except FedSplitError as error:
         reason = str(error)
     except Exception as error:
-        log(ERROR, "The ClientApp failed", exc_info=error)
+        clients_log.error("A client failed", exc_info=error)
         reason = f"{type(error).__name__}: {error}"
+        if frame := users_frame(error):  # not the whole path: it may be another machine's
+            file = "/".join(Path(frame.filename).parts[-2:])
+            reason = f"{file}, line {frame.lineno}, in {frame.name}: {reason}"
     return error_reply(message, reason)
 
 

@@ -62,6 +62,12 @@ def shorten(fault: object) -> str:
     return text if len(text) <= _LONGEST_FAULT else f"{text[:_LONGEST_FAULT]} ..."
 
 
+def sentence(fault: object) -> str:
+    """Return text with a full stop, unless it ends with one: libraries write errors without."""
+    text = str(fault)
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def cannot_write(path: Path, error: Exception) -> RunError:
     """Return the error about a file or folder that cannot be written."""
     remedy = "Free space on its disk, and check that its folder still exists."

@@ -15,7 +15,7 @@ from fedsplit.config import Config
 from fedsplit.costs import costs
 from fedsplit.data.catalog import load_images
 from fedsplit.data.view import plot_shards, shard_table
-from fedsplit.exchanged_state import exchanged, load_exchanged
+from fedsplit.exchanged_state import exchanged, load_exchanged, tensors_digest
 from fedsplit.models.checkpoint import save_model, save_part
 from fedsplit.models.split import SplitModel
 from fedsplit.models.trainable import merge_adapters, weights_digest
@@ -255,8 +255,10 @@ class Experiment:
         model : SplitModel
             With the final weights.
         """
-        classes = class_scores(self._confusion)
-        summary = self.recorder.finish(classes, before=self._write_cards)
+        # Cuts and strategies name the weights alike once the parts are one model.
+        digest = tensors_digest(model.merge().state_dict())
+        final = {"final_weights_sha256": digest, **class_scores(self._confusion)}
+        summary = self.recorder.finish(final, before=self._write_cards)
         self._sinks.send_summary(summary)
         rows, directory = self.recorder.rows, self.directory
         for line in results_table(summary).splitlines():

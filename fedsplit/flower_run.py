@@ -117,7 +117,7 @@ class _Command:
         self._unwritten: list[str] = []
         self._last_hidden: deque[str] = deque(maxlen=_LINES_OF_FAILURE)
         self._log: TextIO | None = None
-        self._said_error = False
+        self._errors: list[str] = []
 
     def run(self, *arguments: str) -> None:
         with subprocess.Popen(
@@ -157,7 +157,8 @@ class _Command:
         plain = _COLOUR.sub("", line)
         record = _LOG_RECORD.match(plain)
         level, text = record.groups() if record else ("", plain)
-        self._said_error |= level in {"ERROR", "CRITICAL"}
+        if level in {"ERROR", "CRITICAL"}:
+            self._errors.append(text)
         if self._config.console == "verbose":
             self._screen.show(line if sys.stdout.isatty() else plain)
         elif self._is_chatter(level, plain):
@@ -196,14 +197,14 @@ class _Command:
                 f"The run '{name}' ended because the project's SuperLink has ended "
                 f"('{own.log_path}' is its log). {self._directory.how_to_continue()}"
             )
-        if not self._said_error:
+        if not self._errors:
             print("\n".join(self._last_hidden), file=sys.stderr)  # noqa: T201
         kept = self._directory.flower_log_path
         where = f" Everything that Flower printed is in '{kept}'." if kept.is_file() else ""
-        raise RunError(
-            f"The run '{name}' did not finish; the lines above say why.{where} "
-            f"{self._directory.how_to_continue()}"
-        )
+        how = self._directory.how_to_continue()
+        if not any(how in error for error in self._errors):
+            where += f" {how}"
+        raise RunError(f"The run '{name}' did not finish; the lines above say why.{where}")
 
     def _interrupt(self) -> None:
         """End the run: for Flower, which would notice it in half a minute, and at once."""

@@ -18,6 +18,8 @@ from fedsplit.screen import Screen
 
 Verbosity = Literal["quiet", "normal", "verbose"]
 
+clients_log = logging.getLogger("fedsplit.client")
+"""Tracebacks of clients that failed: the server says in one line of all that failed alike."""
 _run = logging.getLogger("fedsplit.run")
 _house = logging.getLogger("fedsplit")
 _flower = logging.getLogger("flwr")
@@ -117,7 +119,13 @@ def run_log(verbosity: Verbosity) -> Iterator[RunLog]:
     lines, warnings = _OnScreen(screen), _OnScreen(screen)
     lines.setLevel(_LEVELS[verbosity])
     warnings.setLevel(logging.WARNING)
-    lines.addFilter(lambda record: record.name == _run.name or record.levelno >= logging.WARNING)
+    hidden = "" if verbosity == "verbose" else clients_log.name
+    lines.addFilter(
+        lambda record: (
+            record.name == _run.name
+            or (record.levelno >= logging.WARNING and record.name != hidden)
+        )
+    )
     handlers: dict[logging.Logger, list[logging.Handler]] = {
         _house: [lines, in_file],
         _flower: [in_file] if verbosity == "verbose" else [warnings, in_file],

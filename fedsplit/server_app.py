@@ -21,7 +21,7 @@ from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.checking import check_batches
 from fedsplit.config import Config
 from fedsplit.data.run import reading
-from fedsplit.errors import FedSplitError
+from fedsplit.errors import FedSplitError, sentence
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.flower_internals import (
     call_at_exit,
@@ -178,12 +178,15 @@ def _saying_how_to_continue(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except FedSplitError as error:
-        error.args = (f"{error} {directory.how_to_continue()}",)
+        directory.write_error(error)
+        error.args = (f"{sentence(error)} {directory.how_to_continue()}",)
         raise
-    except KeyboardInterrupt:
-        warn(f"Interrupted. {directory.how_to_continue()}")
+    except KeyboardInterrupt as error:
+        error.args = (f"Interrupted. {directory.how_to_continue()}",)
+        note(str(error))
         raise
-    except Exception:
+    except Exception as error:
+        directory.write_error(error)
         note(traceback.format_exc())
         raise
 

@@ -15,7 +15,14 @@ from fedsplit.messages import ARRAYS, Measurements
 from fedsplit.split.server import RoundReport
 from fedsplit.split.session import NEVER_OPENED
 from strategies.kept import KeptByClients
-from strategies.replies import NO_REPLY, in_order_of, measurements_of, sort_replies, weights_of
+from strategies.replies import (
+    NO_REPLY,
+    in_order_of,
+    log_failures,
+    measurements_of,
+    sort_replies,
+    weights_of,
+)
 
 FaultOf = Callable[[int, Message, int | None], str | None]
 """Returns what is wrong with a client's reply, given the examples that the split server saw."""
@@ -176,8 +183,10 @@ def check_replies(
     kept: KeptByClients,
     report: RoundReport | None,
     fault_of: FaultOf,
+    *,
+    what: str,
 ) -> tuple[dict[int, Message], dict[int, str]]:
-    """Return the replies that count, and why each other participant is left out.
+    """Return the replies that count, and say why each other participant is left out.
 
     Parameters
     ----------
@@ -191,6 +200,8 @@ def check_replies(
         What the split server saw, if there is one.
     fault_of : FaultOf
         Checks a reply that is not an error.
+    what : str
+        What the others are left out of, such as "round 3".
     """
     good, failures = sort_replies(replies, asked.participants)
     kept.take(good)
@@ -199,6 +210,7 @@ def check_replies(
     name_true_reasons(failures, report)
     reject(good, failures, report, fault_of)
     kept.accept(good, failures)
+    log_failures(failures, what)
     return good, failures
 
 

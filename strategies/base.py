@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from logging import INFO, WARNING
+from logging import INFO
 from typing import ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -148,7 +148,7 @@ class FederatedStrategy(Strategy):
     ) -> MetricRecord | None:
         """Average the clients' measurements; a failed client leaves out only its own share."""
         good, _, report = self._checked(
-            *(server_round, replies, "did not evaluate"),
+            *(server_round, replies, "the evaluation of round"),
             lambda _, reply, seen: fault_of_metrics(reply, num_examples=seen),
         )
         measured = {client: measurements_of(reply) for client, reply in good.items()}
@@ -239,13 +239,13 @@ class FederatedStrategy(Strategy):
         )
 
     def _checked(
-        self, server_round: int, replies: Iterable[Message], what_failed: str, fault_of: FaultOf
+        self, server_round: int, replies: Iterable[Message], what: str, fault_of: FaultOf
     ) -> tuple[dict[int, Message], dict[int, str], RoundReport | None]:
         """End the round's streams, and return its good replies and why the others do not count."""
         report = self.server.report() if self.server is not None else None
-        good, failures = check_replies(replies, self._asked, self._kept, report, fault_of)
-        for client, reason in sorted(failures.items()):
-            log(WARNING, "Client %d %s round %d: %s", client, what_failed, server_round, reason)
+        good, failures = check_replies(
+            replies, self._asked, self._kept, report, fault_of, what=f"{what} {server_round}"
+        )
         return good, failures, report
 
     def _weights_for(self, client: int) -> ArrayRecord:
@@ -268,7 +268,7 @@ class FederatedStrategy(Strategy):
                 reply, sent=self._asked.sent, num_examples=seen, metrics=keys, at_most=at_most
             )
 
-        good, failures, report = self._checked(server_round, replies, "is left out of", fault_of)
+        good, failures, report = self._checked(server_round, replies, "round", fault_of)
         return accepted(
             good,
             failures,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import BytesIO
+from logging import WARNING
 
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
+from flwr.common import log
 from numpy.lib.format import read_array_header_1_0, read_magic
 
 from fedsplit.arrays import in_dtype, stored_dtype, to_compute, to_tensor
 from fedsplit.errors import shorten
 from fedsplit.flower_internals import mean_of_metrics as _mean_of_metrics
 from fedsplit.messages import ARRAYS, METRICS, NUM_EXAMPLES, Measurements
+from fedsplit.names import some
 
 NO_REPLY = "no reply within round-timeout"
 _RAISED = re.compile(r"<class '(?:\w+\.)*(\w+)'>:<'([^.]*)")
@@ -27,6 +30,24 @@ def reason_of(error: Error) -> str:
     if raised := _RAISED.match(text):
         text = f"{raised[1]}: {raised[2]}"
     return shorten(" ".join(text.split()))
+
+
+def log_failures(failures: Mapping[int, str], what: str) -> None:
+    """Log which clients are left out of something, and why: those that failed alike in one line.
+
+    Parameters
+    ----------
+    failures : Mapping[int, str]
+        Partition id -> reason.
+    what : str
+        What they are left out of, such as "round 3".
+    """
+    clients: dict[str, list[str]] = {}
+    for client, reason in sorted(failures.items()):
+        clients.setdefault(reason, []).append(str(client))
+    for reason, found in clients.items():
+        who = f"Client {found[0]} is" if len(found) == 1 else f"Clients {some(found, 10)} are"
+        log(WARNING, "%s left out of %s: %s", who, what, reason)
 
 
 def sort_replies(

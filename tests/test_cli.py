@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import socket
@@ -418,28 +417,6 @@ def test_a_comparison_in_an_app_has_its_code_and_its_defaults(
     assert (found["strategy"], found["num_rounds"]) == ("my_own_app.strategy:Strategy", 1)
     comparison = json.loads((tmp_path / "runs" / "compare" / "comparison.json").read_text())
     assert comparison["base"]["num-server-rounds"] == 1  # else its report would not say so
-
-
-@pytest.mark.parametrize(
-    ("called", "ours"),
-    [
-        ("from fedsplit.results.run_names import _dataset_word; _dataset_word(None)", True),
-        ("import json; json.loads('{')", False),
-    ],
-)
-def test_what_a_library_raises_is_blamed_on_its_caller(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: str, ours: bool
-) -> None:
-    """Break it: take Python's own modules, or the program that calls `main`, for the user's."""
-    from fedsplit.cli.main import _place_in_users_code
-
-    (tmp_path / "own_code.py").write_text(f"def run():\n    {called}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "own_code", raising=False)
-    with pytest.raises((TypeError, ValueError)) as caught:
-        importlib.import_module("own_code").run()
-    place = _place_in_users_code(caught.value)
-    assert place == (None if ours else f"{tmp_path / 'own_code.py'}, line 2, in run")
 
 
 def test_a_mistake_in_the_users_code_names_its_line(

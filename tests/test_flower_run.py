@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from fedsplit import Config, flower_run, participants
 from fedsplit.errors import ConfigError, InterruptionError, RunError
 from fedsplit.flower_run import federation_config, run_with_flower
+from fedsplit.results.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,9 @@ class _SuperLink:
     def end(self) -> bool:
         self.said.append("end")
         return True
+
+    def end_rest(self) -> None:
+        self.said.append("end rest")
 
     def pid(self) -> int | None:
         return 7
@@ -176,6 +181,22 @@ def test_a_run_that_did_not_finish_is_an_error(
     with pytest.raises(RunError, match=r"'lost' did not finish.*runs/lost") as caught:
         run_with_flower(Config.load(tiny, {"run-name": "lost"}), app_dir=Path())
     assert caught.value.exit_code == 1
+
+
+def test_how_to_continue_is_said_once(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Break it: say it again after the error that ends with it."""
+    config = Config.load(tiny, {"run-name": "lost"})
+    how = RunDirectory(Path(config.output_dir) / "lost")
+    how.path.mkdir(parents=True)
+    how.config_path.write_text("")
+    said = how.how_to_continue()
+    shutil.rmtree(how.path)
+    _Flwr(monkeypatch, tmp_path, status=1, summary=False, lines=[f"ERROR :     Broken. {said}"])
+    with pytest.raises(RunError, match=r"the lines above say why\.") as caught:
+        run_with_flower(config, app_dir=Path())
+    assert said not in str(caught.value)
 
 
 def test_ctrl_c_stops_the_run_and_not_only_its_log(

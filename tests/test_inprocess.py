@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from fedsplit import Config, load_split_model, simulate
 from fedsplit.data.shards import load_shard, load_test
 from fedsplit.errors import ConfigError, RunError
+from fedsplit.exchanged_state import tensors_digest
 from fedsplit.models.checkpoint import save_model
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.seeding import seeded_init
@@ -77,6 +78,17 @@ def test_the_summary_says_which_weights_a_run_began_with(run: Run, tmp_path: Pat
     one, two = run(**keys).summary, run(**keys, seed=8, strategy="full").summary
     assert one["pretrained"] is two["pretrained"] is True
     assert one["weights_sha256"] == two["weights_sha256"] != drawn.summary["weights_sha256"]
+
+
+def test_the_summary_says_which_weights_a_run_has_ended_with(run: Run) -> None:
+    """Break it: leave out the classifier, as the digest of the initial weights does."""
+    one, other = run(num_server_rounds=1), run(num_server_rounds=1, seed=8)
+    again, whole = run(num_server_rounds=1), run(num_server_rounds=1, split_cut_layer=2)
+    digests = [found.summary["final_weights_sha256"] for found in (one, again, other, whole)]
+    assert digests[0] == digests[1] == tensors_digest(one.model.merge().state_dict())
+    assert len({*digests}) == 3
+    head = {k: v for k, v in one.model.merge().state_dict().items() if "classifier" not in k}
+    assert tensors_digest(head) != digests[0]
 
 
 def test_training_changes_every_weight_it_should(run: Run) -> None:

@@ -204,3 +204,42 @@ def test_evaluation_may_fail_altogether_or_be_left_out(
         assert result.rounds[0]["validation_accuracy"] is None
         assert result.rounds[0]["test_accuracy"] is not None
     assert distance(weights(without), weights(failed)) == 0.0
+
+
+BROKEN = """
+from fedsplit.split.client_rules import SplitClient
+from strategies.sflv1 import SFLV1
+
+class Mistaken(SplitClient):
+    def train_step(self, images, labels):
+        return images.no_such_thing
+
+class Strategy(SFLV1):
+    client_rule = Mistaken
+"""
+
+
+def test_a_mistake_in_the_users_rule_is_named_once_with_its_line(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Break it: show each client's traceback, or name no line."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "mistaken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path / "app")
+    with pytest.raises(RunError) as caught:
+        run(strategy="mistaken:Strategy", run_name="one", output_dir=str(tmp_path))
+    place = "app/mistaken.py, line 7, in train_step: AttributeError: "
+    why = "'Tensor' object has no attribute 'no_such_thing'"
+    assert str(caught.value).startswith(
+        f"Every participant of round 1 failed. First: {place}{why}. No round is kept in"
+    )
+    shown = capsys.readouterr().err
+    assert shown.count(place) == 1
+    assert f"Clients 0, 1, 2, 3 are left out of round 1: {place}{why}\n" in shown
+    assert "Traceback" not in shown
+    log = (tmp_path / "one" / "log.txt").read_text()
+    assert "Traceback" in log
+    assert place in (tmp_path / "one" / "error.txt").read_text()

@@ -18,7 +18,7 @@ FILES = [
 
 # A group may import from the lines before its own, and not from its neighbours in one line.
 LAYERS: list[set[str]] = [
-    {"fedsplit.errors"},
+    {"fedsplit.errors", "fedsplit.blame"},
     {"fedsplit.objects"},
     {
         "fedsplit.interruption",

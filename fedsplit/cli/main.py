@@ -6,12 +6,9 @@ import os
 import platform
 import signal
 import sys
-import sysconfig
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -19,10 +16,17 @@ import click
 import typer
 import typer.core
 
+from fedsplit.blame import users_frame
 from fedsplit.cli.project import new, stop
 from fedsplit.cli.results import compare, predict, report, runs
 from fedsplit.cli.run import run
-from fedsplit.errors import FedSplitError, InterruptionError, RunError, too_many_files
+from fedsplit.errors import (
+    FedSplitError,
+    InterruptionError,
+    RunError,
+    sentence,
+    too_many_files,
+)
 from fedsplit.plan.command import plan
 
 typer.core.HAS_RICH = False  # with it, plain help has a backslash before every bracket
@@ -30,6 +34,7 @@ app = typer.Typer(
     name="fedsplit",
     help="Federated split learning of vision transformers on Flower.",
     no_args_is_help=True,
+    suggest_commands=False,  # click does
     rich_markup_mode=None,  # it would take "[default: ...]" for markup
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -81,10 +86,11 @@ def main() -> None:
                 raise
             if remedy := too_many_files(error):
                 _print(f"{error}. {remedy}")
-            elif place := _place_in_users_code(error):
+            elif frame := users_frame(error):
+                said = sentence(f"{type(error).__name__}: {error}")
                 _print(
-                    f"{place}: {type(error).__name__}: {error}. FEDSPLIT_TRACEBACK=1 shows the "
-                    "whole traceback."
+                    f"{frame.filename}, line {frame.lineno}, in {frame.name}: {said} "
+                    "FEDSPLIT_TRACEBACK=1 shows the whole traceback."
                 )
             else:
                 _print(
@@ -92,22 +98,6 @@ def main() -> None:
                     "FEDSPLIT_TRACEBACK=1 to see where it was raised, and report it."
                 )
             sys.exit(RunError.exit_code)
-
-
-def _place_in_users_code(error: Exception) -> str | None:
-    """Return where an error was raised, if that is neither in fedsplit nor called by it.
-
-    What libraries raise counts as raised by the innermost line that called them.
-    """
-    installed = Path(__file__).parents[2]  # site-packages, or a checkout
-    ours = tuple(f"{installed / name}{os.sep}" for name in ("fedsplit", "strategies"))
-    libraries = tuple(f"{sysconfig.get_path(kind)}{os.sep}" for kind in ("stdlib", "purelib"))
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename.startswith(ours):
-            return None
-        if not frame.filename.startswith(("<", *libraries)):
-            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
-    return None
 
 
 def _print(text: str) -> None:

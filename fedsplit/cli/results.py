@@ -46,6 +46,8 @@ def compare(
 
     from fedsplit.compare.runner import compare as run_all
     from fedsplit.compare.runs import make_plan  # loads torch: not for --help
+    from fedsplit.report.gather import gather
+    from fedsplit.report.terminal import terminal_table
 
     project = AppProject.find(Path.cwd(), Path(config).parent)
     if project is not None:
@@ -53,6 +55,7 @@ def compare(
     asked = make_plan(config, output_dir, None if project is None else project.config)
     command = asked.command(jobs)
     comparison = run_all(asked, jobs=jobs, command=command, console=Console(stderr=True))
+    print(terminal_table(gather(asked.directory)), end="\n\n")  # noqa: T201
     _report(asked.directory)
     if comparison.failures:
         names = ", ".join(comparison.failures)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +13,7 @@ import typer
 
 from fedsplit.app_project import AppProject
 from fedsplit.config import Config, read_toml, with_clients
-from fedsplit.errors import ConfigError
+from fedsplit.errors import ConfigError, InterruptionError
 from fedsplit.names import local_directory
 
 
@@ -77,13 +79,22 @@ def run(  # noqa: PLR0913, PLR0917 - one for each option
     }
     overrides = dict(_parse_setting(setting) for setting in settings or [])
     overrides |= {key: value for key, value in given.items() if value is not None}
-    asked, project, engine = _asked(config, resume, engine, overrides)
-    if dry_run:
+    with _interruption_in_words():
+        asked, project, engine = _asked(config, resume, engine, overrides)
+        run_dir = None if dry_run else _run(asked, project, engine, superlink)
+    if run_dir is None:
         _check_only(asked, engine)
-        return
-    run_dir = _run(asked, project, engine, superlink)
-    if quiet:
+    elif quiet:
         print(run_dir)  # noqa: T201
+
+
+@contextmanager
+def _interruption_in_words() -> Iterator[None]:
+    """Say what Ctrl-C has ended: Typer itself would end the command without a word."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptionError(str(error) or "Interrupted before the run began.") from None
 
 
 def _asked(
@@ -98,8 +109,11 @@ def _asked(
         *([folder] if folder else [Path.cwd(), *_folder_of(config, resume)]),
         or_own=folder is None and (bool(config or resume) or engine is EngineName.FLOWER),
     )
+    quiet = overrides.get("console") == "quiet"
     if project is not None:
         project.make_importable()
+        if folder is not None and project.folder != folder.resolve() and not quiet:
+            print(f"The app is in '{project.folder}'.", flush=True)  # noqa: T201
     elif config is None and resume is None and engine is not EngineName.FLOWER:
         engine = EngineName.INPROCESS
         print(  # noqa: T201
@@ -107,7 +121,7 @@ def _asked(
             "an app of your own.",
             flush=True,
         )
-    if overrides.get("console") != "quiet":
+    if not quiet:
         print("Checking the configuration ...", flush=True)  # noqa: T201 - it takes seconds
     from fedsplit.absolute_paths import with_absolute_paths  # loads torch: not for --help
 

@@ -6,6 +6,7 @@ of its data set from start to end, and the next run looks again.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,11 +173,13 @@ def _look(name: str, config_name: str) -> Source:
     if folder is not None:
         return folder_state(folder)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        whole = os.path.abspath(os.path.expanduser(name))
+        where = "" if whole == name else f": there is no '{whole}'"
         raise DataError(
-            f"The data folder '{name}' (data.name) does not exist. Give the path of a folder with "
-            "class folders of images or of a data set saved with save_to_disk, a function "
-            "(package.module:name), the id of a data set on the Hugging Face Hub, or a bundled "
-            f"name ({', '.join(BUNDLED)})."
+            f"The data folder '{name}' (data.name) does not exist{where}. Give the path of a "
+            "folder with class folders of images or of a data set saved with save_to_disk, a "
+            "function (package.module:name), the id of a data set on the Hugging Face Hub, or a "
+            f"bundled name ({', '.join(BUNDLED)})."
         )
     if meant := near_miss(name, BUNDLED):
         raise DataError(f"There is no data set '{name}' (data.name); did you mean '{meant}'?")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedsplit.fields import FIELDS, fields_shown_in
 from fedsplit.report import commands
-from fedsplit.report.facts import facts_of, keys_in_words
+from fedsplit.report.facts import NOT_KNOWN, facts_of, keys_in_words
 from fedsplit.report.gather import RunRecord
 from fedsplit.report.measures import TRAINING_LABEL, training_bytes
 from fedsplit.report.page import Figure, Header, Headline, Notice
@@ -34,6 +34,7 @@ def run_header(record: RunRecord) -> Header:
         "Images": images,
         "Failed clients": str(summary["failed_clients"]),
         **facts_of([record]),
+        "SHA-256 of the final weights": summary.get("final_weights_sha256") or NOT_KNOWN,
         "Wall time": duration(summary["wall_seconds"]),
         "Run directory": str(record.directory),
     }

@@ -73,7 +73,15 @@ def _shards(record: RunRecord) -> Picture:
 
 
 def _rounds(record: RunRecord) -> Table:
-    fields = [*fields_shown_in("rounds"), *record.metrics]
+    number, *built_in = fields_shown_in("rounds")
+    shown_first = [field for field in built_in if field.form == "score"]
+    others = [field for field in built_in if field.form != "score"]
+    measured = [
+        field
+        for field in (*shown_first, *record.metrics, *others)
+        if any(row.get(field.key) for row in record.rounds)  # what does not apply is 0 or missing
+    ]
+    fields: list[Field] = [number, *measured]
     rows = [[_cell(row.get(field.key), field) for field in fields] for row in record.rounds]
     return Table("Every round", [field.label for field in fields], rows)
 

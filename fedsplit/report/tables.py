@@ -97,16 +97,16 @@ def columns_of(fields: Iterable[Field]) -> tuple[Column, ...]:
     return tuple((field.label, field.key, partial(shown, field)) for field in fields)
 
 
-_bytes: Show = partial(with_unit, unit="B")
-_flops: Show = partial(with_unit, unit="FLOP")
+bytes_: Show = partial(with_unit, unit="B")
+flops: Show = partial(with_unit, unit="FLOP")
 _TRAFFIC: tuple[Column, ...] = (
     *columns_of(fields_shown_in("traffic")),
-    (TRAINING_LABEL, training_bytes, _bytes),
-    (EVALUATION_LABEL, evaluation_bytes, _bytes),
+    (TRAINING_LABEL, training_bytes, bytes_),
+    (EVALUATION_LABEL, evaluation_bytes, bytes_),
 )
 _SIDES = columns_of(fields_shown_in("sides"))
 _TIME: tuple[Column, ...] = (
-    (CLIENT_FLOPS_LABEL, client_flops, _flops),
+    (CLIENT_FLOPS_LABEL, client_flops, flops),
     *columns_of(fields_shown_in("time")),
 )
 

@@ -27,7 +27,8 @@ class ListedRun:
     path : Path
         Its directory.
     state : str
-        ``running``, ``finished``, or ``interrupted``: no process makes it, and it has no summary.
+        ``running``, ``finished``, ``failed``, or ``interrupted``: no process makes it, and it has
+        neither a summary nor an error.
     rounds : str
         How many of how many are done.
     accuracy : float | None
@@ -91,8 +92,10 @@ def _listed(directory: RunDirectory) -> ListedRun | None:
     rows = read_lines(directory.rounds_path, whole=False)
     if directory.owner() is not None:
         state = "running"
+    elif directory.summary_path.is_file():
+        state = "finished"
     else:
-        state = "finished" if directory.summary_path.is_file() else "interrupted"
+        state = "failed" if directory.error_path.is_file() else "interrupted"
     return ListedRun(
         path=directory.path,
         state=state,

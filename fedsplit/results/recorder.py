@@ -8,13 +8,12 @@ from typing import Any
 
 from fedsplit.config import Config
 from fedsplit.fields import ROW_KEYS, START_KEYS, Field, Metric, declare
-from fedsplit.results.classes import NO_CLASSES
 from fedsplit.results.environment import continued_in
 from fedsplit.results.progress import Progress
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.saved import Saved
 from fedsplit.results.strict_json import finite
-from fedsplit.results.summary import summarise
+from fedsplit.results.summary import NOT_SCORED, summarise
 
 
 class Recorder:
@@ -178,7 +177,7 @@ class Recorder:
 
     def finish(
         self,
-        classes: Mapping[str, Any] = NO_CLASSES,
+        final: Mapping[str, Any] = NOT_SCORED,
         *,
         before: Callable[[dict[str, Any]], object] = lambda summary: None,
     ) -> dict[str, Any]:
@@ -186,8 +185,8 @@ class Recorder:
 
         Parameters
         ----------
-        classes : Mapping[str, Any]
-            What it says about the classes (see `fedsplit.results.classes`).
+        final : Mapping[str, Any]
+            What it says about the final model (see `fedsplit.results.summary.summarise`).
         before : Callable[[dict[str, Any]], object]
             Called with the summary before it is written: its file says that the run has ended.
 
@@ -204,7 +203,7 @@ class Recorder:
                 initial=self._initial,
                 wall_seconds=self._clock() - self._started,
                 run_directory=self._run_directory.path,
-                classes=classes,
+                final=final,
                 metrics=self.metrics,
                 stopped=self.stopped,
             )

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from fedsplit.config import Config, config_toml
-from fedsplit.errors import ConfigError, cannot_write
+from fedsplit.errors import ConfigError, RunError, cannot_write
 from fedsplit.locks import FileLock
 from fedsplit.results.files import append_line, remove_partial, replace_text
 from fedsplit.results.run_names import names
@@ -27,6 +28,7 @@ class RunDirectory(RunPaths):
         resume.toml     the same, for ``flwr run`` to continue the run
         rounds.jsonl    one object per finished round
         clients.jsonl   what each client measured, one object per finished round
+        error.txt       the error with which the run has failed, if it has
         start.json      what was known before the first round, for the report of an unfinished run
         shards.json     the number of images of each class at each client
         checkpoints/    the state after the last two rounds and the best one
@@ -116,6 +118,7 @@ class RunDirectory(RunPaths):
             remove_partial(directory.path)
             directory.checkpoints.remove_after(rounds_done)
             directory.summary_path.unlink(missing_ok=True)
+            directory.error_path.unlink(missing_ok=True)
             if rounds_done == 0:
                 directory.rounds_path.unlink(missing_ok=True)
                 directory.client_results_path.unlink(missing_ok=True)
@@ -248,6 +251,11 @@ class RunDirectory(RunPaths):
             If it cannot be written.
         """
         replace_text(self.start_path, dumps(state, indent=2) + "\n")
+
+    def write_error(self, error: Exception) -> None:
+        """Write ``error.txt``, unless that fails, too: the error itself matters more."""
+        with suppress(RunError):
+            replace_text(self.error_path, f"{type(error).__name__}: {error}\n")
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, whole or not at all.

@@ -61,6 +61,11 @@ class RunPaths:
         return self.path / "flower.txt"
 
     @property
+    def error_path(self) -> Path:
+        """The path of the error with which the run has failed, if it has."""
+        return self.path / "error.txt"
+
+    @property
     def start_path(self) -> Path:
         """The path of what was known before the first round."""
         return self.path / "start.json"

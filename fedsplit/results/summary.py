@@ -20,6 +20,7 @@ from fedsplit.results.best import best_round, is_over
 from fedsplit.results.classes import NO_CLASSES
 from fedsplit.results.text import counted
 
+NOT_SCORED: Mapping[str, Any] = {"final_weights_sha256": None, **NO_CLASSES}
 SCORED_DATA = ("test", "train", "validation")
 """The images that a model is scored on."""
 
@@ -32,7 +33,7 @@ def summarise(  # noqa: PLR0913 - all but the first two by keyword
     initial: Mapping[str, float | None],
     wall_seconds: float,
     run_directory: Path,
-    classes: Mapping[str, Any] = NO_CLASSES,
+    final: Mapping[str, Any] = NOT_SCORED,
     metrics: Sequence[Metric] = (),
     stopped: bool = False,
 ) -> dict[str, Any]:
@@ -54,8 +55,9 @@ def summarise(  # noqa: PLR0913 - all but the first two by keyword
         From the start of the run to now.
     run_directory : Path
         Absolute.
-    classes : Mapping[str, Any]
-        The last score of each class (see `fedsplit.results.classes`).
+    final : Mapping[str, Any]
+        What is known of the final model: the digest of its weights, and its scores of classes (see
+        `fedsplit.results.classes`).
     metrics : Sequence[Metric]
         The declared metrics. If there are any, ``declared_metrics`` describes them.
     stopped : bool
@@ -80,7 +82,7 @@ def summarise(  # noqa: PLR0913 - all but the first two by keyword
         "initial_loss": initial["test_loss"],
         "final_accuracy": last.get("test_accuracy"),
         "final_loss": last.get("test_loss"),
-        **classes,
+        **final,
         "best_accuracy": best.get("test_accuracy"),
         "best_round": best.get("round"),
         **{field.key: over_rounds(field, rows) for field in TOTAL_FIELDS},

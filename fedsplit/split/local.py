@@ -81,6 +81,12 @@ def train_batches(
         check_interruption()
         steps.begin()
         loss = objective(images, labels)
+        if not isinstance(loss, BatchLoss):
+            raise ConfigError(
+                f"train_step has returned {type(loss).__name__}, not BatchLoss. Return "
+                "BatchLoss.of(result) of a StepResult, such as that of score(logits, labels), or "
+                "BatchLoss(descended, reported) where the minimised loss is another one."
+            )
         if loss.descended.requires_grad:
             torch.autograd.backward(loss.descended)
         elif any(group["params"] for group in optimizer.param_groups):

@@ -144,7 +144,7 @@ def test_the_report_of_a_run(tmp_path: Path) -> None:
     written = write_report(tmp_path / "one")
     assert [path.name for path in written] == ["report.md", "report.html"]
     text, page = (path.read_text(encoding="utf-8") for path in written)
-    assert "| 3 | 0.6667 | 0.8333 | 0.5400 | - | 1.00 MB | 1.00 MB |" in text
+    assert "| 3 | 0.6667 | 0.8333 | 0.5400 | 1.00 MB | 1.00 MB |" in text
     assert "![Rounds](rounds.png)" in text
     assert "shards.png" not in text  # the file does not exist
     assert page.count("<svg ") == 4
@@ -158,11 +158,14 @@ def test_the_report_of_a_run_has_its_declared_metrics(tmp_path: Path) -> None:
     write_run(config, metrics=METRICS)
     text, page = (path.read_text(encoding="utf-8") for path in write_report(tmp_path / "one"))
     hostile = r"\<b\>\$a\_\$\|:warning: \[red\]"
-    assert f"| round time | norm of the smashed data | {hostile} | seen in rounds only |" in text
-    assert "| 3.0 s | 3004 | 3.00 kB | 3004 |" in text
+    assert (
+        f"| test accuracy | norm of the smashed data | {hostile} | seen in rounds only | cut"
+        in text
+    )
+    assert "| 0.5400 | 3004 | 3.00 kB | 3004 | 1.00 MB |" in text
     assert "| norm of the smashed data | 3004 |" in text
     assert f"| {hostile} | 6.01 kB |" in text
-    assert "| seen in rounds only | " not in text
+    assert "\n| seen in rounds only | " not in text
     assert "<b>" not in page
     assert page.count("&lt;b&gt;$a_$|:warning: [red]") == 2
     assert 'title="6,012">6.01 kB' in page

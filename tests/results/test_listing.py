@@ -39,6 +39,16 @@ def test_runs_are_listed_with_state_rounds_and_accuracy(folder: Path) -> None:
     assert max(map(len, text.splitlines()[:-1])) <= 80
 
 
+def test_a_run_that_has_failed_is_listed_as_such_until_it_continues(folder: Path) -> None:
+    """Break it: keep the error of a run that continues."""
+    (folder / "half" / "error.txt").write_text("RunError: no\n")
+    states = {run.path.name: run.state for run in list_runs(folder)}
+    assert states == {"finished": "finished", "half": "failed"}
+    simulate(resume=folder / "half")
+    assert {run.state for run in list_runs(folder)} == {"finished"}
+    assert not (folder / "half" / "error.txt").exists()
+
+
 def test_a_run_that_a_process_makes_is_running(folder: Path) -> None:
     directory = RunDirectory(folder / "half")
     directory._hold()

@@ -238,6 +238,22 @@ def test_pooled_training_continues_from_its_state_bit_for_bit(optimizer: str) ->
     assert_same_bits(weights_of(second.model), weights_of(whole.model))
 
 
+def test_a_step_that_returns_no_batch_loss_is_refused() -> None:
+    """Break it: read its fields, and a number has none."""
+    model = nn.Sequential(bottom_of(), server_part_of())
+
+    def objective(images: torch.Tensor, labels: torch.Tensor) -> StepResult:
+        return score(model(images), labels)
+
+    with pytest.raises(ConfigError, match=r"returned StepResult, not BatchLoss.*BatchLoss\.of"):
+        train_batches(
+            batches_of(0, 8),
+            objective,  # type: ignore[arg-type]
+            SGD(model.parameters(), lr=0.1),
+            training_of(),
+        )
+
+
 def test_a_loss_that_leaves_the_graph_is_refused_where_weights_are_to_train() -> None:
     """Break it: train nothing without a word, as where all is frozen."""
     model = bottom_of()

@@ -15,6 +15,7 @@ from fedsplit.flower_internals import record_bytes
 from strategies.replies import (
     fault_of_train_reply,
     in_order_of,
+    log_failures,
     measurements_of,
     reason_of,
     sort_replies,
@@ -178,6 +179,15 @@ def test_a_reason_is_one_line_whatever_the_engine_hands_on() -> None:
     )
     assert reason_of(Error(0, died)) == "ActorDiedError: The actor died before it was done"
     assert len(reason_of(Error(2, "x" * 100_000))) < 2_000
+
+
+def test_clients_that_failed_alike_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Break it: log each of them."""
+    log_failures({1: "b", **dict.fromkeys(range(3, 15), "a")}, "round 3")
+    assert [record.getMessage() for record in caplog.records] == [
+        "Client 1 is left out of round 3: b",
+        "Clients 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 2 more are left out of round 3: a",
+    ]
 
 
 def test_a_second_reply_is_no_second_client() -> None:

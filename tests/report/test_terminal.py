@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedsplit.report.gather import gather
+from fedsplit.report.terminal import terminal_table
+from tests.report.examples import VARIANTS, write_comparison
+
+
+def test_each_setting_has_a_table_of_accuracy_and_cost(tmp_path: Path) -> None:
+    """Break it: show a deviation of costs, and lines are broken at 80 columns."""
+    failed = ["iid-full-seed3"]
+    text = terminal_table(gather(write_comparison(tmp_path, variants=VARIANTS, failed=failed)))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if "±" in line and "seeds" in line] == [
+        "iid, means over 2 seeds (± standard deviation)",
+        "dirichlet(0.1), means over 2 seeds (± standard deviation)",
+    ]
+    iid, uneven = (line.split("  ") for line in lines if line.startswith(" full "))
+    assert " 0.510 (n = 1)" in " ".join(iid)
+    assert " 0.520 ± 0.014" in " ".join(uneven)
+    split = next(line for line in lines if line.startswith(" split <b>|"))
+    assert "MB" in split
+
+
+def test_a_variant_without_a_finished_run_has_dashes(tmp_path: Path) -> None:
+    everything = {"a" * 100: {"strategy": "full"}}
+    failed = [f"iid-{'a' * 100}-seed1"]
+    made = write_comparison(
+        tmp_path, variants=everything, settings=["iid"], seeds=[1], failed=failed
+    )
+    lines = terminal_table(gather(made)).splitlines()
+    assert lines[0] == "iid, one seed"
+    assert max(map(len, lines)) <= 80
+    assert sum(line.split().count("-") for line in lines) == 4
