@@ -69,13 +69,12 @@ def _terminal_bar(file: TextIO) -> _Bar:
 
     class Bar:
         def __init__(self) -> None:
-            self._task = progress.add_task("", total=1, left="")
-            progress.start()
+            self._task = progress.add_task("", left="")
 
         def show(self, done: int, total: int, left: str, doing: str) -> None:
-            progress.update(
-                self._task, completed=done, total=total, left=left, description=doing, refresh=True
-            )
+            progress.update(self._task, completed=done, total=total, left=left, description=doing)
+            progress.start()  # it draws the bar, once: not before there is something to show
+            progress.refresh()
 
         def clear(self) -> None:
             progress.stop()

@@ -45,6 +45,7 @@ def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch: pytest.Monk
     assert "training" in shown
     assert "2/4 clients, 2 s left" in shown
     assert "clients done" not in shown
+    assert "0/" not in shown
     screen.show("  1/3  0.5")
     after = terminal.getvalue()[len(shown) :]
     assert "\x1b[2K" in after  # the bar's line is erased
