@@ -114,6 +114,7 @@ class _Command:
         self._own = own
         self._screen = Screen()
         self._run_id: str | None = None
+        self._sessions: frozenset[int] = frozenset()
         self._unwritten: list[str] = []
         self._last_hidden: deque[str] = deque(maxlen=_LINES_OF_FAILURE)
         self._log: TextIO | None = None
@@ -169,6 +170,7 @@ class _Command:
             self._screen.show(plain)
         if self._run_id is None and (accepted := _ACCEPTED.search(plain)):
             self._run_id = accepted[1]
+            self._sessions = self._own.sessions() if self._own else frozenset()
         self._unwritten.append(plain)
         self._write_log()
 
@@ -192,7 +194,7 @@ class _Command:
         if own is not None and own.pid() is None:
             self._interrupt_owner()
             self._directory.wait_until_free(_STOP_SECONDS)
-            own.end_rest()
+            own.end_rest(self._sessions)
             raise RunError(
                 f"The run '{name}' ended because the project's SuperLink has ended "
                 f"('{own.log_path}' is its log). {self._directory.how_to_continue()}"

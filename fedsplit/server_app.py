@@ -21,7 +21,7 @@ from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.checking import check_batches
 from fedsplit.config import Config
 from fedsplit.data.run import reading
-from fedsplit.errors import FedSplitError, sentence
+from fedsplit.errors import FedSplitError, RunError, sentence
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.flower_internals import (
     call_at_exit,
@@ -178,7 +178,8 @@ def _saying_how_to_continue(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except FedSplitError as error:
-        directory.write_error(error)
+        if error.exit_code == RunError.exit_code:  # otherwise it was refused, and has not begun
+            directory.write_error(error)
         error.args = (f"{sentence(error)} {directory.how_to_continue()}",)
         raise
     except KeyboardInterrupt as error:

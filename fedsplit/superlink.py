@@ -168,6 +168,7 @@ class SuperLink:
         pid = self.pid()
         if pid is None:
             return False
+        sessions = self.sessions()
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -175,19 +176,39 @@ class SuperLink:
             while self.pid() is not None and time.monotonic() < deadline:
                 time.sleep(_PROBE_EVERY_SECONDS)  # a lock of another process can only be tried
             if self.pid() is None:
-                self.end_rest()
+                self.end_rest(sessions)
                 return True
         raise RunError(f"The SuperLink of '{self.project}' (process {pid}) cannot be ended.")
 
-    def end_rest(self) -> None:
+    def sessions(self) -> frozenset[int]:
+        """Return the sessions of its process and of all that it has started.
+
+        Ray's agents overwrite their environments, and with them the mark. Their session stays.
+        """
+        found = set()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):  # it has just ended, or is another user's
+                if process.environ().get(_MARK) == str(self.home):
+                    found.add(os.getsid(process.pid))
+        return frozenset(found)
+
+    def end_rest(self, sessions: frozenset[int] = frozenset()) -> None:
         """End what is left of the runs of a SuperLink that has ended.
 
         Ray's agents notice only after half a minute that their parents are gone.
+
+        Parameters
+        ----------
+        sessions : frozenset[int]
+            What `sessions` has returned before it ended.
         """
-        left = list(self._marked())
-        for process in left:
-            with suppress(psutil.Error):
-                process.terminate()
+        sessions |= self.sessions()
+        left = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if os.getsid(process.pid) in sessions:
+                    process.terminate()
+                    left.append(process)
         for process in psutil.wait_procs(left, _REST_SECONDS)[1]:
             with suppress(psutil.Error):
                 process.kill()
@@ -201,12 +222,6 @@ class SuperLink:
             # Else each process of each run would compile torch again, for ten seconds.
             ours["PYTHONPYCACHEPREFIX"] = str(self.home / "bytecode")
         return ours
-
-    def _marked(self) -> Iterator[psutil.Process]:
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):  # it has just ended, or is another user's
-                if process.environ().get(_MARK) == str(self.home):
-                    yield process
 
     def _is_ours(self) -> bool:
         made = _Made.read(self.home)

@@ -92,8 +92,11 @@ class _SuperLink:
         self.said.append("end")
         return True
 
-    def end_rest(self) -> None:
-        self.said.append("end rest")
+    def sessions(self) -> frozenset[int]:
+        return frozenset([7])
+
+    def end_rest(self, sessions: frozenset[int]) -> None:
+        self.said.append(f"end rest of {set(sessions)}")
 
     def pid(self) -> int | None:
         return 7
@@ -292,12 +295,13 @@ def test_a_superlink_that_dies_is_named(
     tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Break it: only say that the run did not finish."""
-    _Flwr(monkeypatch, tmp_path, status=1)
+    flwr = _Flwr(monkeypatch, tmp_path, status=1)
     monkeypatch.setattr(_SuperLink, "pid", lambda self: None)
     with pytest.raises(
         RunError, match=r"because the project's SuperLink has ended.*superlink\.log"
     ):
         run_with_flower(Config.load(tiny), app_dir=tmp_path)
+    assert flwr.superlinks[0].said[-1] == "end rest of {7}"
 
 
 def test_a_connection_of_flowers_configuration_is_used_as_it_is(

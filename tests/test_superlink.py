@@ -105,7 +105,8 @@ def test_what_it_started_ends_with_it(home: Path, stub: Path, dies_alone: bool) 
     """Break it: trust Ray's agents to notice that their parents are gone."""
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
     child = f"[sys.executable, '-c', '{deaf}; time.sleep(600)']"
-    start = f"subprocess.Popen({child}, start_new_session=True, stdout=subprocess.PIPE)"
+    # One without the mark, as Ray's agents that have overwritten their environment.
+    start = f"subprocess.Popen({child}, env={{}}, stdout=subprocess.PIPE)"
     stub.write_text(
         stub.read_text().replace(
             "import http.server, sys",
@@ -116,12 +117,14 @@ def test_what_it_started_ends_with_it(home: Path, stub: Path, dies_alone: bool) 
     pid = first.pid()
     assert pid is not None
     (left,) = psutil.Process(pid).children()
+    sessions = first.sessions()
+    assert sessions == {pid}
     if dies_alone:
         os.kill(pid, signal.SIGKILL)
         while first.pid() is not None:
             time.sleep(0.01)
         assert left.is_running()
-        first.end_rest()
+        first.end_rest(sessions)
     else:
         assert first.end()
     assert psutil.wait_procs([left], timeout=5)[0] == [left]

@@ -66,7 +66,8 @@ def test_a_client_that_fails_in_each_round_leaves_the_others_whole(
     assert there.summary["strategy"] == "sflv3"
     for number in (1, 2):
         reason = paragraph_of(run.output, f"Client 1 is left out of round {number}: ")
-        assert reason.endswith(f"round {number}: OSError: the disk is broken")
+        assert f"round {number}: failing/disk.py, line " in reason
+        assert reason.endswith(" in batch: OSError: the disk is broken")
     assert [row["failed_clients"] for row in there.rounds] == [[1], [1]]
     checked = Config.load(config)
     images = input_spec(checked.model.name)
