@@ -22,6 +22,7 @@ from fedsplit.run_log import say
 from fedsplit.seeding import generator
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import RoundReport, SplitServer
+from fedsplit.split.totals import Work
 from strategies.replies import reason_of
 
 
@@ -37,14 +38,26 @@ class Clients:
         Partition id -> training images of each class.
     digests : Mapping[int, str]
         Partition id -> digest of its images; empty if the run writes no checkpoints.
-    num_validation : int
-        Images that all clients together hold out for federated evaluation.
+    validation : Mapping[int, int]
+        Partition id -> images that it holds out for federated evaluation.
     """
 
     node_ids: Mapping[int, int]
     class_counts: Mapping[int, Sequence[int]]
     digests: Mapping[int, str] = field(default_factory=dict)
-    num_validation: int = 0
+    validation: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def num_validation(self) -> int:
+        """Images that all clients together hold out."""
+        return sum(self.validation.values())
+
+    def work(self, purpose: Purpose, client: int, config: Config) -> Work:
+        """Return what a client's images allow it to do in a round."""
+        if purpose is Purpose.TRAIN:
+            shard = sum(self.class_counts[client])
+            return Work.of(shard, config.batch_size, config.local_epochs)
+        return Work.of(self.validation.get(client, 0), config.batch_size)
 
     @classmethod
     def discover(
@@ -101,7 +114,7 @@ class Clients:
         node_ids: dict[int, int] = {}
         class_counts: dict[int, list[int]] = {}
         digests: dict[int, str] = {}
-        num_validation = 0
+        validation: dict[int, int] = {}
         for reply in replies:
             node = reply.metadata.src_node_id
             if reply.has_error():
@@ -117,7 +130,7 @@ class Clients:
                 node_ids[partition_id] = node
                 class_counts[partition_id] = list(answer.class_counts)
                 digests[partition_id] = answer.digest
-                num_validation += answer.num_validation
+                validation[partition_id] = answer.num_validation
         missing = sorted(set(range(count)) - set(node_ids))
         if missing:
             raise ConfigError(
@@ -128,7 +141,7 @@ class Clients:
             {client: node_ids[client] for client in range(count)},
             {client: class_counts[client] for client in range(count)},
             {client: digests[client] for client in range(count)},
-            num_validation,
+            {client: validation[client] for client in range(count)},
         )
 
     def sample(self, fraction: float, seed: int, *names: str | int) -> list[int]:

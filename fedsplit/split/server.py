@@ -6,7 +6,8 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from torch import nn
 
@@ -17,9 +18,11 @@ from fedsplit.snapshot import Snapshot
 from fedsplit.split.phases import EvaluationPhase, Phase, Purpose, RendezvousPhase, TrainingPhase
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.session import ServerSession
+from fedsplit.split.totals import LocalResult, Work
 from fedsplit.split.wire import Wire
 
 _log = logging.getLogger(__name__)
+_NO_LIMITS: Mapping[int, Work] = MappingProxyType({})
 Progress = Callable[[int, int, Purpose], object]
 """Called with the number of finished participants, the number of all, and the purpose."""
 
@@ -62,12 +65,16 @@ class RoundReport:
         Participant -> why it did not finish.
     streams : Mapping[int, StreamReport]
         Participant -> its own stream.
+    scores : Mapping[int, LocalResult]
+        Participant -> what the server has computed of its batches, for those that finished, where
+        the server has the labels.
     """
 
     traffic: Traffic
     num_examples: Mapping[int, int]
     failures: Mapping[int, str]
     streams: Mapping[int, StreamReport]
+    scores: Mapping[int, LocalResult] = field(default_factory=dict)
 
 
 class SplitServer:
@@ -87,6 +94,7 @@ class SplitServer:
         self._sessions: dict[str, ServerSession] = {}
         self._phase: Phase | None = None
         self._progress: Progress = silent
+        self._work: Mapping[int, Work] = _NO_LIMITS
         self._progress_lock = threading.Lock()
 
     @property
@@ -111,6 +119,7 @@ class SplitServer:
         server_round: int = 1,
         *,
         progress: Progress = silent,
+        work: Mapping[int, Work] = _NO_LIMITS,
     ) -> dict[int, str]:
         """Begin a round and return one token per participant, valid for one session.
 
@@ -124,16 +133,16 @@ class SplitServer:
             From 1; learning rate and random orders derive from it.
         progress : Progress
             Called whenever a participant finishes, never by two threads at once.
+        work : Mapping[int, Work]
+            Participant -> what it can do at most. One that is not named can do as it likes.
         """
         self.report()  # ends a previous round that was never reported
-        self._progress = progress
+        self._progress, self._work = progress, work
         self._phase = phase = self._phase_for(purpose, participants, server_round)
         tokens: dict[int, str] = {}
         for participant in participants:
             tokens[participant] = secrets.token_urlsafe(32)
-            self._sessions[tokens[participant]] = ServerSession(
-                participant, phase, on_finish=self._show_progress
-            )
+            self._sessions[tokens[participant]] = self._session(participant, phase)
         return tokens
 
     def knows(self, token: str) -> bool:
@@ -184,7 +193,7 @@ class SplitServer:
         session.revoke("its process has died")
         phase.drop(session.participant)
         renewed = secrets.token_urlsafe(32)
-        again = ServerSession(session.participant, phase, on_finish=self._show_progress)
+        again = self._session(session.participant, phase)
         spent = session.traffic
         again.traffic.repeated_bytes = (
             spent.uplink_bytes + spent.downlink_bytes + spent.repeated_bytes
@@ -211,6 +220,7 @@ class SplitServer:
                 )
                 for s in sessions
             },
+            scores={s.participant: s.scores for s in sessions if s.finished and s.scores},
         )
 
     def close_round(self, num_examples: Mapping[int, int]) -> None:
@@ -236,6 +246,11 @@ class SplitServer:
     def load_state_dict(self, state: Snapshot) -> None:
         """Continue from what `state_dict` returned."""
         self.rule.load_state_dict(state["rule"])
+
+    def _session(self, participant: int, phase: Phase) -> ServerSession:
+        return ServerSession(
+            participant, phase, on_finish=self._show_progress, work=self._work.get(participant)
+        )
 
     def _phase_for(
         self, purpose: Purpose, participants: Collection[int], server_round: int
