@@ -49,7 +49,7 @@ def _strategy(kind: type[Full] | type[SFLV1], server: Any = None, **keys: object
     return kind(
         RunContext(
             config=Config.load(keys),
-            clients=Clients(NODES, dict.fromkeys(NODES, [100])),
+            clients=Clients(NODES, {node: [100] for node in NODES}),
             instructions=instructions_of(kind, channel_address="direct:1"),
             note=lambda **_: None,
             server=server,
