@@ -11,6 +11,7 @@ from fedsplit.boundary import State
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import refused
+from fedsplit.split.magnitude import Magnitudes
 from fedsplit.split.payload import Content
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.steps import StepResult, evaluate_step
@@ -29,12 +30,15 @@ class Exchange(ABC):
         Examples in them.
     work : Work | None
         What the participant can do at most; None = as much as it likes.
+    magnitudes : Magnitudes | None
+        How large its smashed data may be; None = as large as they like.
     """
 
     def __init__(self) -> None:
         self.num_steps = 0
         self.num_examples = 0
         self.work: Work | None = None
+        self.magnitudes: Magnitudes | None = None
 
     @property
     def scores(self) -> LocalResult | None:
@@ -99,6 +103,8 @@ class _WireExchange(Exchange):
         content = self._wire.unpack(frame, device=device, batch_size=batch_size)
         if kind is Kind.SMASHED_DATA:
             self._check_work(frame, content.batch_size)
+            if self.magnitudes is not None:
+                self.magnitudes.check(frame, int(self._names[-1]), content.state)
         return content
 
     def _check_work(self, frame: Frame, batch_size: int) -> None:

@@ -15,6 +15,7 @@ from fedsplit.channel.endpoint import OnRevoke, nothing
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
 from fedsplit.snapshot import Snapshot
+from fedsplit.split.magnitude import Magnitudes
 from fedsplit.split.phases import EvaluationPhase, Phase, Purpose, RendezvousPhase, TrainingPhase
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.session import ServerSession
@@ -86,11 +87,16 @@ class SplitServer:
         How the server part learns; it holds the server part.
     wire : Wire
         What crosses.
+    magnitudes : Magnitudes | None
+        How large smashed data may be; None = as large as they like.
     """
 
-    def __init__(self, *, rule: UpdateRule, wire: Wire) -> None:
+    def __init__(
+        self, *, rule: UpdateRule, wire: Wire, magnitudes: Magnitudes | None = None
+    ) -> None:
         self.rule = rule
         self.wire = wire
+        self._magnitudes = magnitudes
         self._sessions: dict[str, ServerSession] = {}
         self._phase: Phase | None = None
         self._progress: Progress = silent
@@ -241,15 +247,22 @@ class SplitServer:
 
     def state_dict(self) -> Snapshot:
         """Return what outlives a round. Call it between rounds."""
-        return {"rule": self.rule.state_dict()}
+        shown = {} if self._magnitudes is None else self._magnitudes.state_dict()
+        return {"rule": self.rule.state_dict(), "magnitudes": shown}
 
     def load_state_dict(self, state: Snapshot) -> None:
         """Continue from what `state_dict` returned."""
         self.rule.load_state_dict(state["rule"])
+        if self._magnitudes is not None:
+            self._magnitudes.load_state_dict(state["magnitudes"])
 
     def _session(self, participant: int, phase: Phase) -> ServerSession:
         return ServerSession(
-            participant, phase, on_finish=self._show_progress, work=self._work.get(participant)
+            participant,
+            phase,
+            on_finish=self._show_progress,
+            work=self._work.get(participant),
+            magnitudes=self._magnitudes,
         )
 
     def _phase_for(

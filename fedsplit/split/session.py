@@ -11,6 +11,7 @@ from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import check_order
+from fedsplit.split.magnitude import Magnitudes
 from fedsplit.split.phases import Phase
 from fedsplit.split.totals import LocalResult, Work
 
@@ -35,6 +36,8 @@ class ServerSession:
         Called when the participant has finished.
     work : Work | None
         What the participant can do at most; None = as much as it likes.
+    magnitudes : Magnitudes | None
+        How large its smashed data may be; None = as large as they like.
 
     Attributes
     ----------
@@ -53,6 +56,7 @@ class ServerSession:
         phase: Phase,
         on_finish: Callable[[], object] = _nobody_waits,
         work: Work | None = None,
+        magnitudes: Magnitudes | None = None,
     ) -> None:
         self.participant = participant
         self.traffic = Traffic()
@@ -64,7 +68,7 @@ class ServerSession:
         self._on_finish = on_finish
         self._phase = phase
         self._exchange = phase.exchange(participant)
-        self._exchange.work = work
+        self._exchange.work, self._exchange.magnitudes = work, magnitudes
         self._opened = False
         self._open = False
         self._revoked = False
