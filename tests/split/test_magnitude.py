@@ -13,7 +13,7 @@ FRAME = Frame(Kind.SMASHED_DATA, 3)
 
 
 def check(found: Magnitudes, participant: int, largest: float) -> None:
-    found.check(FRAME, participant, torch.tensor([[0.5, -largest]]))
+    found.check(FRAME, participant, torch.tensor([[largest / 2, -largest]]))
 
 
 def test_the_magnitude_is_the_largest_absolute_value_of_floating_tensors() -> None:
