@@ -102,4 +102,4 @@ class Magnitudes:
 
 def _largest(tensor: Tensor) -> float:
     lowest, highest = torch.aminmax(tensor.detach())
-    return max(-lowest.item(), highest.item())
+    return torch.maximum(-lowest, highest).item()  # once: a GPU is waited for

@@ -38,7 +38,9 @@ def test_everyone_is_told_how_many_take_part() -> None:
 
 
 def test_two_nodes_with_one_partition() -> None:
-    with pytest.raises(ConfigError, match=r"Two SuperNodes \(nodes 8 and 9\) have partition-id=1.*from 0 to 1"):
+    with pytest.raises(
+        ConfigError, match=r"Two SuperNodes \(nodes 8 and 9\) have partition-id=1.*from 0 to 1"
+    ):
         _discover({8: describes(1, 1), 9: describes(1, 1)})
 
 
