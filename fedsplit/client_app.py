@@ -52,8 +52,9 @@ from fedsplit.seeding import generator
 from fedsplit.split.client import SplitSession, attend_rendezvous
 from fedsplit.split.client_rules import ClientRule, ClientSide, SplitClient
 from fedsplit.split.defences import load_defence
-from fedsplit.split.local import Batch, LocalResult, evaluate_batches, proximal_term
+from fedsplit.split.local import Batch, evaluate_batches, proximal_term
 from fedsplit.split.phases import Purpose
+from fedsplit.split.totals import LocalResult
 from fedsplit.split.training import Training
 
 _RENDEZVOUS_FRAME_BYTES = 4096

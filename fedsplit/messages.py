@@ -41,7 +41,8 @@ NUM_EXAMPLES, LOSS, ACCURACY, CHANNEL_SECONDS = (
 )
 """What every reply measures."""
 
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+"""More images, or clients, than anybody has."""
 
 
 class _Fields(BaseModel):

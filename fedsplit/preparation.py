@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,10 @@ from fedsplit.models.stages import Part
 from fedsplit.models.trainable import unused_weights_of
 from fedsplit.objects import is_object
 from fedsplit.observers import NOBODY, Observers
+from fedsplit.seeding import generator
 from fedsplit.split.client_rules import ClientRule
+from fedsplit.split.defences import load_defence
+from fedsplit.split.magnitude import magnitudes
 from fedsplit.split.wire import Wire
 from fedsplit.wiring import added_modules, make_wire
 
@@ -108,6 +112,20 @@ class Preparation:
         """The joined parts as one function from images to logits."""
         server_part = self.model.server_part()
         return lambda images: server_part(self.model.bottom(images))
+
+
+def initial_magnitudes(prepared: Preparation, config: Config) -> dict[str, float]:
+    """Return how large the smashed data are with the initial weights, by tensor.
+
+    They are those of a batch of test images, protected by the run's defence.
+    """
+    bottom = prepared.model.bottom.eval()
+    size = min(config.batch_size, len(prepared.test))
+    images, _ = prepared.test.batch(torch.arange(size))
+    draw = partial(generator, config.seed, "defence", "initial")
+    with torch.no_grad():
+        smashed = bottom(images.to(config.device))
+        return magnitudes(load_defence(config.defence.name).protect(smashed, draw))
 
 
 def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> Preparation:

@@ -36,13 +36,14 @@ from fedsplit.models.trainable import layer_rates
 from fedsplit.observers import NOBODY, Observers
 from fedsplit.participants import check_clients, max_streams
 from fedsplit.pool import pooled_training
-from fedsplit.preparation import Preparation, prepare
+from fedsplit.preparation import Preparation, initial_magnitudes, prepare
 from fedsplit.references import reference_to
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import last_state
 from fedsplit.rounds import Rounds
 from fedsplit.run_log import note, run_log, say, warn
 from fedsplit.split.loss import balanced_weights
+from fedsplit.split.magnitude import Magnitudes
 from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
 from fedsplit.split.training import Training
@@ -274,7 +275,13 @@ def _served(
         step_seconds=config.channel.step_timeout,
         cut_gradient=prepared.wire.cut_gradient,
     )
-    server = SplitServer(rule=rule_class(prepared.server_part, settings), wire=prepared.wire)
+    server = SplitServer(
+        rule=rule_class(prepared.server_part, settings),
+        wire=prepared.wire,
+        magnitudes=Magnitudes(
+            initial_magnitudes(prepared, config), config.channel.activation_factor
+        ),
+    )
     try:
         channel = engine.open_channel(server, config)
         try:

@@ -23,9 +23,10 @@ from strategies.replies import (
     sort_replies,
     weights_of,
 )
+from strategies.seen import Seen
 
-FaultOf = Callable[[int, Message, int | None], str | None]
-"""Returns what is wrong with a client's reply, given the examples that the split server saw."""
+FaultOf = Callable[[Message, Seen], str | None]
+"""Returns what is wrong with a client's reply, given what is known of its work."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def check_replies(
     asked: Asked,
     kept: KeptByClients,
     report: RoundReport | None,
+    seen: Mapping[int, Seen],
     fault_of: FaultOf,
     *,
     what: str,
@@ -198,6 +200,8 @@ def check_replies(
         Takes the copies of what clients keep out of the replies.
     report : RoundReport | None
         What the split server saw, if there is one.
+    seen : Mapping[int, Seen]
+        Partition id -> what is known of the client's work.
     fault_of : FaultOf
         Checks a reply that is not an error.
     what : str
@@ -208,7 +212,7 @@ def check_replies(
     if report is not None:
         kept.resent_bytes += report.traffic.repeated_bytes
     name_true_reasons(failures, report)
-    reject(good, failures, report, fault_of)
+    reject(good, failures, report, seen, fault_of)
     kept.accept(good, failures)
     log_failures(failures, what)
     return good, failures
@@ -218,12 +222,12 @@ def reject(
     good: dict[int, Message],
     failures: dict[int, str],
     report: RoundReport | None,
+    seen: Mapping[int, Seen],
     fault_of: FaultOf,
 ) -> None:
     """Move every faulty reply from the good ones to the failures."""
     for client, reply in list(good.items()):
-        seen = report.num_examples.get(client, 0) if report else None
-        fault = fault_of(client, reply, seen)
+        fault = fault_of(reply, seen[client])
         if fault is not None:
             failures[client] = report.failures.get(client, fault) if report else fault
             del good[client]

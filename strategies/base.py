@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from logging import INFO
 from typing import ClassVar
 
@@ -44,6 +45,9 @@ from strategies.combination import combine_contributions, combine_scores
 from strategies.context import RunContext
 from strategies.kept import KeptByClients
 from strategies.replies import fault_of_metrics, fault_of_train_reply, measurements_of, without
+from strategies.seen import Seen
+
+_LEFT_OUT_OF = {Purpose.TRAIN: "round", Purpose.EVALUATE: "the evaluation of round"}
 
 
 class FederatedStrategy(Strategy):
@@ -147,10 +151,7 @@ class FederatedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' measurements; a failed client leaves out only its own share."""
-        good, _, report = self._checked(
-            *(server_round, replies, "the evaluation of round"),
-            lambda _, reply, seen: fault_of_metrics(reply, num_examples=seen),
-        )
+        good, _, report = self._checked(server_round, replies, Purpose.EVALUATE, fault_of_metrics)
         measured = {client: measurements_of(reply) for client, reply in good.items()}
         self._run.note_clients("validation", results_of([measured]))
         with_examples = [r for r in good.values() if measurements_of(r).num_examples > 0]
@@ -224,7 +225,11 @@ class FederatedStrategy(Strategy):
         self._asked, self._tokens = Asked(participants, arrays), {}
         if self.server is not None:
             self._tokens = self.server.open_round(
-                purpose, sampled, server_round, progress=self._run.progress
+                purpose,
+                sampled,
+                server_round,
+                progress=self._run.progress,
+                work={k: self.clients.work(purpose, k, self.config) for k in sampled},
             )
         return list(participants.values())
 
@@ -239,12 +244,15 @@ class FederatedStrategy(Strategy):
         )
 
     def _checked(
-        self, server_round: int, replies: Iterable[Message], what: str, fault_of: FaultOf
+        self, server_round: int, replies: Iterable[Message], purpose: Purpose, fault_of: FaultOf
     ) -> tuple[dict[int, Message], dict[int, str], RoundReport | None]:
         """End the round's streams, and return its good replies and why the others do not count."""
         report = self.server.report() if self.server is not None else None
+        rule, work = self.client_rule, partial(self.clients.work, purpose, config=self.config)
+        seen = {k: Seen.of(k, report, work(k), rule, purpose) for k in self._asked.participants}
+        what = f"{_LEFT_OUT_OF[purpose]} {server_round}"
         good, failures = check_replies(
-            replies, self._asked, self._kept, report, fault_of, what=f"{what} {server_round}"
+            replies, self._asked, self._kept, report, seen, fault_of, what=what
         )
         return good, failures, report
 
@@ -258,17 +266,9 @@ class FederatedStrategy(Strategy):
 
     def _accept(self, server_round: int, replies: Iterable[Message]) -> Answered:
         """End the streams of a training round, and keep the replies that are complete."""
-        rule, epochs = self.client_rule, self.config.local_epochs
-        keys = [field.key for field in rule.metrics]
-
-        def fault_of(client: int, reply: Message, seen: int | None) -> str | None:
-            shard = sum(self.clients.class_counts[client])
-            at_most = None if rule.sends_every_batch else epochs * shard
-            return fault_of_train_reply(
-                reply, sent=self._asked.sent, num_examples=seen, metrics=keys, at_most=at_most
-            )
-
-        good, failures, report = self._checked(server_round, replies, "round", fault_of)
+        keys = [field.key for field in self.client_rule.metrics]
+        fault_of = partial(fault_of_train_reply, sent=self._asked.sent, metrics=keys)
+        good, failures, report = self._checked(server_round, replies, Purpose.TRAIN, fault_of)
         return accepted(
             good,
             failures,

@@ -16,12 +16,14 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsplit.config import Config
-from fedsplit.errors import ConfigError, RunError
+from fedsplit.errors import ConfigError, RunError, shorten
 from fedsplit.messages import CONFIG, DESCRIBE, Description, Instructions
-from fedsplit.run_log import say
+from fedsplit.names import some
+from fedsplit.run_log import say, warn
 from fedsplit.seeding import generator
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import RoundReport, SplitServer
+from fedsplit.split.totals import Work
 from strategies.replies import reason_of
 
 
@@ -37,14 +39,26 @@ class Clients:
         Partition id -> training images of each class.
     digests : Mapping[int, str]
         Partition id -> digest of its images; empty if the run writes no checkpoints.
-    num_validation : int
-        Images that all clients together hold out for federated evaluation.
+    validation : Mapping[int, int]
+        Partition id -> images that it holds out for federated evaluation.
     """
 
     node_ids: Mapping[int, int]
     class_counts: Mapping[int, Sequence[int]]
     digests: Mapping[int, str] = field(default_factory=dict)
-    num_validation: int = 0
+    validation: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def num_validation(self) -> int:
+        """Images that all clients together hold out."""
+        return sum(self.validation.values())
+
+    def work(self, purpose: Purpose, client: int, config: Config) -> Work:
+        """Return what a client's images allow it to do in a round."""
+        if purpose is Purpose.TRAIN:
+            shard = sum(self.class_counts[client])
+            return Work.of(shard, config.batch_size, config.local_epochs)
+        return Work.of(self.validation.get(client, 0), config.batch_size)
 
     @classmethod
     def discover(
@@ -91,44 +105,46 @@ class Clients:
             )
             queries.append(Message(RecordDict({CONFIG: told.to_record()}), node, DESCRIBE))
         replies = list(grid.send_and_receive(queries, timeout=config.round_timeout))
-        clients = cls._from_replies(replies, count)
+        answers, faults = _sort_answers(replies, instructions.num_labels)
+        silent = set(nodes) - answers.keys() - faults.keys()
+        why = f"it did not answer within round-timeout = {config.round_timeout:g} seconds"
+        clients = cls._of(answers, faults | dict.fromkeys(sorted(silent), why), count)
         if rendezvous is not None:
             _check_rendezvous(rendezvous.report(), config)
         return clients
 
     @classmethod
-    def _from_replies(cls, replies: Iterable[Message], count: int) -> Self:
+    def _of(cls, answers: Mapping[int, Description], faults: Mapping[int, str], count: int) -> Self:
+        """Return the clients that the nodes' answers describe; the others are left out."""
+        found: dict[int, Description] = {}
         node_ids: dict[int, int] = {}
-        class_counts: dict[int, list[int]] = {}
-        digests: dict[int, str] = {}
-        num_validation = 0
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            if reply.has_error():
-                raise RunError(f"A client cannot take part: {reason_of(reply.error)}")
-            answer = Description.from_record(reply.content.config_records[CONFIG])
-            partition_id = answer.partition_id
-            if partition_id in node_ids:
+        for node, answer in answers.items():
+            client = answer.partition_id
+            if client in node_ids:
                 raise ConfigError(
-                    f"Two SuperNodes have partition-id={partition_id}. Give each its own number "
-                    f"from 0 to {count - 1} in its --node-config."
+                    f"Two SuperNodes (nodes {node_ids[client]} and {node}) have "
+                    f"partition-id={client}. Give each its own number from 0 to {count - 1} in its "
+                    "--node-config."
                 )
-            if partition_id < count:
-                node_ids[partition_id] = node
-                class_counts[partition_id] = list(answer.class_counts)
-                digests[partition_id] = answer.digest
-                num_validation += answer.num_validation
-        missing = sorted(set(range(count)) - set(node_ids))
+            if client < count:
+                node_ids[client], found[client] = node, answer
+        missing = [client for client in range(count) if client not in found]
+        told = _told(faults)
+        if missing and faults:
+            raise RunError(f"{_cannot(len(faults))} take part: {shorten(told)}")
         if missing:
             raise ConfigError(
                 f"num-clients = {count}, but no SuperNode answered with partition-id "
                 f"{', '.join(map(str, missing))}. The ids must be 0 to {count - 1}."
             )
+        if faults:
+            warn(f"{_cannot(len(faults))} take part, and the run needs none of them: {told}")
+        clients = range(count)
         return cls(
-            {client: node_ids[client] for client in range(count)},
-            {client: class_counts[client] for client in range(count)},
-            {client: digests[client] for client in range(count)},
-            num_validation,
+            {client: node_ids[client] for client in clients},
+            {client: list(found[client].class_counts) for client in clients},
+            {client: found[client].digest for client in clients},
+            {client: found[client].num_validation for client in clients},
         )
 
     def sample(self, fraction: float, seed: int, *names: str | int) -> list[int]:
@@ -154,6 +170,47 @@ class Clients:
 def sample_size(fraction: float, total: int) -> int:
     """Return how many of all clients a round samples, if it samples any."""
     return max(1, round(fraction * total))
+
+
+def _cannot(count: int) -> str:
+    return "A client cannot" if count == 1 else f"{count} clients cannot"
+
+
+def _told(faults: Mapping[int, str]) -> str:
+    """Return why nodes cannot take part: those with one reason together."""
+    nodes: dict[str, list[str]] = {}
+    for node, reason in faults.items():
+        nodes.setdefault(reason, []).append(str(node))
+    return "; ".join(
+        f"node{'s' if len(found) > 1 else ''} {some(found)}: {reason}"
+        for reason, found in nodes.items()
+    )
+
+
+def _sort_answers(
+    replies: Iterable[Message], num_labels: int
+) -> tuple[dict[int, Description], dict[int, str]]:
+    """Return what each node says about itself, and why others' answers do not count."""
+    answers: dict[int, Description] = {}
+    faults: dict[int, str] = {}
+    for reply in replies:
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            faults[node] = reason_of(reply.error)
+            continue
+        try:
+            answer = Description.from_record(reply.content.config_records[CONFIG])
+        except KeyError:
+            records = shorten(sorted(reply.content))
+            faults[node] = f"its answer holds the records {records}, not '{CONFIG}'"
+        except RunError as error:
+            faults[node] = str(error)
+        else:
+            if len(answer.class_counts) == num_labels:
+                answers[node] = answer
+            else:
+                faults[node] = f"it counts {len(answer.class_counts)} classes, not {num_labels}"
+    return answers, faults
 
 
 def _check_rendezvous(report: RoundReport, config: Config) -> None:

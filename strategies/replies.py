@@ -17,6 +17,7 @@ from fedsplit.errors import shorten
 from fedsplit.flower_internals import mean_of_metrics as _mean_of_metrics
 from fedsplit.messages import ARRAYS, METRICS, NUM_EXAMPLES, Measurements
 from fedsplit.names import some
+from strategies.seen import Seen
 
 NO_REPLY = "no reply within round-timeout"
 _RAISED = re.compile(r"<class '(?:\w+\.)*(\w+)'>:<'([^.]*)")
@@ -84,11 +85,10 @@ def sort_replies(
 
 def fault_of_train_reply(
     reply: Message,
+    seen: Seen,
     *,
     sent: ArrayRecord,
-    num_examples: int | None,
     metrics: Sequence[str] = (),
-    at_most: int | None = None,
 ) -> str | None:
     """Return what is wrong with a reply to a train message, or None.
 
@@ -96,22 +96,19 @@ def fault_of_train_reply(
     ----------
     reply : Message
         A reply that is not an error reply.
+    seen : Seen
+        What is known of the client's work.
     sent : ArrayRecord
         The weights the client was given; it must return the same names, shapes and dtypes. If
         clients have none to train, its reply must have no record of weights.
-    num_examples : int | None
-        Examples the split server counted for this client; None without a split server.
     metrics : Sequence[str]
         Keys of the client rule's own metrics, all of which are required.
-    at_most : int | None
-        The largest number of examples that it can have trained on, if not every batch reaches the
-        split server. None: every batch does, so both counts must be equal.
     """
     records = [ARRAYS, METRICS] if sent else [METRICS]
     if sorted(reply.content) != records or (sent and not reply.content.array_records):
         named = " and ".join(f"'{record}'" for record in records)
         return f"its reply holds the records {sorted(reply.content)}, not {named}"
-    fault = fault_of_metrics(reply, num_examples=num_examples, metrics=metrics, at_most=at_most)
+    fault = fault_of_metrics(reply, seen, metrics)
     if fault is not None:
         return fault
     if measurements_of(reply, metrics).num_examples < 1:
@@ -124,26 +121,15 @@ def fault_of_train_reply(
     )
 
 
-def fault_of_metrics(
-    reply: Message,
-    num_examples: int | None,
-    *,
-    metrics: Sequence[str] = (),
-    at_most: int | None = None,
-) -> str | None:
+def fault_of_metrics(reply: Message, seen: Seen, metrics: Sequence[str] = ()) -> str | None:
     """Return what is wrong with the metrics of a reply, or None (see `fault_of_train_reply`)."""
     if list(reply.content.metric_records) != [METRICS]:
         return "its reply holds no 'metrics'"
     try:
-        count = measurements_of(reply, metrics).num_examples
+        told = measurements_of(reply, metrics)
     except ValueError as error:
         return shorten(error)
-    if at_most is not None and count > at_most:
-        return f"it claims {count} examples, but it has {at_most} in a round"
-    differs = count != num_examples if at_most is None else count < (num_examples or 0)
-    if num_examples is not None and differs:
-        return f"it claims {count} examples where the split server saw {num_examples}"
-    return None
+    return seen.fault_of(told)
 
 
 def measurements_of(reply: Message, metrics: Sequence[str] = ()) -> Measurements:

@@ -34,6 +34,13 @@ class ChannelConfig(Section):
         "0 = it is left out of the round at once",
     )
 
+    activation_factor: float = Field(
+        10.0,
+        ge=0.0,
+        description="how many times as large as all that the run has shown so far the values of a "
+        "client's smashed data may be; more is refused; 0 = as large as they like",
+    )
+
     @field_validator("address")
     @classmethod
     def _loopback_only(cls, address: str) -> str:

@@ -21,8 +21,9 @@ from fedsplit.fields import Field
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client import SplitSession
 from fedsplit.split.defences import NO_DEFENCE, Defence
-from fedsplit.split.local import Batch, BatchLoss, LocalResult, train_batches
+from fedsplit.split.local import Batch, BatchLoss, train_batches
 from fedsplit.split.steps import StepResult, score
+from fedsplit.split.totals import LocalResult
 from fedsplit.split.training import Training
 
 
@@ -72,6 +73,11 @@ class ClientRule(ABC):
     """Whether the server returns the cut gradient."""
     sends_every_batch: ClassVar[bool] = True
     """Whether every batch reaches the split server, which then checks the number of examples."""
+    scores_on_server: ClassVar[bool] = True
+    """Whether loss and accuracy of a vanilla round are those that the split server has computed.
+
+    Then a reply with others is refused. A rule that reports another score says so here.
+    """
     works_u_shaped: ClassVar[bool] = True
     """Whether it works in the U-shaped topology, where labels and top stay with the client."""
     metrics: ClassVar[tuple[Field, ...]] = ()

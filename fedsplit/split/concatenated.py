@@ -11,9 +11,10 @@ from torch import nn
 from fedsplit.boundary import State, concatenate, each, examples, length, zeros
 from fedsplit.errors import ChannelError
 from fedsplit.split import pieces
+from fedsplit.split.magnitude import magnitudes
 from fedsplit.split.rules import RuleSettings
 from fedsplit.split.shared import SharedServerPart
-from fedsplit.split.steps import PendingStep
+from fedsplit.split.steps import PendingStep, guarded_buffers
 
 _ForAll = Callable[[Mapping[int, State]], Mapping[int, State]]
 
@@ -60,7 +61,8 @@ class Concatenated(SharedServerPart):
         self._sizes = {k: length(state) for k, state in smashed.items()}
         self._smashed = concatenate(list(smashed.values()))
         run = partial(pieces.forward, self.server_part, lengths=list(self._sizes.values()))
-        self._pending = PendingStep(run, self._smashed, cut_gradient=self.settings.cut_gradient)
+        with guarded_buffers(self.server_part, lambda: _largest(smashed)):
+            self._pending = PendingStep(run, self._smashed, cut_gradient=self.settings.cut_gradient)
         slices = self._slices(self._pending.output)
         # Copies, as over a wire: arithmetic can depend on alignment.
         return {k: each(part, torch.clone) for k, part in slices.items()}
@@ -97,6 +99,12 @@ class Concatenated(SharedServerPart):
             slices[participant] = examples(state, start, start + size, total)
             start += size
         return slices
+
+
+def _largest(smashed: Mapping[int, State]) -> str:
+    sizes = {k: max(magnitudes(state).values(), default=0.0) for k, state in smashed.items()}
+    largest = max(sizes, key=sizes.__getitem__)
+    return f"A step (the largest values in it, up to {sizes[largest]:.3g}, are client {largest}'s)"
 
 
 def _scaled(state: State, factor: float) -> State:

@@ -16,6 +16,7 @@ from fedsplit.exchanged_state import copy_to_train, exchanged, load_exchanged
 from fedsplit.scratch import Scratch
 from fedsplit.snapshot import separate
 from fedsplit.split.accumulation import Accumulation
+from fedsplit.split.checks import all_finite
 from fedsplit.split.lockstep import GiveUp, keep
 from fedsplit.split.rules import RuleSettings, UpdateRule
 from fedsplit.split.steps import PendingStep
@@ -82,8 +83,7 @@ class PerParticipantCopies(UpdateRule):
         """Write the trained copy to disk, unless its last step has diverged."""
         server_copy, steps = self._training.pop(participant)
         steps.finish()
-        trained = [weight for weight in server_copy.parameters() if weight.requires_grad]
-        if not all(bool(torch.isfinite(weight).all()) for weight in trained):
+        if not all(map(all_finite, exchanged(server_copy).values())):
             raise ChannelError(
                 f"Training diverged: client {participant}'s copy of the server part holds NaN or "
                 "infinity. Lower learning-rate."

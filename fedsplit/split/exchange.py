@@ -10,9 +10,12 @@ from torch import nn
 from fedsplit.boundary import State
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
+from fedsplit.split.checks import refused
+from fedsplit.split.magnitude import Magnitudes
 from fedsplit.split.payload import Content
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.steps import evaluate_step
+from fedsplit.split.steps import StepResult, evaluate_step
+from fedsplit.split.totals import LocalResult, Total, Work
 from fedsplit.split.wire import LABELS, Names, Wire
 
 
@@ -25,11 +28,22 @@ class Exchange(ABC):
         Batches that have been answered completely.
     num_examples : int
         Examples in them.
+    work : Work | None
+        What the participant can do at most; None = as much as it likes.
+    magnitudes : Magnitudes | None
+        How large its smashed data may be; None = as large as they like.
     """
 
     def __init__(self) -> None:
         self.num_steps = 0
         self.num_examples = 0
+        self.work: Work | None = None
+        self.magnitudes: Magnitudes | None = None
+
+    @property
+    def scores(self) -> LocalResult | None:
+        """What the server has computed of these batches, or None: the client has the labels."""
+        return None
 
     @property
     def between_steps(self) -> bool:
@@ -86,24 +100,62 @@ class _WireExchange(Exchange):
             raise unexpected(frame)
         parameters = self._server_part.parameters()
         device = next((p.device for p in parameters), torch.device("cpu"))
-        return self._wire.unpack(frame, device=device, batch_size=batch_size)
+        content = self._wire.unpack(frame, device=device, batch_size=batch_size)
+        if kind is Kind.SMASHED_DATA:
+            self._check_work(frame, content.batch_size)
+            if self.magnitudes is not None:
+                self.magnitudes.check(frame, int(self._names[-1]), content.state)
+        return content
+
+    def _check_work(self, frame: Frame, batch_size: int) -> None:
+        """Refuse a batch that the participant's images cannot make: it would weigh too much."""
+        if self.work is None:
+            return
+        num_images, steps, examples = self.work
+        if self.num_steps >= steps or self.num_examples + batch_size > examples:
+            raise refused(
+                frame,
+                f"with {batch_size} examples follows {self.num_examples} in {self.num_steps} "
+                f"batches: the {num_images} images of the client make at most {examples} in "
+                f"{steps} a round",
+            )
 
 
-class EvaluationExchange(_WireExchange):
+class _ScoredExchange(_WireExchange):
+    """An exchange in which the server has the labels."""
+
+    def __init__(self, wire: Wire, names: Names, server_part: nn.Module) -> None:
+        super().__init__(wire, names, server_part)
+        self._total = Total()
+
+    @property
+    def scores(self) -> LocalResult | None:
+        """What the server has computed: the client adds up the same numbers."""
+        return self._total.result()
+
+    def _scored(self, result: StepResult, batch_size: int) -> StepResult:
+        """Count a batch; return its score as it crosses."""
+        sent = StepResult(result.loss.detach().float(), result.num_correct)
+        self._total.add(sent, batch_size)
+        self._step_done(batch_size)
+        return sent
+
+
+class EvaluationExchange(_ScoredExchange):
     """Vanilla, evaluation: receives smashed data and labels, returns loss and correct count."""
 
     def answer(self, frame: Frame) -> Frame:
         """Answer ``SMASHED_DATA`` with ``EVALUATION``."""
         content = self._received(frame, Kind.SMASHED_DATA)
         result = evaluate_step(self._server_part, content.state, content.scores[LABELS])
-        self._step_done(content.batch_size)
+        loss, num_correct = self._scored(result, content.batch_size)
         return self._wire.pack(
             Kind.EVALUATION,
             frame.step,
             {},
             stream=self._names,
-            loss=result.loss.float(),
-            num_correct=result.num_correct,
+            loss=loss,
+            num_correct=num_correct,
         )
 
 
@@ -122,7 +174,7 @@ class TrunkExchange(_WireExchange):
         return self._wire.pack(Kind.TRUNK_OUTPUT, frame.step, output, stream=self._names)
 
 
-class TrainingExchange(_WireExchange):
+class TrainingExchange(_ScoredExchange):
     """Vanilla, training: receives smashed data and labels, returns cut gradient and loss."""
 
     def __init__(self, wire: Wire, names: Names, rule: UpdateRule) -> None:
@@ -136,14 +188,14 @@ class TrainingExchange(_WireExchange):
         result, cut_gradient = self._rule.step(
             self._participant, content.state, content.scores[LABELS]
         )
-        self._step_done(content.batch_size)
+        loss, num_correct = self._scored(result, content.batch_size)
         return self._wire.pack(
             Kind.CUT_GRADIENT,
             frame.step,
             cut_gradient,
             stream=self._names,
-            loss=result.loss.detach().float(),
-            num_correct=result.num_correct,
+            loss=loss,
+            num_correct=num_correct,
         )
 
 

@@ -12,7 +12,7 @@ from fedsplit.seeding import generator
 from fedsplit.split.lockstep import GiveUp, keep
 from fedsplit.split.rules import RuleSettings
 from fedsplit.split.shared import SharedServerPart
-from fedsplit.split.steps import PendingStep
+from fedsplit.split.steps import PendingStep, guarded_buffers
 from fedsplit.split.turns import Turns
 
 
@@ -47,7 +47,7 @@ class InTurn(SharedServerPart):
         """Wait until the step is complete and for the participant's turn in it; then compute."""
         self._lockstep.together(participant, None, self._draw_order)
         self._turns.take(participant)
-        output = self._computed(self._forward, smashed)
+        output = self._computed(self._forward, participant, smashed)
         self._turns.lend(participant)
         self._lockstep.answer(participant)
         return output
@@ -72,10 +72,11 @@ class InTurn(SharedServerPart):
         super().interrupt()
         self._turns.close()
 
-    def _forward(self, smashed: State) -> State:
-        self._pending = PendingStep(
-            self.server_part, smashed, cut_gradient=self.settings.cut_gradient
-        )
+    def _forward(self, participant: int, smashed: State) -> State:
+        with guarded_buffers(self.server_part, lambda: f"A batch of client {participant}"):
+            self._pending = PendingStep(
+                self.server_part, smashed, cut_gradient=self.settings.cut_gradient
+            )
         return self._pending.output
 
     def _backward(self, gradient: State) -> State:

@@ -15,6 +15,7 @@ from fedsplit.interruption import check_interruption
 from fedsplit.snapshot import Snapshot, is_finite, load_optimizer_state, optimizer_state
 from fedsplit.split.accumulation import Accumulation
 from fedsplit.split.steps import StepResult
+from fedsplit.split.totals import LocalResult, Total
 from fedsplit.split.training import Training
 
 Batch = tuple[Tensor, Tensor]
@@ -45,14 +46,6 @@ Objective = Callable[[Tensor, Tensor], BatchLoss]
 """Maps a batch to its loss: through the whole model, or through a split session."""
 
 
-class LocalResult(NamedTuple):
-    """The outcome of a pass over batches: means over examples."""
-
-    num_examples: int
-    loss: float
-    accuracy: float
-
-
 def train_batches(
     batches: Iterable[Batch],
     objective: Objective,
@@ -75,7 +68,7 @@ def train_batches(
     before_step : Callable[[], None]
         May change the gradients before each step.
     """
-    total = _Total()
+    total = Total()
     steps = Accumulation(optimizer, training, before_step)
     for images, labels in batches:
         check_interruption()
@@ -180,24 +173,8 @@ def evaluate_batches(
     batches: Iterable[Batch], objective: Callable[[Tensor, Tensor], StepResult]
 ) -> LocalResult:
     """Score every batch; nothing is trained."""
-    total = _Total()
+    total = Total()
     for images, labels in batches:
         check_interruption()
         total.add(objective(images, labels), len(labels))
     return total.result()
-
-
-class _Total:
-    def __init__(self) -> None:
-        self.num_examples = 0
-        self.loss = 0.0
-        self.num_correct = 0
-
-    def add(self, result: StepResult, num_examples: int) -> None:
-        self.num_examples += num_examples
-        self.loss += float(result.loss.detach()) * num_examples
-        self.num_correct += int(result.num_correct)
-
-    def result(self) -> LocalResult:
-        count = max(self.num_examples, 1)
-        return LocalResult(self.num_examples, self.loss / count, self.num_correct / count)

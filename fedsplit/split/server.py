@@ -6,7 +6,8 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from torch import nn
 
@@ -14,12 +15,15 @@ from fedsplit.channel.endpoint import OnRevoke, nothing
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
 from fedsplit.snapshot import Snapshot
+from fedsplit.split.magnitude import Magnitudes
 from fedsplit.split.phases import EvaluationPhase, Phase, Purpose, RendezvousPhase, TrainingPhase
 from fedsplit.split.rules import UpdateRule
 from fedsplit.split.session import ServerSession
+from fedsplit.split.totals import LocalResult, Work
 from fedsplit.split.wire import Wire
 
 _log = logging.getLogger(__name__)
+_NO_LIMITS: Mapping[int, Work] = MappingProxyType({})
 Progress = Callable[[int, int, Purpose], object]
 """Called with the number of finished participants, the number of all, and the purpose."""
 
@@ -62,12 +66,16 @@ class RoundReport:
         Participant -> why it did not finish.
     streams : Mapping[int, StreamReport]
         Participant -> its own stream.
+    scores : Mapping[int, LocalResult]
+        Participant -> what the server has computed of its batches, for those that finished, where
+        the server has the labels.
     """
 
     traffic: Traffic
     num_examples: Mapping[int, int]
     failures: Mapping[int, str]
     streams: Mapping[int, StreamReport]
+    scores: Mapping[int, LocalResult] = field(default_factory=dict)
 
 
 class SplitServer:
@@ -79,14 +87,20 @@ class SplitServer:
         How the server part learns; it holds the server part.
     wire : Wire
         What crosses.
+    magnitudes : Magnitudes | None
+        How large smashed data may be; None = as large as they like.
     """
 
-    def __init__(self, *, rule: UpdateRule, wire: Wire) -> None:
+    def __init__(
+        self, *, rule: UpdateRule, wire: Wire, magnitudes: Magnitudes | None = None
+    ) -> None:
         self.rule = rule
         self.wire = wire
+        self._magnitudes = magnitudes
         self._sessions: dict[str, ServerSession] = {}
         self._phase: Phase | None = None
         self._progress: Progress = silent
+        self._work: Mapping[int, Work] = _NO_LIMITS
         self._progress_lock = threading.Lock()
 
     @property
@@ -111,6 +125,7 @@ class SplitServer:
         server_round: int = 1,
         *,
         progress: Progress = silent,
+        work: Mapping[int, Work] = _NO_LIMITS,
     ) -> dict[int, str]:
         """Begin a round and return one token per participant, valid for one session.
 
@@ -124,16 +139,16 @@ class SplitServer:
             From 1; learning rate and random orders derive from it.
         progress : Progress
             Called whenever a participant finishes, never by two threads at once.
+        work : Mapping[int, Work]
+            Participant -> what it can do at most. One that is not named can do as it likes.
         """
         self.report()  # ends a previous round that was never reported
-        self._progress = progress
+        self._progress, self._work = progress, work
         self._phase = phase = self._phase_for(purpose, participants, server_round)
         tokens: dict[int, str] = {}
         for participant in participants:
             tokens[participant] = secrets.token_urlsafe(32)
-            self._sessions[tokens[participant]] = ServerSession(
-                participant, phase, on_finish=self._show_progress
-            )
+            self._sessions[tokens[participant]] = self._session(participant, phase)
         return tokens
 
     def knows(self, token: str) -> bool:
@@ -184,7 +199,7 @@ class SplitServer:
         session.revoke("its process has died")
         phase.drop(session.participant)
         renewed = secrets.token_urlsafe(32)
-        again = ServerSession(session.participant, phase, on_finish=self._show_progress)
+        again = self._session(session.participant, phase)
         spent = session.traffic
         again.traffic.repeated_bytes = (
             spent.uplink_bytes + spent.downlink_bytes + spent.repeated_bytes
@@ -211,6 +226,7 @@ class SplitServer:
                 )
                 for s in sessions
             },
+            scores={s.participant: s.scores for s in sessions if s.finished and s.scores},
         )
 
     def close_round(self, num_examples: Mapping[int, int]) -> None:
@@ -231,11 +247,23 @@ class SplitServer:
 
     def state_dict(self) -> Snapshot:
         """Return what outlives a round. Call it between rounds."""
-        return {"rule": self.rule.state_dict()}
+        shown = {} if self._magnitudes is None else self._magnitudes.state_dict()
+        return {"rule": self.rule.state_dict(), "magnitudes": shown}
 
     def load_state_dict(self, state: Snapshot) -> None:
         """Continue from what `state_dict` returned."""
         self.rule.load_state_dict(state["rule"])
+        if self._magnitudes is not None:
+            self._magnitudes.load_state_dict(state["magnitudes"])
+
+    def _session(self, participant: int, phase: Phase) -> ServerSession:
+        return ServerSession(
+            participant,
+            phase,
+            on_finish=self._show_progress,
+            work=self._work.get(participant),
+            magnitudes=self._magnitudes,
+        )
 
     def _phase_for(
         self, purpose: Purpose, participants: Collection[int], server_round: int

@@ -11,7 +11,9 @@ from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import check_order
+from fedsplit.split.magnitude import Magnitudes
 from fedsplit.split.phases import Phase
+from fedsplit.split.totals import LocalResult, Work
 
 NEVER_OPENED = "it never opened its stream"
 _REVOKED = "it had not finished when the round ended"
@@ -32,6 +34,10 @@ class ServerSession:
         What the round is for.
     on_finish : Callable[[], object]
         Called when the participant has finished.
+    work : Work | None
+        What the participant can do at most; None = as much as it likes.
+    magnitudes : Magnitudes | None
+        How large its smashed data may be; None = as large as they like.
 
     Attributes
     ----------
@@ -45,7 +51,12 @@ class ServerSession:
     """
 
     def __init__(
-        self, participant: int, phase: Phase, on_finish: Callable[[], object] = _nobody_waits
+        self,
+        participant: int,
+        phase: Phase,
+        on_finish: Callable[[], object] = _nobody_waits,
+        work: Work | None = None,
+        magnitudes: Magnitudes | None = None,
     ) -> None:
         self.participant = participant
         self.traffic = Traffic()
@@ -57,6 +68,7 @@ class ServerSession:
         self._on_finish = on_finish
         self._phase = phase
         self._exchange = phase.exchange(participant)
+        self._exchange.work, self._exchange.magnitudes = work, magnitudes
         self._opened = False
         self._open = False
         self._revoked = False
@@ -68,6 +80,11 @@ class ServerSession:
     def num_examples(self) -> int:
         """Examples in the batches that have been answered in full."""
         return self._exchange.num_examples
+
+    @property
+    def scores(self) -> LocalResult | None:
+        """What the server has computed of these batches, or None: the client has the labels."""
+        return self._exchange.scores
 
     @property
     def num_steps(self) -> int:

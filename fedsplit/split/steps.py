@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fedsplit.boundary import State, each
 from fedsplit.errors import ChannelError
+from fedsplit.split.checks import all_finite
 
 
 class StepResult(NamedTuple):
@@ -42,6 +44,36 @@ def check_gradients(part: nn.Module) -> None:
         raise ChannelError(
             "Training diverged: the gradient of a step has NaN or infinity in it. Lower "
             "learning-rate."
+        )
+
+
+@contextmanager
+def guarded_buffers(part: nn.Module, whose: Callable[[], str]) -> Iterator[None]:
+    """Put a part's buffers back if the block makes one of them NaN or infinite.
+
+    A batch norm takes over the statistics of a batch in the forward pass, and infinity stays.
+
+    Parameters
+    ----------
+    part : nn.Module
+        What computes in the block.
+    whose : Callable[[], str]
+        Names the batch, for the error.
+
+    Raises
+    ------
+    ChannelError
+        If it was necessary.
+    """
+    # Statistics, and counters: an index table is neither, and can be large.
+    kept = [(b, b.clone()) for b in part.buffers() if b.is_floating_point() or not b.ndim]
+    yield
+    if not all(all_finite(buffer) for buffer, _ in kept):
+        for buffer, before in kept:
+            buffer.copy_(before)
+        raise ChannelError(
+            f"{whose()} makes running statistics of the server part NaN or infinite. They are "
+            "as before. Lower learning-rate."
         )
 
 

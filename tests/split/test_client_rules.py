@@ -25,10 +25,11 @@ from fedsplit.split.client_rules import (
 )
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.defences import NO_DEFENCE, Defence
-from fedsplit.split.local import BatchLoss, LocalResult, evaluate_batches
+from fedsplit.split.local import BatchLoss, evaluate_batches
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import SplitServer
 from fedsplit.split.steps import score
+from fedsplit.split.totals import LocalResult
 from fedsplit.split.training import Training
 from fedsplit.split.wire import Wire
 from tests.split.toys import (

@@ -304,6 +304,20 @@ def test_a_copy_that_has_diverged_is_not_kept() -> None:
     rule.close()
 
 
+def test_a_copy_whose_statistics_are_infinite_is_not_kept() -> None:
+    """Break it: check parameters only, and the average of the copies is infinite for good."""
+    part = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 5))
+    rule = rule_of(part)
+    rule.begin(1)
+    smashed, labels = smashed_of(1, 8)[0]
+    rule.step(1, smashed * 1e30, labels)
+    with pytest.raises(ChannelError, match="client 1's copy of the server part holds NaN or inf"):
+        rule.finish(1)
+    rule.close_round({})
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in part.state_dict().values())
+    rule.close()
+
+
 @pytest.mark.parametrize(
     ("fault", "remedy"),
     [

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedsplit.errors import ChannelError
 from fedsplit.split.in_turn import InTurn
 from fedsplit.split.phases import Purpose
 from fedsplit.split.steps import score
@@ -209,3 +210,18 @@ def test_the_rounds_rate_reaches_the_lasting_optimizer(serve_direct: Serve) -> N
     assert rates == pytest.approx([0.1, 0.05, 0.025])
     assert server.rule.optimizer is optimizer
     assert all(state["momentum_buffer"].abs().sum() > 0 for state in optimizer.state.values())
+
+
+def test_a_batch_that_makes_statistics_infinite_is_refused_and_they_are_as_before() -> None:
+    """Break it: check gradients only; a batch norm keeps infinity for good."""
+    part = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 5)).train()
+    rule = InTurn(part, settings_of())
+    rule.open_round(1, [3])
+    rule.begin(3)
+    images, labels = batches_of(3, 8)[0]
+    rule.step(3, images[:, :4], labels)
+    before = weights_of(part)
+    with pytest.raises(ChannelError, match=r"A batch of client 3 makes running statistics"):
+        rule.step(3, images[:, :4] * 1e30, labels)
+    assert_same_bits(weights_of(part), before)
+    rule.close()

@@ -12,6 +12,7 @@ from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import SplitServer
+from fedsplit.split.totals import Work
 from tests.split.rounds import BAD, GOOD, changed, good_frame, reference_round, spoiled
 from tests.split.toys import (
     Client,
@@ -103,6 +104,30 @@ def test_a_bad_frame_is_refused_and_changes_nothing(serve: Serve, frame: Frame, 
     assert_same_bits(weights_of(server.server_part), before)
     server.close_round(report.num_examples)
     assert_close(weights_of(server.server_part), reference_round(), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ([4, 4, 4], r"4 examples follows 8 in 2 batches: the 8 images .* 8 in 2 a round"),
+        ([1, 1, 1], "1 examples follows 2 in 2 batches"),  # more steps, with fewer examples
+        ([4, 5], "5 examples follows 4 in 1 batches"),
+    ],
+)
+@pytest.mark.parametrize("purpose", [Purpose.TRAIN, Purpose.EVALUATE])
+def test_more_work_than_the_clients_images_make_is_refused(
+    serve: Serve, sizes: list[int], words: str, purpose: Purpose
+) -> None:
+    """Break it: bound the examples only, and batches of one each take as many steps."""
+    server = make_server()
+    address = serve(server)
+    tokens = server.open_round(purpose, [0, BAD], work={BAD: Work.of(8, 4), 0: Work.of(100, 4)})
+    with stream_to(address, tokens[BAD]) as bad:
+        for step, size in enumerate(sizes[:-1]):
+            bad.exchange(good_frame(step, size=size))
+        with pytest.raises(ChannelError, match=words):
+            bad.exchange(good_frame(len(sizes) - 1, size=sizes[-1]))
+    assert list(server.report().failures) == [0, BAD]
 
 
 def test_the_reason_of_a_refusal_is_reported(serve: Serve) -> None:

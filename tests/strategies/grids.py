@@ -49,6 +49,9 @@ class ScriptedGrid(InProcessGrid):
 
 
 def describes(partition_id: int, *counts: int) -> Answer:
+    """Answer as a client with so many images of each class; there are at least two classes."""
+    counts = (*counts, *[0] * (2 - len(counts)))
+
     def answer(message: Message) -> Message:
         config = ConfigRecord({"partition-id": partition_id, "class-counts": list(counts)})
         return Message(RecordDict({"config": config}), reply_to=message)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fedsplit.config import STRATEGY_NAMES
 from fedsplit.errors import RunError
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import RoundReport
+from fedsplit.split.totals import Work
 from strategies import STRATEGIES
 from strategies.clients import Clients
 from strategies.context import RunContext
@@ -30,8 +32,15 @@ class _Tokens:
         self.opened: list[tuple[Purpose, list[int]]] = []
 
     def open_round(
-        self, purpose: Purpose, participants: list[int], server_round: int, *, progress: object
+        self,
+        purpose: Purpose,
+        participants: list[int],
+        server_round: int,
+        *,
+        progress: object,
+        work: Mapping[int, Work],
     ) -> dict[int, str]:
+        assert set(work) == set(participants)
         self.opened.append((purpose, list(participants)))
         return {client: f"{len(self.opened)}-{client}" for client in participants}
 
@@ -40,7 +49,7 @@ def _strategy(kind: type[Full] | type[SFLV1], server: Any = None, **keys: object
     return kind(
         RunContext(
             config=Config.load(keys),
-            clients=Clients(NODES, {}),
+            clients=Clients(NODES, {node: [100] for node in NODES}),
             instructions=instructions_of(kind, channel_address="direct:1"),
             note=lambda **_: None,
             server=server,

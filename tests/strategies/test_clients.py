@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterable
 
 import pytest
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsplit import Config
 from fedsplit.errors import ConfigError, RunError
@@ -35,7 +38,9 @@ def test_everyone_is_told_how_many_take_part() -> None:
 
 
 def test_two_nodes_with_one_partition() -> None:
-    with pytest.raises(ConfigError, match=r"Two SuperNodes have partition-id=1.*from 0 to 1"):
+    with pytest.raises(
+        ConfigError, match=r"Two SuperNodes \(nodes 8 and 9\) have partition-id=1.*from 0 to 1"
+    ):
         _discover({8: describes(1, 1), 9: describes(1, 1)})
 
 
@@ -62,8 +67,70 @@ def test_no_nodes_at_all() -> None:
 
 
 def test_a_client_that_cannot_take_part_ends_the_run() -> None:
-    with pytest.raises(RunError, match="A client cannot take part: no data here"):
+    with pytest.raises(RunError, match="A client cannot take part: node 8: no data here"):
         _discover({7: describes(0, 1), 8: fails("no data here")})
+
+
+def says(content: RecordDict) -> Answer:
+    return lambda message: Message(content, reply_to=message)
+
+
+HOSTILE: dict[str, tuple[RecordDict, str]] = {
+    "nothing": (RecordDict(), r"holds the records \[\], not 'config'"),
+    "another record": (RecordDict({"config": MetricRecord({"a": 1})}), r"records \['config'\]"),
+    "no fields": (RecordDict({"config": ConfigRecord({})}), "partition-id: Field required"),
+    "a list": (
+        RecordDict({"config": ConfigRecord({"partition-id": [1], "class-counts": [1, 1]})}),
+        "partition-id: Input should be a valid integer",
+    ),
+    "10^18 images": (
+        RecordDict({"config": ConfigRecord({"partition-id": 1, "class-counts": [10**18, 1]})}),
+        "class-counts.0: Input should be less than or equal to 1000000000",
+    ),
+    "classes": (
+        RecordDict({"config": ConfigRecord({"partition-id": 1, "class-counts": [1, 2, 3]})}),
+        "it counts 3 classes, not 2",
+    ),
+    "negative": (
+        RecordDict({"config": ConfigRecord({"partition-id": -1, "class-counts": [1, 2]})}),
+        "partition-id: Input should be greater than or equal to 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_answer_is_named_and_left_out(
+    content: RecordDict, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Break it: trust the records of an answer, and a KeyError ends the start."""
+    answers = {7: describes(0, 1), 8: describes(1, 1), 9: says(content)}
+    assert _discover(answers, num_clients=2).node_ids == {0: 7, 1: 8}
+    (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert re.search(f"^A client cannot take part, .*: node 9: .*{words}", record.getMessage())
+    with pytest.raises(RunError, match=f"^A client cannot take part: node 9: .*{words}"):
+        _discover({7: describes(0, 1), 9: says(content)})
+
+
+def test_a_node_that_does_not_answer_is_named() -> None:
+    class Silent(ScriptedGrid):
+        def send_and_receive(
+            self, messages: Iterable[Message], *, timeout: float | None = None
+        ) -> Iterable[Message]:
+            return [m for m in super().send_and_receive(messages) if m.metadata.src_node_id != 8]
+
+    grid = Silent({7: describes(0, 1), 8: describes(1, 1)})
+    config = Config.from_flat({"round-timeout": 3.0})
+    with pytest.raises(RunError, match=r"node 8: it did not answer within round-timeout = 3 sec"):
+        Clients.discover(grid, config, instructions=instructions_of(Full))
+
+
+def test_nodes_that_fail_alike_are_told_once() -> None:
+    answers = {node: fails("no data here") for node in range(1, 9)}
+    with pytest.raises(RunError) as caught:
+        _discover(answers)
+    assert str(caught.value) == (
+        "8 clients cannot take part: nodes 1, 2, 3, 4, 5 and 3 more: no data here"
+    )
 
 
 def test_samples_are_seeded_and_differ_by_round() -> None:

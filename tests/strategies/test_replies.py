@@ -21,6 +21,7 @@ from strategies.replies import (
     sort_replies,
     with_dtypes_of,
 )
+from strategies.seen import Seen
 from tests.strategies.grids import fails
 
 SENT: dict[str, Tensor] = {"a": torch.zeros(2, 3), "b": torch.zeros((), dtype=torch.int64)}
@@ -45,7 +46,8 @@ def _reply(
 
 
 def _fault(reply: Message, seen: int | None = 8) -> str | None:
-    return fault_of_train_reply(reply, sent=ArrayRecord(SENT), num_examples=seen)
+    known = Seen(10**6) if seen is None else Seen(seen, seen)
+    return fault_of_train_reply(reply, known, sent=ArrayRecord(SENT))
 
 
 def test_a_good_reply_has_no_fault() -> None:

@@ -1,0 +1,105 @@
+"""How large the smashed data of a run are, so that one batch cannot ruin the server part.
+
+A batch whose values are finite and absurd leaves the running variance of a batch norm infinite, or
+a server part without norms at chance for good. Honest clients' data are of one size: a batch that
+is far larger than all that the run has shown so far is refused, and its sender named.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedsplit.boundary import State, by_name
+from fedsplit.channel.frame import Frame
+from fedsplit.snapshot import Snapshot
+from fedsplit.split.checks import refused
+
+_SMALLEST = 1e-3
+"""Magnitudes below are taken for this one: a bottom may begin with zeros."""
+
+
+def magnitudes(state: State) -> dict[str, float]:
+    """Return the largest absolute value of each floating-point tensor of a state."""
+    found = {}
+    for name, tensor in by_name(state).items():
+        if tensor.is_floating_point() and tensor.numel():
+            found[name] = _largest(tensor)
+    return found
+
+
+class Magnitudes:
+    """Refuses batches that are far larger than what the run has shown so far.
+
+    What it has shown is the median over the participants of the magnitude of each one's last batch,
+    and at least the magnitude with the initial weights. So the one participant that grows moves
+    nothing, and all of them can grow together.
+
+    Parameters
+    ----------
+    initial : Mapping[str, float]
+        The magnitudes of smashed data with the initial weights, by tensor.
+    factor : float
+        How many times as large a batch may be; 0 = as large as it likes.
+    """
+
+    def __init__(self, initial: Mapping[str, float], factor: float) -> None:
+        self._initial = {name: max(value, _SMALLEST) for name, value in initial.items()}
+        self._factor = factor
+        self._last: dict[str, dict[int, float]] = {name: {} for name in initial}
+        self._lock = threading.Lock()
+
+    def shown(self, name: str) -> float:
+        """Return the magnitude of a tensor that the run has shown so far."""
+        known = sorted([self._initial[name], *self._last[name].values()])
+        return max(self._initial[name], known[(len(known) - 1) // 2])
+
+    def check(self, frame: Frame, participant: int, state: State) -> None:
+        """Take notice of a batch of smashed data.
+
+        Raises
+        ------
+        ChannelError
+            If it is too large.
+        """
+        if not self._factor:
+            return
+        found = magnitudes(state)
+        with self._lock:
+            for name, value in found.items():
+                if name not in self._initial:
+                    continue
+                shown = self.shown(name)
+                if value > self._factor * shown:
+                    raise refused(
+                        frame,
+                        f"of client {participant} has values up to {value:.3g} in '{name}', where "
+                        f"those of the run reach {shown:.3g} so far: more than "
+                        f"channel.activation-factor = {self._factor:g} times as large; lower "
+                        "learning-rate, if this client is honest",
+                    )
+            for name, value in found.items():
+                if name in self._last:
+                    self._last[name][participant] = value
+
+    def state_dict(self) -> Snapshot:
+        """Return what outlives a round."""
+        return {
+            name: {str(participant): value for participant, value in last.items()}
+            for name, last in self._last.items()
+        }
+
+    def load_state_dict(self, state: Snapshot) -> None:
+        """Continue from what `state_dict` returned."""
+        self._last = {
+            name: {int(participant): float(value) for participant, value in last.items()}
+            for name, last in state.items()
+        }
+
+
+def _largest(tensor: Tensor) -> float:
+    lowest, highest = torch.aminmax(tensor.detach())
+    return torch.maximum(-lowest, highest).item()  # once: a GPU is waited for

@@ -1,0 +1,87 @@
+"""Whole runs with one hostile client of four: it is named and left out, and costs nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from fedsplit import client_app, simulate
+from fedsplit.boundary import State, each
+from fedsplit.split.client_rules import SplitClient
+from fedsplit.split.local import Batch
+from fedsplit.split.totals import LocalResult
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+
+HOSTILE = 0
+_Client: Any = vars(client_app)["_Client"]
+Attack = Callable[[pytest.MonkeyPatch], None]
+
+
+def ten_times_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = _Client.train_batches
+
+    def batches(self: Any) -> Iterator[Batch]:  # noqa: ANN401
+        for _ in range(10 if self.partition_id == HOSTILE else 1):
+            yield from honest(self)
+
+    monkeypatch.setattr(_Client, "train_batches", batches)
+
+
+def scaled_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = SplitClient.smashed
+
+    def smashed(self: SplitClient, images: Tensor) -> State:
+        state = honest(self, images)
+        *_, client = self.side.draw.args  # type: ignore[attr-defined]
+        return each(state, lambda t: t * 1e3) if client == HOSTILE else state
+
+    monkeypatch.setattr(SplitClient, "smashed", smashed)
+
+
+def replies(change: Callable[[LocalResult], LocalResult]) -> Attack:
+    def attack(monkeypatch: pytest.MonkeyPatch) -> None:
+        honest = _Client.reply
+
+        def reply(self: Any, result: LocalResult, *more: object) -> object:  # noqa: ANN401
+            return honest(self, change(result) if self.partition_id == HOSTILE else result, *more)
+
+        monkeypatch.setattr(_Client, "reply", reply)
+
+    return attack
+
+
+lies_about_its_scores = replies(lambda result: result._replace(loss=0.0, accuracy=1.0))
+claims_more_images = replies(lambda result: result._replace(num_examples=10**15))
+SPLIT = ("sflv1", "sflv2", "sflv3", "parallel", "sequential")
+
+
+@pytest.mark.parametrize(
+    ("attack", "strategy", "words"),
+    [
+        *((ten_times_the_steps, name, "images of the client make at most") for name in SPLIT),
+        *((scaled_activations, name, "of client 0 has values up to") for name in SPLIT),
+        *((lies_about_its_scores, name, "where the split server saw") for name in SPLIT),
+        *((claims_more_images, name, "where the split server saw") for name in SPLIT),
+        (claims_more_images, "full", "it claims 1000000000000000 examples, but it has"),
+    ],
+)
+def test_it_is_named_and_left_out(
+    attack: Attack,
+    strategy: str,
+    words: str,
+    tiny: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Break it: let `Exchange.work`, its `magnitudes`, or `Seen.scores` be None."""
+    attack(monkeypatch)
+    result = simulate(tiny, strategy=strategy, num_server_rounds=2)
+    assert [row["failed_clients"] for row in result.rounds] == [[HOSTILE]] * 2
+    said = [r.getMessage() for r in caplog.records if "is left out of round" in r.getMessage()]
+    assert len(said) == 2
+    assert all(line.startswith("Client 0 is left out of round") for line in said)
+    assert all(words in line for line in said)
