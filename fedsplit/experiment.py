@@ -19,6 +19,7 @@ from fedsplit.exchanged_state import exchanged, load_exchanged, tensors_digest
 from fedsplit.models.checkpoint import save_model, save_part
 from fedsplit.models.split import SplitModel
 from fedsplit.models.trainable import merge_adapters, weights_digest
+from fedsplit.own_code import code_digest
 from fedsplit.preparation import Preparation
 from fedsplit.results.classes import class_scores
 from fedsplit.results.environment import environment
@@ -108,6 +109,7 @@ class Experiment:
             if config.resume
             else RunDirectory.create(config)
         )
+        self.directory.watched_by = self.observers.arguments
         try:
             self._sinks = Sinks(config, self.directory.path, rounds_done)
             self.recorder = Recorder(self.directory, config, say)
@@ -155,7 +157,7 @@ class Experiment:
                 **sizes,
                 "cut_layer": config.split.cut_layer if split else None,
                 **known,
-                **environment(config.device),
+                **environment(config.device, code_digest(config.to_flat().values())),
             },
             metrics=(*self._strategy.metrics(), *self._prepared.observers.metrics),
         )

@@ -46,6 +46,12 @@ class Observers:
     callbacks: Sequence[Callback] = ()
     metrics: Mapping[Metric, Measure] = field(default_factory=dict)
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of `simulate` that were given."""
+        given = {"callbacks": self.callbacks, "metrics": self.metrics}
+        return tuple(name for name, value in given.items() if value)
+
     def __post_init__(self) -> None:
         """Refuse what would fail in the first round."""
         if not isinstance(self.callbacks, list | tuple):

@@ -179,7 +179,8 @@ def _saying_how_to_continue(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except FedSplitError as error:
-        if error.exit_code == RunError.exit_code:  # otherwise it was refused, and has not begun
+        # Otherwise it was refused, and has not begun; or its clients failed because it ends.
+        if error.exit_code == RunError.exit_code and not directory.interrupted:
             directory.write_error(error)
         error.args = (f"{sentence(error)} {directory.how_to_continue()}",)
         raise
@@ -196,6 +197,7 @@ def _saying_how_to_continue(directory: RunDirectory) -> Iterator[None]:
 def _end_in_order(directory: RunDirectory, server: SplitServer | None) -> None:
     """Say what is kept, and release what the process holds; its threads end with it."""
     if directory.is_open:
+        directory.interrupted = True
         warn(f"Interrupted. {directory.how_to_continue()}")
         if server is not None:
             server.close()

@@ -42,6 +42,7 @@ LAYERS: list[set[str]] = [
     },
     {
         "fedsplit.config",
+        "fedsplit.own_code",
         "fedsplit.scratch",
         "fedsplit.run_log",
         "fedsplit.superlink",

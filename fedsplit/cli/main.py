@@ -73,10 +73,10 @@ def main() -> None:
             sys.exit(error.exit_code)
         except click.ClickException as error:
             if error.format_message():
-                said = error.format_message().rstrip(".")
+                said = sentence(error.format_message())
                 context = error.ctx if isinstance(error, click.UsageError) else None
                 path = context.command_path if context else "fedsplit"
-                _print(f"{said}. See '{path} --help'.")
+                _print(f"{said} See '{path} --help'.")
             sys.exit(error.exit_code)
         except FedSplitError as error:
             _print(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from fedsplit.compare.runs import Plan, PlannedRun
 from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError, FedSplitError
 from fedsplit.locks import FileLock
+from fedsplit.own_code import code_digest
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import continued, without_place
 
@@ -122,7 +124,17 @@ def _differing(kept: RunDirectory, asked: Config) -> list[str]:
     except FedSplitError:
         return ["a config.toml that cannot be read"]
     now = _with_effect(asked)
-    return [f"{key} = {was[key]!r}, now {now[key]!r}" for key in now if was[key] != now[key]]
+    found = [f"{key} = {was[key]!r}, now {now[key]!r}" for key in now if was[key] != now[key]]
+    if _code_of(kept) != code_digest(now.values()):
+        found.append("your own code, which has changed since")
+    return found
+
+
+def _code_of(kept: RunDirectory) -> str | None:
+    """Return the digest of the user's own code with which a run was made."""
+    summary = json.loads(kept.summary_path.read_text(encoding="utf-8"))
+    code: str | None = summary.get("code_sha256")
+    return code
 
 
 def _with_effect(config: Config) -> dict[str, Scalar]:

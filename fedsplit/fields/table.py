@@ -127,6 +127,7 @@ _ENVIRONMENT_FIELDS: tuple[BuiltIn, ...] = (
     _field("device", "device"),
     _field("cpu", "CPU"),
     _field("commit", "commit"),
+    _field("code_sha256", "SHA-256 of own code"),
 )
 ENVIRONMENT_KEYS = tuple(field.key for field in _ENVIRONMENT_FIELDS)
 """The keys of summary.json that say where and when a run was made."""

@@ -34,6 +34,8 @@ def facts_of(records: Sequence[RunRecord]) -> dict[str, str]:
     )
     facts["Engine"] = _distinct(str(summary["engine"]) for summary in summaries)
     for key in ENVIRONMENT_KEYS:
+        if key == "code_sha256" and not any(summary.get(key) for summary in summaries):
+            continue  # fedsplit's own algorithms, model and data
         label = FIELDS[key].label
         facts[label[0].upper() + label[1:]] = _place(key, summaries)
     return facts

@@ -18,13 +18,15 @@ _SECONDS = 20
 _LATER = re.compile(r"; from round \d+: ")
 
 
-def environment(device: str) -> dict[str, str | None]:
+def environment(device: str, code: str | None = None) -> dict[str, str | None]:
     """Return what summary.json says of the place of a run, by `fedsplit.fields.ENVIRONMENT_KEYS`.
 
     Parameters
     ----------
     device : str
         The config's device.
+    code : str | None
+        The digest of the user's own code (see `fedsplit.own_code`).
     """
     from fedsplit.threads import available_cores  # loads torch, which a report does not need
 
@@ -34,6 +36,7 @@ def environment(device: str) -> dict[str, str | None]:
         "device": _device(device),
         "cpu": f"{_cpu()}, {cores} core{'' if cores == 1 else 's'}",
         "commit": commit_of(_PACKAGE / "__init__.py"),
+        "code_sha256": code,
     }
     return {key: found[key] for key in ENVIRONMENT_KEYS}
 

@@ -14,6 +14,7 @@ from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.saved import Saved
 from fedsplit.results.strict_json import finite
 from fedsplit.results.summary import NOT_SCORED, summarise
+from fedsplit.run_log import warn
 
 
 class Recorder:
@@ -252,7 +253,12 @@ class Recorder:
         self._run_directory.write_rounds(saved.rows)
         self._run_directory.keep_client_results(len(saved.rows))
         self.rows, self.metrics = [dict(row) for row in saved.rows], saved.metrics
-        self._facts = continued_in(saved.facts, self._facts, len(self.rows))
+        was, self._facts = saved.facts, continued_in(saved.facts, self._facts, len(self.rows))
+        if was.get("code_sha256") != self._facts.get("code_sha256"):
+            warn(
+                "Your own code is not that with which this run began: its rounds from here on are "
+                "those of other code. The summary says so."
+            )
         self._initial = dict(saved.initial)
         self._started = self._clock() - saved.elapsed_seconds
         self._progress.resume([row["round_seconds"] for row in self.rows])

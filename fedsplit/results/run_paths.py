@@ -20,10 +20,16 @@ class RunPaths:
     ----------
     path : Path
         Absolute.
+    interrupted : bool
+        Whether this process has ended the run because it was asked to.
+    watched_by : tuple[str, ...]
+        The arguments of `simulate` that watch the run in this process, which no file keeps.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self.interrupted = False
+        self.watched_by: tuple[str, ...] = ()
 
     @property
     def config_path(self) -> Path:
@@ -126,7 +132,7 @@ class RunPaths:
         if not self.config_path.is_file():
             return "It had not begun, and has left no run directory."
         command = f"fedsplit run --resume {shlex.quote(str(self.path))}"
-        objects = arguments_of(Config.load(self.config_path).to_flat())
+        objects = [*arguments_of(Config.load(self.config_path).to_flat()), *self.watched_by]
         if objects:
             given = "".join(f", {argument}=..." for argument in objects)
             command = f"simulate(resume={str(self.path)!r}{given})"

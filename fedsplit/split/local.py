@@ -74,12 +74,7 @@ def train_batches(
         check_interruption()
         steps.begin()
         loss = objective(images, labels)
-        if not isinstance(loss, BatchLoss):
-            raise ConfigError(
-                f"train_step has returned {type(loss).__name__}, not BatchLoss. Return "
-                "BatchLoss.of(result) of a StepResult, such as that of score(logits, labels), or "
-                "BatchLoss(descended, reported) where the minimised loss is another one."
-            )
+        _check_type(loss)
         if loss.descended.requires_grad:
             torch.autograd.backward(loss.descended)
         elif any(group["params"] for group in optimizer.param_groups):
@@ -91,6 +86,21 @@ def train_batches(
         total.add(loss.reported, len(labels))
     steps.finish()
     return total.result()
+
+
+def _check_type(loss: object) -> None:
+    """Refuse what a rule of the user's own has returned instead of a batch's loss."""
+    told = type(loss).__name__
+    if isinstance(loss, BatchLoss):
+        reported: object = loss.reported
+        if isinstance(reported, StepResult):
+            return
+        told = f"a BatchLoss whose 'reported' is {type(reported).__name__}"
+    raise ConfigError(
+        f"train_step has returned {told}, not BatchLoss(Tensor, StepResult). Return "
+        "BatchLoss.of(result) of a StepResult, such as that of score(logits, labels), or "
+        "BatchLoss(descended, reported) where the minimised loss is another one."
+    )
 
 
 class PooledTraining:

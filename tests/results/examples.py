@@ -38,6 +38,7 @@ SPLIT_FACTS: dict[str, Any] = {
     "device": "cpu",
     "cpu": "Example CPU, 2 cores",
     "commit": "abcdef0123456789abcdef0123456789abcdef01",
+    "code_sha256": None,
 }
 UNSPLIT_FACTS = SPLIT_FACTS | {
     "cut_layer": None,

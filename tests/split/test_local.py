@@ -245,7 +245,7 @@ def test_a_step_that_returns_no_batch_loss_is_refused() -> None:
     def objective(images: torch.Tensor, labels: torch.Tensor) -> StepResult:
         return score(model(images), labels)
 
-    with pytest.raises(ConfigError, match=r"returned StepResult, not BatchLoss.*BatchLoss\.of"):
+    with pytest.raises(ConfigError, match=r"returned StepResult, not BatchLoss\(.*BatchLoss\.of"):
         train_batches(
             batches_of(0, 8),
             objective,  # type: ignore[arg-type]

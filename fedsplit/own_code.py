@@ -1,0 +1,67 @@
+"""A digest of the user's own code that a run uses, so that nobody mixes results of two versions."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from fedsplit.objects import is_object
+from fedsplit.references import is_reference, load_reference
+
+_RULES = ("client_rule", "update_rule")
+_OURS = ("fedsplit", "strategies")
+
+
+def code_digest(values: Iterable[object]) -> str | None:
+    """Return the SHA-256 of the modules that config values name, or None if they name none.
+
+    All files of a module's package count, because it may import them; modules of installed packages
+    do not, and neither does what a notebook defines.
+
+    Parameters
+    ----------
+    values : Iterable[object]
+        Of a config: those of the form ``package.module:name`` count.
+    """
+    names = {
+        name
+        for value in values
+        if isinstance(value, str) and is_reference(value) and not is_object(value)
+        for name in _modules_of(value)
+    }
+    files = {name: path for module in names for name, path in _files_of(module)}
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        digest.update(f"{name} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _modules_of(reference: str) -> Iterator[str]:
+    yield reference.partition(":")[0]
+    found = load_reference(reference, key="strategy")
+    for rule in _RULES:
+        yield getattr(getattr(found, rule, None), "__module__", "")
+
+
+def _files_of(module: str) -> Iterator[tuple[str, Path]]:
+    """Yield the name and path of each file of a module's package, or of the module alone."""
+    top = module.partition(".")[0]
+    if top in (*_OURS, "", "__main__", "builtins"):
+        return
+    package = importlib.import_module(top)
+    where = getattr(package, "__file__", None)
+    installed = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
+    if where is None or where.startswith(installed):
+        return
+    path = Path(where)
+    if path.name != "__init__.py":
+        yield path.name, path
+        return
+    for file in path.parent.rglob("*.py"):
+        yield str(file.relative_to(path.parent.parent)), file
