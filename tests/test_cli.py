@@ -17,6 +17,7 @@ from fedsplit.errors import ChannelError, RunError
 from fedsplit.server_app import open_grpc
 from fedsplit.split.server import SplitServer
 from tests.conftest import Call
+from tests.preloaded import server
 
 ROOT = Path(__file__).parents[1]
 
@@ -278,16 +279,9 @@ def test_settings_are_toml_or_text(
 
 @pytest.mark.slow
 def test_a_run_ends_with_its_results(config: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", "from fedsplit.cli import main; main()", "run", str(config)),
-            *("--engine", "inprocess", "--set", "num-server-rounds=1", "--set", "run-name=one"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    settings = ("--set", "num-server-rounds=1", "--set", "run-name=one")
+    arguments = ("run", str(config), "--engine", "inprocess", *settings)
+    done = server().run(["-c", "from fedsplit.cli import main; main()", *arguments], cwd=ROOT)
     shown = done.stdout + done.stderr
     run_dir = config.parent / "runs" / "one"
     assert done.returncode == 0, shown

@@ -23,7 +23,10 @@ from tests.conftest import TINY, Run
 from tests.test_continuation import assert_same_results
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow, pytest.mark.timeout(600)]
-KEYS: dict[str, object] = {"strategy": "sflv1", "num-server-rounds": 2}
+KEYS: dict[str, object] = {
+    **{"strategy": "sflv1", "num-server-rounds": 2, "local-epochs": 1},
+    **{"data.max-train-samples": 96, "data.max-test-samples": 16},  # what is written stays the same
+}
 
 
 class FullDisk:

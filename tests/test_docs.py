@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Call
+from tests.preloaded import server
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
@@ -33,8 +33,7 @@ COMMANDS = {
 @pytest.mark.parametrize("page", ["config", "cli"])
 def test_the_generated_pages_are_up_to_date(page: str) -> None:
     """Break it: change the description of a config key, or the help of an option."""
-    command = [sys.executable, f"docs/make_{page}.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = server().run([f"docs/make_{page}.py", "--check"], cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
@@ -114,8 +113,7 @@ def test_the_examples_for_notebooks_run_one_after_another(tmp_path: Path) -> Non
     assert len(blocks) >= 5
     script = tmp_path / "notebook.py"
     script.write_text("".join(blocks), encoding="utf-8")
-    command = [sys.executable, str(script)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = server().run([str(script)], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     printed = re.search(r"run directory\.\n\n```\n(.*?)\n```", text, re.DOTALL)
     assert printed is not None

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 from fedsplit import Config, Result, simulate
 from fedsplit.results.checkpoints import Checkpoints
 from tests.conftest import TINY, distance, weights
+from tests.preloaded import server
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
 
@@ -67,7 +66,6 @@ print(before - resident())
 
 def test_a_process_does_not_keep_what_a_run_has_freed(tmp_path: Path) -> None:
     """Break it: leave it to the C library, which keeps it for the threads of the run."""
-    command = [sys.executable, "-c", FREED, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = server().run(["-c", FREED, str(tmp_path)])
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) < 50e6

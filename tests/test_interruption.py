@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,13 +16,11 @@ from fedsplit import simulate
 from fedsplit.errors import RunError
 from fedsplit.interruption import check_interruption, stopping_loops
 from tests.conftest import TINY, Run
+from tests.preloaded import server
 from tests.test_continuation import assert_same_results
 
 ROOT = Path(__file__).parents[1]
 ENDLESS = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-
 from fedsplit.config import Config
 from fedsplit.results.recorder import Recorder
 end_round = Recorder.end_round
@@ -80,15 +76,11 @@ def test_a_signal_ends_a_run_that_then_continues(
     (tmp_path / "tmp").mkdir()
     config = tmp_path / "config.toml"
     config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()))
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-c", ENDLESS, "run", str(config), "--engine", "inprocess"),
-            *("--set", "run-name=one"),
-        ],
+    arguments = ("run", str(config), "--engine", "inprocess", "--set", "run-name=one")
+    process = server().start(
+        ["-c", ENDLESS, *arguments],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
-        stderr=subprocess.PIPE,
-        text=True,
     )
     checkpoint = tmp_path / "one" / "checkpoints" / "round-000002.safetensors"
     try:

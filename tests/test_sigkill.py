@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import random
 import signal
 from pathlib import Path
@@ -11,11 +11,13 @@ import pytest
 
 from fedsplit import simulate
 from tests.conftest import TINY, Run
-from tests.dying import MOMENTS, die_in
+from tests.dying import MOMENTS
+from tests.preloaded import server
 from tests.test_continuation import RUNS, assert_same_results
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow, pytest.mark.timeout(600)]
 
+ROOT = Path(__file__).parents[1]
 ELSEWHERE = {"in aggregation", "while clients are waited for"}
 """Moments that not all of these runs have; benchmarks/sigkill.py has them, under Flower."""
 IN_PROCESS = [moment for moment in MOMENTS if moment not in ELSEWHERE]
@@ -26,39 +28,28 @@ DRAWN = [
 ]
 
 
-def die_in_run(keys: dict[str, object], moment: str, count: int) -> None:
-    """Make a run in this process, which kills itself in the `count`-th call of a function."""
-    from fedsplit import experiment
+RUN = """
+import json, sys
+from fedsplit import experiment, simulate
+from tests.dying import die_in
 
-    vars(experiment)["draw_or_warn"] = lambda path, plot: None
-    die_in(moment, count)
-    simulate(keys)
-
-
-@pytest.fixture(scope="module")
-def processes() -> multiprocessing.context.ForkServerContext:
-    """Processes that have imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fedsplit.inprocess", "transformers.modeling_utils", __name__])
-    return context
+experiment.draw_or_warn = lambda path, plot: None
+die_in(sys.argv[1], int(sys.argv[2]))
+simulate(json.loads(sys.argv[3]))
+"""
+"""A run that kills its process in a call of a function."""
 
 
 @pytest.mark.parametrize(("name", "moment", "count"), DRAWN)
 def test_a_killed_run_resumes_to_the_weights_rows_and_bytes_of_an_unbroken_one(
-    run: Run,
-    tmp_path: Path,
-    processes: multiprocessing.context.ForkServerContext,
-    name: str,
-    moment: str,
-    count: int,
+    run: Run, tmp_path: Path, name: str, moment: str, count: int
 ) -> None:
     """Break it: rename a checkpoint before it is written, or trust rows that it does not have."""
     keys = {"num-server-rounds": 3, **RUNS[name]}
     here = {**TINY, **keys, "output-dir": str(tmp_path), "run-name": "one"}
-    process = processes.Process(target=die_in_run, args=(here, moment, count))
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+    arguments = [moment, str(count), json.dumps(here)]
+    done = server().run(["-c", RUN, *arguments], cwd=ROOT, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "one" / "summary.json").exists()
     assert_same_results(run(**keys), simulate(resume=tmp_path / "one"))
     assert list((tmp_path / "one").rglob(".partial-*")) == []

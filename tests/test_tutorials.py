@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Call
+from tests.preloaded import server
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("docs/howto/*.md")])
@@ -82,14 +82,9 @@ def test_a_trained_model_loads_in_transformers(folder: Path, call: Call) -> None
     scripts = {"load.py": [str(run_dir), "photo.jpg"], "parts.py": [str(run_dir)]}
     for name, arguments in scripts.items():
         (folder / name).write_text(shown[name])
-        said = subprocess.run(
-            [sys.executable, name, *arguments],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        assert name == "parts.py" or said.strip() in CLASSES
+        done = server().run([name, *arguments], cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert name == "parts.py" or done.stdout.strip() in CLASSES
 
 
 @pytest.fixture
@@ -111,7 +106,8 @@ def _run(command: str, folder: Path, call: Call) -> None:
         assert arguments == ["PYTHONPATH=$PWD"]
         return
     if program == "python":
-        subprocess.run([sys.executable, *arguments], cwd=folder, check=True)
+        done = server().run(arguments, cwd=folder)
+        assert done.returncode == 0, (command, done.stderr)
         return
     assert program == "fedsplit", command
     if "RUN_DIR" in command:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.preloaded import server
 
 ROOT = Path(__file__).parents[2]
 MANY = """
@@ -35,8 +35,7 @@ def test_two_hundred_participants_fit_into_two_gigabytes(tmp_path: Path) -> None
     each other in one process, which loads the images once: what is seen of one is the peak of it
     and those before it. Break it: compute `parallel`'s steps in one piece.
     """
-    command = [sys.executable, "-c", MANY, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = server().run(["-c", MANY, str(tmp_path)], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     for strategy, (peak_bytes, participants) in json.loads(done.stdout.splitlines()[-1]).items():
         assert participants == 200

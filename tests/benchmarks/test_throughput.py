@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.steady import Step, throughput
+from tests.preloaded import server
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,10 +24,7 @@ def test_throughput_counts_the_steps_while_all_streams_work() -> None:
 
 @pytest.mark.slow
 def test_the_script_runs_and_its_numbers_are_positive() -> None:
-    command = [sys.executable, "-m", "benchmarks.throughput", "--quick"]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=290, check=False
-    )
+    done = server().run(["-m", "benchmarks.throughput", "--quick"], cwd=ROOT, timeout=290)
     assert done.returncode == 0, done.stderr
     assert torch.__version__ in done.stdout
     rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("| ")]

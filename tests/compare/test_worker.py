@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from fedsplit.compare.worker import WorkerProcess
 from fedsplit.config import Config
 from fedsplit.errors import RunError
 from fedsplit.results.run_directory import RunDirectory
+from tests.preloaded import Process, server
 
 ROOT = Path(__file__).parents[2]
 TEXT = """
@@ -62,17 +61,9 @@ def test_a_worker_reports_errors_and_lives_until_it_is_stopped(tmp_path: Path) -
         worker.run(tmp_path / "nowhere.toml", tmp_path / "log")
 
 
-def start(config: Path, output_dir: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-c", "from fedsplit.cli import main; main()", "compare"),
-            *(str(config), "--output-dir", str(output_dir), *more),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(config: Path, output_dir: Path, *more: str) -> Process:
+    arguments = ("compare", str(config), "--output-dir", str(output_dir), *more)
+    return server().start(["-c", "from fedsplit.cli import main; main()", *arguments], cwd=ROOT)
 
 
 @pytest.mark.slow

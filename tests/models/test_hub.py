@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from threading import Thread
 import pytest
 
 from fedsplit.models import load_model
+from tests.preloaded import Server
 
 NAME = "someone/some-vit"
 COMMIT = "a" * 40
@@ -103,16 +105,51 @@ def fetched(log: Log) -> list[str]:
     return log.fetched
 
 
-@pytest.fixture
-def address(files: Path, log: Log) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, files=files, log=log))
+@pytest.fixture(scope="module")
+def hub() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield server
     server.shutdown()
     server.server_close()
 
 
-# huggingface_hub reads its environment when it is imported, hence a process of its own.
+@pytest.fixture
+def address(hub: ThreadingHTTPServer, files: Path, log: Log) -> str:
+    hub.RequestHandlerClass = partial(Hub, files=files, log=log)
+    return _address(hub)
+
+
+def _address(hub: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{hub.server_port}"
+
+
+# huggingface_hub reads its environment when it is imported, hence a server with one of its own.
+@pytest.fixture(scope="module")
+def processes(
+    hub: ThreadingHTTPServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    server = Server(_environment(_address(hub), tmp_path_factory.mktemp("hub") / "home"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def home(processes: Server) -> Iterator[Path]:
+    """Return where these processes keep what they fetch: nothing at first."""
+    path = Path(processes.environment["HF_HOME"])
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _environment(address: str, home: Path) -> dict[str, str]:
+    """Return an environment with this hub as the only one there is."""
+    return {
+        **{"PATH": "", "HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"},
+        **{"PYTHONPATH": os.pathsep.join(sys.path), "NO_PROXY": "127.0.0.1"},
+    }
+
+
 LOAD = """
 import json, sys
 import torch
@@ -137,21 +174,24 @@ main()
 """
 
 
-def python(address: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with this hub as the only one there is."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={"PATH": "", "HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
-        | {"PYTHONPATH": ":".join(sys.path), "NO_PROXY": "127.0.0.1"},
+def load(processes: Server, files: Path, parts: list[str]) -> str:
+    """Load in another process, and return what it says if it fails."""
+    return _said(processes.run(["-c", LOAD, NAME, str(files), json.dumps(parts)]))
+
+
+def load_elsewhere(address: str, home: Path, files: Path, parts: list[str]) -> str:
+    """Do the same where another address is that of the hub."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, NAME, str(files), json.dumps(parts)],
+        env=_environment(address, home),
         capture_output=True,
         text=True,
         check=False,
     )
+    return _said(done)
 
 
-def load(address: str, home: Path, files: Path, parts: list[str]) -> str:
-    """Load in another process, and return what it says if it fails."""
-    done = python(address, home, "-c", LOAD, NAME, str(files), json.dumps(parts))
+def _said(done: subprocess.CompletedProcess[str]) -> str:
     # Before it, while files come, a bar of the library's.
     return "" if done.returncode == 0 else done.stderr.splitlines()[-1]
 
@@ -163,43 +203,47 @@ def shards(files: Path, *starts: str) -> set[str]:
 
 @pytest.mark.slow
 def test_only_the_shards_of_the_parts_are_fetched(
-    files: Path, address: str, fetched: list[str], tmp_path: Path
+    files: Path, address: str, fetched: list[str], processes: Server, home: Path
 ) -> None:
     """Break it: fetch all that is safetensors."""
     every, bottom = shards(files, ""), shards(files, "vit.embeddings.")
     assert len(every) >= 2 * len(bottom) > 0
-    assert load(address, tmp_path / "home", files, ["bottom"]) == ""
+    assert load(processes, files, ["bottom"]) == ""
     index, config = "model.safetensors.index.json", "config.json"
     assert sorted(fetched) == sorted([config, index, *bottom])
     # The rest comes when it is wanted, and nothing comes twice.
-    assert load(address, tmp_path / "home", files, ["bottom", "trunk", "top"]) == ""
+    assert load(processes, files, ["bottom", "trunk", "top"]) == ""
     assert sorted(fetched) == sorted([config, index, *every])
 
 
 @pytest.mark.slow
 def test_a_model_in_one_file_is_fetched_as_one(
-    files: Path, vit_directory: Path, address: str, fetched: list[str], tmp_path: Path
+    files: Path,
+    vit_directory: Path,
+    address: str,
+    fetched: list[str],
+    processes: Server,
+    home: Path,
 ) -> None:
     """Break it: look for an index only."""
     shutil.rmtree(files)
     shutil.copytree(vit_directory, files)
-    assert load(address, tmp_path / "home", files, ["bottom"]) == ""
+    assert load(processes, files, ["bottom"]) == ""
     assert sorted(fetched) == ["config.json", "model.safetensors"]
 
 
 @pytest.mark.slow
 def test_a_shard_that_cannot_be_had_is_one_clear_error(
-    files: Path, address: str, fetched: list[str], tmp_path: Path
+    files: Path, address: str, fetched: list[str], processes: Server, home: Path
 ) -> None:
     """Break it: let the file's absence speak."""
-    home = tmp_path / "home"
     (missing,) = shards(files, "vit.embeddings.cls_token")
     (files / missing).unlink()
-    said = load(address, home, files, ["bottom"])
+    said = load(processes, files, ["bottom"])
     assert said.startswith(f"told: The file {missing} of the model '{NAME}' cannot be fetched")
     assert missing not in fetched
     # The configs are in the cache now; a hub that refuses the connection has no more.
-    said = load("http://127.0.0.1:9", home, files, ["bottom"])
+    said = load_elsewhere("http://127.0.0.1:9", home, files, ["bottom"])
     assert said.startswith(f"told: The file {missing} of the model '{NAME}' is not in the local")
     assert "the hub at http://127.0.0.1:9 cannot be reached" in said
     assert "local directory" in said
@@ -207,11 +251,10 @@ def test_a_shard_that_cannot_be_had_is_one_clear_error(
 
 @pytest.mark.slow
 def test_a_plan_needs_the_config_alone(
-    files: Path, address: str, fetched: list[str], tmp_path: Path
+    files: Path, address: str, fetched: list[str], processes: Server, home: Path
 ) -> None:
     """Break it: load the model whose cuts are planned."""
-    plan = partial(python, address, tmp_path / "home", "-c", PLAN)
-    done, local = plan(NAME), plan(str(files))
+    done, local = (processes.run(["-c", PLAN, model]) for model in (NAME, str(files)))
     assert done.returncode == 0, done.stderr
     assert fetched == ["config.json"]
     cuts = json.loads(done.stdout)["cuts"]
@@ -241,7 +284,12 @@ print(json.dumps([row["failed_clients"] for row in result.rounds]))
     "keys", [{}, {"split.trainable": "lora", "split.cut-layer": 2}, {"strategy": "full"}]
 )
 def test_a_run_asks_the_hub_once_and_not_after_its_start(
-    address: str, log: Log, tmp_path: Path, keys: dict[str, object]
+    address: str,
+    log: Log,
+    processes: Server,
+    home: Path,
+    tmp_path: Path,
+    keys: dict[str, object],
 ) -> None:
     """3 rounds x 4 clients ask nothing twice, and need no weights on disk either.
 
@@ -258,7 +306,7 @@ def test_a_run_asks_the_hub_once_and_not_after_its_start(
         "output-dir": str(tmp_path / "runs"),
         **keys,
     }
-    done = python(address, tmp_path / "home", "-c", RUN, address, json.dumps(config))
+    done = processes.run(["-c", RUN, address, json.dumps(config)])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [[], [], []]
     assert log.is_off

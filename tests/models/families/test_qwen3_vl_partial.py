@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.models.families.test_qwen3_vl_full_size import tower_2b
+from tests.preloaded import server
 
 ROOT = Path(__file__).parents[3]
 LOAD = """
@@ -42,8 +41,7 @@ print(json.dumps({"read": read, "held": held, "grown": peak_bytes() - before}))
 
 
 def _loaded(directory: Path, parts: list[str]) -> dict[str, int]:
-    command = [sys.executable, "-c", LOAD, str(directory), json.dumps(parts)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = server().run(["-c", LOAD, str(directory), json.dumps(parts)], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return found
