@@ -26,13 +26,15 @@ def code_digest(values: Iterable[object]) -> str | None:
     values : Iterable[object]
         Of a config: those of the form ``package.module:name`` count.
     """
-    names = {
-        name
-        for value in values
-        if isinstance(value, str) and is_reference(value) and not is_object(value)
-        for name in _modules_of(value)
-    }
-    files = {name: path for module in names for name, path in _files_of(module)}
+    files: dict[str, Path] = {}
+    for value in values:
+        if not isinstance(value, str) or not is_reference(value) or is_object(value):
+            continue
+        own = dict(_files_of(value.partition(":")[0]))
+        if own:  # "timm:vit_small_patch16_224" has the same form, and is in an installed package
+            files |= own
+            for module in _modules_of_rules(value):
+                files |= _files_of(module)
     if not files:
         return None
     digest = hashlib.sha256()
@@ -42,8 +44,7 @@ def code_digest(values: Iterable[object]) -> str | None:
     return digest.hexdigest()
 
 
-def _modules_of(reference: str) -> Iterator[str]:
-    yield reference.partition(":")[0]
+def _modules_of_rules(reference: str) -> Iterator[str]:
     found = load_reference(reference, key="strategy")
     for rule in _RULES:
         yield getattr(getattr(found, rule, None), "__module__", "")

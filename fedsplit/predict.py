@@ -13,11 +13,14 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from fedsplit.config import Config
 from fedsplit.data.class_folders import inside, is_image
-from fedsplit.data.loader import images_of_files
+from fedsplit.data.decode import UndecodableError
+from fedsplit.data.loader import Images, images_of_files
 from fedsplit.errors import ConfigError, DataError
+from fedsplit.input_spec import InputSpec
 from fedsplit.models.labels import label_names
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.names import printable
@@ -80,17 +83,42 @@ def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list
     names = label_names(classes, len(classes))  # two classes may have one name
     background = Config.load(run.config_path).data.background
     model = load_model(str(directory)).eval()
-    images = images_of_files(files, replace(input_spec(str(directory)), background=background))
-    found: list[list[float]] = []
-    for indices in torch.split(torch.arange(len(files)), _BATCH_SIZE):
-        with torch.no_grad():
-            output = model(images.batch(indices)[0])
-        logits = output if isinstance(output, torch.Tensor) else output.logits
-        found += logits[:, : len(names)].float().softmax(dim=-1).tolist()
+    spec = replace(input_spec(str(directory)), background=background)
+    try:
+        images = images_of_files(files, spec)
+        found = _scores(model, images, len(names))
+    except UndecodableError as error:
+        raise _naming_the_file(files, spec, error) from None
     return [
         Prediction(file, dict(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])))
         for file, scores in zip(files, found, strict=True)
     ]
+
+
+def _scores(model: nn.Module, images: Images, num_classes: int) -> list[list[float]]:
+    """Return the probabilities of each image, [N, classes]."""
+    found: list[list[float]] = []
+    for indices in torch.split(torch.arange(len(images)), _BATCH_SIZE):
+        with torch.no_grad():
+            output = model(images.batch(indices)[0])
+        logits = output if isinstance(output, torch.Tensor) else output.logits
+        found += logits[:, :num_classes].float().softmax(dim=-1).tolist()
+    return found
+
+
+def _naming_the_file(files: Sequence[Path], spec: InputSpec, error: DataError) -> DataError:
+    """Return the error about the first of these files that cannot be decoded."""
+    for file in files:
+        try:
+            images_of_files([file], spec).batch(torch.tensor([0]))
+        except UndecodableError as found:
+            cause = found.__cause__
+            why = found.fault if cause is None else f"{type(cause).__name__}: {cause}"
+            return DataError(
+                f"'{file}' cannot be decoded ({why}). Repair it, or give the paths of the other "
+                "images."
+            )
+    return error
 
 
 def _files(path: Path) -> Iterator[Path]:

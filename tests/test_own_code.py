@@ -46,6 +46,7 @@ def digest() -> str | None:
 
 def test_only_the_users_own_modules_count(app: Path) -> None:
     assert code_digest(["sflv1", "FedAvg", 1, "strategies.sflv1:SFLV1", "json:loads"]) is None
+    assert code_digest(["timm:vit_small_patch16_224", "torchvision:vit_b_16"]) is None
     assert digest() is not None
 
 

@@ -113,12 +113,26 @@ def test_what_cannot_be_predicted_is_named(result: Result, tmp_path: Path) -> No
         "nowhere.png": "does not exist",
         "empty": "has no image in it",
         "text.png.txt": "is no image that can be read",
-        "cut.png": r"cut\.png, cannot be decoded",
+        "cut.png": r"cut\.png' cannot be decoded",
     }.items():
         with pytest.raises(FedSplitError, match=message):
             predict(result.run_dir, [tmp_path / name])
     with pytest.raises(FedSplitError, match="not the directory of a run that has ended"):
         predict(tmp_path, [tmp_path / "one.png"])
+
+
+def test_a_broken_file_of_a_folder_is_named_with_a_remedy(
+    result: Result, folder: Path, tmp_path: Path
+) -> None:
+    """Break it: pass on the remedy of a run, which this command does not have."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder, mixed)
+    (mixed / "020-broken.png").write_bytes(picture(1).tobytes()[:3])
+    with pytest.raises(FedSplitError) as caught:
+        predict(result.run_dir, [mixed])
+    assert str(caught.value).startswith(f"'{mixed / '020-broken.png'}' cannot be decoded (")
+    assert str(caught.value).endswith("Repair it, or give the paths of the other images.")
+    assert "on-error" not in str(caught.value)
 
 
 def test_a_model_of_one_clients_bottom_is_told(

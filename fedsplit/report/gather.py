@@ -19,6 +19,8 @@ from fedsplit.results.saved import Saved
 from fedsplit.results.summary import summarise
 from fedsplit.results.text import counted
 
+_SPLITS = ("train", "validation", "test")
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -105,6 +107,25 @@ class Gathered:
             for run, record in self.finished.items()
             if (run.setting, run.label) == (setting, label)
         ]
+
+
+def uneven_images(gathered: Gathered) -> dict[str, str]:
+    """Return the variants whose runs did not have the same number of images, and the numbers.
+
+    Only the seed differs between these runs, so the data set has changed in the meantime.
+    """
+    found = {}
+    for setting in gathered.settings:
+        for label in gathered.comparison.variants:
+            seeds: dict[int, list[str]] = {}
+            for record in gathered.of(setting, label):
+                images = sum(record.summary[f"num_{split}_examples"] or 0 for split in _SPLITS)
+                seeds.setdefault(images, []).append(str(record.summary["seed"]))
+            if len(seeds) > 1:
+                found[f"{setting} {label}".strip()] = "; ".join(
+                    f"{images:,} images with seed {', '.join(of)}" for images, of in seeds.items()
+                )
+    return found
 
 
 def gather(directory: Path) -> Gathered:

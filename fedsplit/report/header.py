@@ -8,7 +8,7 @@ from fedsplit.fields import FIELDS
 from fedsplit.locks import FileLock
 from fedsplit.report.against import headlines
 from fedsplit.report.facts import facts_of, keys_in_words
-from fedsplit.report.gather import Gathered, RunRecord
+from fedsplit.report.gather import Gathered, RunRecord, uneven_images
 from fedsplit.report.page import Header, Notice
 from fedsplit.results.text import counted, duration
 
@@ -49,6 +49,11 @@ def _facts(gathered: Gathered, records: Sequence[RunRecord]) -> dict[str, str]:
 
 def _notices(gathered: Gathered) -> list[Notice]:
     found = []
+    if uneven := uneven_images(gathered):
+        text = (
+            "The data set has changed between the runs of these variants, so do not compare them:"
+        )
+        found.append(Notice(text, uneven))
     if gathered.failed:
         text = "These runs failed and are missing below:"
         found.append(Notice(text, gathered.failed, gathered.comparison.command))

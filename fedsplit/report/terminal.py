@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsplit.fields import FIELDS
-from fedsplit.report.gather import Gathered
+from fedsplit.report.gather import Gathered, uneven_images
 from fedsplit.report.measures import (
     CLIENT_FLOPS_LABEL,
     TRAINING_LABEL,
@@ -59,4 +59,6 @@ def terminal_table(gathered: Gathered, *, width: int = WIDTH_COLUMNS) -> str:
             )
         console.print(f"{setting or gathered.comparison.name}, {of_seeds}")
         console.print(table)
+    for label, images in uneven_images(gathered).items():
+        console.print(f"The data set has changed between the runs of {label}: {images}.")
     return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from fedsplit.report.gather import gather
 from fedsplit.report.terminal import terminal_table
+from fedsplit.report.write import write_report
 from tests.report.examples import VARIANTS, write_comparison
 
 
@@ -34,3 +37,18 @@ def test_a_variant_without_a_finished_run_has_dashes(tmp_path: Path) -> None:
     assert lines[0] == "iid, one seed"
     assert max(map(len, lines)) <= 80
     assert sum(line.split().count("-") for line in lines) == 4
+
+
+def test_runs_of_one_variant_with_other_images_are_named(tmp_path: Path) -> None:
+    """Break it: average over the seeds without a word."""
+    made = write_comparison(tmp_path, variants=VARIANTS, settings=["iid"])
+    assert "data set has changed" not in terminal_table(gather(made))
+    path = made / "runs" / "iid-full-seed3" / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps({**summary, "num_test_examples": summary["num_test_examples"] + 3}))
+    text = " ".join(terminal_table(gather(made)).split())
+    said = "The data set has changed between the runs of iid full: "
+    assert re.search(rf"{said}[\d,]+ images with seed 1; [\d,]+ images with seed 3\.", text)
+    _, report, _ = write_report(made)
+    assert "The data set has changed between the runs of these variants" in report.read_text()
+    assert "iid full" in report.read_text()
