@@ -120,7 +120,7 @@ def _failed(callback: Callback, server_round: int, error: Exception) -> RunError
     name = getattr(callback, "__name__", type(callback).__name__)
     failure = RunError(
         f"The callback {name} failed after round {server_round} ({type(error).__name__}: {error}). "
-        "Correct it, and continue the run: simulate(resume=..., callbacks=[...])."
+        "Correct it."
     )
     failure.__cause__ = error
     return failure

@@ -105,7 +105,8 @@ def test_an_unfinished_run_says_how_to_continue(tmp_path: Path) -> None:
 
     said = (
         r"The callback fail failed after round 2 \(KeyError: 'loss'\).*Everything up to round 2 is "
-        r"kept\. Continue with: simulate\(resume='.*', data=\.\.\., model=\.\.\.\)"
+        r"kept\. Continue with: simulate\(resume='.*', data=\.\.\., model=\.\.\., "
+        r"callbacks=\.\.\.\)"
     )
     with pytest.raises(RunError, match=said) as caught:
         run_small(
