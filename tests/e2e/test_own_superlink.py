@@ -128,6 +128,7 @@ def test_an_interrupted_run_ends_says_what_is_kept_and_leaves_nothing(
     assert projects.left_in_temporary_folder() == []
     assert (app / "runs" / "one" / "log.txt").is_file()
     assert not (app / "runs" / "one" / "summary.json").exists()
+    assert not (app / "runs" / "one" / "error.txt").exists()  # it has not failed
 
     assert link.pid() is not None  # it serves the next run
     assert projects.stop(app) == f"Ended the SuperLink of '{app}'.\n"
