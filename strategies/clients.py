@@ -24,7 +24,7 @@ from fedsplit.seeding import generator
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import RoundReport, SplitServer
 from fedsplit.split.totals import Work
-from strategies.replies import reason_of
+from strategies.replies import by_reason, reason_of
 
 
 @dataclass(frozen=True)
@@ -178,12 +178,9 @@ def _cannot(count: int) -> str:
 
 def _told(faults: Mapping[int, str]) -> str:
     """Return why nodes cannot take part: those with one reason together."""
-    nodes: dict[str, list[str]] = {}
-    for node, reason in faults.items():
-        nodes.setdefault(reason, []).append(str(node))
     return "; ".join(
         f"node{'s' if len(found) > 1 else ''} {some(found)}: {reason}"
-        for reason, found in nodes.items()
+        for reason, found in by_reason(faults).items()
     )
 
 

@@ -33,6 +33,14 @@ def reason_of(error: Error) -> str:
     return shorten(" ".join(text.split()))
 
 
+def by_reason(failures: Mapping[int, str]) -> dict[str, list[str]]:
+    """Return reason -> those that failed for it, in the order of `failures`."""
+    found: dict[str, list[str]] = {}
+    for failed, reason in failures.items():
+        found.setdefault(reason, []).append(str(failed))
+    return found
+
+
 def log_failures(failures: Mapping[int, str], what: str) -> None:
     """Log which clients are left out of something, and why: those that failed alike in one line.
 
@@ -43,10 +51,7 @@ def log_failures(failures: Mapping[int, str], what: str) -> None:
     what : str
         What they are left out of, such as "round 3".
     """
-    clients: dict[str, list[str]] = {}
-    for client, reason in sorted(failures.items()):
-        clients.setdefault(reason, []).append(str(client))
-    for reason, found in clients.items():
+    for reason, found in by_reason(dict(sorted(failures.items()))).items():
         who = f"Client {found[0]} is" if len(found) == 1 else f"Clients {some(found, 10)} are"
         log(WARNING, "%s left out of %s: %s", who, what, reason)
 

@@ -70,8 +70,6 @@ class Magnitudes:
         found = magnitudes(state)
         with self._lock:
             for name, value in found.items():
-                if name not in self._initial:
-                    continue
                 shown = self.shown(name)
                 if value > self._factor * shown:
                     raise refused(
@@ -82,8 +80,7 @@ class Magnitudes:
                         "learning-rate, if this client is honest",
                     )
             for name, value in found.items():
-                if name in self._last:
-                    self._last[name][participant] = value
+                self._last[name][participant] = value
 
     def state_dict(self) -> Snapshot:
         """Return what outlives a round."""
