@@ -91,7 +91,13 @@ def make_certificates(
     return [directory / f"{name}{end}" for name in names for end in (".pem", ".key")]
 
 
-def _issue(name: str, ca: _Issued | None, *, life: timedelta, hosts: Sequence[str] = ()) -> _Issued:
+def _issue(
+    name: str,
+    ca: _Issued | None,
+    *,
+    life: timedelta,
+    alternatives: Sequence[x509.GeneralName] = (),
+) -> _Issued:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now, signer = datetime.now(UTC), ca.key if ca else key
