@@ -7,6 +7,7 @@ only.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -20,6 +21,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedsplit.errors import ConfigError
 
+_LABEL = "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_HOST = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
+"""RFC 1123, section 2.1; the first label may be a wildcard."""
 _CLOCKS_DIFFER = timedelta(hours=1)
 _CA_LIFE = timedelta(days=3650)
 
@@ -148,12 +152,12 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(host))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(host)
-    except ValueError as error:
+    if not _HOST.fullmatch(host):
         raise ConfigError(
-            f"--host '{host}' is neither an IP address nor the name of a host ({error})."
-        ) from None
+            f"--host '{host}' is neither an IP address nor the name of a host. Give it without a "
+            "port; a name with other letters than a to z in its encoded form (xn--...)."
+        )
+    return x509.DNSName(host)
 
 
 def _write(directory: Path, name: str, issued: _Issued) -> None:
