@@ -160,12 +160,14 @@ class _Client:
         self._message = message
         self._state = context.state
         restore_kept(message.content, context.state)
-        self.config = Config.from_flat(context.run_config)
+        self._node = NodeConfig.from_flat(context.node_config)
+        self.config = Config.from_flat(
+            {**context.run_config, **({"device": self._node.device} if self._node.device else {})}
+        )
         if self.config.torch_threads != torch.get_num_threads():
             torch.set_num_threads(self.config.torch_threads)
         self.told = Instructions.from_record(message.content.config_records[CONFIG])
         check_kept(context.state, self.told.kept_round)
-        self._node = NodeConfig.from_flat(context.node_config)
         self.partition_id = self._node.partition_id
         self._device = torch.device(self.config.device)
         self._channel_seconds = 0.0

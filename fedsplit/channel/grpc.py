@@ -14,9 +14,10 @@ from typing import NoReturn
 
 import grpc
 
-from fedsplit.addresses import with_port
+from fedsplit.addresses import port_of, with_port
 from fedsplit.channel import wire_pb2
 from fedsplit.channel.endpoint import SessionHost
+from fedsplit.channel.limits import connection_options
 from fedsplit.channel.opening import FINAL_KEY, Opening, answered_metadata
 from fedsplit.channel.resumable import ResumableSession
 from fedsplit.channel.tls import ServerTls
@@ -50,7 +51,7 @@ class GrpcChannel:
     Raises
     ------
     ChannelError
-        If the server cannot listen on the address.
+        If the server cannot listen on the address, or this process may not open enough files.
     ConfigError
         If a certificate is not what it must be, or not for the host that clients connect to.
     """
@@ -78,6 +79,7 @@ class GrpcChannel:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.http2.max_ping_strikes", 0),
                 *keepalive_options(reconnect_seconds),
+                *connection_options(max_streams),
             ],
             maximum_concurrent_rpcs=max_streams,
         )
@@ -87,27 +89,30 @@ class GrpcChannel:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
         )
-        if tls is None:  # "localhost" is two addresses, and gRPC accepts it if only one is free
-            address = address.replace("localhost:", "127.0.0.1:")
-        else:
+        if tls is not None:
             tls.identity.check_names(advertise or address)
-        self.address = with_port(advertise or address, self._listen(address, tls))
+        port = self._listen(address, tls)
+        # Without TLS a client of "localhost" could reach another program's port on [::1].
+        known = address if tls else address.replace("localhost:", "127.0.0.1:")
+        self.address = with_port(advertise or known, port)
         self._server.start()
 
     def _listen(self, address: str, tls: ServerTls | None) -> int:
         """Listen; return the port."""
+        # "localhost" is two addresses, and gRPC accepts it if only one is free.
+        listened = address.replace("localhost:", "127.0.0.1:")
         try:
             if tls is None:
-                port = self._server.add_insecure_port(address)
+                port = self._server.add_insecure_port(listened)
             else:
-                port = self._server.add_secure_port(address, tls.credentials())
+                port = self._server.add_secure_port(listened, tls.credentials())
         except RuntimeError:
             port = 0
         if not port:
             raise ChannelError(
-                f"The split server cannot listen on channel.address = '{address}': the port is in "
-                "use or not permitted, or the host is not one of this machine. Stop the process "
-                "that uses it, or set port 0 for a free port."
+                f"The split server cannot listen on channel.address = '{address}' because port "
+                f"{port_of(address)} is in use or not permitted, or the host is not one of this "
+                "machine. Stop the process that uses the port, or set port 0 for a free one."
             )
         return port
 
