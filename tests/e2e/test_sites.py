@@ -1,0 +1,98 @@
+"""Machines of their own, TLS both ways, a shaped link: the same bits and bytes as in one process.
+
+Of five sites three have a certificate that the split server refuses: of another CA, expired, none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, Message
+
+from fedsplit import simulate
+from fedsplit.client_app import app as client_app
+from fedsplit.flower_internals import error_reply
+from tests.channel.certificates import Certificates
+from tests.e2e.flower import as_toml
+from tests.e2e.processes import processes_of
+from tests.e2e.runs import APP_DIR, SMALL, RunFiles, assert_same_weights
+from tests.e2e.sites import CHANNEL_PORT, Sites, can_make_namespaces
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not can_make_namespaces(), reason="needs root, for network namespaces"),
+]
+
+CONFIG = SMALL | {"num-clients": 5, "fraction-evaluate": 0.0, "run-name": "run"}
+REFUSED = {
+    2: "does not accept this client's certificate",
+    3: "expired on",
+    4: "asks for a client certificate (channel.client-ca)",
+}
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
+    with Sites(5) as started:
+        yield started
+    for name in ("hub", *(f"s{number}" for number in range(5))):
+        assert processes_of(started.home / name) == {}
+
+
+def test_sites_train_over_tls_and_strangers_certificates_cost_only_their_own_share(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: give `require_client_auth=False`, and all five sites take part."""
+    made, refused = sites.certificates, Certificates(tmp_path / "refused")
+    pairs = {number: made / f"client-{number}" for number in (0, 1)}
+    pairs |= {2: refused.directory / "client-0", 3: refused.directory / "expired-client"}
+    for number in range(5):
+        node: dict[str, str | int] = {"partition-id": number}
+        node["root-certificates"] = str(made / "ca.pem")
+        if number in pairs:
+            node |= {"certificate": f"{pairs[number]}.pem", "private-key": f"{pairs[number]}.key"}
+        sites.add_site(number, node)
+    config = CONFIG | {
+        "connect-timeout": 120.0,
+        "channel.address": f"0.0.0.0:{CHANNEL_PORT}",
+        "channel.advertise": f"{sites.server}:{CHANNEL_PORT}",
+        "channel.certificate": str(made / "server.pem"),
+        "channel.private-key": str(made / "server.key"),
+        "channel.client-ca": str(made / "ca.pem"),
+        "output-dir": str(tmp_path / "sites"),
+    }
+    run_config = tmp_path / "run.toml"
+    run_config.write_text(as_toml(config), encoding="utf-8")
+
+    done = sites.call(
+        "flwr", "run", str(APP_DIR), "sites", "--stream", "--run-config", str(run_config)
+    )
+
+    directory = tmp_path / "sites" / "run"
+    assert (directory / "summary.json").is_file(), done.stdout + sites.log.read_text()[-5000:]
+    over_tls = RunFiles.read(directory)
+    assert over_tls.rounds[0]["failed_clients"] == [2, 3, 4]
+    log = (directory / "log.txt").read_text()
+    for said in REFUSED.values():
+        assert log.count(said) == 1, log
+
+    here = _without_sites([2, 3, 4], monkeypatch, tmp_path / "here")
+    assert over_tls.num_bytes == here.num_bytes
+    assert_same_weights(over_tls.weights, here.weights)
+
+
+def _without_sites(failing: list[int], monkeypatch: pytest.MonkeyPatch, output: Path) -> RunFiles:
+    """Run the same in one process, where these clients fail before they send anything."""
+
+    def failing_app(message: Message, context: Context) -> Message:
+        training = message.metadata.message_type == "train"
+        if training and context.node_config["partition-id"] in failing:
+            return error_reply(message, "not admitted")
+        return client_app(message, context)
+
+    monkeypatch.setattr("fedsplit.inprocess.client_app", failing_app)
+    return RunFiles.read(simulate(CONFIG, output_dir=str(output)).run_dir)
