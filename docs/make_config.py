@@ -46,6 +46,7 @@ VALIDATED = {
     "output_dir": "a path",
     "resume": "a path, or empty",
     "background": "a colour of Pillow",
+    "prometheus": "host:port, port up to 65535; or empty",
     "address": "host:port, port up to 65535",
     "advertise": "host:port, port up to 65535; or empty",
     "certificate": "a path, or empty",

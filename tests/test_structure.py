@@ -41,6 +41,7 @@ LAYERS: list[set[str]] = [
         "fedsplit.snapshot",
         "fedsplit.flower_internals",
         "fedsplit.messages",
+        "fedsplit.meter",
     },
     {
         "fedsplit.config",
@@ -110,6 +111,7 @@ HOMES = {
     "datasets": ("fedsplit.data.",),
     "grpc": ("fedsplit.channel.grpc", "fedsplit.channel.grpc_stream", "fedsplit.channel.tls"),
     "cryptography": ("fedsplit.certificates", "fedsplit.channel.tls"),
+    "prometheus_client": ("fedsplit.results.prometheus",),
     "typer": ("fedsplit.cli.", "fedsplit.plan.command"),
     "pydantic": ("fedsplit.config.", "fedsplit.compare.config", "fedsplit.messages"),
     "pickle": (),

@@ -22,6 +22,7 @@ from fedsplit.channel.opening import FINAL_KEY, Opening, answered_metadata
 from fedsplit.channel.resumable import ResumableSession
 from fedsplit.channel.tls import ServerTls
 from fedsplit.errors import ChannelError, DamagedError, FedSplitError, RunError, shorten
+from fedsplit.meter import METER
 
 SERVICE = wire_pb2.DESCRIPTOR.services_by_name["SplitLearning"].full_name
 METHOD = "Session"
@@ -128,6 +129,7 @@ class GrpcChannel:
         if admitted is None:
             return
         session, stream, lacking, again = admitted
+        METER.count(streams=1)
         try:
             if lacking is not None:
                 yield lacking
@@ -234,5 +236,6 @@ def _answers(
 
 def _refuse(context: grpc.ServicerContext, code: grpc.StatusCode, error: FedSplitError) -> NoReturn:
     """End a stream for a reason that another try would meet too."""
+    METER.count(refusals=1)
     context.set_trailing_metadata(((FINAL_KEY, "1"),))
     context.abort(code, str(error))

@@ -16,6 +16,9 @@ from fedsplit.channel.endpoint import Session, SessionHost
 from fedsplit.channel.frame import Kind
 from fedsplit.channel.opening import Opening
 from fedsplit.errors import ChannelError, DamagedError, FedSplitError
+from fedsplit.meter import METER
+
+_STEPS = (Kind.SMASHED_DATA, Kind.EVALUATION)
 
 
 class ResumableSession:
@@ -159,6 +162,9 @@ class ResumableSession:
                     self._free()
                 raise
             session.traffic.downlink_bytes += len(encoded)
+            METER.count(
+                steps=frame.kind in _STEPS, uplink_bytes=len(data), downlink_bytes=len(encoded)
+            )
             with self._switching:
                 self._free()
                 self._last_answer, self._sent = encoded, stream == self._stream

@@ -1,6 +1,6 @@
-"""Sinks that a run sends its rounds to while it goes on: TensorBoard, Weights & Biases.
+"""Sinks that a run sends its rounds to while it goes on: TensorBoard, W&B, Prometheus.
 
-Both are off by default and get copies: rounds.jsonl and summary.json are always written.
+All are off by default and get copies: rounds.jsonl and summary.json are always written.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from fedsplit.addresses import is_loopback
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
 from fedsplit.fields import FIELDS, METRICS_GROUP, as_number
@@ -35,7 +36,7 @@ class Sink(Protocol):
 
 
 def check_sinks(config: Config) -> None:
-    """Refuse a sink whose library is not installed.
+    """Refuse a sink whose library is not installed, or that would speak in the clear.
 
     Raises
     ------
@@ -45,13 +46,22 @@ def check_sinks(config: Config) -> None:
     for key, wanted, library in (
         ("sinks.tensorboard", config.sinks.tensorboard, "tensorboard"),
         ("sinks.wandb", config.sinks.wandb != "off", "wandb"),
+        ("sinks.prometheus", bool(config.sinks.prometheus), "prometheus_client"),
     ):
         if wanted and find_spec(library) is None:
+            extra = key.removeprefix("sinks.")
             raise ConfigError(
                 f"{key} needs the package '{library}', which is not installed. Install it with "
-                f"pip install 'fedsplit[{library}]', or leave {key} at its default. (`flwr run` "
+                f"pip install 'fedsplit[{extra}]', or leave {key} at its default. (`flwr run` "
                 "makes an environment of [project].dependencies in pyproject.toml: add it there.)"
             )
+    address = config.sinks.prometheus
+    if address and not is_loopback(address) and not config.channel.certificate:
+        raise ConfigError(
+            f"sinks.prometheus = '{address}' is off loopback, and nothing encrypts it. Set "
+            "channel.certificate and channel.private-key, which it uses too; or serve it on "
+            "127.0.0.1."
+        )
 
 
 class Sinks:
@@ -105,6 +115,10 @@ def _opened(config: Config, run_dir: Path, rounds_done: int) -> Iterator[tuple[s
         yield "sinks.tensorboard", TensorBoard(config, run_dir, rounds_done)
     if config.sinks.wandb != "off":
         yield "sinks.wandb", WeightsAndBiases(config, run_dir)
+    if config.sinks.prometheus:
+        from fedsplit.results.prometheus import Prometheus
+
+        yield "sinks.prometheus", Prometheus(config)
 
 
 class TensorBoard:
