@@ -54,6 +54,7 @@ def plan(  # noqa: PLR0913, PLR0917 - one for each option
     image_size: Annotated[
         int, typer.Option(min=0, help="As model.image-size. [default: that of the model]")
     ] = 0,
+    trust: Annotated[bool, typer.Option("--trust", help="As model.trust = true.")] = False,
     num_labels: Annotated[
         int | None, typer.Option(min=1, help="Number of classes. [default: that of the model]")
     ] = None,
@@ -92,6 +93,7 @@ def plan(  # noqa: PLR0913, PLR0917 - one for each option
         batch_size=batch_size,
         dtype=dtype.value,
         image_size=image_size,
+        trust=trust,
         num_labels=num_labels,
         topology="u-shaped" if u_shaped else "vanilla",
         links=_links([name.value for name in names], custom),

@@ -13,10 +13,10 @@ from torch import nn
 
 from fedsplit.errors import ModelError
 from fedsplit.models import load_model, load_split_model, resolve, split_model
-from fedsplit.models.hub import INDEX
+from fedsplit.models.directory import INDEX
 from fedsplit.models.libraries.transformers import LIBRARY
 from fedsplit.models.storage import kept_buffers, with_storage, without_storage
-from fedsplit.models.weights import Checkpoint
+from fedsplit.models.stored import Checkpoint
 from fedsplit.seeding import seeded_init
 
 

@@ -16,7 +16,8 @@ from fedsplit.models.hub import Source
 from fedsplit.models.labels import label_names
 from fedsplit.models.split import PARTS
 from fedsplit.models.storage import without_storage
-from fedsplit.models.weights import Checkpoint, checkpoint_of, write_model
+from fedsplit.models.stored import Checkpoint, checkpoint_of
+from fedsplit.models.weights import write_model
 from fedsplit.objects import is_object
 from fedsplit.references import load_reference
 from fedsplit.seeding import unchanged_generator
