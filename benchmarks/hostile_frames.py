@@ -3,13 +3,14 @@
 uv run python -m benchmarks.hostile_frames --frames 1000000
 
 Each frame is a legal one with something wrong: random bytes, flipped bits, and lengths, dtypes,
-shapes, names, orders and headers that a stranger made up. It goes through what the server does with
-a received frame: `decode`, the kind and step that are due, and `Wire.unpack`. A frame that is accepted
-has to have the structure of the legal one: kind, step, and the tensors with their names, shapes and
-dtypes. Only three of the mutations may leave it. A bit that is flipped within the values, with a
-checksum that fits, makes another legal frame, unless a value is then NaN, infinite or no label. An
-entry of the header may by chance be given what it had. And bytes may be left out that are no more
-than the order of the tensors, which `Wire.unpack` takes from the boundary.
+shapes, names, orders and headers that a stranger made up. It goes through what the server does
+with a received frame: `decode`, the kind and step that are due, and `Wire.unpack`. A frame that
+is accepted has to have the structure of the legal one: kind, step, and the tensors with their
+names, shapes and dtypes. Only three of the mutations may leave it. A bit that is flipped within
+the values, with a checksum that fits, makes another legal frame, unless a value is then NaN,
+infinite or no label. An entry of the header may by chance be given what it had. And bytes may be
+left out that are no more than the order of the tensors, which `Wire.unpack` takes from the
+boundary.
 """
 
 from __future__ import annotations

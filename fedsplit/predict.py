@@ -49,7 +49,9 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list[Prediction]:
+def predict(
+    run_dir: Path, paths: Sequence[Path], *, best: bool = False, trust: bool = False
+) -> list[Prediction]:
     """Return what the model of a run says of images, in the order of the paths.
 
     The images are fitted to the model as in the run's own test.
@@ -62,6 +64,8 @@ def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list
         Image files, and folders of them.
     best : bool
         Take the weights after the best round, not the last.
+    trust : bool
+        As `model.trust`, for a saved model that names another function than the run's config.
 
     Raises
     ------
@@ -84,7 +88,7 @@ def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list
     classes = json.loads(run.shards_path.read_text(encoding="utf-8"))["class_names"]
     names = label_names(classes, len(classes))  # two classes may have one name
     config = Config.load(run.config_path)
-    trust = _is_trusted(config, directory)
+    trust = trust or _is_trusted(config, directory)
     model = load_model(str(directory), trust=trust).eval()
     found_spec = input_spec(str(directory), trust=trust)
     spec = replace(found_spec, background=config.data.background)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +38,7 @@ _KINDS: Mapping[str, type] = {
     **dict.fromkeys(("vision_config", "text_config", "pretrained_cfg", "model_args"), dict),
     **dict.fromkeys(("id2label", "label2id"), dict),
 }
-_WORDS = {str: "text", list: "a list", dict: "an object"}
+_WORDS: Mapping[type, str] = {str: "text", list: "a list", dict: "an object"}
 _MAX_ITEMS = 1000
 _MAX_NAMES = 100_000
 _OF_NAMES = ("id2label", "label2id", "class_names", "label_names", "label_descriptions")
@@ -85,7 +84,7 @@ def _bounds_of(key: str) -> _Bounds | None:
 
 def _check(key: str, value: object, bounds: _Bounds, path: Path) -> None:
     items = value if isinstance(value, list) else [value]
-    numbers = [n for n in items if isinstance(n, Real) and not isinstance(n, bool)]
+    numbers = [n for n in items if isinstance(n, int | float) and not isinstance(n, bool)]
     if bounds.of_sum and numbers and all(number >= 0 for number in numbers):
         numbers = [sum(numbers)]
     for number in numbers:

@@ -1,4 +1,4 @@
-"""Code and files that a model's configs name: refused, left out, or run because the user said so."""
+"""Code and files that a model's configs name: refused, left out, or run as the user allows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fedsplit.errors import ModelError
 from fedsplit.objects import is_object
 
 _FACTORY = "factory"
+_TRUST = "set model.trust = true (in Python trust=True; for plan and predict --trust)"
 _CODE = ("auto_map", "custom_pipelines", "custom_generate", "kernel_config")
 _ATTENTION = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
@@ -47,8 +48,7 @@ def check_code(config: Mapping[str, Any], path: Path, *, trust: bool) -> None:
     if not trust and factory is not None and not is_object(str(factory)):
         raise ModelError(
             f"The file '{path}' names code: factory = {factory!r:.200}. A model directory may come "
-            "from a stranger, so the function is not called. If you know it, and trust the "
-            "directory, set model.trust = true (trust=True in Python)."
+            f"from a stranger, so the function is not called. If you know it, {_TRUST}."
         )
     for key, value in _entries(config):
         if value in (None, {}, [], False):
@@ -61,8 +61,8 @@ def check_code(config: Mapping[str, Any], path: Path, *, trust: bool) -> None:
         if not trust and (key in _CODE or (key in _ATTENTION and _is_kernel(value))):
             raise ModelError(
                 f"The file '{path}' names code: {key} = {value!r:.200}. fedsplit does not run it. "
-                f"Remove {key}, or set model.trust = true (trust=True in Python) to load the "
-                "weights into the class of the same model_type that its library has."
+                f"Remove {key}; or, to load the weights into the class of the same model_type that "
+                f"its library has, {_TRUST}."
             )
 
 

@@ -65,9 +65,8 @@ def resolve(
     """Find a model by its name; a process keeps what it has found.
 
     A local directory whose configs have changed is a new model. A model that the user's own code
-    makes, a function (``package.module:function``) or a class that `register_family` names, is
-    kept for one run only: the next run uses functions and classes as they are then. So is an
-    object that `simulate` is given. A hub id is looked up once in a process.
+    makes, a function or a class that `register_family` names, is kept for one run only: the next
+    run uses it as it is then. So is an object that `simulate` is given. A hub id is looked up once.
 
     Parameters
     ----------
@@ -75,9 +74,7 @@ def resolve(
         As for `load_split_model`.
     run : str
         Identifies the run that asks. Without it, a model that the user's code makes is not kept.
-    image_size : int
-        Height and width of the images that it is to take, in pixels; 0 = its own size.
-    trust : bool
+    image_size, trust : int, bool
         As for `load_split_model`.
 
     Raises
@@ -264,8 +261,7 @@ class ResolvedModel:
         if not stored:
             return checkpoint.build(self.source, family, num_labels).to(device=device, dtype=dtype)
         if self.source.from_hub:
-            assert self.source.directory is not None
-            # A snapshot's directory is called by its commit.
+            assert self.source.directory is not None  # a snapshot's, called by its commit
             fetch_weights(self.name, self._cache_dir, revision=self.source.directory.name)
         model = checkpoint.load(
             self.source,

@@ -52,7 +52,7 @@ def allocate_kept_buffers(model: nn.Module) -> None:
     if size > MAX_KEPT_BYTES:
         raise ModelError(
             f"The tables of positions of this model would take {size:,} bytes, more than "
-            f"{MAX_KEPT_BYTES:,}. Correct image_size, patch_size and window_size in its config.json."
+            f"{MAX_KEPT_BYTES:,}. Correct image_size and window_size in its config.json."
         )
     for name, buffer in buffers.items():
         owner, _, last = name.rpartition(".")

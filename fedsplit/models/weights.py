@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fedsplit.models.directory import SINGLE
 from fedsplit.models.storage import Slot, as_slot, put, weight_slots
 from fedsplit.models.stored import Stored
 from fedsplit.snapshot import separate

@@ -37,7 +37,8 @@ class CustomLibrary:
                 "simulate() was given as an object: only their weights are saved. Make the modules "
                 "again, and load its model.safetensors into them, for three parts into "
                 "SplitModel(bottom, trunk, top).merge(). Or write a function that makes them, and "
-                "name it as 'factory' in its config.json: package.module:function."
+                "name it as 'factory' in its config.json: package.module:function; and load it "
+                "with trust=True."
             )
         class_names = tuple(source.config.get("class_names", ()))
         made = _call(source.name, name, num_labels or len(class_names) or None)

@@ -37,13 +37,14 @@ class TimmLibrary:
 
     Attributes
     ----------
-    module_name : str
+    module_name, class_name : str
         Where the class is.
     model_type : str
         In config.json.
     """
 
     module_name = "timm.models.vision_transformer"
+    class_name = "VisionTransformer"
     model_type = "timm-vit"
 
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
@@ -51,7 +52,8 @@ class TimmLibrary:
         config, name = source.config, _architecture(source)
         arguments = {key: config[key] for key in ("num_classes", "global_pool") if key in config}
         arguments.update(config.get("model_args") or {})
-        check_arguments(source.name, arguments, model_class)
+        own_class = getattr(importlib.import_module(self.module_name), self.class_name)
+        check_arguments(source.name, arguments, own_class)
         if num_labels is not None:
             arguments["num_classes"] = num_labels
         if source.image_size:

@@ -26,6 +26,7 @@ class TimmEvaLibrary(TimmLibrary):
     """See `Library`."""
 
     module_name = "timm.models.eva"
+    class_name = "Eva"
     model_type = "timm-eva"
 
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401

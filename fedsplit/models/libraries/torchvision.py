@@ -55,7 +55,8 @@ class TorchvisionLibrary:
         arguments = {key: value for key, value in source.config.items() if key != "model_type"}
         architecture = arguments.pop("architecture", self.class_name)
         class_names = tuple(arguments.pop("class_names", ()))
-        check_arguments(source.name, arguments, model_class, self.further_arguments)
+        own_class = getattr(self.module(), self.class_name)
+        check_arguments(source.name, arguments, own_class, self.further_arguments)
         if source.image_size:
             arguments["image_size"] = source.image_size
         arguments["num_classes"] = num_labels or arguments.get("num_classes", _LABELS)
