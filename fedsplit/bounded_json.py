@@ -32,8 +32,8 @@ def loads(text: str, *, max_depth: int = MAX_DEPTH) -> Any:  # noqa: ANN401 - an
     except RecursionError:
         raise ValueError(too_deep) from None
     level = [value]
-    for _ in range(max_depth + 1):
-        level = [item for each in level for item in _items(each)]
+    for _ in range(max_depth):
+        level = [item for each in level for item in _items(each) if isinstance(item, dict | list)]
         if not level:
             return value
     raise ValueError(too_deep)

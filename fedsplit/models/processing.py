@@ -127,9 +127,9 @@ def _check_numbers(model_name: str, processor: Mapping[str, Any]) -> None:
             found[key] = value
     for key, value in found.items():
         kind, lowest, highest = _NUMBERS.get(key, (int, 1, MAX_EDGE))
-        if value is not None and not (
-            isinstance(value, kind) and not isinstance(value, bool) and lowest <= value <= highest
-        ):
+        may_be_none = key.endswith(("resample", "rescale_factor", "shortest_edge"))
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        if not (value is None and may_be_none) and not (is_number and lowest <= value <= highest):
             raise ModelError(
                 f"The preprocessor_config.json of '{model_name}' has {key} = {value!r:.80}. Give a "
                 f"number from {lowest:g} to {highest:g}."
@@ -159,7 +159,9 @@ def _statistics(
             f"the model takes {channels} channels. Give {channels} finite numbers each, "
             "image_std above 0."
         )
-    factor = processor.get("rescale_factor", _RESCALE) if processor.get("do_rescale", True) else 1.0
+    factor = 1.0
+    if processor.get("do_rescale", True):
+        factor = processor.get("rescale_factor") or _RESCALE
     if abs(factor - _RESCALE) > 1e-6:  # mean and deviation absorb the rest
         mean, std = (tuple(x * _RESCALE / factor for x in numbers) for numbers in (mean, std))
     return mean, std
