@@ -81,7 +81,12 @@ def check(config: Config, *, run: str = "") -> Checked:
     check_sinks(config)
     if not config.resume:
         RunDirectory.check_free(config)
-    model = resolve(config.model.name, run=run, image_size=config.model.image_size)
+    model = resolve(
+        config.model.name,
+        run=run,
+        image_size=config.model.image_size,
+        trust=config.model.trust,
+    )
     spec = spec_of(config, model)
     class_names = load_images(config.data).class_names
     _check_cut(config, model, len(class_names))
@@ -116,7 +121,9 @@ def check_shards(config: Config) -> None:
         counts = class_counts(images, config.data, num_clients=config.num_clients, seed=config.seed)
         fraction = config.data.validation_fraction
         sizes = [sum(row) - validation_size(sum(row), fraction) for row in counts]
-        model = resolve(config.model.name, image_size=config.model.image_size)
+        model = resolve(
+            config.model.name, image_size=config.model.image_size, trust=config.model.trust
+        )
         num_labels = len(images.class_names)
         check_batches(config, sizes, lambda: _trained(config, model, num_labels))
 

@@ -180,7 +180,9 @@ class _Client:
     @cached_property
     def _model(self) -> ResolvedModel:
         model = self.config.model
-        return resolve(model.name, run=self.told.run, image_size=model.image_size)
+        return resolve(
+            model.name, run=self.told.run, image_size=model.image_size, trust=model.trust
+        )
 
     @cached_property
     def training(self) -> Training:

@@ -21,9 +21,11 @@ from fedsplit.data.decode import UndecodableError
 from fedsplit.data.loader import Images, images_of_files
 from fedsplit.errors import ConfigError, DataError
 from fedsplit.input_spec import InputSpec
+from fedsplit.models.directory import CONFIG, file_in, parse, read_text
 from fedsplit.models.labels import label_names
 from fedsplit.models.loading import input_spec, load_model
 from fedsplit.names import printable
+from fedsplit.references import is_reference
 from fedsplit.results.run_paths import RunPaths
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +49,9 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list[Prediction]:
+def predict(
+    run_dir: Path, paths: Sequence[Path], *, best: bool = False, trust: bool = False
+) -> list[Prediction]:
     """Return what the model of a run says of images, in the order of the paths.
 
     The images are fitted to the model as in the run's own test.
@@ -60,6 +64,8 @@ def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list
         Image files, and folders of them.
     best : bool
         Take the weights after the best round, not the last.
+    trust : bool
+        As `model.trust`, for a saved model that names another function than the run's config.
 
     Raises
     ------
@@ -81,9 +87,11 @@ def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list
     files = [file for path in paths for file in _files(path)]
     classes = json.loads(run.shards_path.read_text(encoding="utf-8"))["class_names"]
     names = label_names(classes, len(classes))  # two classes may have one name
-    background = Config.load(run.config_path).data.background
-    model = load_model(str(directory)).eval()
-    spec = replace(input_spec(str(directory)), background=background)
+    config = Config.load(run.config_path)
+    trust = trust or _is_trusted(config, directory)
+    model = load_model(str(directory), trust=trust).eval()
+    found_spec = input_spec(str(directory), trust=trust)
+    spec = replace(found_spec, background=config.data.background)
     try:
         images = images_of_files(files, spec)
         found = _scores(model, images, len(names))
@@ -93,6 +101,17 @@ def predict(run_dir: Path, paths: Sequence[Path], *, best: bool = False) -> list
         Prediction(file, dict(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])))
         for file, scores in zip(files, found, strict=True)
     ]
+
+
+def _is_trusted(config: Config, directory: Path) -> bool:
+    """Return whether the function that a saved model names may be called.
+
+    It may if the run's own config names the same one, as whoever began the run has written it.
+    """
+    if config.model.trust or not is_reference(config.model.name):
+        return config.model.trust
+    path = file_in(directory, CONFIG, trust=False)
+    return parse(read_text(path), path).get("factory") == config.model.name
 
 
 def _scores(model: nn.Module, images: Images, num_classes: int) -> list[list[float]]:

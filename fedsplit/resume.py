@@ -30,6 +30,7 @@ _MAY_CHANGE = (
     "connect-timeout",
     "round-timeout",
     "console",
+    "model.trust",
 )
 _MAY_CHANGE_SECTIONS = ("channel", "sinks")
 

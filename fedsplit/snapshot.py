@@ -19,6 +19,7 @@ import xxhash
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fedsplit import bounded_json, tensor_headers
 from fedsplit.errors import RunError
 
 Snapshot = dict[str, Any]
@@ -26,6 +27,8 @@ Snapshot = dict[str, Any]
 
 _SEPARATOR = "/"
 _TENSOR = "tensor"
+_LIMITS = tensor_headers.Limits(tensors=1_000_000, header_bytes=100_000_000)
+_DEPTH = 100
 _CHECKSUM_LENGTH = 16  # hexadecimal digits of XXH3, before the values
 
 
@@ -44,7 +47,7 @@ def from_bytes(data: bytes) -> Snapshot:
         If the bytes are not a snapshot.
     """
     try:
-        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+        header = tensor_headers.checked(data, _LIMITS)
         return _checked(header, safetensors.torch.load(data))
     except Exception as error:  # what broken bytes make the libraries raise is open-ended
         raise _unreadable(f"A saved state of {len(data)} bytes", error) from None
@@ -74,7 +77,8 @@ def load(path: Path) -> Snapshot:
         If the file is not a whole snapshot, or cannot be read.
     """
     try:
-        return _checked(_header(path), safetensors.torch.load_file(path))
+        header = tensor_headers.checked_file(path, _LIMITS)
+        return _checked(header, safetensors.torch.load_file(path))
     except Exception as error:  # as in `from_bytes`
         raise _unreadable(f"'{path}'", error) from None
 
@@ -88,17 +92,13 @@ def load_values(path: Path) -> Snapshot:
         As `load`.
     """
     try:
+        header = tensor_headers.checked_file(path, _LIMITS)
         with safetensors.safe_open(path, framework="pt") as file:  # refuses an incomplete file
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        return _joined(_header(path), empty)
+        return _joined(header, empty)
     except Exception as error:  # as in `from_bytes`
         raise _unreadable(f"'{path}'", error) from None
-
-
-def _header(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(int.from_bytes(file.read(8), "little"))
 
 
 def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,20 +131,22 @@ def _checksum(values: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _checksum_and_values(header: bytes) -> tuple[str, str]:
-    written: str = json.loads(header)["__metadata__"]["values"]
+def _checksum_and_values(header: Mapping[str, Any]) -> tuple[str, str]:
+    written: str = header[tensor_headers.METADATA]["values"]
     return written[:_CHECKSUM_LENGTH], written[_CHECKSUM_LENGTH:]
 
 
-def _checked(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:
+def _checked(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot:
     checksum, values = _checksum_and_values(header)
     if checksum != _checksum(values, tensors):
         raise ValueError("its checksum is that of other bytes")
     return _joined(header, tensors)
 
 
-def _joined(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:
-    state = _with_tensors(json.loads(_checksum_and_values(header)[1]), tensors)
+def _joined(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot:
+    state = _with_tensors(
+        bounded_json.loads(_checksum_and_values(header)[1], max_depth=_DEPTH), tensors
+    )
     if not isinstance(state, dict):
         raise TypeError(f"it holds a {type(state).__name__}")
     return state

@@ -202,7 +202,10 @@ def test_predict_takes_the_model_of_a_known_class_and_says_what_to_do_with_other
     shutil.copytree(finished.run_dir, copied)
     named = {**json.loads(config.read_text()), "factory": "tests.small_models:make"}
     (copied / "model" / "config.json").write_text(json.dumps(named))
-    assert call("predict", str(copied), str(image))[0] == 0
+    code, said = call("predict", str(copied), str(image))
+    assert code == 2
+    assert "factory = 'tests.small_models:make'" in said
+    assert call("predict", str(copied), str(image), "--trust")[0] == 0
 
 
 @pytest.mark.slow

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import struct
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,9 @@ from fedsplit.errors import RunError
 from fedsplit.snapshot import (
     flat,
     from_bytes,
+    load,
     load_optimizer_state,
+    load_values,
     optimizer_state,
     to_bytes,
 )
@@ -224,3 +228,23 @@ def test_the_learning_rate_is_not_part_of_an_optimizers_state() -> None:
     load_optimizer_state(second, from_bytes(to_bytes(optimizer_state(first))))
     assert [group["lr"] for group in second.param_groups] == [0.25]
     assert [int(state["step"]) for state in second.state.values()] == [1, 1]
+
+
+def test_a_snapshot_with_a_key_twice_or_too_many_levels_is_refused(tmp_path: Path) -> None:
+    """Break it: let safetensors and json take the last of two."""
+    size = int.from_bytes(GOOD[:8], "little")
+    header = GOOD[8 : 8 + size].decode().rstrip()
+    name = '"/deep/a/b/c"'
+    entry = json.dumps(json.loads(header)[json.loads(name)], separators=(",", ":"))
+    deep = safetensors.torch.save({}, {"values": "0" * 16 + "[" * 5000})
+    twice = f"{header[:-1]},{name}:{entry}}}"
+    for data, said in (
+        (struct.pack("<Q", len(twice)) + twice.encode() + GOOD[8 + size :], "is there twice"),
+        (deep, "checksum|nested"),
+    ):
+        with pytest.raises(RunError, match=said):
+            from_bytes(data)
+        (tmp_path / "x").write_bytes(data)
+        for read in (load, load_values):
+            with pytest.raises(RunError, match=f"{said}|nested"):
+                read(tmp_path / "x")

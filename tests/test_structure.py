@@ -18,8 +18,8 @@ FILES = [
 
 # A group may import from the lines before its own, and not from its neighbours in one line.
 LAYERS: list[set[str]] = [
-    {"fedsplit.errors", "fedsplit.blame"},
-    {"fedsplit.objects"},
+    {"fedsplit.errors", "fedsplit.blame", "fedsplit.bounded_json"},
+    {"fedsplit.objects", "fedsplit.tensor_headers"},
     {
         "fedsplit.addresses",
         "fedsplit.certificates",

@@ -19,6 +19,9 @@ def predict(
     best: Annotated[
         bool, typer.Option("--best", help="Take the weights after the best round, not the last.")
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="As model.trust = true: code that it names is run.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print all classes as JSON instead of a table.")
     ] = False,
@@ -27,7 +30,7 @@ def predict(
     from fedsplit.predict import predict as predict_all  # loads torch: not for --help
     from fedsplit.predict import prediction_table, to_json
 
-    found = predict_all(run_dir, images, best=best)
+    found = predict_all(run_dir, images, best=best, trust=trust)
     print(to_json(found) if as_json else prediction_table(found))  # noqa: T201
 
 

@@ -25,6 +25,11 @@ class ModelConfig(Section):
         description="height and width of the images that the model is given, in pixels; positions "
         "are interpolated; 0 = the model's own size",
     )
+    trust: bool = Field(
+        False,
+        description="whether the files of a model's directory may name code that is run "
+        "(docs/models.md)",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="dtype of all weights and of the tensors at the cut"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -34,3 +36,40 @@ def check_parts(parts: Sequence[str]) -> None:
     """Refuse names of parts that a model does not have."""
     if set(parts) - set(PARTS) or isinstance(parts, str):
         raise ModelError(f"parts is {parts!r}; give some of {PARTS}.")
+
+
+_OF_CODE = {
+    *("device", "dtype", "block", "downsample_layer", "conv_stem_configs"),
+    *("embed_layer", "block_fn", "mlp_layer"),
+}
+
+
+def check_arguments(
+    name: str,
+    arguments: Mapping[str, Any],
+    model_class: type[Any],
+    more: Collection[str] = (),
+) -> None:
+    """Refuse arguments in a config that a model's class does not take as values.
+
+    A library's function that makes a model by name takes others, which name files and downloads.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls the model, for the message.
+    arguments : Mapping[str, Any]
+        As in config.json.
+    model_class : type
+        The class.
+    more : Collection[str]
+        Further names that are known.
+    """
+    known = {*inspect.signature(model_class).parameters, *more} - _OF_CODE
+    odd = sorted(set(arguments) - known)
+    if odd:
+        raise ModelError(
+            f"The config.json of '{name}' has the argument {odd[0]!r:.100} = "
+            f"{arguments[odd[0]]!r:.100}, which is none that a file may give to "
+            f"{model_class.__name__}. Remove it."
+        )

@@ -17,14 +17,13 @@ from typing import Any
 from fedsplit.cache import OnceCache
 from fedsplit.errors import ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
+from fedsplit.models.config_values import check_values
+from fedsplit.models.directory import CONFIG, INDEX, PROCESSOR, SINGLE, file_in, parse, read_text
 from fedsplit.models.known_configs import LIBRARY_TYPES, as_known, config_of_name
+from fedsplit.models.named_code import check_code, without_code
 from fedsplit.names import local_directory, near_miss
 from fedsplit.references import is_reference
 
-_CONFIG = "config.json"
-_PROCESSOR = "preprocessor_config.json"
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 PROBE_SECONDS = 5.0
 
 
@@ -46,6 +45,8 @@ class Source:
         The text of preprocessor_config.json; empty if there is none.
     image_size : int
         Height and width of the images that it is to take, in pixels; 0 = its own size.
+    trust : bool
+        Whether links in the directory may lead out of it, and its config may name a function.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Source:
     from_hub: bool = False
     processor_text: str = ""
     image_size: int = 0
+    trust: bool = False
 
     @property
     def has_weights(self) -> bool:
@@ -82,10 +84,12 @@ class Source:
         if not self.processor_text:
             return {}
         assert self.directory is not None
-        return _parse(self.processor_text, self.directory / _PROCESSOR)
+        return parse(self.processor_text, self.directory / PROCESSOR)
 
 
-def find_model(model_name: str, *, cache_dir: str | Path | None = None) -> Source:
+def find_model(
+    model_name: str, *, cache_dir: str | Path | None = None, trust: bool = False
+) -> Source:
     """Find a model, and fetch its configs if it lies on the hub.
 
     Parameters
@@ -96,11 +100,13 @@ def find_model(model_name: str, *, cache_dir: str | Path | None = None) -> Sourc
         The name is looked for in that order.
     cache_dir : str | Path, optional
         Where hub files are kept; default as in huggingface_hub.
+    trust : bool
+        Whether the files of its directory may name code, and links in it lead out.
 
     Raises
     ------
     ModelError
-        If there is no such model, or the hub cannot be reached.
+        If there is no such model, the hub cannot be reached, or its files are not those of a model.
     """
     if model_name in BUILTIN_MODELS:
         return Source(model_name, BUILTIN_MODELS[model_name], None)
@@ -114,15 +120,25 @@ def find_model(model_name: str, *, cache_dir: str | Path | None = None) -> Sourc
     if local is None and (meant := near_miss(model_name, BUILTIN_MODELS)):
         raise ModelError(f"There is no model '{model_name}'; did you mean '{meant}'?")
     directory = (fetch_configs(model_name, cache_dir) if local is None else local).absolute()
-    if not (directory / _CONFIG).is_file():
+    if not (directory / CONFIG).is_file():
         raise ModelError(
             f"The model directory '{directory}' has no config.json. Give a directory written by "
             "save_pretrained, or by a fedsplit run (its model/ folder)."
         )
-    config = as_known(_parse(_read(directory / _CONFIG), directory / _CONFIG))
-    processor = directory / _PROCESSOR
-    text = _read(processor) if processor.is_file() else ""
-    return Source(model_name, config, directory, from_hub=local is None, processor_text=text)
+    config = _read_config(directory, CONFIG, trust=trust)
+    check_values(config, directory / CONFIG)
+    text = ""
+    if (directory / PROCESSOR).is_file():
+        text = json.dumps(_read_config(directory, PROCESSOR, trust=trust))
+    known = as_known(config)
+    return Source(model_name, known, directory, local is None, processor_text=text, trust=trust)
+
+
+def _read_config(directory: Path, name: str, *, trust: bool) -> dict[str, Any]:
+    path = file_in(directory, name, trust=trust)
+    config = parse(read_text(path), path)
+    check_code(config, path, trust=trust)
+    return without_code(config)
 
 
 @dataclass(frozen=True)
@@ -150,7 +166,7 @@ def fetch_configs(model_id: str, cache_dir: str | Path | None) -> Path:
     """
     if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1 or not model_id:
         raise ModelError(f"The model directory '{model_id}' does not exist. {_alternatives()}")
-    return _snapshot(model_id, cache_dir, _CONFIG, _PROCESSOR)
+    return _snapshot(model_id, cache_dir, CONFIG, PROCESSOR)
 
 
 def fetch_weights(
@@ -174,7 +190,7 @@ def fetch_weights(
     ModelError
         If there is no such model, or the hub cannot be reached.
     """
-    configs = (_CONFIG, _PROCESSOR)
+    configs = (CONFIG, PROCESSOR)
     folder = _snapshot(model_id, cache_dir, *configs, INDEX, revision=revision)
     if (folder / INDEX).is_file():
         return folder
@@ -270,30 +286,6 @@ def _alternatives() -> str:
         f"Use a built-in model ({', '.join(BUILTIN_MODELS)}), or the path of a local directory "
         "that holds config.json and model.safetensors."
     )
-
-
-_WRITE_IT_AGAIN = "Repair it, or copy or save the model again."
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The file '{path}' cannot be read: {error}. {_WRITE_IT_AGAIN}") from None
-
-
-def _parse(text: str, path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ModelError(
-            f"The file '{path}' cannot be read as JSON: {error}. {_WRITE_IT_AGAIN}"
-        ) from None
-    if not isinstance(content, dict):
-        raise ModelError(
-            f"The file '{path}' must hold a JSON object, not {content!r:.40}. {_WRITE_IT_AGAIN}"
-        )
-    return content
 
 
 def _first_line(error: Exception) -> str:

@@ -32,6 +32,7 @@ def load_split_model(  # noqa: PLR0913 - all but the first two by keyword
     num_labels: int | None = None,
     parts: Sequence[str] = PARTS,
     image_size: int = 0,
+    trust: bool = False,
 ) -> SplitModel:
     """Load a model and split it into bottom, trunk and top.
 
@@ -59,6 +60,10 @@ def load_split_model(  # noqa: PLR0913 - all but the first two by keyword
     image_size : int
         Height and width of the images that the model is to take, in pixels, with its positions
         interpolated as its library does it; 0 = its own size.
+    trust : bool
+        Whether the files of its directory may name code: a function in config.json, as in the
+        ``model/`` of a run whose model your own function makes, is imported and called. Links in
+        the directory may then lead out of it. Leave it false for what others have made.
 
     Returns
     -------
@@ -80,7 +85,7 @@ def load_split_model(  # noqa: PLR0913 - all but the first two by keyword
     >>> bottom(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 17, 64])
     """
-    return resolve(model_name, cache_dir=cache_dir, image_size=image_size).load_parts(
+    return resolve(model_name, cache_dir=cache_dir, image_size=image_size, trust=trust).load_parts(
         split_points,
         device=device,
         dtype=dtype,
@@ -99,6 +104,7 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     image_size: int = 0,
+    trust: bool = False,
 ) -> nn.Module:
     """Load a whole model; the arguments are those of `load_split_model`.
 
@@ -112,7 +118,7 @@ def load_model(
     ModelError
         If there is no such model, or its weights do not fit.
     """
-    return resolve(model_name, cache_dir=cache_dir, image_size=image_size).load(
+    return resolve(model_name, cache_dir=cache_dir, image_size=image_size, trust=trust).load(
         device=device, dtype=dtype, pretrained=pretrained, num_labels=num_labels
     )
 
@@ -123,6 +129,7 @@ def input_spec(
     *,
     images: Callable[[], tuple[int, int, int]] | None = None,
     image_size: int = 0,
+    trust: bool = False,
 ) -> InputSpec:
     """Return the images that a model takes, from its config and its preprocessor_config.json.
 
@@ -136,7 +143,7 @@ def input_spec(
     images : Callable[[], tuple[int, int, int]], optional
         Returns channels, height and width of the images there are, for a model of your own that
         does not say what it takes.
-    image_size : int
+    image_size, trust : int, bool
         As for `load_split_model`.
 
     Raises
@@ -144,4 +151,6 @@ def input_spec(
     ModelError
         If the configs cannot be read, do not say it, or images are neither grey nor RGB.
     """
-    return resolve(model_name, cache_dir=cache_dir, image_size=image_size).input_spec(images)
+    return resolve(model_name, cache_dir=cache_dir, image_size=image_size, trust=trust).input_spec(
+        images
+    )

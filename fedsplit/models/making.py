@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from safetensors import SafetensorError
 
-from fedsplit.errors import FedSplitError, ModelError, cannot_write
+from fedsplit.errors import FedSplitError, ModelError, cannot_write, shorten
 from fedsplit.references import is_reference
 from fedsplit.seeding import process_lock
 
@@ -71,7 +71,7 @@ def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
         except Exception as error:
             if doing == "saved" and isinstance(error, OSError | SafetensorError):
                 raise cannot_write(Path(name), error) from None
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = shorten(" ".join(str(error).split())) or type(error).__name__
             remedy = "Check the directory and its config.json."
             if is_reference(name):
                 remedy = "It is what the function of this name makes: check that function."

@@ -11,7 +11,14 @@ from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
 
 BILINEAR = 2
+MAX_EDGE = 8192
+"""Of images, in pixels."""
 _RESCALE = 1 / 255
+_EDGES = ("height", "width", "shortest_edge")
+_NUMBERS: Mapping[str, tuple[Any, float, float]] = {
+    "resample": (int, 0, 5),
+    "rescale_factor": (int | float, 1e-6, 1e6),
+}
 
 
 def input_spec_of(
@@ -41,6 +48,7 @@ def input_spec_of(
             f"The model '{model_name}' takes images of {channels} channels (num_channels in its "
             "config.json), but images are read as grey or RGB. Choose a model for 1 channel or 3."
         )
+    _check_numbers(model_name, processor)
     resizes = processor.get("do_resize", True)
     resized = _size(processor.get("size")) if resizes else None
     crop = _size(processor.get("crop_size")) if processor.get("do_center_crop") else None
@@ -108,6 +116,26 @@ def processor_of(spec: InputSpec) -> dict[str, Any]:
     }
 
 
+def _check_numbers(model_name: str, processor: Mapping[str, Any]) -> None:
+    """Refuse sizes, a filter or a factor that no processor has."""
+    found = {key: processor[key] for key in ("resample", "rescale_factor") if key in processor}
+    for key in ("size", "crop_size"):
+        value = processor.get(key)
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{edge}": value[edge] for edge in _EDGES if edge in value}
+        elif isinstance(value, int):
+            found[key] = value
+    for key, value in found.items():
+        kind, lowest, highest = _NUMBERS.get(key, (int, 1, MAX_EDGE))
+        may_be_none = key.endswith(("resample", "rescale_factor", "shortest_edge"))
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        if not (value is None and may_be_none) and not (is_number and lowest <= value <= highest):
+            raise ModelError(
+                f"The preprocessor_config.json of '{model_name}' has {key} = {value!r:.80}. Give a "
+                f"number from {lowest:g} to {highest:g}."
+            )
+
+
 def _size(value: object) -> int | tuple[int, int] | None:
     """Return the shortest edge, or height and width; None if it says neither."""
     if isinstance(value, Mapping):
@@ -131,7 +159,9 @@ def _statistics(
             f"the model takes {channels} channels. Give {channels} finite numbers each, "
             "image_std above 0."
         )
-    factor = processor.get("rescale_factor", _RESCALE) if processor.get("do_rescale", True) else 1.0
+    factor = 1.0
+    if processor.get("do_rescale", True):
+        factor = processor.get("rescale_factor") or _RESCALE
     if abs(factor - _RESCALE) > 1e-6:  # mean and deviation absorb the rest
         mean, std = (tuple(x * _RESCALE / factor for x in numbers) for numbers in (mean, std))
     return mean, std

@@ -29,7 +29,7 @@ from fedsplit.models.split import (
     stage_names,
 )
 from fedsplit.models.stages import Part
-from fedsplit.models.storage import move_kept_buffers, with_storage
+from fedsplit.models.storage import check_memory, move_kept_buffers, with_storage
 from fedsplit.objects import is_object
 from fedsplit.references import load_instance
 
@@ -47,6 +47,7 @@ class _ModelKey:
     cache_dir: str | None
     directory: Path | None
     config_sha256: str
+    trust: bool
     run: str
 
 
@@ -59,13 +60,13 @@ def resolve(
     cache_dir: str | Path | None = None,
     run: str = "",
     image_size: int = 0,
+    trust: bool = False,
 ) -> ResolvedModel:
     """Find a model by its name; a process keeps what it has found.
 
     A local directory whose configs have changed is a new model. A model that the user's own code
-    makes, a function (``package.module:function``) or a class that `register_family` names, is
-    kept for one run only: the next run uses functions and classes as they are then. So is an
-    object that `simulate` is given. A hub id is looked up once in a process.
+    makes, a function or a class that `register_family` names, is kept for one run only: the next
+    run uses it as it is then. So is an object that `simulate` is given. A hub id is looked up once.
 
     Parameters
     ----------
@@ -73,8 +74,8 @@ def resolve(
         As for `load_split_model`.
     run : str
         Identifies the run that asks. Without it, a model that the user's code makes is not kept.
-    image_size : int
-        Height and width of the images that it is to take, in pixels; 0 = its own size.
+    image_size, trust : int, bool
+        As for `load_split_model`.
 
     Raises
     ------
@@ -84,7 +85,8 @@ def resolve(
     if is_object(str(model_name)):
         given: ResolvedModel = load_instance(str(model_name), key="model.name", kind=ResolvedModel)
         return given
-    source = replace(find_model(str(model_name), cache_dir=cache_dir), image_size=image_size)
+    found = find_model(str(model_name), cache_dir=cache_dir, trust=trust)
+    source = replace(found, image_size=image_size)
     where = None if cache_dir is None else str(cache_dir)
     of_user = is_made_by_user(source)
     if of_user and not run:
@@ -94,6 +96,7 @@ def resolve(
         cache_dir=where,
         directory=source.directory,
         config_sha256=source.sha256,
+        trust=trust,
         run=run if of_user else "",
     )
     return _models.get(key, lambda: ResolvedModel(source, where))
@@ -252,11 +255,13 @@ class ResolvedModel:
         """
         check_place(self.name, device, dtype)
         family = self.family(checked_labels(num_labels))
-        if not (pretrained and self.source.has_weights):
+        stored = pretrained and self.source.has_weights
+        if not self.source.made_by_function:
+            check_memory(self.name, self.skeleton(num_labels), dtype, wanted if stored else None)
+        if not stored:
             return checkpoint.build(self.source, family, num_labels).to(device=device, dtype=dtype)
         if self.source.from_hub:
-            assert self.source.directory is not None
-            # A snapshot's directory is called by its commit.
+            assert self.source.directory is not None  # a snapshot's, called by its commit
             fetch_weights(self.name, self._cache_dir, revision=self.source.directory.name)
         model = checkpoint.load(
             self.source,

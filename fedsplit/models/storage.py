@@ -6,10 +6,16 @@ sends or stores them, so they are kept wherever the weights are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor, nn
+
+from fedsplit.errors import ModelError
+
+MAX_KEPT_BYTES = 2**30
+"""Of all buffers that are no weights: tables of positions have some megabytes."""
 
 Slot = tuple[nn.Module, str, Tensor]
 """A module, the name of a tensor in it, and the tensor."""
@@ -31,6 +37,62 @@ def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers that are not part of the state dict, by name."""
     stored = {name for name, _ in weight_slots(model)}
     return {name: tensor for name, tensor in model.named_buffers() if name not in stored}
+
+
+def allocate_kept_buffers(model: nn.Module) -> None:
+    """Give the buffers that are not part of the state dict uninitialised CPU storage, in place.
+
+    Raises
+    ------
+    ModelError
+        If they would have more than `MAX_KEPT_BYTES`.
+    """
+    buffers = kept_buffers(model)
+    size = sum(buffer.nbytes for buffer in buffers.values())
+    if size > MAX_KEPT_BYTES:
+        raise ModelError(
+            f"The tables of positions of this model would take {size:,} bytes, more than "
+            f"{MAX_KEPT_BYTES:,}. Correct image_size and window_size in its config.json."
+        )
+    for name, buffer in buffers.items():
+        owner, _, last = name.rpartition(".")
+        model.get_submodule(owner)._buffers[last] = torch.empty_like(buffer, device="cpu")
+
+
+def check_memory(
+    name: str, model: nn.Module, dtype: torch.dtype | None, wanted: Collection[str] | None = None
+) -> None:
+    """Refuse a model whose weights are more than this machine has memory for.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls the model, for the message.
+    model : nn.Module
+        Without storage.
+    dtype : torch.dtype | None
+        Of its weights; None = those that they have.
+    wanted : Collection[str], optional
+        Names of the weights to have; default all.
+
+    Raises
+    ------
+    ModelError
+        Names both sizes.
+    """
+    sizes = {
+        id(tensor): tensor.numel()
+        * ((dtype or tensor.dtype) if tensor.is_floating_point() else tensor.dtype).itemsize
+        for key, (_, _, tensor) in weight_slots(model)
+        if wanted is None or key in wanted
+    }
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if (needed := sum(sizes.values())) > memory:
+        raise ModelError(
+            f"The weights of the model '{name}' would take {needed:,} bytes, and this machine has "
+            f"{memory:,} bytes of memory. Correct the sizes in its config.json, or use a smaller "
+            "model."
+        )
 
 
 def move_kept_buffers(

@@ -1,163 +1,19 @@
-"""Lazy checkpoint reading: only the requested tensors are read."""
+"""Fill a model from stored tensors, of which only the wanted ones are read, and write one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fedsplit.errors import ModelError
-from fedsplit.models.hub import INDEX, SINGLE, Source, fetch_file
+from fedsplit.models.directory import SINGLE
 from fedsplit.models.storage import Slot, as_slot, put, weight_slots
+from fedsplit.models.stored import Stored
 from fedsplit.snapshot import separate
-
-
-class Stored(Protocol):
-    """Tensors by name, in memory or in files; a context manager that closes the files."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield all keys."""
-        ...
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Return a tensor's shape, without reading it."""
-        ...
-
-    def read(self, key: str) -> Tensor:
-        """Return a tensor; copy it to keep it."""
-        ...
-
-
-class Loaded:
-    """Tensors in memory.
-
-    Parameters
-    ----------
-    tensors : Mapping[str, Tensor]
-        By key.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield all keys."""
-        yield from self._tensors
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Return a tensor's shape."""
-        return tuple(self._tensors[key].shape)
-
-    def read(self, key: str) -> Tensor:
-        """Return a tensor."""
-        return self._tensors[key]
-
-
-class Checkpoint:
-    """The safetensors of a directory, in one file or in shards, opened when first needed.
-
-    Parameters
-    ----------
-    directory : Path
-        Where the files are.
-    fetch : Callable[[str], object] | None
-        Fetches a missing shard by its name.
-
-    Raises
-    ------
-    ModelError
-        If there are none, or the index cannot be read.
-    """
-
-    def __init__(self, directory: Path, fetch: Callable[[str], object] | None = None) -> None:
-        self.directory = directory
-        self._fetch = fetch
-        self._stack = ExitStack()
-        self._opened: dict[str, Any] = {}
-        self._files = self._find()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield all keys; if there is an index, no shard is opened for that."""
-        yield from self._files
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Return a tensor's shape, from the header of its file."""
-        return tuple(self.file_of(key).get_slice(key).get_shape())
-
-    def read(self, key: str) -> Tensor:
-        """Return a tensor that is mapped from its file."""
-        tensor: Tensor = self.file_of(key).get_tensor(key)
-        return tensor
-
-    def file_of(self, key: str) -> Any:  # noqa: ANN401 - safetensors has no types
-        """Open the file that holds a key, and keep it open."""
-        file = self._files[key]
-        if file not in self._opened:
-            path = self._there(file)
-            self._opened[file] = self._stack.enter_context(safe_open(path, framework="pt"))
-        return self._opened[file]
-
-    def fetch_all(self) -> None:
-        """Fetch all shards."""
-        for file in set(self._files.values()):
-            self._there(file)
-
-    def _there(self, file: str) -> Path:
-        path = self.directory / file
-        if self._fetch is not None and not path.is_file():
-            self._fetch(file)
-        return path
-
-    def _find(self) -> dict[str, str]:
-        if (self.directory / INDEX).is_file():
-            index = json.loads((self.directory / INDEX).read_text(encoding="utf-8"))
-            return {str(key): str(file) for key, file in index["weight_map"].items()}
-        if not (self.directory / SINGLE).is_file():
-            raise ModelError(
-                f"The model directory '{self.directory}' holds neither {SINGLE} nor {INDEX}. Give "
-                "a directory with safetensors weights, or set model.pretrained to false to draw "
-                "them at random."
-            )
-        file = self._stack.enter_context(safe_open(self.directory / SINGLE, framework="pt"))
-        self._opened[SINGLE] = file
-        return dict.fromkeys(file.keys(), SINGLE)
-
-
-def checkpoint_of(source: Source, cache_dir: str | Path | None) -> Checkpoint:
-    """Open the weights in a model's directory; shards of a hub model are fetched as needed."""
-    assert source.directory is not None
-    fetch = partial(fetch_file, source, cache_dir=cache_dir) if source.from_hub else None
-    return Checkpoint(source.directory, fetch)
-
-
-def all_of(stored: Stored) -> dict[str, Tensor]:
-    """Read all tensors, and close the files."""
-    with stored:
-        return {key: stored.read(key).clone() for key in stored}
 
 
 def write(state: Mapping[str, Tensor], file: Path) -> None:

@@ -54,6 +54,7 @@ def plan(  # noqa: PLR0913, PLR0917 - one for each option
     image_size: Annotated[
         int, typer.Option(min=0, help="As model.image-size. [default: that of the model]")
     ] = 0,
+    trust: Annotated[bool, typer.Option("--trust", help="As model.trust = true.")] = False,
     num_labels: Annotated[
         int | None, typer.Option(min=1, help="Number of classes. [default: that of the model]")
     ] = None,
@@ -81,20 +82,17 @@ def plan(  # noqa: PLR0913, PLR0917 - one for each option
     from fedsplit.plan.show import plan_tables, to_json
 
     names = network or [NetworkName.LAN, NetworkName.WIFI, NetworkName.FOUR_G]
-    custom = {
-        "network.uplink-mbps": uplink_mbps,
-        "network.downlink-mbps": downlink_mbps,
-        "network.latency-ms": latency_ms,
-    }
+    rates = (uplink_mbps, downlink_mbps, latency_ms)
     u_shaped = topology is TopologyName.U_SHAPED
     setting = Setting(
         model=model,
         batch_size=batch_size,
         dtype=dtype.value,
         image_size=image_size,
+        trust=trust,
         num_labels=num_labels,
         topology="u-shaped" if u_shaped else "vanilla",
-        links=_links([name.value for name in names], custom),
+        links=_links([name.value for name in names], rates),
         samples_per_client=samples_per_client,
         client_gflops=client_gflops,
         server_gflops=server_gflops,
@@ -107,8 +105,10 @@ def plan(  # noqa: PLR0913, PLR0917 - one for each option
     typer.echo(to_json(found) if as_json else plan_tables(found))
 
 
-def _links(names: list[str], custom: dict[str, float]) -> dict[str, Link]:
+def _links(names: list[str], rates: tuple[float, float, float]) -> dict[str, Link]:
     """Return the links by name, checked like those of a config."""
+    keys = ("network.uplink-mbps", "network.downlink-mbps", "network.latency-ms")
+    custom = dict(zip(keys, rates, strict=True))
     if "custom" not in names and any(custom.values()):
         names = [*names, "none"]  # "none" refuses rates
     links = {}

@@ -51,6 +51,8 @@ class Setting:
         The dtype of weights and of tensors at the cut: ``float32``, ``bfloat16`` or ``float16``.
     image_size : int
         Height and width of the images in pixels; 0 = the model's own size.
+    trust : bool
+        As `model.trust`.
     num_labels : int | None
         The number of classes; None = that of the model.
     topology : {"vanilla", "u-shaped"}
@@ -67,6 +69,7 @@ class Setting:
     batch_size: int = 32
     dtype: str = "float32"
     image_size: int = 0
+    trust: bool = False
     num_labels: int | None = None
     topology: Literal["vanilla", "u-shaped"] = "vanilla"
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -124,7 +127,7 @@ def plan_model(setting: Setting) -> ModelPlan:
         If the config of the model cannot be loaded, the model does not take images, or a frame
         would be longer than the longest protobuf message.
     """
-    resolved = resolve(setting.model, image_size=setting.image_size)
+    resolved = resolve(setting.model, image_size=setting.image_size, trust=setting.trust)
     model = storage_free_copy(resolved.skeleton(setting.num_labels))
     without_storage(model, getattr(torch, setting.dtype))
     spec = resolved.input_spec()

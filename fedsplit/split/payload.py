@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from fedsplit.boundary import Boundary, State, TensorSpec, by_name
+from fedsplit.channel.codec import LIMITS
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ConfigError
 from fedsplit.split.checks import all_finite, check_names, check_tensor, check_value, refused
 from fedsplit.split.codecs import Codec, Draw, Packed
 
 Item = TypeVar("Item")
+_LONGEST_ENTRY = 90
+_LONGEST_NUMBER = 21
+"""Bytes of an entry in a frame's header without its name and numbers, and of a number in it."""
 
 
 class Content(NamedTuple):
@@ -55,7 +59,8 @@ class Payload:
     Raises
     ------
     ConfigError
-        If the codec names a tensor as the boundary names one that no codec encodes.
+        If the codec names a tensor as the boundary names one that no codec encodes, or a frame
+        would have more tensors than a receiver reads.
     """
 
     prefix: str
@@ -64,12 +69,23 @@ class Payload:
     scores: Mapping[str, TensorSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a codec whose tensor would replace one of the boundary."""
+        """Refuse a codec whose tensor would replace one of the boundary, and too many tensors."""
         packed = self.codec.packed(self._floating, 1) if self._floating else {}
         if both := sorted(set(packed) & (set(self.boundary.tensors) - set(self._floating))):
             raise ConfigError(
                 f"The codec {type(self.codec).__name__} names a tensor {both[0]!r}, as the model "
                 "names one that no codec encodes. Choose another name in packed() and encode()."
+            )
+        whole = self._packed(1)
+        header_bytes = sum(
+            len(name.encode()) + _LONGEST_ENTRY + _LONGEST_NUMBER * (2 + len(packed.shape))
+            for name, packed in whole.items()
+        )
+        if len(whole) > LIMITS.tensors or header_bytes > LIMITS.header_bytes:
+            raise ConfigError(
+                f"A frame would have {len(whole)} tensors, and up to {header_bytes} bytes of names "
+                f"and shapes; a receiver reads at most {LIMITS.tensors} and {LIMITS.header_bytes}. "
+                "Let the codec, or the model at the cut, join some of them, or name them shorter."
             )
 
     @cached_property

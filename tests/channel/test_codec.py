@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import time
 
 import pytest
 import safetensors.torch
@@ -216,6 +217,34 @@ MALFORMED = {
             b"\0" * 8,
         )
     ),
+    "two that are equal": message(
+        safetensors_file(
+            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+            b'"\\u0061":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+            b"\0" * 4,
+        )
+    ),
+    "two shapes": message(
+        safetensors_file(
+            b'{"a":{"dtype":"F32","shape":[4],"shape":[1],"data_offsets":[0,4]}}', b"\0" * 4
+        )
+    ),
+    "metadata": message(safetensors_file({"__metadata__": {}, "a": entry(0, 4)}, b"\0" * 4)),
+    "another field": message(
+        safetensors_file({"a": {"more": 1, **entry(0, 4)}}, b"\0" * 4)  # type: ignore[dict-item]
+    ),
+    "deep": message(safetensors_file(b'{"a":' * 4 + b"1" + b"}" * 4)),
+    "very deep": message(safetensors_file(b"[" * 50_000)),
+    "two kinds": sealed(GOOD[9:16] + b"\x10\x01" + GOOD[16:]),
+    "two files": sealed(GOOD[9:] + GOOD[16:]),
+    "an unknown field": sealed(GOOD[9:] + b"\x32\x01\0"),
+    "another checksum": sealed(GOOD[9:] + GOOD[:9]),
+    "no step": sealed(GOOD[14:]),
+    "an empty file": message(b""),
+    "an order without tensors": sealed(GOOD[9:16] + b"\x22\x01a"),
+    "an alphabetical order": sealed(GOOD[9:] + b"\x22\x0acut.hidden\x22\x06labels"),
+    "a long length": sealed(b"\x0d\0\0\0\0\x10\x01\x1a\x88\0\x02\0\0\0\0\0\0\0{}"),
+    "a long order": sealed(GOOD[9:] + b"\x22\0" * 40_000),
     "overlapping": message(safetensors_file({"a": F32, "b": F32}, b"\0" * 4)),
     "half overlapping": message(
         safetensors_file({"a": entry(0, 8), "b": entry(4, 12)}, b"\0" * 12)
@@ -242,9 +271,30 @@ MALFORMED = {
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_bytes_are_refused(data: bytes) -> None:
+    """Break it: leave out `tensor_headers.checked`, or let protobuf read the whole message."""
     with pytest.raises(ChannelError, match=f"message of {len(data)} bytes is not a frame"):
         decode(data)
     assert not Trap.sprung
+
+
+def _empty_tensors(number: int, name: str = "{:x}") -> bytes:
+    header = {name.format(n): entry(0, 0) for n in range(number)}
+    return message(safetensors_file(json.dumps(header, separators=(",", ":")).encode()))
+
+
+@pytest.mark.parametrize(
+    "data", [_empty_tensors(347_000), _empty_tensors(900), _empty_tensors(257)]
+)
+def test_too_many_tensors_are_refused_at_once(data: bytes) -> None:
+    """Break it: let safetensors make 347,000 tensors, which takes ten seconds."""
+    began = time.perf_counter()
+    with pytest.raises(ChannelError, match="more than"):
+        decode(data)
+    assert time.perf_counter() - began < 0.05  # of which 20 MB of checksum are a tenth
+
+
+def test_as_many_tensors_as_allowed_are_read() -> None:
+    assert len(decode(_empty_tensors(256, "cut.{:03}")).tensors) == 256
 
 
 @given(st.integers(0, 8 * len(GOOD) - 1))

@@ -140,7 +140,7 @@ def test_a_model_of_your_own_keeps_the_names_too(tmp_path: Path) -> None:
     whole: Any = make(3).merge()
     whole.factory = "tests.models.own:make"
     save_model(whole, SPEC, tmp_path, class_names=["x", "y", "z"])
-    loaded: Any = load_model(tmp_path, num_labels=3)
+    loaded: Any = load_model(tmp_path, num_labels=3, trust=True)
     assert list(loaded.class_names) == ["x", "y", "z"]
     parts = SplitModel(loaded.bottom, loaded.trunk, loaded.top)
     assert isinstance(parts.merge(), type(loaded))

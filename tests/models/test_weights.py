@@ -13,10 +13,10 @@ from torch import nn
 
 from fedsplit.errors import ModelError
 from fedsplit.models import load_model, load_split_model, resolve, split_model
-from fedsplit.models.hub import INDEX
+from fedsplit.models.directory import INDEX
 from fedsplit.models.libraries.transformers import LIBRARY
 from fedsplit.models.storage import kept_buffers, with_storage, without_storage
-from fedsplit.models.weights import Checkpoint
+from fedsplit.models.stored import Checkpoint
 from fedsplit.seeding import seeded_init
 
 
@@ -84,7 +84,7 @@ def test_shards_that_no_wanted_weight_is_in_need_not_be_there(shards: Path, tmp_
         (tmp_path / name).unlink()
     again = load_split_model(str(tmp_path), [1], parts=["bottom"]).bottom
     assert torch.equal(again(torch.ones(1, 3, 8, 8)), bottom(torch.ones(1, 3, 8, 8)))
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match=r"safetensors' is no regular file"):
         load_model(str(tmp_path))
 
 
@@ -102,7 +102,7 @@ def test_a_missing_key_is_told_although_its_part_is_not_read(shards: Path, tmp_p
     index = json.loads((tmp_path / INDEX).read_text())
     del index["weight_map"]["classifier.bias"]
     (tmp_path / INDEX).write_text(json.dumps(index))
-    with pytest.raises(ModelError, match=r"1 missing: classifier\.bias"):
+    with pytest.raises(ModelError, match=r"1 are in no place .*\(classifier\.bias\)"):
         load_split_model(str(tmp_path), [1], parts=["bottom"])
 
 

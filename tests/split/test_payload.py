@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsplit.boundary import Boundary, TensorSpec, by_name
+from fedsplit.channel.codec import decode, encode
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError, ConfigError
 from fedsplit.split.codecs import IDENTITY, Packed
@@ -192,3 +193,21 @@ def test_a_codec_cannot_name_a_tensor_as_one_that_it_does_not_encode() -> None:
     """Break it: let the codec's replace it; the server then computes with other integers."""
     with pytest.raises(ConfigError, match=r"Clashing names a tensor 'count'.*another name"):
         Payload("cut.", MIXED, Clashing())
+
+
+def test_a_frame_of_more_tensors_than_a_receiver_reads_is_refused_before_the_run() -> None:
+    """Break it: leave the check out; every frame of the run would be refused."""
+    for names in (
+        [f"t{number}" for number in range(257)],
+        [f"{'long' * 200}{n}" for n in range(80)],
+    ):
+        with pytest.raises(ConfigError, match=r"at most 256 and 65536.*join some of them"):
+            Payload("cut.", Boundary(dict.fromkeys(names, FLOAT)), IDENTITY)
+
+
+def test_a_frame_of_as_many_tensors_as_allowed_arrives() -> None:
+    names = [f"t{number}" for number in range(256)]
+    payload = Payload("cut.", Boundary(dict.fromkeys(names, FLOAT)), IDENTITY)
+    state = {name: torch.ones(4, 3) for name in names}
+    sent = encode(payload.pack(Kind.SMASHED_DATA, 0, state, {}, never))
+    assert unpacked(payload, decode(sent)).batch_size == 4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.hub import Source
-from fedsplit.models.weights import Stored
+from fedsplit.models.stored import Stored
 
 
 class Library(Protocol):

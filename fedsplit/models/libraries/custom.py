@@ -16,7 +16,8 @@ from fedsplit.models.hub import Source
 from fedsplit.models.labels import label_names
 from fedsplit.models.split import PARTS
 from fedsplit.models.storage import without_storage
-from fedsplit.models.weights import Checkpoint, checkpoint_of, write_model
+from fedsplit.models.stored import Checkpoint, checkpoint_of
+from fedsplit.models.weights import write_model
 from fedsplit.objects import is_object
 from fedsplit.references import load_reference
 from fedsplit.seeding import unchanged_generator
@@ -36,7 +37,8 @@ class CustomLibrary:
                 "simulate() was given as an object: only their weights are saved. Make the modules "
                 "again, and load its model.safetensors into them, for three parts into "
                 "SplitModel(bottom, trunk, top).merge(). Or write a function that makes them, and "
-                "name it as 'factory' in its config.json: package.module:function."
+                "name it as 'factory' in its config.json: package.module:function; and load it "
+                "with trust=True."
             )
         class_names = tuple(source.config.get("class_names", ()))
         made = _call(source.name, name, num_labels or len(class_names) or None)

@@ -10,18 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
-from fedsplit.models.hub import SINGLE, Source, fetch_weights
+from fedsplit.models.arguments import check_arguments
+from fedsplit.models.directory import SINGLE
+from fedsplit.models.hub import Source, fetch_weights
 from fedsplit.models.labels import label_names
 from fedsplit.models.libraries.timm_arguments import BASE, arguments_of
 from fedsplit.models.processing import input_spec_of
-from fedsplit.models.weights import Loaded, Stored, all_of, checkpoint_of, write_model
+from fedsplit.models.stored import Checkpoint, Loaded, Stored, all_of, checkpoint_of
+from fedsplit.models.weights import write_model
 
 _LABELS = ("label_names", "label_descriptions")
+_PLACES = (
+    *("url", "file", "hf_hub_id", "hf_hub_filename"),
+    *("source", "state_dict", "custom_load"),
+)
+"""Where timm would get the weights of a model from."""
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
@@ -30,13 +37,14 @@ class TimmLibrary:
 
     Attributes
     ----------
-    module_name : str
+    module_name, class_name : str
         Where the class is.
     model_type : str
         In config.json.
     """
 
     module_name = "timm.models.vision_transformer"
+    class_name = "VisionTransformer"
     model_type = "timm-vit"
 
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
@@ -44,13 +52,16 @@ class TimmLibrary:
         config, name = source.config, _architecture(source)
         arguments = {key: config[key] for key in ("num_classes", "global_pool") if key in config}
         arguments.update(config.get("model_args") or {})
+        own_class = getattr(importlib.import_module(self.module_name), self.class_name)
+        check_arguments(source.name, arguments, own_class)
         if num_labels is not None:
             arguments["num_classes"] = num_labels
         if source.image_size:
             arguments["img_size"] = source.image_size
         known = config.get("pretrained_cfg")
         if known is not None:  # timm moves class names from the config into it
-            known = {**known, **{key: config[key] for key in _LABELS if key in config}}
+            known = {key: value for key, value in known.items() if key not in _PLACES}
+            known |= {key: config[key] for key in _LABELS if key in config}
         model = _timm().create_model(name, pretrained=False, pretrained_cfg=known, **arguments)
         if not isinstance(model, model_class):
             raise ModelError(
@@ -87,14 +98,14 @@ class TimmLibrary:
         if not hub_id:
             raise ModelError(f"There are no weights of '{source.name}' on the hub. {way_out}")
         try:
-            file = fetch_weights(hub_id, cache_dir) / SINGLE
+            folder = fetch_weights(hub_id, cache_dir)
         except ModelError as error:
             raise ModelError(
                 f"The weights of '{source.name}' cannot be had. {error} {way_out}"
             ) from None
-        if not file.is_file():
+        if not (folder / SINGLE).is_file():
             raise ModelError(f"The weights of '{source.name}' are no {SINGLE}. {way_out}")
-        return Loaded(adapt(load_file(file), model))
+        return Loaded(adapt(all_of(Checkpoint(folder)), model))
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
         """Change nothing."""
@@ -188,10 +199,7 @@ def _config(model: Any, model_type: str, arguments: dict[str, Any]) -> dict[str,
     known = getattr(model, "pretrained_cfg", None) or {}
     names = known.get("label_names") or ()
     labels = {key: known[key] for key in _LABELS if known.get(key)}
-    left_out = {
-        *(*_LABELS, "url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict"),
-        "custom_load",
-    }
+    left_out = {*_LABELS, *_PLACES}
     return {
         "model_type": model_type,
         "architecture": known.get("architecture", BASE),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedsplit.errors import ModelError
 from fedsplit.models.hub import Source
 from fedsplit.models.libraries.timm import TimmLibrary
-from fedsplit.models.storage import kept_buffers
+from fedsplit.models.storage import allocate_kept_buffers
 
 # Images of a run have one size, and positions drawn at random on two machines would not agree.
 _FIXED = {
@@ -26,6 +26,7 @@ class TimmEvaLibrary(TimmLibrary):
     """See `Library`."""
 
     module_name = "timm.models.eva"
+    class_name = "Eva"
     model_type = "timm-eva"
 
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
@@ -41,9 +42,7 @@ class TimmEvaLibrary(TimmLibrary):
     def build_empty(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
         """Build on the meta device; then compute the buffers that no checkpoint holds."""
         model: nn.Module = super().build_empty(source, model_class, num_labels)
-        for name, buffer in kept_buffers(model).items():
-            owner, _, last = name.rpartition(".")
-            model.get_submodule(owner)._buffers[last] = torch.empty_like(buffer, device="cpu")
+        allocate_kept_buffers(model)
         for module in model.modules():
             compute = getattr(module, "init_non_persistent_buffers", None)
             if compute is not None and next(module.buffers(recurse=False), None) is not None:

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
+from fedsplit.models.arguments import check_arguments
 from fedsplit.models.hub import PROBE_SECONDS, Source
 from fedsplit.models.labels import label_names
 from fedsplit.models.processing import input_spec_of
-from fedsplit.models.weights import Loaded, Stored, all_of, checkpoint_of, write_model
+from fedsplit.models.stored import Loaded, Stored, all_of, checkpoint_of
+from fedsplit.models.weights import write_model
 
 _LABELS = 1000  # of a model whose config does not state it
 _EPS = 1e-6
@@ -38,18 +40,23 @@ class TorchvisionLibrary:
         The builders of such models.
     model_type : str
         In config.json.
+    further_arguments : tuple[str, ...]
+        Those that a config has beside those of the class.
     """
 
     module_name = "torchvision.models.vision_transformer"
     class_name = "VisionTransformer"
     names_pattern = "vit_*"
     model_type = "torchvision-vit"
+    further_arguments: tuple[str, ...] = ("layer_norm_eps",)
 
     def build(self, source: Source, model_class: type[Any], num_labels: int | None) -> Any:  # noqa: ANN401
         """Call the builder, or the class itself."""
         arguments = {key: value for key, value in source.config.items() if key != "model_type"}
         architecture = arguments.pop("architecture", self.class_name)
         class_names = tuple(arguments.pop("class_names", ()))
+        own_class = getattr(self.module(), self.class_name)
+        check_arguments(source.name, arguments, own_class, self.further_arguments)
         if source.image_size:
             arguments["image_size"] = source.image_size
         arguments["num_classes"] = num_labels or arguments.get("num_classes", _LABELS)

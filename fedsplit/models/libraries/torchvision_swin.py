@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedsplit.models.hub import Source
 from fedsplit.models.libraries.torchvision import TorchvisionLibrary
-from fedsplit.models.weights import Stored
+from fedsplit.models.stored import Stored
 
 _EPS = 1e-5
 _SIZE = 224  # of a stored model without a preprocessor_config.json: the weights fit every size
@@ -24,6 +24,7 @@ class TorchvisionSwinLibrary(TorchvisionLibrary):
     class_name = "SwinTransformer"
     names_pattern = "swin_*"
     model_type = "torchvision-swin"
+    further_arguments = ("layer_norm_eps", "version", "image_size")
 
     def make(
         self, source: Source, model_class: type[Any], architecture: str, arguments: dict[str, Any]

@@ -19,8 +19,8 @@ from fedsplit.models.image_sizes import CONFIG_KEY
 from fedsplit.models.labels import label_names
 from fedsplit.models.processing import input_spec_of
 from fedsplit.models.registry import family_of
-from fedsplit.models.storage import kept_buffers, weight_slots
-from fedsplit.models.weights import Loaded, Stored, checkpoint_of
+from fedsplit.models.storage import allocate_kept_buffers, kept_buffers, weight_slots
+from fedsplit.models.stored import Loaded, Stored, all_of, checkpoint_of
 from fedsplit.seeding import unchanged_generator
 
 _SETTINGS = (
@@ -42,9 +42,7 @@ class TransformersLibrary:
         """Make it on the meta device; then compute the buffers that no checkpoint holds."""
         with torch.device("meta"):
             model: nn.Module = self.build(source, model_class, num_labels)
-        for name, buffer in kept_buffers(model).items():
-            owner, _, last = name.rpartition(".")
-            model.get_submodule(owner)._buffers[last] = torch.empty_like(buffer, device="cpu")
+        allocate_kept_buffers(model)
         buffers = list(kept_buffers(model).values())
         if buffers:
             with unchanged_generator():
@@ -66,7 +64,7 @@ class TransformersLibrary:
             return checkpoint
         with checkpoint:
             checkpoint.fetch_all()
-            return _converted(source, model)
+            return _converted(model, all_of(checkpoint))
 
     def names(self, model: nn.Module) -> Callable[[str], str]:
         """Follow the renamings that transformers itself applies to older checkpoints."""
@@ -162,21 +160,23 @@ def _new_renaming(model: nn.Module) -> _Renaming:
     return rename
 
 
-def _converted(source: Source, model: nn.Module) -> Loaded:
-    """Let transformers read all of a checkpoint whose tensors it has to join or to cut."""
+def _converted(model: nn.Module, tensors: dict[str, Tensor]) -> Loaded:
+    """Let transformers convert all of a checkpoint whose tensors it has to join or to cut.
+
+    It is not given the directory, in which it would follow an adapter_config.json to another model.
+    """
     whole: Any = model
     loaded, found = type(whole).from_pretrained(
-        source.directory,
+        None,
         config=whole.config,
+        state_dict=tensors,
         dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
     drawn = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
-    tensors = {name: t for name, t in loaded.state_dict().items() if name not in drawn}
-    return Loaded(tensors | dict.fromkeys(found["unexpected_keys"], torch.empty(0)))
+    kept = {name: t for name, t in loaded.state_dict().items() if name not in drawn}
+    return Loaded(kept | dict.fromkeys(found["unexpected_keys"], torch.empty(0)))
 
 
 def _with_defaults(processor: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -186,6 +186,8 @@ def _with_defaults(processor: Mapping[str, Any]) -> Mapping[str, Any]:
         return processor
     # Published checkpoints still name classes that transformers has removed.
     name = str(named).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    if not name.endswith("ImageProcessor"):
+        return processor
     own = getattr(importlib.import_module("transformers"), name, None)
     defaults = {key: getattr(own, key) for key in _SETTINGS if getattr(own, key, None) is not None}
     found = {**defaults, **processor}

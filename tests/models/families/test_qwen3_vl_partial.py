@@ -15,7 +15,7 @@ LOAD = """
 import json, sys
 from benchmarks.participants import peak_bytes
 from fedsplit.models import load_split_model, resolve
-from fedsplit.models.weights import Checkpoint
+from fedsplit.models.stored import Checkpoint
 
 read = 0
 file_of = Checkpoint.file_of

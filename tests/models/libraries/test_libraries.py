@@ -23,7 +23,7 @@ from fedsplit.models import (
     stage_names,
 )
 from fedsplit.models.hub import Source
-from fedsplit.models.weights import Checkpoint
+from fedsplit.models.stored import Checkpoint
 from fedsplit.seeding import seeded_init
 from tests.conftest import TINY
 from tests.models.families import library_zoo
