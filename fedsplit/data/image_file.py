@@ -86,7 +86,7 @@ def open_image(file: Mapping[str, object] | None, bounds: ImageBounds) -> Image.
             stream.seek(0)
             if name := format_of(stream.read(_HEAD_BYTES)):
                 raise _other_format(name) from None
-            raise
+            raise UnidentifiedImageError("cannot identify image file") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _too_large(str(error).split(",")[0], bounds.max_pixels) from None
         if image.width * image.height > bounds.max_pixels:
