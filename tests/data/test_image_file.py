@@ -51,7 +51,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_trap_works(started: Path, tmp_path: Path) -> None:
     (tmp_path / "a.eps").write_bytes(EPS)
-    with pytest.raises(OSError), Image.open(tmp_path / "a.eps") as image:
+    with pytest.raises(OSError, match=r"cannot|gs|file"), Image.open(tmp_path / "a.eps") as image:
         image.load()
     assert started.exists()
 
@@ -59,14 +59,12 @@ def test_the_trap_works(started: Path, tmp_path: Path) -> None:
 def test_an_eps_called_png_starts_no_program(started: Path, tmp_path: Path) -> None:
     """Break it: let Pillow open any format."""
     data = image_folder(tmp_path / "data", {"a": 3, "b": 3})
-    (data / "a" / "001.png").write_bytes(EPS)
-    config = Config(data=DataConfig(name=str(data)))
-    with pytest.raises(DataError) as caught:
-        for client in range(2):
-            load_shard(config, client, 2, SMALL)
-        load_images(config.data)
+    for path in (data / "a").iterdir():
+        path.write_bytes(EPS)
+    with pytest.raises(DataError, match=r"row .*column 'image', file .*a/00\d\.png, is") as caught:
+        load_shard(Config(data=DataConfig(name=str(data))), 0, 1, SMALL)
     said = str(caught.value)
-    assert "001.png, is EPS, whatever its name says" in said
+    assert ".png, is EPS, whatever its name says" in said
     assert "formats that are read are BMP, GIF, JPEG, PNG, PPM, TIFF and WEBP" in said
     assert "Convert it, for example to PNG, or leave out" in said
     assert not started.exists()
@@ -128,7 +126,7 @@ def test_an_address_is_refused_and_not_fetched(
 ) -> None:
     """Break it: let `datasets` open the path."""
     monkeypatch.setattr("fsspec.core.url_to_fs", lambda *_, **__: pytest.fail("it was fetched"))
-    with pytest.raises(RefusedImageError, match="is at the address .* fetches nothing"):
+    with pytest.raises(RefusedImageError, match=r"is at the address .* fetches nothing"):
         open_image({"bytes": None, "path": address}, ImageBounds())
 
 
