@@ -38,12 +38,18 @@ def main() -> None:
 
 
 def _limit_memory(more: int) -> None:
-    """Allow so many bytes more than there are now: a small file can claim to hold terabytes."""
+    """Allow so many bytes more than there are now: a small file can claim to hold terabytes.
+
+    Only Linux says how many there are; elsewhere there is no limit but the time.
+    """
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():
+        return
     import resource
 
     import pyarrow.ipc  # noqa: F401  # what it takes itself is not counted
 
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    pages = int(statm.read_text(encoding="ascii").split()[0])
     most = pages * resource.getpagesize() + more
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
