@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from fedsplit.config import Config
-from fedsplit.data.catalog import image_size
+from fedsplit.data.first_image import image_size
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.resolved import ResolvedModel
 from fedsplit.models.split import PARTS, SplitModel

@@ -18,7 +18,9 @@ from torch import nn
 from fedsplit.config import Config
 from fedsplit.data.class_folders import inside, is_image
 from fedsplit.data.decode import UndecodableError
+from fedsplit.data.image_file import ImageBounds
 from fedsplit.data.loader import Images, images_of_files
+from fedsplit.data.regular_files import special_kind
 from fedsplit.errors import ConfigError, DataError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.directory import CONFIG, file_in, parse, read_text
@@ -27,6 +29,7 @@ from fedsplit.models.loading import input_spec, load_model
 from fedsplit.names import printable
 from fedsplit.references import is_reference
 from fedsplit.results.run_paths import RunPaths
+from fedsplit.results.shards_file import read_shards
 
 _logger = logging.getLogger(__name__)
 _BATCH_SIZE = 32
@@ -85,18 +88,19 @@ def predict(
             "client 0; the run's test accuracy is the mean over all clients."
         )
     files = [file for path in paths for file in _files(path)]
-    classes = json.loads(run.shards_path.read_text(encoding="utf-8"))["class_names"]
+    classes = read_shards(run.shards_path).class_names
     names = label_names(classes, len(classes))  # two classes may have one name
     config = Config.load(run.config_path)
+    bounds = ImageBounds(config.data.max_pixels)
     trust = trust or _is_trusted(config, directory)
     model = load_model(str(directory), trust=trust).eval()
     found_spec = input_spec(str(directory), trust=trust)
     spec = replace(found_spec, background=config.data.background)
     try:
-        images = images_of_files(files, spec)
+        images = images_of_files(files, spec, bounds)
         found = _scores(model, images, len(names))
     except UndecodableError as error:
-        raise _naming_the_file(files, spec, error) from None
+        raise _naming_the_file(files, spec, bounds, error) from None
     return [
         Prediction(file, dict(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])))
         for file, scores in zip(files, found, strict=True)
@@ -125,27 +129,32 @@ def _scores(model: nn.Module, images: Images, num_classes: int) -> list[list[flo
     return found
 
 
-def _naming_the_file(files: Sequence[Path], spec: InputSpec, error: DataError) -> DataError:
+def _naming_the_file(
+    files: Sequence[Path], spec: InputSpec, bounds: ImageBounds, error: DataError
+) -> DataError:
     """Return the error about the first of these files that cannot be decoded."""
     for file in files:
         try:
-            images_of_files([file], spec).batch(torch.tensor([0]))
+            images_of_files([file], spec, bounds).batch(torch.tensor([0]))
         except UndecodableError as found:
-            cause = found.__cause__
-            why = found.fault if cause is None else f"{type(cause).__name__}: {cause}"
             return DataError(
-                f"'{file}' cannot be decoded ({why}). Repair it, or give the paths of the other "
+                f"'{file}' {found.reason}. {found.own_remedy}, or give the paths of the other "
                 "images."
             )
     return error
 
 
 def _files(path: Path) -> Iterator[Path]:
+    if kind := special_kind(path):
+        raise DataError(f"'{path}' is {kind}, not a file. Give the paths of images.")
     if path.is_dir():
-        files = sorted(file for file in inside(path) if file.is_file() and is_image(file))
+        files = sorted(file for file in inside(path) if not file.is_dir() and is_image(file))
         if not files:
             raise DataError(f"The folder '{path}' has no image in it. Give images, or another one.")
-        yield from files
+        for file in files:
+            if kind := special_kind(file):
+                raise DataError(f"'{file}' is {kind}, not an image file. Remove it.")
+            yield file
     elif path.is_file() and is_image(path):
         yield path
     else:

@@ -18,6 +18,7 @@ from fedsplit.errors import FedSplitError
 from fedsplit.predict import predict
 from tests.conftest import TINY
 from tests.data.pictures import picture
+from tests.data.strangers import EPS, pipe
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
 
@@ -133,6 +134,40 @@ def test_a_broken_file_of_a_folder_is_named_with_a_remedy(
     assert str(caught.value).startswith(f"'{mixed / '020-broken.png'}' cannot be decoded (")
     assert str(caught.value).endswith("Repair it, or give the paths of the other images.")
     assert "on-error" not in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+def test_files_of_strangers_are_refused_by_name(result: Result, tmp_path: Path) -> None:
+    """Break it: open a pipe or an EPS as an image, or trust shards.json."""
+    (tmp_path / "a.png").write_bytes(EPS)
+    with pytest.raises(FedSplitError) as caught:
+        predict(result.run_dir, [tmp_path / "a.png"])
+    said = str(caught.value)
+    assert said.startswith(f"'{tmp_path / 'a.png'}' is EPS, whatever its name says")
+    assert said.endswith("Convert it, for example to PNG, or give the paths of the other images.")
+    (tmp_path / "pipes").mkdir()
+    pipe(tmp_path / "pipes" / "1.png")
+    for path in (tmp_path / "pipes" / "1.png", tmp_path / "pipes"):
+        with pytest.raises(FedSplitError, match=r"pipes/1\.png' is a named pipe \(FIFO\)"):
+            predict(result.run_dir, [path])
+    picture(1, size=28).save(tmp_path / "b.png")
+    run = tmp_path / "run"
+    shutil.copytree(result.run_dir, run)
+    (run / "shards.json").write_text('{"class_names": 3, "class_counts": []}')
+    with pytest.raises(FedSplitError, match=r"shards\.json', class_names is 3"):
+        predict(run, [tmp_path / "b.png"])
+
+
+def test_the_limit_of_pixels_is_that_of_the_run(result: Result, tmp_path: Path) -> None:
+    """Break it: predict without the run's data.max-pixels."""
+    run = tmp_path / "run"
+    shutil.copytree(result.run_dir, run)
+    text = (run / "config.toml").read_text()
+    assert "max-pixels = 50000000" in text
+    (run / "config.toml").write_text(text.replace("max-pixels = 50000000", "max-pixels = 99"))
+    picture(1, size=10).save(tmp_path / "a.png")
+    with pytest.raises(FedSplitError, match=r"a\.png' is too large: 10 x 10 = 100 pixels"):
+        predict(run, [tmp_path / "a.png"])
 
 
 def test_a_model_of_one_clients_bottom_is_told(

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from fedsplit.config.section import Section, Whole
 
+PILLOWS_LIMIT = 89_478_485
+"""Pixels above which Pillow warns of an image; it refuses one with twice as many."""
 Augment = Literal["none", "flip-crop", "randaugment", "trivial"]
 Partitioner = Literal[
     "iid",
@@ -68,6 +70,18 @@ class DataConfig(Section):
     )
     max_test_samples: Whole = Field(
         0, ge=0, description="maximum number of test images, balanced by class; 0 = all"
+    )
+    max_pixels: Whole = Field(
+        50_000_000,
+        ge=1,
+        le=2 * PILLOWS_LIMIT,
+        description="maximum width times height of an image; a larger one is refused before it is "
+        "decoded",
+    )
+    follow_links: bool = Field(
+        False,
+        description="read image files outside a data set's folder to which links in it lead "
+        "(docs/data.md, Data sets of strangers)",
     )
     background: str = Field(
         "white", description="colour behind transparent pixels: a name or #rrggbb, as Pillow has it"

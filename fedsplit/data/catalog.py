@@ -20,10 +20,12 @@ from fedsplit.data.columns import (
     has_labels,
     label_array,
 )
-from fedsplit.data.folders import read_folder
+from fedsplit.data.folders import allowed_folders, read_folder
+from fedsplit.data.image_file import DEFAULT_BOUNDS, ImageBounds
+from fedsplit.data.image_paths import AllowedFolders
 from fedsplit.data.rows import numbered, own_columns, readable
 from fedsplit.data.sampling import balanced_subset, hold_out
-from fedsplit.data.sources import Source, read, source_of
+from fedsplit.data.sources import Source, allowed_by, read, source_of
 from fedsplit.errors import DataError
 from fedsplit.names import local_directory, some
 
@@ -32,6 +34,8 @@ TEST_SPLITS = ("test", "validation", "valid", "val")
 TEST_FRACTION = 1 / 6
 # Not the run's seed: runs that differ only in their seed are compared on the same images.
 CHOICE_SEED = 0
+OWN_FIELDS = ("image_column", "label_column", "on_error", "max_pixels", "follow_links")
+"""The keys that decide what a SuperNode's own images are."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class ImageDataset:
         Their names.
     class_names : tuple[str, ...]
         The name of class 0, 1, ...
+    bounds : ImageBounds
+        What each image may be.
     num_left_out : tuple[int, int]
         Training and test images above the configured limits.
     """
@@ -58,6 +64,7 @@ class ImageDataset:
     image_column: str
     label_column: str
     class_names: tuple[str, ...]
+    bounds: ImageBounds = DEFAULT_BOUNDS
     num_left_out: tuple[int, int] = (0, 0)
 
 
@@ -78,26 +85,6 @@ class ImagesKey:
 
 
 _CACHE: OnceCache[ImageDataset] = OnceCache(max_size=4)
-
-
-def image_size(data: DataConfig, *, look: bool = True) -> tuple[int, int, int]:
-    """Return channels (1 or 3), height and width of a data set's first image.
-
-    Parameters
-    ----------
-    data : DataConfig
-        Which data set.
-    look : bool
-        As for `load_images`.
-
-    Raises
-    ------
-    FedSplitError
-        As `load_images`.
-    """
-    images = load_images(data, look=look)
-    image = images.train[0][images.image_column]
-    return (1 if len(image.getbands()) < 3 else 3), image.height, image.width
 
 
 def load_images(data: DataConfig, *, look: bool = True) -> ImageDataset:
@@ -134,9 +121,9 @@ def images_key(data: DataConfig, *, look: bool = True) -> ImagesKey:
         If there is none.
     """
     limits = ("max_train_samples", "max_test_samples")
-    columns = ("image_column", "label_column", "train_split", "test_split", "on_error")
+    splits = ("train_split", "test_split")
     source = source_of(data.name, data.config_name, look=look)
-    return ImagesKey(source, data.only("name", "config_name", *columns, *limits))
+    return ImagesKey(source, data.only("name", "config_name", *splits, *OWN_FIELDS, *limits))
 
 
 def images_of(key: ImagesKey) -> ImageDataset:
@@ -184,7 +171,9 @@ def load_data_path(
             "with class folders of images, or of a data set saved with save_to_disk, in its "
             "--node-config."
         )
-    images = _labelled(str(path), _split(str(path), read_folder(folder)), None, data)
+    allowed = allowed_folders(folder, follow_links=data.follow_links)
+    splits = read_folder(folder, follow_links=data.follow_links)
+    images = _labelled(str(path), _split(str(path), splits), None, data, allowed)
     if class_names is None:
         return images
     aligned = align_labels(images.train, images.label_column, class_names, str(path))
@@ -192,10 +181,12 @@ def load_data_path(
 
 
 def _load(key: ImagesKey) -> ImageDataset:
-    data, splits = key.data, read(key.source)
+    data = key.data
+    splits = read(key.source, follow_links=data.follow_links)
+    allowed = allowed_by(key.source, follow_links=data.follow_links)
     of_train = _split(data.name, splits, data.train_split)
     of_test = _test_split(data, splits, of_train)
-    images = _labelled(data.name, of_train, of_test, data)
+    images = _labelled(data.name, of_train, of_test, data, allowed)
     column = images.label_column
     check_classes(images.train, images.test, column, images.name)
     if of_test is None:
@@ -266,7 +257,11 @@ def _split(
 
 
 def _labelled(
-    name: str, train: datasets.Dataset, test: datasets.Dataset | None, data: DataConfig
+    name: str,
+    train: datasets.Dataset,
+    test: datasets.Dataset | None,
+    data: DataConfig,
+    allowed: AllowedFolders | None,
 ) -> ImageDataset:
     image_column, label_column = find_columns(train, data)
     if test is not None and not {image_column, label_column} <= set(test.column_names):
@@ -275,14 +270,15 @@ def _labelled(
             f"that its training images have. Their columns are: {', '.join(own_columns(test))}. "
             "Give both splits the same columns."
         )
-    train = as_images(train, image_column, name)
+    train = as_images(train, image_column, name, allowed)
     # Made empty after the cast, because a column without rows cannot be cast.
-    test = train.select([]) if test is None else as_images(test, image_column, name)
+    test = train.select([]) if test is None else as_images(test, image_column, name, allowed)
+    bounds = ImageBounds(data.max_pixels, allowed.first if allowed else None)
     if data.on_error == "skip":
-        train, test = (readable(part, image_column, name) for part in (train, test))
+        train, test = (readable(part, image_column, name, bounds) for part in (train, test))
     train, test = as_class_labels((train, test), label_column, name)
     names = tuple(train.features[label_column].names)
-    return ImageDataset(name, train, test, image_column, label_column, names)
+    return ImageDataset(name, train, test, image_column, label_column, names, bounds)
 
 
 def _limited(dataset: datasets.Dataset, label_column: str, limit: int) -> datasets.Dataset:

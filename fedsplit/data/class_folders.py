@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
+from fedsplit.data.image_file import is_readable
+from fedsplit.data.image_paths import AllowedFolders, is_inside, path_fault
+from fedsplit.data.regular_files import special_kind
 from fedsplit.errors import DataError
 from fedsplit.names import some
 
@@ -24,6 +25,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 _TABLES = ("metadata.csv", "metadata.jsonl")
 _CLUTTER = ("thumbs.db", "desktop.ini")
+_SYSTEM = ("/proc", "/sys")
+_FIRST_LINE = 2**16
 _logger = logging.getLogger(__name__)
 
 
@@ -58,34 +61,48 @@ def split_folders(folder: Path) -> dict[str, Path]:
     return {split: paths[0] for split, paths in found.items()}
 
 
-def class_files(folder: Path) -> dict[str, list[str]]:
+def class_files(folder: Path, allowed: AllowedFolders) -> dict[str, list[str]]:
     """Return the image files of every class, sorted: the order is the same on every machine.
 
     A file that is no image by its suffix is one if Pillow can read it. The others are named in a
-    warning, and so is a folder without images.
+    warning, and so are a folder without images and links to folders that lead out.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the class folders.
+    allowed : AllowedFolders
+        Where links to files may lead.
 
     Raises
     ------
     DataError
-        If the folder is one level or more too high, or has a name in it that is not UTF-8.
+        If the folder is one level or more too high, has a name in it that is not UTF-8, or has a
+        pipe, a device or a link that leads out in place of an image.
     """
     _check_level(folder)
     classes: dict[str, list[str]] = {}
     left_out: list[Path] = []
     empty: list[str] = []
     nested: list[str] = []
+    folders: list[Path] = []
     for class_folder in sub_folders(folder):
         files: list[Path] = []
-        for path in sorted(path for path in inside(class_folder) if not path.is_dir()):
+        folders.append(class_folder)
+        for path in sorted(inside(class_folder, folder)):
+            if path.is_dir():
+                folders.append(path)
+                continue
             (files if is_image(path) else left_out).append(path)
         if files:
-            classes[utf8(class_folder.name)] = [utf8(str(path.resolve())) for path in files]
+            classes[utf8(class_folder.name)] = [utf8(_real(path, allowed)) for path in files]
             if len({path.relative_to(class_folder).parts[0] for path in files}) > 1 and not any(
                 path.parent == class_folder for path in files
             ):
                 nested.append(class_folder.name)
         else:
             empty.append(class_folder.name)
+    _tell_links(folder, folders, allowed)
     if left_out:
         _logger.warning(
             "%d files in '%s' are no images that can be read, and are left out: %s.",
@@ -108,25 +125,72 @@ def sub_folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
 
 
-def inside(folder: Path) -> Iterator[Path]:
-    """Yield everything in a folder, at any depth, that is not hidden. Links are followed, once."""
-    seen = {os.path.realpath(folder)}
+def inside(folder: Path, within: Path | None = None) -> Iterator[Path]:
+    """Yield everything in a folder, at any depth, that is not hidden. Links are followed, once.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    within : Path | None
+        The whole data set's, if it is another one.
+
+    Raises
+    ------
+    DataError
+        If a link leads to a folder that holds the data set, or to the system's own: reading these
+        would not end.
+    """
+    whole = os.path.realpath(within or folder)
+    seen = {_followed(folder, whole), whole}
     for root, folders, files in os.walk(folder, followlinks=True):
-        shown = [name for name in folders if not _is_hidden(name)]
-        folders[:] = [name for name in shown if os.path.realpath(Path(root, name)) not in seen]
-        seen |= {os.path.realpath(Path(root, name)) for name in folders}
-        yield from (Path(root, name) for name in (*folders, *files) if not _is_hidden(name))
+        real = {
+            name: _followed(Path(root, name), whole) for name in folders if not _is_hidden(name)
+        }
+        yield from (Path(root, name) for name in (*real, *files) if not _is_hidden(name))
+        folders[:] = [name for name in real if real[name] not in seen]
+        seen |= {real[name] for name in folders}
+
+
+def _followed(folder: Path, whole: str) -> str:
+    """Return where a folder is, without links."""
+    real = os.path.realpath(folder)
+    if is_inside(real, whole):
+        return real
+    if is_inside(whole, real) or any(is_inside(real, system) for system in _SYSTEM):
+        raise DataError(
+            f"The link '{folder}' leads to '{real}', which holds the data set itself or is a "
+            "folder of the system. Remove the link."
+        )
+    return real
+
+
+def _tell_links(folder: Path, folders: Sequence[Path], allowed: AllowedFolders) -> None:
+    """Warn of folders in a data set that are links to others outside it."""
+    links = {path: os.path.realpath(path) for path in folders if path.is_symlink()}
+    out = sorted(f"{path} -> {real}" for path, real in links.items() if not allowed.has(real))
+    if out:
+        _logger.warning(
+            "%d folders in '%s' are links that lead out of it, and the images there are used: %s.",
+            *(len(out), folder, some(out)),
+        )
+
+
+def _real(path: Path, allowed: AllowedFolders) -> str:
+    """Return the path of an image without links, if it may be read."""
+    if kind := special_kind(path):
+        raise DataError(f"'{path}' is {kind}, not an image file. Remove it.")
+    real = allowed.resolved(str(path.absolute()))
+    # A folder may be a link that leads out, and then so may the files beside this one.
+    beside = not path.is_symlink() or is_inside(real, os.path.realpath(path.parent))
+    if not beside and (fault := path_fault(str(path.absolute()), allowed)):
+        raise DataError(f"The link '{path}' leads to '{real}': {fault}")
+    return real
 
 
 def is_image(path: Path) -> bool:
     """Return whether a file is an image, by its suffix or by its first bytes."""
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return True
-    try:
-        with Image.open(path):
-            return True
-    except (UnidentifiedImageError, OSError, ValueError):
-        return False
+    return path.suffix.lower() in IMAGE_SUFFIXES or is_readable(path)
 
 
 def utf8(name: str) -> str:
@@ -170,7 +234,7 @@ def table_of(folder: Path) -> Path | None:
     table = next((p for n in _TABLES if (p := folder / n).is_file()), None)
     if table is not None and sub_folders(folder):
         with table.open(encoding="utf-8", errors="replace") as file:
-            return table if "file_name" in file.readline() else None
+            return table if "file_name" in file.readline(_FIRST_LINE) else None
     return table
 
 
@@ -202,7 +266,9 @@ def _images_in(folder: Path) -> bool:
 def _likely(folder: Path) -> Path | None:
     """Return the first folder below whose own folders hold images, or are splits."""
     level = sub_folders(folder)
-    while level:
+    seen: set[str] = set()
+    while level := [path for path in level if os.path.realpath(path) not in seen]:
+        seen |= {os.path.realpath(path) for path in level}  # links may lead back
         for path in level:
             if "train" in split_folders(path) and split_folders(path)["train"] != path:
                 return path

@@ -34,7 +34,13 @@ def tell_lost_colours(dataset: ImageDataset, spec: InputSpec) -> None:
     for row in np.unique(rows).tolist():
         (file,) = looked_at[[row]].column(dataset.image_column).to_pylist()
         with suppress(DataError):  # one that cannot be read is reported when it is trained on
-            image = decode(file, place=lambda: "", channels=3, background=spec.background)
+            image = decode(
+                file,
+                place=lambda: "",
+                channels=3,
+                background=spec.background,
+                bounds=dataset.bounds,
+            )
             pixels = np.asarray(image)
             if np.ptp(pixels.astype(np.int16), axis=-1).max() > 0:
                 _logger.warning(

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from fedsplit.config import DataConfig
+from fedsplit.data.image_paths import AllowedFolders, check_images
 from fedsplit.data.rows import own_columns
 from fedsplit.errors import DataError
 from fedsplit.names import some
@@ -74,13 +74,17 @@ def _choose(
     )
 
 
-def as_images(dataset: datasets.Dataset, column: str, name: str) -> datasets.Dataset:
+def as_images(
+    dataset: datasets.Dataset, column: str, name: str, allowed: AllowedFolders | None = None
+) -> datasets.Dataset:
     """Return `dataset` with `column` of the `Image` feature (paths and bytes are cast).
+
+    `allowed` says where the files must be that its rows name; None = anywhere.
 
     Raises
     ------
     DataError
-        If the column holds something else, or a row has no image.
+        If the column holds something else, or a row has no image or one that must not be read.
     """
     feature = dataset.features[column]
     is_file = isinstance(feature, dict) and set(feature) <= {"bytes", "path"}
@@ -94,21 +98,8 @@ def as_images(dataset: datasets.Dataset, column: str, name: str) -> datasets.Dat
             f"The column '{column}' of the data set '{name}' holds {_type(feature)}, not images. "
             "Name a column of images, image files or encoded bytes with data.image-column."
         )
-    empty = _without_image(images, column)
-    if len(empty):
-        raise DataError(
-            f"{len(empty)} rows of the data set '{name}' have no image (a null in '{column}'; the "
-            f"first is row {empty[0]}). Remove these rows, or name another column with "
-            "data.image-column."
-        )
+    check_images(images, column, name, allowed)
     return images
-
-
-def _without_image(dataset: datasets.Dataset, column: str) -> npt.NDArray[np.int64]:
-    """Return the rows that have neither bytes nor a path, without reading the images."""
-    files = dataset.select_columns([column]).with_format("arrow")[:][column]
-    parts = [pc.is_null(pc.struct_field(files, part)).to_numpy() for part in ("bytes", "path")]
-    return np.flatnonzero(parts[0] & parts[1])
 
 
 def as_class_labels(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import datasets
 import numpy as np
 from PIL import Image
 
+from fedsplit.data.image_file import DEFAULT_BOUNDS, ImageBounds, RefusedImageError, open_image
 from fedsplit.errors import DataError
 
-_IMAGE = datasets.Image()
 _WITHOUT_RANGE = ("I", "F")
 _LARGEST_16_BIT, _LARGEST_8_BIT = 65535, 255
+_STRIP_PIXELS = 2**22
+"""A larger image is converted in strips, or copies of it would take four times its memory."""
 
 
 class UndecodableError(DataError):
@@ -20,13 +21,16 @@ class UndecodableError(DataError):
 
     Parameters
     ----------
-    fault, remedy : str
-        What is wrong with which image, and what can be done.
+    image, reason, remedy : str
+        Which image, what is wrong with it, and what can be done about this image; the last without
+        a full stop.
     """
 
-    def __init__(self, fault: str, remedy: str) -> None:
-        super().__init__(f"{fault}. {remedy}")
-        self.fault = fault
+    def __init__(self, image: str, reason: str, remedy: str) -> None:
+        self.fault = f"{image} {reason}"
+        self.reason, self.own_remedy = reason, remedy
+        skip = "or leave out all such images with data.on-error = 'skip'."
+        super().__init__(f"{self.fault}. {remedy}, {skip}")
 
 
 def decode(
@@ -35,6 +39,7 @@ def decode(
     place: Callable[[], str],
     channels: int,
     background: str = "white",
+    bounds: ImageBounds = DEFAULT_BOUNDS,
 ) -> Image.Image:
     """Return an image of mode ``L`` (1 channel) or ``RGB`` (3 channels), in its original size.
 
@@ -48,34 +53,48 @@ def decode(
         1 or 3.
     background : str
         What transparent pixels are put on: a colour as Pillow names it.
+    bounds : ImageBounds
+        What the image may be.
 
     Raises
     ------
     UndecodableError
-        If it is missing or broken, or its pixels are 32-bit integers or floating-point numbers:
-        these have no fixed range, so the value of white is unknown.
+        If it is missing, broken or refused (see `open_image`), or its pixels are 32-bit integers or
+        floating-point numbers: these have no fixed range, so the value of white is unknown.
     """
     try:
-        image: Image.Image = _IMAGE.decode_example(file)
+        image = open_image(file, bounds)
         mode = image.mode
         if mode not in _WITHOUT_RANGE:
-            plain = _opaque(_to_8_bits(image), background)
-            return plain.convert("L" if channels == 1 else "RGB")
+            return _plain(image, background, "L" if channels == 1 else "RGB")
+    except RefusedImageError as error:
+        raise UndecodableError(_called(file, place), error.reason, error.remedy) from None
     except Exception as error:
-        raise UndecodableError(
-            f"{_called(file, place)} cannot be decoded ({type(error).__name__}: {error})",
-            "Remove or repair it, or leave out all such images with data.on-error = 'skip'.",
-        ) from error
+        reason = f"cannot be decoded ({type(error).__name__}: {error})"
+        raise UndecodableError(_called(file, place), reason, "Repair it") from error
     raise UndecodableError(
-        f"{_called(file, place)} has pixels of Pillow's mode '{mode}': 32-bit numbers without a "
+        _called(file, place),
+        f"has pixels of Pillow's mode '{mode}': 32-bit numbers without a "
         "fixed range, so the values of black and white are unknown",
-        "Scale it, and save it with 8 or 16 bits per channel, for example as a PNG.",
+        "Scale it, and save it with 8 or 16 bits per channel, for example as a PNG",
     )
 
 
 def _called(file: Mapping[str, object] | None, place: Callable[[], str]) -> str:
     path = file.get("path") if file else None
     return f"The image in {place()}, file {path}," if path else f"The image in {place()},"
+
+
+def _plain(image: Image.Image, background: str, mode: str) -> Image.Image:
+    """Return an image in 8 bits of a mode without transparency."""
+    if image.width * image.height <= _STRIP_PIXELS:
+        return _opaque(_to_8_bits(image), background).convert(mode)
+    whole = Image.new(mode, image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(_opaque(_to_8_bits(strip), background).convert(mode), (0, top))
+    return whole
 
 
 def _opaque(image: Image.Image, background: str) -> Image.Image:

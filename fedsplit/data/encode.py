@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedsplit.data.image_file import RefusedImageError, check_undecoded
 from fedsplit.errors import DataError
 
 _KEPT = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
@@ -45,6 +46,10 @@ def encode(image: object, *, place: Callable[[], str]) -> bytes:
             f"{place()} is of the type {type(image).__name__}, not an image. Return a Pillow "
             "image, or a tensor [C, H, W] of 1 or 3 channels."
         )
+    try:
+        check_undecoded(image)
+    except RefusedImageError as error:
+        raise DataError(f"{place()} {error}") from None
     if image.mode in _AS_RGB | _AS_RGBA:
         image = image.convert("RGB" if image.mode in _AS_RGB else "RGBA")
     if image.mode not in _KEPT:

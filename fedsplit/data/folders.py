@@ -21,6 +21,8 @@ from fedsplit.data.class_folders import (
     sub_folders,
     table_of,
 )
+from fedsplit.data.image_paths import AllowedFolders
+from fedsplit.data.saved import is_saved, read_saved
 from fedsplit.data.tables import read_splits, read_table
 from fedsplit.errors import DataError
 from fedsplit.names import some
@@ -44,7 +46,15 @@ class FolderState:
     digest: str
 
 
-def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
+def allowed_folders(folder: Path, *, follow_links: bool) -> AllowedFolders | None:
+    """Return where the files must be that rows of `read_folder` name.
+
+    None = anywhere: `read_folder` itself has found them, and refused those that lead out.
+    """
+    return AllowedFolders(str(folder), follow_links=follow_links) if is_saved(folder) else None
+
+
+def read_folder(folder: Path, *, follow_links: bool = False) -> dict[str, datasets.Dataset]:
     """Return the splits in a local folder, by name.
 
     Parameters
@@ -54,22 +64,28 @@ def read_folder(folder: Path) -> dict[str, datasets.Dataset]:
         a metadata.csv with a row for each image, either directly or below ``train``, ``test``,
         ``validation``.
         Hidden entries are ignored, and so are those that macOS adds to archives.
+    follow_links : bool
+        Read files outside the folder to which links lead (``data.follow-links``).
 
     Raises
     ------
     DataError
-        If the folder is neither, cannot be read, or has a name in it that is not UTF-8.
+        If the folder is neither, cannot be read, has a name in it that is not UTF-8, or names
+        files outside it.
     """
-    if _is_saved(folder):
-        return _saved(folder)
+    if is_saved(folder):
+        return read_saved(folder, follow_links=follow_links)
+    allowed = AllowedFolders(str(folder), follow_links=follow_links)
     if table := _table_of_all(folder):
-        return read_splits(table)
+        return read_splits(table, allowed)
     folders = split_folders(folder)
     tables = {split: table_of(path) for split, path in folders.items()}
-    files = {split: class_files(path) for split, path in folders.items() if not tables[split]}
+    files = {
+        split: class_files(path, allowed) for split, path in folders.items() if not tables[split]
+    }
     class_names = sorted({name for classes in files.values() for name in classes})
     found = {split: _image_files(classes, class_names) for split, classes in files.items()}
-    found |= {split: read_table(table) for split, table in tables.items() if table}
+    found |= {split: read_table(table, allowed) for split, table in tables.items() if table}
     if not any(map(len, found.values())):
         raise DataError(
             f"The folder '{folder}' holds no data set{_what_is_there(folder)}. It must have a "
@@ -114,7 +130,7 @@ def folder_state(folder: Path) -> FolderState:
     A saved data set is judged by its JSON files, which `save_to_disk` always writes anew; class
     folders are judged by every file in them.
     """
-    if _is_saved(folder):
+    if is_saved(folder):
         entries = [*folder.glob("*.json"), *folder.glob("*/state.json")]
     else:
         entries = [folder, *inside(folder)]
@@ -130,23 +146,6 @@ def _changes(path: Path) -> tuple[int, ...]:
     except OSError:  # a dangling link, or deleted just now
         return ()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _is_saved(folder: Path) -> bool:
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-
-
-def _saved(folder: Path) -> dict[str, datasets.Dataset]:
-    try:
-        loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:
-        raise DataError(
-            f"The saved data set '{folder}' cannot be read ({type(error).__name__}: {error}). "
-            "Save it again with save_to_disk."
-        ) from error
-    if isinstance(loaded, datasets.Dataset):
-        return {"train": loaded}
-    return {str(split): dataset for split, dataset in loaded.items()}
 
 
 def _image_files(classes: dict[str, list[str]], class_names: list[str]) -> datasets.Dataset:

@@ -8,6 +8,7 @@ import datasets
 import httpx
 from datasets.naming import camelcase_to_snakecase
 from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from fedsplit.errors import DataError
@@ -48,6 +49,13 @@ def read_hub(name: str, config_name: str = "") -> dict[str, datasets.Dataset]:
             "save_to_disk."
         ) from error
     return {str(split): dataset for split, dataset in loaded.items()}
+
+
+def cache_folders() -> list[str]:
+    """Return the folders into which `datasets` downloads: images of Hub data sets lie there."""
+    config = datasets.config
+    caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
+    return [str(cache) for cache in caches]
 
 
 def _probe(name: str) -> str:

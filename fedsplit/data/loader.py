@@ -20,6 +20,7 @@ from torch import Tensor
 from fedsplit.config import Config, LastBatch
 from fedsplit.data.columns import label_array
 from fedsplit.data.decode import decode
+from fedsplit.data.image_file import DEFAULT_BOUNDS, ImageBounds
 from fedsplit.data.rows import numbers_of, place_of
 from fedsplit.input_spec import InputSpec
 
@@ -43,6 +44,8 @@ class Images:
         Of the features `Image` and `ClassLabel`.
     spec : InputSpec
         Images are converted to its channels and fitted to its size (see `fitted`).
+    bounds : ImageBounds
+        What an image may be.
     keep_bytes : int
         Maximum size of a set that is kept decoded.
 
@@ -59,13 +62,14 @@ class Images:
         image_column: str,
         label_column: str,
         spec: InputSpec,
+        bounds: ImageBounds = DEFAULT_BOUNDS,
         keep_bytes: int = KEEP_DECODED_BYTES,
     ) -> None:
         self.labels = torch.from_numpy(label_array(dataset, label_column))
         self._column = image_column
         self._dataset = dataset.select_columns([image_column, *numbers_of(dataset)])
         self._rows = self._dataset.select_columns([image_column]).with_format("arrow")
-        self._spec = spec
+        self._spec, self._bounds = spec, bounds
         self._augment: ChangePixels | None = None
         self._mean = torch.tensor(spec.mean, dtype=torch.float32).view(-1, 1, 1)
         self._std = torch.tensor(spec.std, dtype=torch.float32).view(-1, 1, 1)
@@ -125,17 +129,25 @@ class Images:
             place=partial(place_of, self._dataset, self._column, row),
             channels=spec.channels,
             background=spec.background,
+            bounds=self._bounds,
         )
         image = fitted(image, spec)
         return np.asarray(image).reshape(spec.height, spec.width, spec.channels)
 
 
-def images_of_files(files: Sequence[Path], spec: InputSpec) -> Images:
+def images_of_files(files: Sequence[Path], spec: InputSpec, bounds: ImageBounds) -> Images:
     """Return image files without labels (all are 0), decoded batch by batch."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     columns = {"image": [str(file.resolve()) for file in files], "label": [0] * len(files)}
     dataset = datasets.Dataset.from_dict(columns, features=features)
-    return Images(dataset, image_column="image", label_column="label", spec=spec, keep_bytes=0)
+    return Images(
+        dataset,
+        image_column="image",
+        label_column="label",
+        spec=spec,
+        bounds=bounds,
+        keep_bytes=0,
+    )
 
 
 def fitted(image: Image.Image, spec: InputSpec) -> Image.Image:

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 
 from fedsplit.data.decode import UndecodableError, decode
+from fedsplit.data.image_file import ImageBounds
 from fedsplit.errors import DataError
 from fedsplit.names import some
 from fedsplit.threads import available_cores
@@ -53,7 +54,9 @@ def own_columns(dataset: datasets.Dataset) -> list[str]:
     return [name for name in dataset.column_names if not name.startswith(_PREFIX)]
 
 
-def readable(dataset: datasets.Dataset, column: str, name: str) -> datasets.Dataset:
+def readable(
+    dataset: datasets.Dataset, column: str, name: str, bounds: ImageBounds
+) -> datasets.Dataset:
     """Return the rows whose images can be decoded; a warning counts and names the others.
 
     Raises
@@ -61,7 +64,7 @@ def readable(dataset: datasets.Dataset, column: str, name: str) -> datasets.Data
     DataError
         If there are rows, and none of them can.
     """
-    faults = {row: fault for row, fault in enumerate(_faults(dataset, column)) if fault}
+    faults = {row: fault for row, fault in enumerate(_faults(dataset, column, bounds)) if fault}
     if not faults:
         return dataset
     if len(faults) == len(dataset):
@@ -73,13 +76,14 @@ def readable(dataset: datasets.Dataset, column: str, name: str) -> datasets.Data
     return dataset.select([row for row in range(len(dataset)) if row not in faults])
 
 
-def _faults(dataset: datasets.Dataset, column: str) -> Iterator[str]:
+def _faults(dataset: datasets.Dataset, column: str, bounds: ImageBounds) -> Iterator[str]:
     """Yield why an image cannot be decoded, or an empty text, for each row."""
     rows = dataset.select_columns([column]).with_format("arrow")
 
     def fault_of(row: int, file: dict[str, object] | None) -> str:
         try:
-            decode(file, place=partial(place_of, dataset, column, row), channels=3)
+            place = partial(place_of, dataset, column, row)
+            decode(file, place=place, channels=3, bounds=bounds)
         except UndecodableError as error:
             return error.fault
         return ""

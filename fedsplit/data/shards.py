@@ -11,6 +11,7 @@ import numpy as np
 from fedsplit.cache import OnceCache
 from fedsplit.config import Config, DataConfig
 from fedsplit.data.catalog import (
+    OWN_FIELDS,
     ImageDataset,
     ImagesKey,
     images_key,
@@ -146,7 +147,7 @@ def load_shard(
     own = _OwnKey(
         path=data_path,
         folder=None if folder is None else folder_state(folder),
-        columns=config.data.only("image_column", "label_column", "on_error"),
+        columns=config.data.only(*OWN_FIELDS),
         class_names=_images(config).class_names if is_local(config.data.name) else None,
         validation=_validation(config, partition_id),
         spec=spec,
@@ -242,5 +243,9 @@ def _split_share(key: _ShareKey) -> tuple[datasets.Dataset, datasets.Dataset]:
 def _fitted(rows: datasets.Dataset, source: ImageDataset, spec: InputSpec) -> Images:
     """Return rows of a data set as a model takes them."""
     return Images(
-        rows, image_column=source.image_column, label_column=source.label_column, spec=spec
+        rows,
+        image_column=source.image_column,
+        label_column=source.label_column,
+        spec=spec,
+        bounds=source.bounds,
     )

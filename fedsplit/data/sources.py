@@ -16,9 +16,10 @@ from threading import RLock
 import datasets
 
 from fedsplit.data import fashion_mini
-from fedsplit.data.folders import FolderState, folder_state, read_folder
+from fedsplit.data.folders import FolderState, allowed_folders, folder_state, read_folder
 from fedsplit.data.functions import call_function
-from fedsplit.data.hub import read_hub
+from fedsplit.data.hub import cache_folders, read_hub
+from fedsplit.data.image_paths import AllowedFolders
 from fedsplit.data.objects import splits_of
 from fedsplit.errors import DataError
 from fedsplit.names import local_directory, near_miss
@@ -133,8 +134,17 @@ def is_local(name: str) -> bool:
     return name in BUNDLED or is_reference(name) or local_directory(name) is not None
 
 
-def read(source: Source) -> Mapping[str, datasets.Dataset]:
+def allowed_by(source: Source, *, follow_links: bool) -> AllowedFolders | None:
+    """Return where the files must be that rows of a data set name; None = anywhere."""
+    if isinstance(source, FolderState):
+        return allowed_folders(Path(source.path), follow_links=follow_links)
+    return AllowedFolders(*cache_folders()) if isinstance(source, HubDataset) else None
+
+
+def read(source: Source, *, follow_links: bool = False) -> Mapping[str, datasets.Dataset]:
     """Return the splits of a data set, by name.
+
+    `follow_links` is ``data.follow-links``.
 
     Raises
     ------
@@ -145,7 +155,7 @@ def read(source: Source) -> Mapping[str, datasets.Dataset]:
         bundled: Mapping[str, datasets.Dataset] = BUNDLED[source.name]()
         return bundled
     if isinstance(source, FolderState):
-        return read_folder(Path(source.path))
+        return read_folder(Path(source.path), follow_links=follow_links)
     if isinstance(source, HubDataset):
         return read_hub(source.name, source.config_name)
     return source.splits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import datasets
 
 from fedsplit.data.class_folders import IMAGE_SUFFIXES, SPLITS, inside, split_of, utf8
+from fedsplit.data.image_file import is_address
+from fedsplit.data.image_paths import AllowedFolders, path_fault
+from fedsplit.data.regular_files import special_kind
 from fedsplit.errors import DataError
 from fedsplit.names import some
 
@@ -19,7 +23,7 @@ _logger = logging.getLogger(__name__)
 FILE_NAME = "file_name"
 
 
-def read_table(table: Path) -> datasets.Dataset:
+def read_table(table: Path, allowed: AllowedFolders | None = None) -> datasets.Dataset:
     """Return the images that a table names, with its other columns.
 
     A warning counts the images beside it that it does not name.
@@ -29,17 +33,22 @@ def read_table(table: Path) -> datasets.Dataset:
     table : Path
         A CSV file with a header or a file of JSON objects. Its column ``file_name`` has paths
         relative to its folder.
+    allowed : AllowedFolders | None
+        Where these files must be; None = in the table's own folder.
 
     Raises
     ------
     DataError
         If it cannot be read, lacks that column or values, names an image twice, or names files that
-        do not exist.
+        do not exist or must not be read.
     """
-    return _images(table, _rows(table))
+    allowed = allowed or AllowedFolders(str(table.parent))
+    return _images(table, _rows(table, allowed), allowed)
 
 
-def _images(table: Path, rows: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
+def _images(
+    table: Path, rows: Sequence[Mapping[str, Any]], allowed: AllowedFolders
+) -> datasets.Dataset:
     names = list(rows[0]) if rows else []
     if FILE_NAME not in names:
         raise DataError(
@@ -49,7 +58,7 @@ def _images(table: Path, rows: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
     uneven = next((number for number, row in enumerate(rows) if list(row) != names), None)
     if uneven is not None:
         raise DataError(f"Row {uneven} of '{table}' has other columns than row 0. Complete it.")
-    files = _files(table, rows)
+    files = _files(table, rows, allowed)
     columns = {name: [row[name] for row in rows] for name in names if name != FILE_NAME}
     images = [utf8(str(file)) for file in files]
     try:
@@ -59,7 +68,7 @@ def _images(table: Path, rows: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
     return dataset.cast_column("image", datasets.Image())
 
 
-def read_splits(table: Path) -> dict[str, datasets.Dataset]:
+def read_splits(table: Path, allowed: AllowedFolders | None = None) -> dict[str, datasets.Dataset]:
     """Return the splits of a table that has the images of all of them.
 
     A row's split is the value of its column ``split``, or the first folder of its file, as in
@@ -71,8 +80,9 @@ def read_splits(table: Path) -> dict[str, datasets.Dataset]:
     DataError
         As `read_table`, and if only some rows have a split.
     """
-    rows = _rows(table)
-    dataset = _images(table, rows)
+    allowed = allowed or AllowedFolders(str(table.parent))
+    rows = _rows(table, allowed)
+    dataset = _images(table, rows, allowed)
     by_column = [split_of(str(row.get("split") or "")) for row in rows]
     splits = by_column if all(by_column) else [_folder_split(str(row[FILE_NAME])) for row in rows]
     named = {split for split in splits if split}
@@ -96,16 +106,22 @@ def _folder_split(file_name: str) -> str | None:
     return split_of(folder) if rest else None
 
 
-def _files(table: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Return the file of each row."""
-    paths = [table.parent / str(row[FILE_NAME]) for row in rows]
-    missing = [str(path.name) for path in paths if not path.is_file()]
+def _files(table: Path, rows: Sequence[Mapping[str, Any]], allowed: AllowedFolders) -> list[Path]:
+    """Return the file of each row, without links."""
+    folder = table.parent.absolute()
+    paths = [os.path.join(folder, str(row[FILE_NAME])) for row in rows]
+    for number, (row, path) in enumerate(zip(rows, paths, strict=True)):
+        name = str(row[FILE_NAME])
+        known = name if is_address(name) else path
+        if fault := path_fault(known, allowed) or _kind_fault(known):
+            raise DataError(f"Row {number} of '{table}' names {name!r:.200}: {fault}")
+    missing = [os.path.basename(path) for path in paths if not os.path.isfile(path)]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(paths)} images that '{table}' names do not exist; the first "
-            f"is '{missing[0]}'. Add them, or remove their rows."
+            f"is {missing[0]!r:.200}. Add them, or remove their rows."
         )
-    files = [path.resolve() for path in paths]
+    files = [Path(allowed.real(path) or path) for path in paths]
     first: dict[Path, int] = {}
     for number, file in enumerate(files):
         if (earlier := first.setdefault(file, number)) != number:
@@ -124,11 +140,26 @@ def _files(table: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
     return files
 
 
-def _rows(table: Path) -> Sequence[Mapping[str, Any]]:
+def _kind_fault(path: str) -> str | None:
+    kind = special_kind(path)
+    return kind and f"that is {kind}, not a file. Remove the row, or put an image there."
+
+
+def _rows(table: Path, allowed: AllowedFolders) -> Sequence[Mapping[str, Any]]:
+    if fault := path_fault(str(table.absolute()), allowed):
+        raise DataError(f"The table '{table}' cannot be read: {fault}")
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             if table.suffix == ".jsonl":
-                return [json.loads(line) for line in file if line.strip()]
-            return list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
+                rows = [json.loads(line) for line in file if line.strip()]
+            else:
+                rows = list(csv.DictReader(file))
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(f"'{table}' cannot be read: {error}. Repair it.") from error
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"Row {number} of '{table}' is {row!r:.200}, no JSON object. Write one object in "
+                "each line, with the key 'file_name'."
+            )
+    return rows

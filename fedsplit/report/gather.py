@@ -16,6 +16,7 @@ from fedsplit.report.comparison import ComparedRun, Comparison
 from fedsplit.results.files import read_lines
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.saved import Saved
+from fedsplit.results.shards_file import Shards, read_shards
 from fedsplit.results.summary import summarise
 from fedsplit.results.text import counted
 
@@ -158,9 +159,7 @@ def read_run(directory: Path) -> RunRecord:
     try:
         finished = kept.summary_path.is_file()
         rounds = read_lines(kept.rounds_path, whole=finished)
-        shards: dict[str, Any] = {}
-        if kept.shards_path.is_file():
-            shards = json.loads(kept.shards_path.read_text(encoding="utf-8"))
+        shards = read_shards(kept.shards_path) if kept.shards_path.is_file() else Shards([], [])
         config = Config.load(kept.config_path)
         if finished:
             summary = json.loads(kept.summary_path.read_text(encoding="utf-8"))
@@ -171,8 +170,8 @@ def read_run(directory: Path) -> RunRecord:
             config=config,
             rounds=rounds,
             summary=summary,
-            class_counts=shards.get("class_counts", []),
-            class_names=[printable(name) for name in shards.get("class_names", [])],
+            class_counts=shards.class_counts,
+            class_names=[printable(name) for name in shards.class_names],
             metrics=declared_in(summary),
             clients=[
                 of for of in read_lines(kept.client_results_path) if of["round"] <= len(rounds)

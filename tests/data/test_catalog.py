@@ -51,7 +51,7 @@ def test_test_images_are_test_or_validation(tmp_path: Path, split: str) -> None:
 
 @pytest.mark.parametrize("kind", ["bytes", "file", "path"])
 def test_columns_that_have_to_be_cast(tmp_path: Path, kind: str) -> None:
-    files = sorted(image_folder(tmp_path / "files", {"a": 12}).rglob("*.png"))
+    files = sorted(image_folder(tmp_path / "saved" / "files", {"a": 12}).rglob("*.png"))
     columns = {
         "bytes": [path.read_bytes() for path in files],
         "file": [{"bytes": path.read_bytes(), "path": None} for path in files],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from fedsplit.data.decode import decode
 from fedsplit.data.encode import encode
 from fedsplit.errors import DataError
 from tests.data.pictures import picture
+from tests.data.strangers import EPS
 
 
 def _here() -> str:
@@ -100,3 +102,10 @@ def test_a_file_that_breaks_when_it_is_read_is_refused() -> None:
         pytest.raises(DataError, match=r"Image 7 cannot be read \(\w+: .*\)\. Remove or repair it"),
     ):
         encode(broken, place=_here)
+
+
+def test_an_image_of_a_format_that_starts_a_program_is_not_decoded(tmp_path: Path) -> None:
+    """Break it: save whatever Pillow has opened; this decodes it, with Ghostscript."""
+    (tmp_path / "a.png").write_bytes(EPS)
+    with Image.open(tmp_path / "a.png") as image, pytest.raises(DataError, match="is EPS"):
+        encode(image, place=_here)

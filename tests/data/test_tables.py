@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import datasets
@@ -7,9 +9,10 @@ import pytest
 
 from fedsplit.config import DataConfig
 from fedsplit.data.catalog import load_images
+from fedsplit.data.folders import read_folder
 from fedsplit.data.tables import read_splits, read_table
 from fedsplit.errors import DataError
-from tests.data.pictures import image_folder
+from tests.data.pictures import image_folder, picture
 
 
 def table_of(folder: Path, text: str, name: str = "metadata.csv") -> Path:
@@ -161,3 +164,75 @@ def test_another_metadata_csv_beside_class_folders_is_no_table(tmp_path: Path) -
     image_folder(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "metadata.csv").write_text("author,year\nme,2026\n")
     assert load_images(DataConfig(name=str(tmp_path))).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("https://10.255.255.1/1.png", r"fetches nothing that a data set names"),
+        ("hf://datasets/a/1.png", r"fetches nothing"),
+        ("ABSOLUTE", r"leads out of the data set's folder"),
+        ("../out/private.png", r"leads out of the data set's folder"),
+        ("link.png", r"leads out .* data.follow-links"),
+        ("more/private.png", r"leads out .* data.follow-links"),
+        ("pipe.png", r"that is a named pipe \(FIFO\), not a file"),
+        ("a\0b", r"NUL"),
+        ("a" * 5000, r"do not exist"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.timeout(30)
+def test_a_table_names_files_in_the_data_set_only(
+    tmp_path: Path, kind: str, name: str, said: str
+) -> None:
+    """Break it: open whatever a row names."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    out.mkdir()
+    picture(1).save(data / "0.png")
+    picture(2).save(out / "private.png")
+    (data / "link.png").symlink_to(out / "private.png")
+    (data / "more").symlink_to(out)
+    os.mkfifo(data / "pipe.png")
+    name = str(out / "private.png") if name == "ABSOLUTE" else name
+    rows = [{"file_name": "0.png", "label": "a"}, {"file_name": name, "label": "b"}]
+    table = data / f"metadata.{kind}"
+    if kind == "jsonl":
+        table.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        table.write_text(f"file_name,label\n0.png,a\n{name},b\n")
+    with pytest.raises(DataError, match=said) as caught:
+        read_folder(data)
+    assert "do not exist" in said or "Row 1 of" in str(caught.value)
+    if "follow-links" in said:
+        assert len(read_folder(data, follow_links=True)["train"]) == 2
+
+
+@pytest.mark.parametrize("line", ["5", "[1]", "null", "[" * 100_000])
+def test_lines_of_a_table_are_objects(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text(line)
+    with pytest.raises(DataError, match=r"Row 0 of .* no JSON object|cannot be read"):
+        read_folder(tmp_path)
+
+
+def test_a_table_that_is_a_link_out_of_the_data_set_is_refused(tmp_path: Path) -> None:
+    """Break it: read the link; its text is then in an error message."""
+    (tmp_path / "secret.csv").write_text("password\n123\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "metadata.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(DataError, match=r"metadata\.csv' cannot be read: that leads out") as caught:
+        read_folder(tmp_path / "data")
+    assert "password" not in str(caught.value)
+
+
+def test_files_of_a_split_may_be_beside_it(tmp_path: Path) -> None:
+    """Break it: allow only the folder of the table, not that of the data set."""
+    image_folder(tmp_path / "images", {"a": 2})
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        rows = "".join(f"../images/a/00{n}.png,{'ab'[n]}\n" for n in range(2))
+        (tmp_path / split / "metadata.csv").write_text(f"file_name,label\n{rows}")
+    assert {name: len(rows) for name, rows in read_folder(tmp_path).items()} == {
+        "train": 2,
+        "test": 2,
+    }
