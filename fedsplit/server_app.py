@@ -22,7 +22,7 @@ from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.checking import check_batches
 from fedsplit.config import Config
 from fedsplit.data.run import reading
-from fedsplit.errors import FedSplitError, RunError, sentence
+from fedsplit.errors import CheckpointError, FedSplitError, RunError, sentence
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.flower_internals import (
     call_at_exit,
@@ -180,6 +180,8 @@ def _saying_how_to_continue(directory: RunDirectory, interrupted: Event) -> Iter
     """Say what is kept of a run that ends early; `interrupted` says whether it was asked to."""
     try:
         yield
+    except CheckpointError:
+        raise  # it says itself what to do
     except FedSplitError as error:
         # Otherwise it was refused, and has not begun; or its clients failed because it ends.
         if error.exit_code == RunError.exit_code and not interrupted.is_set():

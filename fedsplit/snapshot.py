@@ -19,7 +19,7 @@ import xxhash
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fedsplit.errors import RunError
+from fedsplit.errors import MissingKeyError, RunError
 
 Snapshot = dict[str, Any]
 """Keys are strings without ``/``; leaves are tensors and JSON values."""
@@ -27,6 +27,17 @@ Snapshot = dict[str, Any]
 _SEPARATOR = "/"
 _TENSOR = "tensor"
 _CHECKSUM_LENGTH = 16  # hexadecimal digits of XXH3, before the values
+
+
+class _Read(dict[str, Any]):
+    """A dict of a snapshot that was read, which says in a sentence that it lacks a key."""
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        super().__init__(values)
+        self.source = source
+
+    def __missing__(self, key: str) -> object:
+        raise MissingKeyError(self.source, key)
 
 
 def to_bytes(state: Mapping[str, Any]) -> bytes:
@@ -43,11 +54,12 @@ def from_bytes(data: bytes) -> Snapshot:
     RunError
         If the bytes are not a snapshot.
     """
+    source = f"A saved state of {len(data)} bytes"
     try:
         header = data[8 : 8 + int.from_bytes(data[:8], "little")]
-        return _checked(header, safetensors.torch.load(data))
+        return _checked(header, safetensors.torch.load(data), source)
     except Exception as error:  # what broken bytes make the libraries raise is open-ended
-        raise _unreadable(f"A saved state of {len(data)} bytes", error) from None
+        raise _unreadable(source, error) from None
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
@@ -74,7 +86,7 @@ def load(path: Path) -> Snapshot:
         If the file is not a whole snapshot, or cannot be read.
     """
     try:
-        return _checked(_header(path), safetensors.torch.load_file(path))
+        return _checked(_header(path), safetensors.torch.load_file(path), f"'{path}'")
     except Exception as error:  # as in `from_bytes`
         raise _unreadable(f"'{path}'", error) from None
 
@@ -91,7 +103,7 @@ def load_values(path: Path) -> Snapshot:
         with safetensors.safe_open(path, framework="pt") as file:  # refuses an incomplete file
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        return _joined(_header(path), empty)
+        return _joined(_header(path), empty, f"'{path}'")
     except Exception as error:  # as in `from_bytes`
         raise _unreadable(f"'{path}'", error) from None
 
@@ -136,15 +148,15 @@ def _checksum_and_values(header: bytes) -> tuple[str, str]:
     return written[:_CHECKSUM_LENGTH], written[_CHECKSUM_LENGTH:]
 
 
-def _checked(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:
+def _checked(header: bytes, tensors: Mapping[str, Tensor], source: str) -> Snapshot:
     checksum, values = _checksum_and_values(header)
     if checksum != _checksum(values, tensors):
         raise ValueError("its checksum is that of other bytes")
-    return _joined(header, tensors)
+    return _joined(header, tensors, source)
 
 
-def _joined(header: bytes, tensors: Mapping[str, Tensor]) -> Snapshot:
-    state = _with_tensors(json.loads(_checksum_and_values(header)[1]), tensors)
+def _joined(header: bytes, tensors: Mapping[str, Tensor], source: str) -> Snapshot:
+    state = _with_tensors(json.loads(_checksum_and_values(header)[1]), tensors, source)
     if not isinstance(state, dict):
         raise TypeError(f"it holds a {type(state).__name__}")
     return state
@@ -208,11 +220,12 @@ def _without_tensors(value: object, path: str, tensors: dict[str, Tensor]) -> ob
     return value
 
 
-def _with_tensors(value: object, tensors: Mapping[str, Tensor]) -> object:
+def _with_tensors(value: object, tensors: Mapping[str, Tensor], source: str) -> object:
     if isinstance(value, dict):
         if set(value) == {_TENSOR}:
             return tensors[value[_TENSOR]]
-        return {key: _with_tensors(item, tensors) for key, item in value.items()}
+        items = {key: _with_tensors(item, tensors, source) for key, item in value.items()}
+        return _Read(items, source)
     if isinstance(value, list):
-        return [_with_tensors(item, tensors) for item in value]
+        return [_with_tensors(item, tensors, source) for item in value]
     return value

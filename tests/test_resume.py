@@ -281,6 +281,40 @@ def test_another_format_is_refused_and_another_version_told(
         simulate(resume=killed, num_server_rounds=3)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "strategy/server/magnitudes",
+        "strategy/kept/rounds",
+        "recorder/rows",
+        "recorder/metrics",
+        "inputs/shards",
+        "arrays",
+        "versions",
+    ],
+)
+def test_a_checkpoint_that_lacks_a_key_is_refused_in_a_sentence(
+    killed: Path, call: Call, place: str
+) -> None:
+    """One of an earlier version. Break it: read the state as a plain dict (KeyError), or name the
+    command again that has just been refused."""
+    *folders, key = place.split("/")
+
+    def remove(state: dict[str, Any]) -> None:
+        for folder in folders:
+            state = state[folder]
+        del state[key]
+
+    _with_values(killed, remove)
+    code, said = call("run", "--resume", str(killed))
+    assert code == 2
+    assert f"'{key}'" in said
+    assert "Another version of fedsplit has written it. Continue with that version, or" in said
+    assert "Traceback" not in said
+    assert "--resume" not in said
+    assert not (killed / "error.txt").exists()
+
+
 def test_the_command_line_continues_a_run(run: Run, killed: Path, call: Call) -> None:
     """With the engine that began it."""
     assert call("run", "--resume", str(killed)) == (0, "")
