@@ -23,6 +23,27 @@ class ConfigError(FedSplitError):
     exit_code = 2
 
 
+OTHER_VERSION = (
+    "Another version of fedsplit has written it. Continue with that version, or make the run again "
+    "from its config.toml, under another run-name."
+)
+
+
+class CheckpointError(ConfigError):
+    """A saved state that a run cannot continue from: the same command would fail again."""
+
+
+class MissingKeyError(CheckpointError, KeyError):
+    """A saved state without a key that this version of fedsplit writes."""
+
+    def __init__(self, source: str, key: object) -> None:
+        super().__init__(f"{source} lacks {key!r}. {OTHER_VERSION}")
+
+    def __str__(self) -> str:
+        """Return the message as it is; a `KeyError` would put it in quotes."""
+        return str(self.args[0])
+
+
 class DataError(FedSplitError):
     """A data set that cannot be loaded, or does not hold labelled images."""
 

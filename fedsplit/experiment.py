@@ -24,6 +24,7 @@ from fedsplit.preparation import Preparation
 from fedsplit.results.classes import class_scores
 from fedsplit.results.environment import environment
 from fedsplit.results.files import replace_folder, replace_text
+from fedsplit.results.last_process import LastProcess
 from fedsplit.results.model_card import model_card
 from fedsplit.results.plots import draw_or_warn, plot_run
 from fedsplit.results.recorder import Recorder
@@ -109,8 +110,8 @@ class Experiment:
             if config.resume
             else RunDirectory.create(config)
         )
-        self.directory.watched_by = self.observers.arguments
         try:
+            self.directory.write_process(LastProcess(engine, self.observers.names))
             self._sinks = Sinks(config, self.directory.path, rounds_done)
             self.recorder = Recorder(self.directory, config, say)
             self._begin(class_counts, num_validation, engine)

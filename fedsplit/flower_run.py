@@ -16,7 +16,7 @@ from fedsplit.checking import check, check_shards
 from fedsplit.config import Config, config_toml
 from fedsplit.data.run import reading
 from fedsplit.devices import gpus_per_client
-from fedsplit.errors import InterruptionError, RunError
+from fedsplit.errors import OTHER_VERSION, InterruptionError, RunError
 from fedsplit.participants import clients_at_once
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.run_names import free_name
@@ -204,7 +204,7 @@ class _Command:
         kept = self._directory.flower_log_path
         where = f" Everything that Flower printed is in '{kept}'." if kept.is_file() else ""
         how = self._directory.how_to_continue()
-        if not any(how in error for error in self._errors):
+        if not any(said in error for error in self._errors for said in (how, OTHER_VERSION)):
             where += f" {how}"
         raise RunError(f"The run '{name}' did not finish; the lines above say why.{where}")
 

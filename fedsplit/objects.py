@@ -71,11 +71,21 @@ def holding(objects: Sequence[Given]) -> Iterator[None]:
         _of_run.update(before)
 
 
-def arguments_of(values: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the arguments of `simulate` for which a config, by its dotted keys, has objects."""
-    return tuple(
-        argument for key, (argument, _) in _REMEDIES.items() if is_object(str(values.get(key, "")))
-    )
+def arguments_of(values: Mapping[str, object]) -> dict[str, str]:
+    """Return the arguments of `simulate` for which a config, by its dotted keys, has objects.
+
+    Returns
+    -------
+    dict[str, str]
+        Argument -> the name of the object.
+    """
+    found = ((argument, str(values.get(key, ""))) for key, (argument, _) in _REMEDIES.items())
+    return {argument: name.removeprefix(_PREFIX) for argument, name in found if is_object(name)}
+
+
+def held_arguments() -> tuple[str, ...]:
+    """Return the arguments of `simulate` whose objects the run of this process has."""
+    return tuple(_REMEDIES[key][0] for key in _of_run)
 
 
 def given_object(name: str, *, key: str) -> Given:

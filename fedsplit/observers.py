@@ -47,10 +47,13 @@ class Observers:
     metrics: Mapping[Metric, Measure] = field(default_factory=dict)
 
     @property
-    def arguments(self) -> tuple[str, ...]:
-        """The arguments of `simulate` that were given."""
-        given = {"callbacks": self.callbacks, "metrics": self.metrics}
-        return tuple(name for name, value in given.items() if value)
+    def names(self) -> dict[str, str]:
+        """The arguments of `simulate` that were given, and what they hold is called."""
+        names = {
+            "callbacks": ", ".join(map(_name, self.callbacks)),
+            "metrics": ", ".join(metric.key for metric in self.metrics),
+        }
+        return {argument: name for argument, name in names.items() if name}
 
     def __post_init__(self) -> None:
         """Refuse what would fail in the first round."""
@@ -116,11 +119,14 @@ class Observers:
 NOBODY = Observers()
 
 
+def _name(callback: Callback) -> str:
+    return str(getattr(callback, "__name__", type(callback).__name__))
+
+
 def _failed(callback: Callback, server_round: int, error: Exception) -> RunError:
-    name = getattr(callback, "__name__", type(callback).__name__)
     failure = RunError(
-        f"The callback {name} failed after round {server_round} ({type(error).__name__}: {error}). "
-        "Correct it."
+        f"The callback {_name(callback)} failed after round {server_round} "
+        f"({type(error).__name__}: {error}). Correct it."
     )
     failure.__cause__ = error
     return failure

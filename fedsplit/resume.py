@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.names import local_directory
 from fedsplit.results.best import is_over
+from fedsplit.results.environment import at_last
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.snapshot import Snapshot
 
@@ -35,7 +36,9 @@ _MAY_CHANGE = (
 _MAY_CHANGE_SECTIONS = ("channel", "sinks")
 
 
-def continued(run_dir: str | Path, changes: Mapping[str, object]) -> Config:
+def continued(
+    run_dir: str | Path, changes: Mapping[str, object], *, given: Collection[str] = ()
+) -> Config:
     """Return the config with which a run continues.
 
     Parameters
@@ -44,12 +47,14 @@ def continued(run_dir: str | Path, changes: Mapping[str, object]) -> Config:
         The directory of the run.
     changes : Mapping[str, object]
         Keys that differ from now on, such as ``num-server-rounds``.
+    given : Collection[str]
+        The arguments of `simulate` that give it objects.
 
     Raises
     ------
     ConfigError
-        If it is no run directory, the run has finished or has kept no checkpoint, or the changes
-        would make it another run.
+        If it is no run directory, the run has finished or has kept no checkpoint, the changes
+        would make it another run, or it lacks objects with which it was made.
     """
     path = local_directory(run_dir)
     if path is None or not RunDirectory(path).config_path.is_file():
@@ -61,13 +66,14 @@ def continued(run_dir: str | Path, changes: Mapping[str, object]) -> Config:
     directory.check_idle()
     saved = Config.load(directory.config_path)
     place = {"output-dir": str(directory.path.parent), "run-name": directory.path.name}
-    given = {key.replace("_", "-") for key in changes}  # either spelling
-    fixed = {key: value for key, value in place.items() if key not in given}
+    changed = {key.replace("_", "-") for key in changes}  # either spelling
+    fixed = {key: value for key, value in place.items() if key not in changed}
     asked = Config.load(saved, {**fixed, **changes, "resume": str(directory.path)})
     _check_place(asked, place)
     last = directory.checkpoints.last()
     done = 0 if last is None else last[0]
     check_same_run(asked, saved.to_flat() if last is None else last[1]["config"], done)
+    check_given(asked, given)
     if last is None and saved.checkpoint_every == 0:
         raise ConfigError(
             f"The run in '{path}' has checkpoint-every = 0, so it cannot continue. Run it again: "
@@ -99,12 +105,42 @@ def without_place(config: Config) -> dict[str, Scalar]:
 
 
 def engine_of(config: Config) -> str | None:
-    """Return the engine that began a run which continues, or None if that is not known."""
+    """Return the last engine of a run that continues, or None if that is not known."""
     directory = RunDirectory(Path(config.resume))
-    last = directory.checkpoints.last()
-    if last is not None:
-        return str(last[1]["recorder"]["facts"]["engine"])
-    return directory.engine()
+    process, last = directory.last_process(), directory.checkpoints.last()
+    if process is not None:
+        return process.engine
+    return None if last is None else at_last(last[1]["recorder"]["facts"]["engine"])
+
+
+def check_given(config: Config, given: Collection[str]) -> None:
+    """Refuse to continue without the objects that a run was made with; callbacks only watch it.
+
+    Parameters
+    ----------
+    config : Config
+        With which the run is to continue.
+    given : Collection[str]
+        The arguments of `simulate` that give it objects.
+
+    Raises
+    ------
+    ConfigError
+        Names the objects, and the call that continues the run with them.
+    """
+    directory, values = RunDirectory(Path(config.resume)), config.to_flat()
+    wanted = directory.objects(values)
+    lacking = [
+        f"{argument} ({names})"
+        for argument, names in wanted.items()
+        if argument not in {*given, "callbacks"}
+    ]
+    if lacking:
+        raise ConfigError(
+            f"The run in '{config.resume}' lacks {', '.join(lacking)}, which simulate() was given: "
+            "they stay in the process that made them. Continue with: "
+            f"{directory.command_to_continue(values)}"
+        )
 
 
 def check_same_run(config: Config, saved: Mapping[str, Scalar], rounds_done: int) -> None:
@@ -178,17 +214,32 @@ def checkpoint_of(state: Snapshot, config: Config, inputs: Snapshot) -> Snapshot
     }
 
 
-def last_state(config: Config) -> Snapshot | None:
+def last_state(config: Config, given: Collection[str] = ()) -> Snapshot | None:
     """Return the state from which a run continues; None for a run that begins.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    given : Collection[str]
+        The arguments of `simulate` that give it objects.
 
     Raises
     ------
     FedSplitError
-        If the checkpoint is that of another run, or cannot be read.
+        If the checkpoint is that of another run, or cannot be read, or objects are lacking.
     """
     if not config.resume:
         return None
-    checkpoints = RunDirectory(Path(config.resume)).checkpoints
+    check_given(config, given)
+    directory = RunDirectory(Path(config.resume))
+    process, checkpoints = directory.last_process(), directory.checkpoints
+    if process is not None and "callbacks" in process.given and "callbacks" not in given:
+        _logger.warning(
+            "The callbacks (%s), which simulate() was given when the run began, are not called. "
+            "To have them called: %s",
+            *(process.given["callbacks"], directory.command_to_continue(config.to_flat())),
+        )
     last = checkpoints.last()
     if last is None:
         return None

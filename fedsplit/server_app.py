@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -21,7 +22,7 @@ from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.checking import check_batches
 from fedsplit.config import Config
 from fedsplit.data.run import reading
-from fedsplit.errors import FedSplitError, RunError, sentence
+from fedsplit.errors import CheckpointError, FedSplitError, RunError, sentence
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.flower_internals import (
     call_at_exit,
@@ -33,6 +34,7 @@ from fedsplit.flower_internals import (
 from fedsplit.inputs import Inputs
 from fedsplit.messages import Instructions
 from fedsplit.models.trainable import layer_rates
+from fedsplit.objects import held_arguments
 from fedsplit.observers import NOBODY, Observers
 from fedsplit.participants import check_clients, max_streams
 from fedsplit.pool import pooled_training
@@ -140,9 +142,9 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
     FedSplitError
         If the run cannot start or cannot be finished.
     """
-    saved, threads = last_state(config), torch_threads(config.torch_threads)
+    threads, run, interrupted = torch_threads(config.torch_threads), secrets.token_hex(8), Event()
     with run_log(config.console) as lines, threads, reading(config.data):
-        run = secrets.token_hex(8)
+        saved = last_state(config, [*held_arguments(), *engine.observers.names])
         prepared = prepare(config, run=run, observers=engine.observers)
         kind = strategy_class(config.strategy)
         with _served(config, prepared, engine) as (server, address):
@@ -168,8 +170,8 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 rounds_done=0 if saved is None else saved["round"],
             )
             directory = experiment.directory
-            engine.at_exit(partial(_end_in_order, directory, server))
-            with closing(experiment), _saying_how_to_continue(directory):
+            engine.at_exit(partial(_end_in_order, directory, server, interrupted))
+            with closing(experiment), _saying_how_to_continue(directory, interrupted):
                 lines.write_to(directory.log_path)
                 if saved is not None:
                     done, total = saved["round"], config.num_server_rounds
@@ -180,13 +182,15 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
 
 
 @contextmanager
-def _saying_how_to_continue(directory: RunDirectory) -> Iterator[None]:
-    """Say what is kept of a run that ends early."""
+def _saying_how_to_continue(directory: RunDirectory, interrupted: Event) -> Iterator[None]:
+    """Say what is kept of a run that ends early; `interrupted` says whether it was asked to."""
     try:
         yield
+    except CheckpointError:
+        raise  # it says itself what to do
     except FedSplitError as error:
         # Otherwise it was refused, and has not begun; or its clients failed because it ends.
-        if error.exit_code == RunError.exit_code and not directory.interrupted:
+        if error.exit_code == RunError.exit_code and not interrupted.is_set():
             directory.write_error(error)
         error.args = (f"{sentence(error)} {directory.how_to_continue()}",)
         raise
@@ -200,10 +204,10 @@ def _saying_how_to_continue(directory: RunDirectory) -> Iterator[None]:
         raise
 
 
-def _end_in_order(directory: RunDirectory, server: SplitServer | None) -> None:
+def _end_in_order(directory: RunDirectory, server: SplitServer | None, interrupted: Event) -> None:
     """Say what is kept, and release what the process holds; its threads end with it."""
     if directory.is_open:
-        directory.interrupted = True
+        interrupted.set()
         warn(f"Interrupted. {directory.how_to_continue()}")
         if server is not None:
             server.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -18,7 +18,7 @@ from fedsplit.errors import ConfigError
 from fedsplit.fields import Metric
 from fedsplit.inprocess import run_in_process
 from fedsplit.models.given import GivenModel, ModelObject
-from fedsplit.objects import Given, holding, is_object, object_name
+from fedsplit.objects import Given, arguments_of, holding, is_object, object_name
 from fedsplit.observers import Callback, Measure, Observers
 from fedsplit.references import leads_to, reference_to
 from fedsplit.results.result import Result
@@ -128,21 +128,26 @@ def simulate(  # noqa: PLR0913 - all but the first by keyword
         _check_options(Config.load(config))
     if not verbose:
         overrides = {**overrides, "console": "quiet"}
-    asked = _config(config, resume, _with_objects(overrides, given))
+    changes = _with_objects(overrides, given)
+    arguments = [*arguments_of({each.key: each.name for each in given}), *observers.names]
+    asked = _config(config, resume, changes, arguments)
     _check_keys(asked, given)
     outcome = run_in_process(asked, observers=observers, around=_in_this_run(given))
     return Result(outcome.rounds, outcome.summary, outcome.model, outcome.run_directory.path)
 
 
 def _config(
-    config: ConfigLike | None, resume: str | Path | None, overrides: Mapping[str, object]
+    config: ConfigLike | None,
+    resume: str | Path | None,
+    overrides: Mapping[str, object],
+    given: Collection[str],
 ) -> Config:
     if resume is None:
         asked = Config.load({} if config is None else config, overrides)
         return with_absolute_paths(asked)  # or it could only continue from here
     if config is not None:
         overrides = {**without_place(Config.load(config, overrides))}
-    return continued(resume, overrides)
+    return continued(resume, overrides, given=given)
 
 
 def _given_data(data: object) -> Iterator[Given]:

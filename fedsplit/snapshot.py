@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fedsplit import bounded_json, tensor_headers
-from fedsplit.errors import RunError
+from fedsplit.errors import MissingKeyError, RunError
 
 Snapshot = dict[str, Any]
 """Keys are strings without ``/``; leaves are tensors and JSON values."""
@@ -30,6 +30,17 @@ _TENSOR = "tensor"
 _LIMITS = tensor_headers.Limits(tensors=1_000_000, header_bytes=100_000_000)
 _DEPTH = 100
 _CHECKSUM_LENGTH = 16  # hexadecimal digits of XXH3, before the values
+
+
+class _Read(dict[str, Any]):
+    """A dict of a snapshot that was read, which says in a sentence that it lacks a key."""
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        super().__init__(values)
+        self.source = source
+
+    def __missing__(self, key: str) -> object:
+        raise MissingKeyError(self.source, key)
 
 
 def to_bytes(state: Mapping[str, Any]) -> bytes:
@@ -46,11 +57,12 @@ def from_bytes(data: bytes) -> Snapshot:
     RunError
         If the bytes are not a snapshot.
     """
+    source = f"A saved state of {len(data)} bytes"
     try:
         header = tensor_headers.checked(data, _LIMITS)
-        return _checked(header, safetensors.torch.load(data))
+        return _checked(header, safetensors.torch.load(data), source)
     except Exception as error:  # what broken bytes make the libraries raise is open-ended
-        raise _unreadable(f"A saved state of {len(data)} bytes", error) from None
+        raise _unreadable(source, error) from None
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
@@ -78,7 +90,7 @@ def load(path: Path) -> Snapshot:
     """
     try:
         header = tensor_headers.checked_file(path, _LIMITS)
-        return _checked(header, safetensors.torch.load_file(path))
+        return _checked(header, safetensors.torch.load_file(path), f"'{path}'")
     except Exception as error:  # as in `from_bytes`
         raise _unreadable(f"'{path}'", error) from None
 
@@ -96,7 +108,7 @@ def load_values(path: Path) -> Snapshot:
         with safetensors.safe_open(path, framework="pt") as file:  # refuses an incomplete file
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        return _joined(header, empty)
+        return _joined(header, empty, f"'{path}'")
     except Exception as error:  # as in `from_bytes`
         raise _unreadable(f"'{path}'", error) from None
 
@@ -136,17 +148,16 @@ def _checksum_and_values(header: Mapping[str, Any]) -> tuple[str, str]:
     return written[:_CHECKSUM_LENGTH], written[_CHECKSUM_LENGTH:]
 
 
-def _checked(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot:
+def _checked(header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> Snapshot:
     checksum, values = _checksum_and_values(header)
     if checksum != _checksum(values, tensors):
         raise ValueError("its checksum is that of other bytes")
-    return _joined(header, tensors)
+    return _joined(header, tensors, source)
 
 
-def _joined(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot:
-    state = _with_tensors(
-        bounded_json.loads(_checksum_and_values(header)[1], max_depth=_DEPTH), tensors
-    )
+def _joined(header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> Snapshot:
+    values = bounded_json.loads(_checksum_and_values(header)[1], max_depth=_DEPTH)
+    state = _with_tensors(values, tensors, source)
     if not isinstance(state, dict):
         raise TypeError(f"it holds a {type(state).__name__}")
     return state
@@ -210,11 +221,12 @@ def _without_tensors(value: object, path: str, tensors: dict[str, Tensor]) -> ob
     return value
 
 
-def _with_tensors(value: object, tensors: Mapping[str, Tensor]) -> object:
+def _with_tensors(value: object, tensors: Mapping[str, Tensor], source: str) -> object:
     if isinstance(value, dict):
         if set(value) == {_TENSOR}:
             return tensors[value[_TENSOR]]
-        return {key: _with_tensors(item, tensors) for key, item in value.items()}
+        items = {key: _with_tensors(item, tensors, source) for key, item in value.items()}
+        return _Read(items, source)
     if isinstance(value, list):
-        return [_with_tensors(item, tensors) for item in value]
+        return [_with_tensors(item, tensors, source) for item in value]
     return value

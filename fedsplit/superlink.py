@@ -185,12 +185,7 @@ class SuperLink:
 
         Ray's agents overwrite their environments, and with them the mark. Their session stays.
         """
-        found = set()
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):  # it has just ended, or is another user's
-                if process.environ().get(_MARK) == str(self.home):
-                    found.add(os.getsid(process.pid))
-        return frozenset(found)
+        return frozenset(session for _, session, is_ours in self._processes() if is_ours)
 
     def end_rest(self, sessions: frozenset[int] = frozenset()) -> None:
         """End what is left of the runs of a SuperLink that has ended.
@@ -202,16 +197,24 @@ class SuperLink:
         sessions : frozenset[int]
             What `sessions` has returned before it ended.
         """
-        sessions |= self.sessions()
-        left = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                if os.getsid(process.pid) in sessions:
-                    process.terminate()
-                    left.append(process)
+        processes = list(self._processes())
+        sessions |= {session for _, session, is_ours in processes if is_ours}
+        left = [process for process, session, _ in processes if session in sessions]
+        for process in left:
+            with suppress(psutil.Error):
+                process.terminate()
         for process in psutil.wait_procs(left, _REST_SECONDS)[1]:
             with suppress(psutil.Error):
                 process.kill()
+
+    def _processes(self) -> Iterator[tuple[psutil.Process, int, bool]]:
+        """Yield each process, its session, and whether it has the mark of this SuperLink."""
+        for process in psutil.process_iter():
+            with suppress(OSError):  # it has just ended
+                session, mark = os.getsid(process.pid), None
+                with suppress(psutil.Error, OSError):  # the same, or it is another user's
+                    mark = process.environ().get(_MARK)
+                yield process, session, mark == str(self.home)
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables of a command that speaks to this SuperLink."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,7 +116,7 @@ def _packed(value: Any) -> Snapshot:  # noqa: ANN401 - what `_is_arrays` takes
 
 def _unpacked(packed: Snapshot) -> object:
     if packed["kind"] == _VALUE:
-        return packed["value"]
+        return json.loads(json.dumps(packed["value"]))  # plain dicts: the aggregator keeps them
     kind, arrays = packed["kind"], packed["arrays"]
     if kind == _RECORD:
         return to_record(arrays)

@@ -190,7 +190,8 @@ def test_result_and_run_directory_hold_the_contract(run: Run) -> None:
     assert {path.name for path in result.run_dir.iterdir()} == {
         *("config.toml", "rounds.jsonl", "summary.json", "model", "rounds.png", "shards.png"),
         "log.txt",
-        *("shards.json", "start.json", "resume.toml", "checkpoints", "best", ".lock"),
+        *("shards.json", "start.json", "process.json", "resume.toml", "checkpoints", "best"),
+        ".lock",
         "clients.jsonl",
     }
 

@@ -52,5 +52,5 @@ def test_the_object_of_one_key_is_not_that_of_another() -> None:
 
 def test_a_config_says_which_arguments_it_had() -> None:
     flat = {"data.name": "object:Toy", "model.name": "vit-nano", "aggregation.name": "object:Adam"}
-    assert arguments_of(flat) == ("data", "aggregator")
-    assert arguments_of({}) == ()
+    assert arguments_of(flat) == {"data": "Toy", "aggregator": "Adam"}
+    assert arguments_of({}) == {}

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
 
 from fedsplit import Config, Result, load_split_model, simulate
 from fedsplit.data.loader import Images
-from fedsplit.errors import ConfigError, FedSplitError
+from fedsplit.errors import ConfigError, FedSplitError, RunError
+from fedsplit.inprocess import IN_PROCESS
 from fedsplit.locks import FileLock
+from fedsplit.report import commands
+from fedsplit.report.facts import facts_of
+from fedsplit.report.gather import read_run
+from fedsplit.results.recorder import Recorder
 from fedsplit.resume import continued, engine_of
 from tests.conftest import Call, Run, distance, weights
 from tests.test_continuation import assert_same_results, killed_after
@@ -209,6 +216,60 @@ def test_a_run_without_a_checkpoint_begins_again_with_its_engine(killed: Path) -
     assert engine_of(continued(killed, {})) == "inprocess"
 
 
+def test_a_run_that_fails_before_its_first_score_knows_its_engine(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """Break it: write down the engine with the first score, in start.json."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RunError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "start", fail)
+        with pytest.raises(RunError):
+            simulate(tiny, run_name="early")
+    early = Path(str(tiny["output-dir"])) / "early"
+    assert not (early / "start.json").exists()
+    assert call("run", "--resume", str(early), "--set", "num-server-rounds=2") == (0, "")
+    assert json.loads((early / "summary.json").read_text())["engine"] == "inprocess"
+
+
+def test_where_the_engine_is_not_known_it_is_asked_for(killed: Path, call: Call) -> None:
+    """A run of an earlier version. Break it: take Flower."""
+    (killed / "process.json").unlink()
+    assert engine_of(continued(killed, {})) == "inprocess"  # its checkpoint knows
+    shutil.rmtree(killed / "checkpoints")
+    code, said = call("run", "--resume", str(killed))
+    assert code == 2
+    assert f"It is not known which engine the run in '{killed}' began with" in said
+    assert "--engine inprocess or --engine flower" in said
+    assert call("run", "--resume", str(killed), "--engine", "inprocess")[0] == 0
+
+
+def test_a_run_that_continues_in_the_other_engine_names_both(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """Break it: keep the first engine, or write down the second one only."""
+    killed = killed_after(1, run(), tmp_path)
+
+    def fail(row: dict[str, Any]) -> None:
+        raise RunError(f"round {row['round']}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedsplit.inprocess.IN_PROCESS", replace(IN_PROCESS, name="flower"))
+        with pytest.raises(RunError, match="round 2"):
+            simulate(resume=killed, callbacks=[fail], num_server_rounds=3)
+    both = "inprocess; from round 2: flower"
+    unfinished = read_run(killed)
+    assert len(unfinished.rounds) == 2
+    assert unfinished.summary["engine"] == both
+    assert engine_of(continued(killed, {})) == "flower"
+    assert call("run", "--resume", str(killed), "--engine", "inprocess")[0] == 0
+    finished = read_run(killed)
+    assert facts_of([finished])["Engine"] == f"{both}; from round 3: inprocess"
+    assert "--engine inprocess" in commands.again(finished)
+
+
 def test_another_format_is_refused_and_another_version_told(
     killed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -218,6 +279,40 @@ def test_another_format_is_refused_and_another_version_told(
     _with_values(killed, lambda state: state.update(format=99))
     with pytest.raises(FedSplitError, match="have the format 99"):
         simulate(resume=killed, num_server_rounds=3)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "strategy/server/magnitudes",
+        "strategy/kept/rounds",
+        "recorder/rows",
+        "recorder/metrics",
+        "inputs/shards",
+        "arrays",
+        "versions",
+    ],
+)
+def test_a_checkpoint_that_lacks_a_key_is_refused_in_a_sentence(
+    killed: Path, call: Call, place: str
+) -> None:
+    """One of an earlier version. Break it: read the state as a plain dict (KeyError), or name the
+    command again that has just been refused."""
+    *folders, key = place.split("/")
+
+    def remove(state: dict[str, Any]) -> None:
+        for folder in folders:
+            state = state[folder]
+        del state[key]
+
+    _with_values(killed, remove)
+    code, said = call("run", "--resume", str(killed))
+    assert code == 2
+    assert f"'{key}'" in said
+    assert "Another version of fedsplit has written it. Continue with that version, or" in said
+    assert "Traceback" not in said
+    assert "--resume" not in said
+    assert not (killed / "error.txt").exists()
 
 
 def test_the_command_line_continues_a_run(run: Run, killed: Path, call: Call) -> None:

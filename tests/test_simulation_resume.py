@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from flwr.serverapp.strategy import FedAdam
 
-from fedsplit import Metric, Result, StopRun, simulate
+from fedsplit import Config, Metric, Result, StopRun, simulate
 from fedsplit.errors import ConfigError, RunError
+from fedsplit.inprocess import run_in_process
 from fedsplit.models import load_model
 from fedsplit.results.run_directory import RunDirectory
 from strategies.sflv1 import SFLV1
@@ -58,11 +59,11 @@ def test_a_run_continues_with_its_objects_bit_for_bit(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data": None}, r"data\.name = 'object:Toy' stands for.*simulate\(\.\.\., data=\.\.\.\)"),
-        ({"model": None}, r"model\.name = 'object:SplitModel' stands for.*model=\.\.\."),
-        ({"strategy": None}, r"strategy = 'object:Local' stands for.*strategy=\.\.\."),
-        ({"aggregator": None}, r"aggregation\.name = 'object:Slowing' stands for.*aggregator="),
-        ({"metrics": None}, r"declares the metrics light; this run declares none"),
+        ({"data": None}, r"lacks data \(Toy\), .*simulate\(resume='.*', data=\.\.\., model="),
+        ({"model": None}, r"lacks model \(SplitModel\), which simulate\(\) was given"),
+        ({"strategy": None}, r"lacks strategy \(Local\), which"),
+        ({"aggregator": None}, r"lacks aggregator \(Slowing\), which"),
+        ({"metrics": None}, r"lacks metrics \(light\), .*aggregator=\.\.\., metrics=\.\.\.\)"),
         ({"data": Toy(first=200)}, r"The images of client 0.* are not those.*files or objects"),
         ({"data": Toy(60)}, r"Client 0 holds \[\d+, \d+\], but held"),
         ({"model": parts(seed=9)}, r"of a module, all of its first weights.* are not those"),
@@ -162,8 +163,6 @@ def test_a_stop_after_the_last_round_is_no_early_one(tmp_path: Path) -> None:
     [
         ("run", "{config}", "--set", "run-name=y", "--engine", "inprocess"),
         ("run", "{config}", "--set", "run-name=y"),
-        ("run", "--resume", "{killed}", "--engine", "inprocess"),
-        ("run", "--resume", "{killed}", "--engine", "flower"),
         ("compare", "{comparison}"),
     ],
     ids=" ".join,
@@ -179,7 +178,6 @@ def test_the_command_line_refuses_objects_with_the_remedy(
     )
     places = {
         "config": str(finished.run_dir / "config.toml"),
-        "killed": str(killed_after(1, finished, tmp_path)),
         "comparison": str(comparison),
     }
     code, said = call(*(argument.format(**places) for argument in arguments))
@@ -187,6 +185,61 @@ def test_the_command_line_refuses_objects_with_the_remedy(
     assert "data.name = 'object:Toy' stands for an object that was given to simulate()" in said
     assert "set data.name to package.module:name (docs/extending.md)" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("engine", ["inprocess", "flower"])
+@pytest.mark.parametrize("done", [0, 1])
+def test_the_command_line_names_the_call_that_continues_a_run_of_objects(
+    done: int, engine: str, finished: Result, tmp_path: Path, call: Call
+) -> None:
+    """Break it: name `fedsplit run --resume`, which is the command that has just been refused."""
+    killed = killed_after(done, finished, tmp_path)
+    code, said = call("run", "--resume", str(killed), "--engine", engine)
+    assert code == 2
+    assert (
+        f"The run in '{killed}' lacks data (Toy), model (SplitModel), strategy (Local), aggregator "
+        "(Slowing), metrics (light), which simulate() was given: they stay in the process that "
+        f"made them. Continue with: simulate(resume='{killed}', data=..., model=..., strategy=..., "
+        "aggregator=..., metrics=...)" in said
+    )
+    assert "fedsplit run --resume" not in said
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_metrics_are_not_dropped_in_a_new_process(done: int, tmp_path: Path, call: Call) -> None:
+    """And neither by simulate. Break it: ask the checkpoint only; without one, the run begins
+    again without its metrics."""
+    given: dict[str, Any] = {"metrics": {LIGHT: lambda logits, labels: 0.5}}
+    result = run_small(tmp_path, num_server_rounds=2, **given)
+    killed = killed_after(done, result, tmp_path)
+    wanted = f"Continue with: simulate(resume='{killed}', metrics=...)"
+    for engine in ("inprocess", "flower"):
+        code, said = call("run", "--resume", str(killed), "--engine", engine)
+        assert code == 2
+        assert "lacks metrics (light)" in said
+        assert wanted in said
+    with pytest.raises(ConfigError, match=r"lacks metrics \(light\)"):
+        simulate(resume=killed, verbose=False)
+    config = Config.load(killed / "resume.toml")  # as `flwr run --run-config` does
+    with pytest.raises(ConfigError, match=r"lacks metrics \(light\)"):
+        run_in_process(config)
+    continued = simulate(resume=killed, **given, verbose=False)
+    assert [row["light"] for row in continued.rounds] == [0.5, 0.5]
+
+
+def test_a_run_that_continues_without_its_callbacks_says_so(tmp_path: Path, call: Call) -> None:
+    """They only watch, so it continues. Break it: say nothing."""
+
+    def watch(row: dict[str, Any]) -> None:
+        pass
+
+    result = run_small(tmp_path, num_server_rounds=2, callbacks=[watch])
+    killed = killed_after(1, result, tmp_path)
+    assert f"simulate(resume='{killed}', callbacks=...)" in RunDirectory(killed).how_to_continue()
+    code, _ = call("run", "--resume", str(killed))
+    assert code == 0
+    log = (killed / "log.txt").read_text()  # its warnings too
+    assert "callbacks (watch), which simulate() was given when the run began, are not called" in log
 
 
 def test_predict_takes_the_model_of_a_known_class_and_says_what_to_do_with_others(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from fedsplit.errors import RunError
+from fedsplit.errors import CheckpointError, RunError
 from fedsplit.snapshot import (
     flat,
     from_bytes,
@@ -26,6 +26,7 @@ from fedsplit.snapshot import (
     load_optimizer_state,
     load_values,
     optimizer_state,
+    save,
     to_bytes,
 )
 from tests.trap import Trap
@@ -55,7 +56,6 @@ def assert_same(one: object, other: object) -> None:
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
         assert torch.equal(one, other)
         return
-    assert type(one) is type(other)
     if isinstance(one, dict):
         assert isinstance(other, dict)
         assert list(one) == list(other)
@@ -67,6 +67,7 @@ def assert_same(one: object, other: object) -> None:
         for mine, theirs in zip(one, other, strict=True):
             assert_same(mine, theirs)
     else:
+        assert type(one) is type(other)
         assert one == other
 
 
@@ -75,6 +76,21 @@ def test_a_saved_state_comes_back() -> None:
     assert_same(from_bytes(to_bytes(WHOLE)), WHOLE)
     assert_same(from_bytes(to_bytes({})), {})
     assert to_bytes(WHOLE) == to_bytes(WHOLE)
+
+
+def test_a_key_that_is_lacking_is_named_in_a_sentence(tmp_path: Path) -> None:
+    """At any depth. Code of a user's own may still ask for a KeyError. Break it: a plain dict."""
+    save(WHOLE, tmp_path / "state")
+    for state in (load(tmp_path / "state"), load_values(tmp_path / "state")):
+        with pytest.raises(CheckpointError) as caught:
+            state["deep"]["a"]["magnitudes"]
+        assert isinstance(caught.value, KeyError)
+        assert str(caught.value).startswith(
+            f"'{tmp_path / 'state'}' lacks 'magnitudes'. Another version of fedsplit has written"
+        )
+        assert state.get("other") is None
+    with pytest.raises(CheckpointError, match=r"A saved state of \d+ bytes lacks 'x'"):
+        from_bytes(to_bytes(WHOLE))["x"]
 
 
 def test_tuples_come_back_as_lists() -> None:

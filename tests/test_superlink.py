@@ -130,6 +130,22 @@ def test_what_it_started_ends_with_it(home: Path, stub: Path, dies_alone: bool) 
     assert psutil.wait_procs([left], timeout=5)[0] == [left]
 
 
+def test_its_rest_is_found_in_one_look_at_all_processes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: list them for the mark, and once more for the sessions."""
+    looks: list[int] = []
+    look = psutil.process_iter
+
+    def counted() -> Iterator[psutil.Process]:
+        looks.append(1)
+        return look()
+
+    monkeypatch.setattr(psutil, "process_iter", counted)
+    SuperLink(home).end_rest()
+    assert len(looks) == 1
+
+
 def test_one_that_hangs_is_noticed_within_10_seconds(home: Path, stub: Path) -> None:
     """Break it: wait for ever for an answer."""
     first = started(home)

@@ -195,7 +195,13 @@ def _engine_of(config: Config) -> EngineName:
         return EngineName.FLOWER
     from fedsplit.resume import engine_of
 
-    return EngineName(engine_of(config) or EngineName.FLOWER)
+    engine = engine_of(config)
+    if engine is None:
+        raise ConfigError(
+            f"It is not known which engine the run in '{config.resume}' began with: it ended "
+            "before it wrote that down. Add --engine inprocess or --engine flower."
+        )
+    return EngineName(engine)
 
 
 def _load(config: str | None, project: AppProject | None, overrides: dict[str, object]) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -10,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsplit.compare.made_with import Present, made_with
 from fedsplit.compare.runs import Plan, PlannedRun
 from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError, FedSplitError
 from fedsplit.locks import FileLock
-from fedsplit.own_code import code_digest
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import continued, without_place
 
@@ -81,6 +80,7 @@ def find_runs(plan: Plan) -> Found:
         If a directory holds rounds of another config, or something that is not a run. Then
         nothing is removed.
     """
+    present = Present()
     finished: set[PlannedRun] = set()
     begun: dict[PlannedRun, Config] = {}
     without_rounds: list[PlannedRun] = []
@@ -88,8 +88,8 @@ def find_runs(plan: Plan) -> Found:
     for run in plan.runs:
         kept = RunDirectory(run.directory)
         if kept.summary_path.is_file():
-            if differing := _differing(kept, run.config):
-                faults.append(f"'{kept.path}' differs in {', '.join(differing)}")
+            differing = _differing(kept, run.config) or _changed(kept, run.config, present)
+            faults += [f"'{kept.path}' differs in {', '.join(differing)}"] if differing else []
             finished.add(run)
         elif os.path.lexists(kept.path):
             if not kept.config_path.is_file() and any(kept.path.glob("*")):
@@ -102,6 +102,13 @@ def find_runs(plan: Plan) -> Found:
                     faults.append(str(error))
                 else:
                     without_rounds.append(run)
+            else:
+                changed = _changed(kept, run.config, present)
+                faults += (
+                    [f"'{kept.path}' is half done, and differs in {', '.join(changed)}"]
+                    if changed
+                    else []
+                )
     if faults:
         raise ConfigError(
             "\n  ".join(
@@ -124,17 +131,13 @@ def _differing(kept: RunDirectory, asked: Config) -> list[str]:
     except FedSplitError:
         return ["a config.toml that cannot be read"]
     now = _with_effect(asked)
-    found = [f"{key} = {was[key]!r}, now {now[key]!r}" for key in now if was[key] != now[key]]
-    if _code_of(kept) != code_digest(now.values()):
-        found.append("your own code, which has changed since")
-    return found
+    return [f"{key} = {was[key]!r}, now {now[key]!r}" for key in now if was[key] != now[key]]
 
 
-def _code_of(kept: RunDirectory) -> str | None:
-    """Return the digest of the user's own code with which a run was made."""
-    summary = json.loads(kept.summary_path.read_text(encoding="utf-8"))
-    code: str | None = summary.get("code_sha256")
-    return code
+def _changed(kept: RunDirectory, asked: Config, present: Present) -> list[str]:
+    """Return how the code and the images of a run with rounds differ from those of now."""
+    then = made_with(kept)
+    return [] if then is None else list(then.differences(present.of(asked)))
 
 
 def _with_effect(config: Config) -> dict[str, Scalar]:

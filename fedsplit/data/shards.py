@@ -19,7 +19,7 @@ from fedsplit.data.catalog import (
     load_data_path,
 )
 from fedsplit.data.folders import FolderState, folder_state
-from fedsplit.data.loader import Images
+from fedsplit.data.loader import KEEP_DECODED_BYTES, Images
 from fedsplit.data.partition import partition, partitioning
 from fedsplit.data.sources import Source, is_local
 from fedsplit.input_spec import InputSpec
@@ -180,6 +180,33 @@ def load_test(config: Config, spec: InputSpec) -> Images:
     return _TESTS.get(key, lambda: _load_test(key))
 
 
+def look_at_shard(config: Config, partition_id: int, num_clients: int, spec: InputSpec) -> Shard:
+    """Return the images that `load_shard` returns, of which none is decoded yet.
+
+    Raises
+    ------
+    FedSplitError
+        As `load_shard`.
+    """
+    parts = _split_share(_share_key(config, partition_id, num_clients, spec))
+    return Shard(*(_undecoded(part, config, spec) for part in parts))
+
+
+def look_at_test(config: Config, spec: InputSpec) -> Images:
+    """Return the images that `load_test` returns, of which none is decoded yet.
+
+    Raises
+    ------
+    DataError
+        As `load_test`.
+    """
+    return _undecoded(_images(config).test, config, spec)
+
+
+def _undecoded(rows: datasets.Dataset, config: Config, spec: InputSpec) -> Images:
+    return _fitted(rows, _images(config), spec, keep_bytes=0)
+
+
 def forget(source: Source) -> None:
     """Drop the images of a data set's state from memory."""
 
@@ -240,7 +267,12 @@ def _split_share(key: _ShareKey) -> tuple[datasets.Dataset, datasets.Dataset]:
     return split_validation(rows, key.validation.fraction, key.validation.seed)
 
 
-def _fitted(rows: datasets.Dataset, source: ImageDataset, spec: InputSpec) -> Images:
+def _fitted(
+    rows: datasets.Dataset,
+    source: ImageDataset,
+    spec: InputSpec,
+    keep_bytes: int = KEEP_DECODED_BYTES,
+) -> Images:
     """Return rows of a data set as a model takes them."""
     return Images(
         rows,
@@ -248,4 +280,5 @@ def _fitted(rows: datasets.Dataset, source: ImageDataset, spec: InputSpec) -> Im
         label_column=source.label_column,
         spec=spec,
         bounds=source.bounds,
+        keep_bytes=keep_bytes,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from fedsplit.report.gather import RunRecord
+from fedsplit.results.environment import at_first
 from fedsplit.results.run_directory import RunDirectory
 
 
@@ -15,11 +16,11 @@ def again(record: RunRecord) -> str:
         words += ["--set", "run-name="]  # its own name is taken
     if record.config.output_dir != str(record.directory.parent):
         words += ["--output-dir", str(record.directory.parent)]  # the directory was moved
-    if record.summary["engine"] == "inprocess":
+    if at_first(record.summary["engine"]) == "inprocess":
         words += ["--engine", "inprocess"]
     return shlex.join(words)
 
 
 def resume(record: RunRecord) -> str:
-    """Return the command that continues a run."""
-    return shlex.join(["fedsplit", "run", "--resume", str(record.directory)])
+    """Return the command, or the call, that continues a run."""
+    return RunDirectory(record.directory).command_to_continue(record.config.to_flat())

@@ -52,13 +52,23 @@ def continued_in(saved: Mapping[str, Any], now: Mapping[str, Any], rounds: int) 
         The finished rounds.
     """
     facts = dict(saved)
-    for key in ENVIRONMENT_KEYS:
+    for key in (*ENVIRONMENT_KEYS, "engine"):
         if key == "started_at" or key not in now:
             continue
         was, here = facts.get(key) or "not known", now[key] or "not known"
-        if _LATER.split(was)[-1] != here:
+        if at_last(was) != here:
             facts[key] = f"{was}; from round {rounds + 1}: {here}"
     return facts
+
+
+def at_first(fact: str) -> str:
+    """Return what a fact that may have changed (see `continued_in`) was in the first round."""
+    return _LATER.split(fact)[0]
+
+
+def at_last(fact: str) -> str:
+    """Return what it was in the last round."""
+    return _LATER.split(fact)[-1]
 
 
 def commit_of(file: Path) -> str | None:

@@ -104,7 +104,7 @@ class Recorder:
         """Take the test result of the initial weights. The first round starts now."""
         self._initial = {"test_loss": test_loss, "test_accuracy": test_accuracy}
         self._log(f"Before training: test accuracy {test_accuracy:.4f}, test loss {test_loss:.4f}")
-        self._run_directory.write_start({**self.state_dict(), "rows": []})
+        self._write_start(self._clock() - self._started)
         self._begin_round()
 
     def note(self, **values: object) -> None:
@@ -261,8 +261,16 @@ class Recorder:
             )
         self._initial = dict(saved.initial)
         self._started = self._clock() - saved.elapsed_seconds
+        if self._facts:  # an unfinished run, too, says where and in which engine it continued
+            rounds = sum(row["round_seconds"] for row in self.rows)
+            self._write_start(max(0.0, saved.elapsed_seconds - rounds))
         self._progress.resume([row["round_seconds"] for row in self.rows])
         self._begin_round()
+
+    def _write_start(self, seconds: float) -> None:
+        """Write what was known before the first round, which began after so many seconds."""
+        state = {**self.state_dict(), "rows": [], "elapsed_seconds": seconds}
+        self._run_directory.write_start(state)
 
     def _write_clients(self, number: int) -> None:
         """Write the clients' results before the row: rounds.jsonl says which rounds have ended."""

@@ -14,7 +14,8 @@ from fedsplit.config import Config, config_toml
 from fedsplit.errors import ConfigError, RunError, cannot_write
 from fedsplit.locks import FileLock
 from fedsplit.results.files import append_line, remove_partial, replace_text
-from fedsplit.results.run_names import names
+from fedsplit.results.last_process import LastProcess
+from fedsplit.results.run_names import make_named, taken
 from fedsplit.results.run_paths import RunPaths
 from fedsplit.results.strict_json import dumps
 
@@ -29,6 +30,7 @@ class RunDirectory(RunPaths):
         rounds.jsonl    one object per finished round
         clients.jsonl   what each client measured, one object per finished round
         error.txt       the error with which the run has failed, if it has
+        process.json    the engine, and what only the last process that made the run had
         start.json      what was known before the first round, for the report of an unfinished run
         shards.json     the number of images of each class at each client
         checkpoints/    the state after the last two rounds and the best one
@@ -58,7 +60,7 @@ class RunDirectory(RunPaths):
         output_dir = Path(config.output_dir).absolute()
         try:
             if config.run_name and os.path.lexists(output_dir / config.run_name):
-                raise _taken(output_dir / config.run_name)
+                raise taken(output_dir / config.run_name)
             existing = next(p for p in (output_dir, *output_dir.parents) if os.path.lexists(p))
             if not existing.is_dir():
                 raise _cannot_make(output_dir, f"'{existing}' is not a directory")
@@ -85,7 +87,7 @@ class RunDirectory(RunPaths):
         output_dir = Path(config.output_dir).absolute()
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
-            directory = cls(_make(output_dir, config))
+            directory = cls(make_named(output_dir, config))
         except OSError as error:
             raise _cannot_make(output_dir, error.strerror or str(error)) from None
         try:
@@ -252,6 +254,16 @@ class RunDirectory(RunPaths):
         """
         replace_text(self.start_path, dumps(state, indent=2) + "\n")
 
+    def write_process(self, process: LastProcess) -> None:
+        """Write ``process.json``: what only the process that makes the run now knows.
+
+        Raises
+        ------
+        RunError
+            If it cannot be written.
+        """
+        process.write(self.process_path)
+
     def write_error(self, error: Exception) -> None:
         """Write ``error.txt``, unless that fails, too: the error itself matters more."""
         with suppress(RunError):
@@ -266,31 +278,6 @@ class RunDirectory(RunPaths):
             If it cannot be written.
         """
         replace_text(self.summary_path, dumps(summary, indent=2) + "\n")
-
-
-def _make(output_dir: Path, config: Config) -> Path:
-    if config.run_name:
-        path = output_dir / config.run_name
-        try:
-            path.mkdir()
-        except FileExistsError:
-            raise _taken(path) from None
-        return path
-    for name in names(config):
-        path = output_dir / name
-        try:
-            path.mkdir()  # atomic: only one of two runs gets the name
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("unreachable")
-
-
-def _taken(path: Path) -> ConfigError:
-    return ConfigError(
-        f"The run directory '{path}' exists already and was not changed. Choose another "
-        "run-name, leave it empty to get a new name for each run, or remove the directory."
-    )
 
 
 def _cannot_make(output_dir: Path, reason: str) -> ConfigError:

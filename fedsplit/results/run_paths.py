@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedsplit.config import Config
 from fedsplit.locks import FileLock
 from fedsplit.objects import arguments_of
 from fedsplit.results.checkpoints import Checkpoints
+from fedsplit.results.last_process import LastProcess
 
 
 class RunPaths:
@@ -20,16 +21,10 @@ class RunPaths:
     ----------
     path : Path
         Absolute.
-    interrupted : bool
-        Whether this process has ended the run because it was asked to.
-    watched_by : tuple[str, ...]
-        The arguments of `simulate` that watch the run in this process, which no file keeps.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self.interrupted = False
-        self.watched_by: tuple[str, ...] = ()
 
     @property
     def config_path(self) -> Path:
@@ -76,12 +71,14 @@ class RunPaths:
         """The path of what was known before the first round."""
         return self.path / "start.json"
 
-    def engine(self) -> str | None:
-        """Return the engine that began the run, or None if that is not known yet."""
-        try:
-            return str(json.loads(self.start_path.read_text(encoding="utf-8"))["facts"]["engine"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+    @property
+    def process_path(self) -> Path:
+        """The path of what only the process that has made the run last knows."""
+        return self.path / "process.json"
+
+    def last_process(self) -> LastProcess | None:
+        """Return what is known of the process that has made the run last."""
+        return LastProcess.read(self.process_path)
 
     @property
     def shards_path(self) -> Path:
@@ -131,14 +128,28 @@ class RunPaths:
         kept = self.checkpoints.rounds()
         if not self.config_path.is_file():
             return "It had not begun, and has left no run directory."
-        command = f"fedsplit run --resume {shlex.quote(str(self.path))}"
-        objects = [*arguments_of(Config.load(self.config_path).to_flat()), *self.watched_by]
-        if objects:
-            given = "".join(f", {argument}=..." for argument in objects)
-            command = f"simulate(resume={str(self.path)!r}{given})"
+        command = self.command_to_continue(Config.load(self.config_path).to_flat())
         if not kept:
             return f"No round is kept in '{self.path}'. To begin it again there: {command}"
         return f"Everything up to round {kept[-1]} is kept. Continue with: {command}"
+
+    def command_to_continue(self, values: Mapping[str, object]) -> str:
+        """Return the command, or the call, that continues a run of this config, by its keys."""
+        if objects := self.objects(values):
+            given = "".join(f", {argument}=..." for argument in objects)
+            return f"simulate(resume={str(self.path)!r}{given})"
+        return f"fedsplit run --resume {shlex.quote(str(self.path))}"
+
+    def objects(self, values: Mapping[str, object]) -> dict[str, str]:
+        """Return the arguments of `simulate` with which a run of this config was made last.
+
+        Returns
+        -------
+        dict[str, str]
+            Argument -> what was given is called.
+        """
+        last = self.last_process()
+        return {**arguments_of(values), **({} if last is None else last.given)}
 
     @property
     def lock_path(self) -> Path:

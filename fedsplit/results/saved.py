@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from fedsplit.errors import ConfigError
+from fedsplit.errors import OTHER_VERSION, CheckpointError, ConfigError
 from fedsplit.fields import ENVIRONMENT_KEYS, ROW_KEYS, START_KEYS, Metric, declare
 from fedsplit.results.strict_json import finite
 
@@ -55,7 +55,7 @@ class Saved:
 
         Raises
         ------
-        ConfigError
+        CheckpointError
             If it is not what `to_json` returns.
         """
         try:
@@ -70,9 +70,8 @@ class Saved:
         except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
             fault = f"{type(error).__name__}: {error}"
         if fault is not None:
-            raise ConfigError(
-                f"The recorder cannot continue from this state ({fault}). Give the state that "
-                "Recorder.state_dict has returned, unchanged."
+            raise CheckpointError(
+                f"The recorder cannot continue from this state ({fault}). {OTHER_VERSION}"
             )
         return saved
 

@@ -17,7 +17,9 @@ from tests.report.examples import write_run
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Its runs are made without training, of no images: see test_made_with.py for these."""
+    monkeypatch.setattr("fedsplit.compare.directory.made_with", lambda kept: None)
     return make_plan(write(tmp_path, SMALL + VARIANTS), tmp_path)
 
 

@@ -50,6 +50,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> type[Worker]:
         error = RunError("Every participant failed.")
 
     monkeypatch.setattr(runner, "WorkerProcess", Mine)
+    monkeypatch.setattr("fedsplit.compare.directory.made_with", lambda kept: None)
     return Mine
 
 
