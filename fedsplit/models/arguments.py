@@ -40,7 +40,7 @@ def check_parts(parts: Sequence[str]) -> None:
 
 _OF_CODE = {
     *("device", "dtype", "block", "downsample_layer", "conv_stem_configs"),
-    *("embed_layer", "block_fn", "mlp_layer"),
+    *("embed_layer", "block_fn", "mlp_layer", "norm_layer"),
 }
 
 
@@ -65,7 +65,7 @@ def check_arguments(
     more : Collection[str]
         Further names that are known.
     """
-    known = {*inspect.signature(model_class).parameters, *more} - _OF_CODE
+    known = {*inspect.signature(model_class).parameters} - _OF_CODE | {*more}
     odd = sorted(set(arguments) - known)
     if odd:
         raise ModelError(

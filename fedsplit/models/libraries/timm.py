@@ -53,7 +53,7 @@ class TimmLibrary:
         arguments = {key: config[key] for key in ("num_classes", "global_pool") if key in config}
         arguments.update(config.get("model_args") or {})
         own_class = getattr(importlib.import_module(self.module_name), self.class_name)
-        check_arguments(source.name, arguments, own_class)
+        check_arguments(source.name, arguments, own_class, ("norm_layer",))
         if num_labels is not None:
             arguments["num_classes"] = num_labels
         if source.image_size:
