@@ -21,6 +21,7 @@ from fedsplit.fields import Field
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client import SplitSession
 from fedsplit.split.defences import NO_DEFENCE, Defence
+from fedsplit.split.divergence import own_rule
 from fedsplit.split.local import Batch, BatchLoss, train_batches
 from fedsplit.split.steps import StepResult, score
 from fedsplit.split.totals import LocalResult
@@ -136,7 +137,14 @@ class ClientRule(ABC):
         before_step : Callable[[], None]
             Changes the gradients before each step, such as FedProx's term.
         """
-        return train_batches(batches, self.train_step, optimizer, self.side.training, before_step)
+        return train_batches(
+            batches,
+            self.train_step,
+            optimizer,
+            self.side.training,
+            before_step,
+            own_rule(type(self)),
+        )
 
     def measured(self) -> Mapping[str, float]:
         """Return the values of `metrics`, by key, after a round of training."""
