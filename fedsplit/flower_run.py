@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from fedsplit.checking import check, check_shards
+from fedsplit.checking import check, check_images, check_shards
 from fedsplit.config import Config, config_toml
 from fedsplit.data.run import reading
 from fedsplit.devices import gpus_per_client
@@ -66,6 +66,7 @@ def run_with_flower(config: Config, *, app_dir: Path, superlink: str | None = No
         with reading(config.data):
             check(config)
             check_shards(config)
+            check_images(config)
         if own is not None:
             own.wait()
         if config.console != "quiet":
