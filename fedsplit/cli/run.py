@@ -168,8 +168,9 @@ def _check_only(config: Config, engine: EngineName) -> None:
     from fedsplit.data.run import reading
     from fedsplit.results.run_names import free_name
     from fedsplit.results.text import counted
+    from fedsplit.run_log import early_warnings
 
-    with reading(config.data):
+    with reading(config.data), early_warnings():
         check(config)
         check_shards(config)
         decoded = check_images(config)
