@@ -74,6 +74,12 @@ class ClientRule(ABC):
     """Whether the server returns the cut gradient."""
     sends_every_batch: ClassVar[bool] = True
     """Whether every batch reaches the split server, which then checks the number of examples."""
+    steps_per_batch: ClassVar[int] = 1
+    """How often each batch of training is sent to the split server, which bounds the steps by it.
+
+    With `sends_every_batch` it is exact, and otherwise a maximum. Unless it is 1, the scores of
+    training are not compared with the server's, whatever `scores_on_server` says.
+    """
     scores_on_server: ClassVar[bool] = True
     """Whether loss and accuracy of a vanilla round are those that the split server has computed.
 

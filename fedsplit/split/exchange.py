@@ -112,13 +112,14 @@ class _WireExchange(Exchange):
         """Refuse a batch that the participant's images cannot make: it would weigh too much."""
         if self.work is None:
             return
-        num_images, steps, examples = self.work
+        num_images, steps, examples, _ = self.work
         if self.num_steps >= steps or self.num_examples + batch_size > examples:
             raise refused(
                 frame,
                 f"with {batch_size} examples follows {self.num_examples} in {self.num_steps} "
                 f"batches: the {num_images} images of the client make at most {examples} in "
-                f"{steps} a round",
+                f"{steps} a round (a client rule that sends each batch several times in training "
+                "says how often with steps_per_batch)",
             )
 
 
