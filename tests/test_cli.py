@@ -376,7 +376,8 @@ def test_an_empty_folder_runs_the_defaults_in_process(
     assert call("run") == (0, "")
     assert seen[0].num_clients == 10
     assert Path(seen[0].output_dir) == tmp_path / "runs"
-    assert "run in this process. 'fedsplit new DIR' makes" in " ".join(said)
+    assert "run in this process.\n'fedsplit new DIR' makes" in " ".join(said)
+    assert max(len(line) for text in said for line in text.splitlines()) <= 80
 
 
 @pytest.fixture

@@ -117,8 +117,8 @@ def _asked(
     elif config is None and resume is None and engine is not EngineName.FLOWER:
         engine = EngineName.INPROCESS
         print(  # noqa: T201
-            "There is no app here, so the defaults run in this process. 'fedsplit new DIR' makes "
-            "an app of your own.",
+            "There is no app here, so the defaults run in this process.\n"
+            "'fedsplit new DIR' makes an app of your own.",
             flush=True,
         )
     if not quiet:

@@ -63,7 +63,8 @@ def terminal_table(gathered: Gathered, *, width: int = WIDTH_COLUMNS) -> str:
         console.print(f"{setting or gathered.comparison.name}, {of_seeds}")
         console.print(table)
     for headline in headlines(gathered):
-        console.print(f"{headline.title}.")
+        note = headline.figures[0].note
+        console.print(f"{headline.title}{f' ({note})' if note else ''}.")
     for label, images in uneven_images(gathered).items():
         console.print(f"The data set has changed between the runs of {label}: {images}.")
     return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())
