@@ -20,7 +20,7 @@ from fedsplit.drawing.palette import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LABEL_INCHES = 1.72
+LABEL_INCHES = 1.88
 """The margin that labels need beside the axes."""
 LINE_INCHES = 0.19
 _LOG_FROM_RATIO = 12

@@ -68,6 +68,16 @@ def test_the_last_value_has_the_digits_of_the_tables() -> None:
     assert [text.get_text() for text in axes.texts] == ["a 0.245"]
 
 
+def test_the_longest_label_is_inside_the_picture() -> None:
+    """Break it: leave less space beside the axes; wide letters reach over the edge."""
+    axes, _ = drawn(Line("sflv2 with a label of forty characters", 0, [0, 1], [0.1, 0.245]))
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    (text,) = axes.texts
+    assert text.get_text() == "sflv2 with a la… 0.245"
+    assert text.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_lines_that_can_be_told_apart_are_solid() -> None:
     one, two = Line("a", 0, [0, 1, 2], [0.1, 0.4, 0.6]), Line("b", 1, [0, 1, 2], [0.1, 0.4, 0.5])
     axes, same = drawn(one, two)
