@@ -98,6 +98,12 @@ def _faults_of_rules(found: type[FederatedStrategy]) -> Iterator[str]:
                 f"the rule {rule.__name__} with metrics = {metrics!r}. Make it a tuple: "
                 "(Metric(...),)"
             )
+    often: object = found.client_rule.steps_per_batch
+    if type(often) is not int or often < 1:
+        yield (
+            f"the client rule {found.client_rule.__name__} with steps_per_batch = {often!r}. Set "
+            "it to how often the rule sends each batch in training: a whole number from 1"
+        )
     declare(found.client_rule.metrics)
     for metric in found.client_rule.metrics:
         if metric.over_clients == "none":

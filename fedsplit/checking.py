@@ -13,6 +13,7 @@ from fedsplit.data.catalog import load_images
 from fedsplit.data.partition import class_counts
 from fedsplit.data.run import reading
 from fedsplit.data.shards import validation_size
+from fedsplit.data.trial import try_images
 from fedsplit.devices import check_device
 from fedsplit.errors import ConfigError, ModelError
 from fedsplit.initial_model import spec_of
@@ -126,6 +127,19 @@ def check_shards(config: Config) -> None:
         )
         num_labels = len(images.class_names)
         check_batches(config, sizes, lambda: _trained(config, model, num_labels))
+
+
+def check_images(config: Config) -> int:
+    """Refuse a data set one of whose first images cannot be decoded, and return how many were.
+
+    Raises
+    ------
+    FedSplitError
+        The error that a run would end with.
+    """
+    with reading(config.data):
+        model = resolve(config.model.name, image_size=config.model.image_size)
+        return try_images(load_images(config.data), spec_of(config, model))
 
 
 def _trained(config: Config, model: ResolvedModel, num_labels: int) -> Trained:

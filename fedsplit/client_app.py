@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
-from pathlib import Path
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsplit.arrays import to_record, to_state
-from fedsplit.blame import users_frame
+from fedsplit.blame import short_path, users_frame
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
 from fedsplit.client_side import ClientModel, client_model, client_training
@@ -52,6 +51,7 @@ from fedsplit.seeding import generator
 from fedsplit.split.client import SplitSession, attend_rendezvous
 from fedsplit.split.client_rules import ClientRule, ClientSide, SplitClient
 from fedsplit.split.defences import load_defence
+from fedsplit.split.divergence import own_senders
 from fedsplit.split.local import Batch, evaluate_batches, proximal_term
 from fedsplit.split.phases import Purpose
 from fedsplit.split.totals import LocalResult
@@ -74,8 +74,8 @@ def explain_errors(message: Message, context: Context, call_next: ClientAppCalla
     except Exception as error:
         clients_log.error("A client failed", exc_info=error)
         reason = f"{type(error).__name__}: {error}"
-        if frame := users_frame(error):  # not the whole path: it may be another machine's
-            file = "/".join(Path(frame.filename).parts[-2:])
+        if frame := users_frame(error):
+            file = short_path(frame.filename)
             reason = f"{file}, line {frame.lineno}, in {frame.name}: {reason}"
     return error_reply(message, reason)
 
@@ -231,7 +231,8 @@ class _Client:
             return
         assert model.wire is not None
         stream = self.stream(model.wire.max_frame_bytes)
-        with SplitSession(stream, model.wire, names) as session:
+        own = own_senders(model.rule, type(side.defence))
+        with SplitSession(stream, model.wire, names, own=own) as session:
             yield model.rule(side, session)
             session.finish()
             self._channel_seconds = session.waited_seconds

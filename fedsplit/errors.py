@@ -64,6 +64,22 @@ class DamagedError(ChannelError):
     """Bytes that were changed on their way: they have to be sent again."""
 
 
+class DivergedError(ChannelError):
+    """Numbers of the training that became NaN or infinite.
+
+    Parameters
+    ----------
+    fault : str
+        Which numbers, as a sentence.
+    remedy : str
+        What to do, as a sentence.
+    """
+
+    def __init__(self, fault: str, remedy: str = "Lower learning-rate.") -> None:
+        super().__init__(f"{fault} {remedy}")
+        self.fault = fault
+
+
 class RunError(FedSplitError):
     """A run that started but could not be finished."""
 

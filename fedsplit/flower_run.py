@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from fedsplit.checking import check, check_shards
+from fedsplit.checking import check, check_images, check_shards
 from fedsplit.config import Config, config_toml
 from fedsplit.data.run import reading
 from fedsplit.devices import gpus_per_client
@@ -20,6 +21,7 @@ from fedsplit.errors import OTHER_VERSION, InterruptionError, RunError
 from fedsplit.participants import clients_at_once
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.run_names import free_name
+from fedsplit.run_log import early_warnings
 from fedsplit.scratch import Scratch
 from fedsplit.screen import Screen
 from fedsplit.superlink import SuperLink, program
@@ -31,6 +33,8 @@ _CHATTER = re.compile(
     r"\((\w+ )*pid=|Since flwr 1\.32|Skipping `flwr` dependency|Successfully installed \S+ to "
 )
 """Ray's copies of what clients print, and Flower's remarks that are not about this run."""
+_PANEL, _END_OF_PANEL = re.compile(r"Exit Code: \d+"), "For more information, visit: "
+"""How Flower's explanation of the process's exit code begins, and its last line."""
 _STOP_SECONDS = 30.0
 _LINES_OF_FAILURE = 30
 
@@ -63,9 +67,10 @@ def run_with_flower(config: Config, *, app_dir: Path, superlink: str | None = No
     own = None if superlink is not None else SuperLink(app_dir)
     started = own is not None and own.begin()  # it gets ready while the config is checked
     try:
-        with reading(config.data):
+        with reading(config.data), early_warnings() as warned:
             check(config)
             check_shards(config)
+            check_images(config)
         if own is not None:
             own.wait()
         if config.console != "quiet":
@@ -82,7 +87,7 @@ def run_with_flower(config: Config, *, app_dir: Path, superlink: str | None = No
     try:
         run_config = folder.path / "run-config.toml"
         run_config.write_text(config_toml(config, run_config), encoding="utf-8")
-        _Command(config, directory, own).run(
+        _Command(config, directory, own, warned).run(
             *("run", str(app_dir), *([] if superlink is None else [superlink]), "--stream"),
             *("--run-config", str(run_config)),
             *("--federation-config", federation_config(config)),
@@ -108,7 +113,14 @@ def federation_config(config: Config) -> str:
 class _Command:
     """One ``flwr run``, and what it prints."""
 
-    def __init__(self, config: Config, directory: RunDirectory, own: SuperLink | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        directory: RunDirectory,
+        own: SuperLink | None,
+        warned: Collection[str] = (),
+    ) -> None:
+        self._warned = {f"Warning: {text}" for text in warned}
         self._config = config
         self._directory = directory
         self._own = own
@@ -119,6 +131,7 @@ class _Command:
         self._last_hidden: deque[str] = deque(maxlen=_LINES_OF_FAILURE)
         self._log: TextIO | None = None
         self._errors: list[str] = []
+        self._in_panel = False
 
     def run(self, *arguments: str) -> None:
         with subprocess.Popen(
@@ -158,11 +171,12 @@ class _Command:
         plain = _COLOUR.sub("", line)
         record = _LOG_RECORD.match(plain)
         level, text = record.groups() if record else ("", plain)
-        if level in {"ERROR", "CRITICAL"}:
+        said_before = self._is_said_before(level, text)
+        if level in {"ERROR", "CRITICAL"} and not said_before:
             self._errors.append(text)
         if self._config.console == "verbose":
             self._screen.show(line if sys.stdout.isatty() else plain)
-        elif self._is_chatter(level, plain):
+        elif said_before or self._is_chatter(level, plain):
             self._last_hidden.append(plain)
         elif level:
             self._screen.show(f"{level.capitalize()}: {text}")
@@ -173,6 +187,15 @@ class _Command:
             self._sessions = self._own.sessions() if self._own else frozenset()
         self._unwritten.append(plain)
         self._write_log()
+
+    def _is_said_before(self, level: str, text: str) -> bool:
+        """Return whether a line says again what the console has: Flower ends with a panel."""
+        if level:
+            self._in_panel = bool(self._errors and _PANEL.match(text))
+        if self._in_panel:
+            self._in_panel = not text.startswith(_END_OF_PANEL)
+            return True
+        return text in (self._errors if level else self._warned)
 
     def _is_chatter(self, level: str, plain: str) -> bool:
         if self._run_id is None or level in {"DEBUG", "INFO"} or _CHATTER.search(plain):

@@ -61,6 +61,29 @@ class _OnScreen(logging.Handler):
             self.handleError(record)
 
 
+class _Early(logging.Handler):
+    """Shows warnings on standard error, and remembers them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+        print(f"{record.levelname.capitalize()}: {self.texts[-1]}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextmanager
+def early_warnings() -> Iterator[list[str]]:
+    """Show what the checks before a run warn of, as in the run; yield these texts."""
+    shown = _Early()
+    _house.addHandler(shown)
+    try:
+        yield shown.texts
+    finally:
+        _house.removeHandler(shown)
+
+
 class RunLog(logging.Handler):
     """Writes records to a file that may not exist yet, and keeps them until it does."""
 

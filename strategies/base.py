@@ -229,7 +229,7 @@ class FederatedStrategy(Strategy):
                 sampled,
                 server_round,
                 progress=self._run.progress,
-                work={k: self.clients.work(purpose, k, self.config) for k in sampled},
+                work=self.clients.work(purpose, sampled, self.config, self.client_rule),
             )
         return list(participants.values())
 
@@ -248,8 +248,9 @@ class FederatedStrategy(Strategy):
     ) -> tuple[dict[int, Message], dict[int, str], RoundReport | None]:
         """End the round's streams, and return its good replies and why the others do not count."""
         report = self.server.report() if self.server is not None else None
-        rule, work = self.client_rule, partial(self.clients.work, purpose, config=self.config)
-        seen = {k: Seen.of(k, report, work(k), rule, purpose) for k in self._asked.participants}
+        rule, asked = self.client_rule, self._asked.participants
+        work = self.clients.work(purpose, asked, self.config, rule)
+        seen = {k: Seen.of(k, report, work[k], rule, purpose) for k in asked}
         what = f"{_LEFT_OUT_OF[purpose]} {server_round}"
         good, failures = check_replies(
             replies, self._asked, self._kept, report, seen, fault_of, what=what

@@ -21,6 +21,7 @@ from fedsplit.messages import CONFIG, DESCRIBE, Description, Instructions
 from fedsplit.names import some
 from fedsplit.run_log import say, warn
 from fedsplit.seeding import generator
+from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import RoundReport, SplitServer
 from fedsplit.split.totals import Work
@@ -53,12 +54,14 @@ class Clients:
         """Images that all clients together hold out."""
         return sum(self.validation.values())
 
-    def work(self, purpose: Purpose, client: int, config: Config) -> Work:
-        """Return what a client's images allow it to do in a round."""
+    def work(
+        self, purpose: Purpose, clients: Iterable[int], config: Config, rule: type[ClientRule]
+    ) -> dict[int, Work]:
+        """Return what the images of clients allow each of them to do in a round."""
         if purpose is Purpose.TRAIN:
-            shard = sum(self.class_counts[client])
-            return Work.of(shard, config.batch_size, config.local_epochs)
-        return Work.of(self.validation.get(client, 0), config.batch_size)
+            size, epochs, often = config.batch_size, config.local_epochs, rule.steps_per_batch
+            return {k: Work.of(sum(self.class_counts[k]), size, epochs, often) for k in clients}
+        return {k: Work.of(self.validation.get(k, 0), config.batch_size) for k in clients}
 
     @classmethod
     def discover(

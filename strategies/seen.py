@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -21,14 +22,21 @@ class Seen:
     at_most : int
         The examples that its images make.
     at_least : int
-        The examples that the split server has counted.
+        Fewer than this cannot be true: the split server has received more.
+    counted : int | None
+        The examples that the split server has counted, if every batch reaches it: the reply must
+        say the same number.
     scores : LocalResult | None
         What the split server has computed, if the client computes the same: its reply must agree.
+    steps_per_batch : int
+        How often it has sent each batch: `at_least` and `counted` count it once.
     """
 
     at_most: int
     at_least: int = 0
+    counted: int | None = None
     scores: LocalResult | None = None
+    steps_per_batch: int = 1
 
     @classmethod
     def of(
@@ -56,17 +64,27 @@ class Seen:
             What the round was for.
         """
         if report is None:
-            return cls(work.examples)
-        counted = report.num_examples.get(client, 0)
+            return cls(work.trained)
+        received, often = report.num_examples.get(client, 0), work.steps_per_batch
+        at_least = math.ceil(received / often)
         if purpose is Purpose.TRAIN and not rule.sends_every_batch:
-            return cls(work.examples, counted)
-        return cls(counted, counted, report.scores.get(client) if rule.scores_on_server else None)
+            return cls(work.trained, at_least)
+        compares = rule.scores_on_server and often == 1
+        scores = report.scores.get(client) if compares else None
+        counted = received // often
+        return cls(counted, at_least, counted, scores, often)  # the server has bounded it
 
     def fault_of(self, told: Measurements) -> str | None:
         """Return what is wrong with what a client has measured, or None."""
         count, scores = told.num_examples, self.scores
-        if count < self.at_least or (self.at_least and count > self.at_most == self.at_least):
-            return f"it claims {count} examples where the split server saw {self.at_least}"
+        if self.counted is not None and count != self.counted:
+            often = self.steps_per_batch
+            why = f" (its rule has steps_per_batch = {often})" if often > 1 else ""
+            return f"it claims {count} examples where the split server saw {self.counted}{why}"
+        if count < self.at_least:
+            return (
+                f"it claims {count} examples, but the split server received {self.at_least} or more"
+            )
         if count > self.at_most:
             return f"it claims {count} examples, but it has {self.at_most} in a round"
         found = LocalResult(count, told.loss, told.accuracy)

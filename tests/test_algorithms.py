@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -61,6 +62,17 @@ def test_what_is_no_extension_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         check(Config.load(TINY, keys))
+
+
+@pytest.mark.parametrize("often", [0, -1, 1.5, True, "2"])
+def test_steps_per_batch_is_a_whole_number_from_1(often: object) -> None:
+    """Break it: take what is given; a bound of 0 steps would refuse every batch."""
+    rule = type("Often", (SplitClient,), {"steps_per_batch": often, "__module__": __name__})
+    globals()["Often"] = rule
+    globals()["Oftener"] = type("Oftener", (SFLV1,), {"client_rule": rule})
+    words = f"rule Often with steps_per_batch = {re.escape(repr(often))}. Set it to how often"
+    with pytest.raises(ConfigError, match=words):
+        strategy_class(f"{__name__}:Oftener")
 
 
 class Torn(FederatedStrategy):

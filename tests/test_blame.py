@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import importlib
+import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from fedsplit.blame import users_frame
+from fedsplit.blame import users_frame, users_method
+from fedsplit.split.client_rules import WholeModel
 
 
 @pytest.mark.parametrize(
@@ -32,3 +35,16 @@ def test_what_a_library_raises_is_blamed_on_its_caller(
         assert frame is not None
         place = (frame.filename, frame.lineno, frame.name)
         assert place == (str(tmp_path / "own_code.py"), 2, "run")
+
+
+class _Mine(WholeModel):
+    def measured(self) -> dict[str, float]:
+        return {}
+
+
+def test_only_methods_that_the_user_has_written_are_named() -> None:
+    """Break it: take what is inherited from fedsplit for the user's."""
+    assert users_method(_Mine, "train_step", "train") is None
+    found = str(users_method(_Mine, "train_step", "measured"))
+    assert re.fullmatch(r"_Mine\.measured \(tests/test_blame\.py, line \d+\)", found)
+    assert users_method(json.JSONDecoder, "decode") is None  # a library's

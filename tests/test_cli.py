@@ -17,6 +17,7 @@ from fedsplit.errors import ChannelError, RunError
 from fedsplit.server_app import open_grpc
 from fedsplit.split.server import SplitServer
 from tests.conftest import Call
+from tests.data.pictures import image_folder
 from tests.preloaded import server
 
 ROOT = Path(__file__).parents[1]
@@ -343,6 +344,25 @@ def test_a_dry_run_checks_everything_and_starts_nothing(
     assert not (config.parent / "runs").exists()
 
 
+def test_a_dry_run_decodes_images_and_says_how_many(
+    config: Path, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Break it: leave `check_images` out; the broken image would end the run alone."""
+    shown: list[object] = []
+    monkeypatch.setattr("builtins.print", lambda *values, **_: shown.extend(values))
+    assert call("run", str(config), "--engine", "inprocess", "--dry-run")[0] == 0
+    assert "Decoded without a fault: 20 images (the first of each class" in str(shown[-1])
+    monkeypatch.undo()
+    image_folder(tmp_path / "own", {"a": 30, "b": 30})
+    (tmp_path / "own" / "a" / "000.png").write_bytes(b"no image")
+    own = ("--set", f"data.name={tmp_path / 'own'}", "--engine", "inprocess")
+    options = (*own, "--set", "data.partitioner=iid")
+    found = [call("run", str(config), *options, *dry) for dry in ([], ["--dry-run"])]
+    assert [code for code, _ in found] == [1, 2]  # the run has begun
+    for _, err in found:
+        assert re.search(r"row 0 of the split 'train'.*a/000.png.*cannot be decoded", err)
+
+
 def test_an_empty_folder_runs_the_defaults_in_process(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -356,7 +376,8 @@ def test_an_empty_folder_runs_the_defaults_in_process(
     assert call("run") == (0, "")
     assert seen[0].num_clients == 10
     assert Path(seen[0].output_dir) == tmp_path / "runs"
-    assert "run in this process. 'fedsplit new DIR' makes" in " ".join(said)
+    assert "run in this process.\n'fedsplit new DIR' makes" in " ".join(said)
+    assert max(len(line) for text in said for line in text.splitlines()) <= 80
 
 
 @pytest.fixture

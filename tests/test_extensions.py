@@ -10,11 +10,15 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from fedsplit import inprocess, simulate
+from fedsplit.boundary import each
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.server_app import Engine, open_grpc
+from fedsplit.split.client_rules import SplitClient
 from fedsplit.split.copies import PerParticipantCopies
+from fedsplit.split.local import BatchLoss
 from strategies.sflv1 import SFLV1
 from tests.conftest import Run, distance, weights
 from tests.extensions import measured
@@ -156,3 +160,37 @@ class Lying(SFLV1):
     """Declares one metric and reports another."""
 
     client_rule = _LyingClient
+
+
+def test_a_rule_that_sends_each_batch_twice_says_so(tiny: dict[str, object]) -> None:
+    """Break it: leave `steps_per_batch` out of the bound of `Clients.work`."""
+    declared = simulate(tiny, strategy=f"{__name__}:Twice")
+    plain = simulate(tiny)
+    assert [row["failed_clients"] for row in declared.rounds] == [[], []]
+    for row, other in zip(declared.rounds, plain.rounds, strict=True):
+        assert row["num_examples"] == other["num_examples"]
+        assert row["cut_uplink_bytes"] == pytest.approx(2 * other["cut_uplink_bytes"], rel=0.01)
+    with pytest.raises(RunError, match=r"make at most .*says how often with steps_per_batch\)"):
+        simulate(tiny, strategy=f"{__name__}:TwiceUnsaid", num_server_rounds=1)
+
+
+class _TwiceUnsaid(SplitClient):
+    def train_step(self, images: Tensor, labels: Tensor) -> BatchLoss:
+        self.session.train_step(each(self.smashed(images), Tensor.detach), labels)
+        return super().train_step(images, labels)
+
+
+class TwiceUnsaid(SFLV1):
+    """Each batch trains the server part twice, which nobody knows."""
+
+    client_rule = _TwiceUnsaid
+
+
+class _Twice(_TwiceUnsaid):
+    steps_per_batch = 2
+
+
+class Twice(SFLV1):
+    """The same, declared."""
+
+    client_rule = _Twice

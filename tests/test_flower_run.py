@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 
 from fedsplit import Config, flower_run, participants
+from fedsplit.data.catalog import forget, images_key, load_images
 from fedsplit.errors import ConfigError, InterruptionError, RunError
 from fedsplit.flower_run import federation_config, run_with_flower
 from fedsplit.results.run_directory import RunDirectory
+from fedsplit.run_log import early_warnings as caught_early
+from tests.data.pictures import image_folder
 
 
 @pytest.mark.parametrize(
@@ -289,6 +292,72 @@ def test_flowers_own_lines_go_to_a_file(
     assert kept[:2] == ["Using SuperLink: project", "Successfully started run 77"]
     assert kept[2] == "INFO :      [ROUND 1/3]"
     assert len(kept) == 2 + len(LINES)
+
+
+PANEL = [
+    "\x1b[91mERROR \x1b[0m:     Exit Code: 700",
+    "",
+    "An unhandled exception occurred when running the simulation.",
+    "",
+    "For more information, visit: <https://flower.ai/docs/700.html>",
+]
+
+
+def test_an_error_stands_once_on_the_console(
+    tiny: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Break it: show Flower's panel, or what it says again."""
+    error = "\x1b[91mERROR \x1b[0m:     the image is broken"
+    lines = [error, error, *PANEL, "printed by the app"]
+    _Flwr(monkeypatch, tmp_path, lines=lines, status=1)
+    config = Config.load(tiny, {"run-name": "one"})
+    with pytest.raises(RunError, match="the lines above say why"):
+        run_with_flower(config, app_dir=tmp_path)
+    said = [line for line in capfd.readouterr().out.splitlines() if "Starting" not in line]
+    assert said == ["Error: the image is broken", "printed by the app"]
+    kept = (Path(config.output_dir) / "one" / "flower.txt").read_text(encoding="utf-8")
+    assert kept.count("the image is broken") == 2
+    assert PANEL[-1] in kept
+
+
+def test_a_panel_without_an_error_before_it_is_shown(
+    tiny: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Break it: hide every panel; the run then ends without a reason."""
+    _Flwr(monkeypatch, tmp_path, lines=PANEL, status=1)
+    with pytest.raises(RunError):
+        run_with_flower(Config.load(tiny), app_dir=tmp_path)
+    assert "Error: Exit Code: 700" in capfd.readouterr().out
+
+
+def test_a_warning_of_the_checks_is_not_shown_again_by_the_run(
+    tiny: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Break it: forget what the checks have shown."""
+    folder = image_folder(tmp_path / "own", {"a": 30, "b": 30})
+    (folder / "a" / "007.png").write_bytes(b"no image")
+    own = {"data.name": str(folder), "data.on-error": "skip", "data.partitioner": "iid"}
+    config = Config.load(tiny, own)
+    with caught_early() as warned:
+        load_images(config.data)
+    assert len(warned) == 1
+    forget(images_key(config.data).source)
+    capfd.readouterr()
+    others = ["Warning: another one"]
+    _Flwr(monkeypatch, tmp_path, lines=[f"Warning: {warned[0]}", *others])
+    run_with_flower(config, app_dir=tmp_path)
+    out, err = capfd.readouterr()
+    assert err.splitlines() == [f"Warning: {warned[0]}"]
+    assert [line for line in out.splitlines() if "Starting" not in line] == others
 
 
 def test_a_superlink_that_dies_is_named(

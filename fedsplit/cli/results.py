@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -94,4 +96,5 @@ def runs(
     """List runs: state, rounds, accuracy and where they are."""
     from fedsplit.results.listing import list_runs, runs_table
 
-    print(runs_table(list_runs(directory), directory))  # noqa: T201
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(runs_table(list_runs(directory), directory, width=width))  # noqa: T201

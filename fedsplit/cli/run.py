@@ -117,8 +117,8 @@ def _asked(
     elif config is None and resume is None and engine is not EngineName.FLOWER:
         engine = EngineName.INPROCESS
         print(  # noqa: T201
-            "There is no app here, so the defaults run in this process. 'fedsplit new DIR' makes "
-            "an app of your own.",
+            "There is no app here, so the defaults run in this process.\n"
+            "'fedsplit new DIR' makes an app of your own.",
             flush=True,
         )
     if not quiet:
@@ -164,17 +164,22 @@ def _console(*, quiet: bool, verbose: bool) -> Literal["quiet", "verbose"] | Non
 
 
 def _check_only(config: Config, engine: EngineName) -> None:
-    from fedsplit.checking import check, check_shards
+    from fedsplit.checking import check, check_images, check_shards
     from fedsplit.data.run import reading
     from fedsplit.results.run_names import free_name
+    from fedsplit.results.text import counted
+    from fedsplit.run_log import early_warnings
 
-    with reading(config.data):
+    with reading(config.data), early_warnings():
         check(config)
         check_shards(config)
+        decoded = check_images(config)
     print(  # noqa: T201
         f"This can run: {config.strategy}, {config.model.name} on {config.data.name} "
         f"({config.data.partitioner}), {config.num_clients} clients, {config.num_server_rounds} "
-        f"rounds, engine {engine}. Its run directory would be "
+        f"rounds, engine {engine}. Decoded without a fault: {counted(decoded, 'image')} "
+        "(the first of each class, to train and to test, for half a second at most). Its run "
+        "directory would be "
         f"'{Path(config.output_dir) / free_name(config)}'. Nothing was started."
     )
 

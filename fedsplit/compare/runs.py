@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedsplit.absolute_paths import with_absolute_paths
-from fedsplit.checking import check, check_shards
+from fedsplit.checking import check, check_images, check_shards
 from fedsplit.compare.config import OWN_KEYS, CompareConfig, Variation, read_compare
 from fedsplit.config import Config, with_clients
 from fedsplit.data.run import reading
@@ -158,6 +158,7 @@ def _check(runs: list[PlannedRun]) -> None:
     unnamed = [replace(run, config=Config.load(run.config, {"run-name": ""})) for run in runs]
     with reading(unnamed[0].config.data):
         check(unnamed[0].config)
+        check_images(unnamed[0].config)
         for run in unnamed:
             check_shards(run.config)
 

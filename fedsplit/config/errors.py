@@ -16,7 +16,6 @@ _TYPES = {
     "bool_type": "must be true or false",
     "finite_number": "must be a finite number",
     "string_too_short": "must not be empty",
-    "string_too_long": "must be shorter",
     "string_unicode": "must be text in UTF-8",
     "list_type": "must be a list",
     "dict_type": "must be a table of keys",
@@ -70,6 +69,8 @@ def _line(details: ErrorDetails, valid_keys: Sequence[str]) -> str:
     shown = key if isinstance(value, dict) else f"{key} = {_shortened(repr(value))}"
     if details["type"] == "extra_forbidden":
         return f"{shown}: unknown key; {_nearest(key, valid_keys)}"
+    if details["type"] == "string_too_long":
+        return f"{shown}: must have at most {details['ctx']['max_length']} characters"
     if details["type"] in _TYPES:
         return f"{shown}: {_TYPES[details['type']]}"
     if details["type"] == "model_type":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from fedsplit.fields import FIELDS
@@ -50,7 +51,7 @@ def _is(gathered: Gathered, label: str, strategy: str) -> bool:
 
 
 def headlines(gathered: Gathered) -> Iterator[Headline]:
-    """Yield the most accurate variant of each setting, and what it costs against `full`."""
+    """Yield the most accurate variants of each setting, and what one costs against `full`."""
     reference, seeds = reference_of(gathered), len(gathered.comparison.seeds)
     for setting in gathered.settings:
         scores = {
@@ -61,45 +62,74 @@ def headlines(gathered: Gathered) -> Iterator[Headline]:
         }
         if not scores:
             continue
-        best = max(scores, key=lambda label: scores[label].mean)
+        winners = _winners(scores)
+        best = _shown_of(winners, reference)
         records = gathered.of(setting, best)
         of_reference = gathered.of(setting, reference) if reference not in (None, best) else []
+        whose = f" of {best}" if len(winners) > 1 else ""
         figures = [
             Figure(
                 cell(scores[best], accuracy, planned=seeds).text,
-                FIELDS[_FINAL].label,
-                _against(scores, best, reference, seeds),
+                f"{FIELDS[_FINAL].label}{whose}",
+                _against(scores, winners, reference, seeds),
             )
         ]
         for name, source, show in _costs():
             if (found := estimate(records, source)) is not None:
                 note = _cost_note(found, estimate(of_reference, source), reference, show)
-                figures.append(Figure(show(found.mean), name, note))
-        title = f"{setting}: {best}" if setting else best
-        title += " is the most accurate variant"
-        title += " that leaves the images with the clients" if _pools(gathered) else ""
-        yield Headline(title, figures)
+                figures.append(Figure(show(found.mean), f"{name}{whose}", note))
+        title = _title(winners, accuracy(scores[best].mean), pools=_pools(gathered))
+        yield Headline(f"{setting}: {title}" if setting else title, figures)
+
+
+def _winners(scores: Mapping[str, Estimate]) -> list[str]:
+    """Return the most accurate variant, and all that equal it: then none of them is the best."""
+    most = max(found.mean for found in scores.values())
+    return [label for label, found in scores.items() if math.isclose(found.mean, most)]
+
+
+def _shown_of(winners: Sequence[str], reference: str | None) -> str:
+    """Return whose costs are shown: `full` is what others are compared with."""
+    return next((label for label in winners if label != reference), winners[0])
+
+
+def _title(winners: Sequence[str], score: str, *, pools: bool) -> str:
+    """Say which variant has won, or that several have not been told apart."""
+    if len(winners) == 1:
+        title = f"{winners[0]} is the most accurate variant"
+        return f"{title} that leaves the images with the clients" if pools else title
+    others = "no variant that leaves the images with the clients" if pools else "no variant"
+    return f"{_listed(winners)} are equal at {score}: {others} is more accurate"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Return up to three labels in words, and the number of the others."""
+    if len(labels) > _MANY:
+        return f"{', '.join(labels[:_MANY])} and {len(labels) - _MANY} more"
+    return " and ".join(filter(None, (", ".join(labels[:-1]), labels[-1])))
 
 
 def _pools(gathered: Gathered) -> bool:
     return any(_is(gathered, label, POOLED) for label in gathered.comparison.variants)
 
 
-def _against(scores: dict[str, Estimate], best: str, reference: str | None, seeds: int) -> str:
+def _against(
+    scores: Mapping[str, Estimate], winners: Sequence[str], reference: str | None, seeds: int
+) -> str:
     """Say what `full` reaches, and which variants cannot be told apart from the best one."""
     said = []
-    if reference is not None and reference in scores and reference != best:
+    if reference is not None and reference in scores and reference not in winners:
         said.append(f"{reference}: {cell(scores[reference], accuracy, planned=seeds).text}")
-    margin = scores[best].deviation
+    best = scores[winners[0]]
     close = [
         label
         for label, found in scores.items()
-        if label != best and margin is not None and scores[best].mean - found.mean < margin
+        if label not in winners
+        and best.deviation is not None
+        and best.mean - found.mean < best.deviation
     ]
     if close:
-        names = ", ".join(close[:_MANY])
-        more = f" and {len(close) - _MANY} more" if len(close) > _MANY else ""
-        said.append(f"less than one deviation behind: {names}{more}")
+        said.append(f"less than one deviation behind: {_listed(close)}")
     return "; ".join(said)
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsplit.fields import FIELDS
+from fedsplit.report.against import headlines
 from fedsplit.report.gather import Gathered, uneven_images
 from fedsplit.report.measures import (
     CLIENT_FLOPS_LABEL,
@@ -31,7 +32,9 @@ _COSTS: tuple[Column, ...] = (
 
 
 def terminal_table(gathered: Gathered, *, width: int = WIDTH_COLUMNS) -> str:
-    """Return a table of accuracy and cost for each setting, as lines of at most `width` columns.
+    """Return a table of accuracy and cost for each setting, and the most accurate variants.
+
+    Lines have at most `width` columns.
 
     Parameters
     ----------
@@ -59,6 +62,9 @@ def terminal_table(gathered: Gathered, *, width: int = WIDTH_COLUMNS) -> str:
             )
         console.print(f"{setting or gathered.comparison.name}, {of_seeds}")
         console.print(table)
+    for headline in headlines(gathered):
+        note = headline.figures[0].note
+        console.print(f"{headline.title}{f' ({note})' if note else ''}.")
     for label, images in uneven_images(gathered).items():
         console.print(f"The data set has changed between the runs of {label}: {images}.")
     return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())

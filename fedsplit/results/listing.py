@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -62,20 +63,35 @@ def list_runs(folder: Path) -> list[ListedRun]:
     return [run for run in found if run is not None]
 
 
-def runs_table(runs: list[ListedRun], folder: Path) -> str:
-    """Return the runs as a table; only the names of directories make it wider than 80 columns."""
+def runs_table(runs: list[ListedRun], folder: Path, *, width: int | None = None) -> str:
+    """Return the runs as a table.
+
+    Parameters
+    ----------
+    runs : list[ListedRun]
+        What `list_runs` has found.
+    folder : Path
+        Where.
+    width : int | None
+        In columns: longer names of directories are folded, if that is possible at all. None = every
+        run has one line, as programs read it.
+    """
     if not runs:
         return f"No runs in '{folder}'."
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("state", "strategy", "rounds", "accuracy", "run directory"):
-        table.add_column(name, no_wrap=True, justify="right" if name == "accuracy" else "left")
+        folds = name == "run directory" and width is not None
+        side: Literal["left", "right"] = "right" if name == "accuracy" else "left"
+        table.add_column(name, no_wrap=not folds, overflow="fold", justify=side)
     for run in runs:
         where = printable(str(run.path.relative_to(folder.absolute())))
         strategy = run.strategy.rpartition(":")[2]
         table.add_row(run.state, strategy, run.rounds, _accuracy(run.accuracy), where)
     file = StringIO()
-    width = 80 + max(len(str(run.path)) + len(run.strategy) for run in runs)
-    Console(file=file, width=width, color_system=None, markup=False, emoji=False).print(table)
+    longest = 80 + max(len(str(run.path)) + len(run.strategy) for run in runs)
+    Console(file=file, width=width or longest, color_system=None, markup=False, emoji=False).print(
+        table
+    )
     lines = (line.rstrip() for line in file.getvalue().splitlines())
     return "\n".join([*lines, f" in {printable(str(folder.absolute()))}"])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -14,6 +16,7 @@ from fedsplit.channel.endpoint import Stream
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import check_order
+from fedsplit.split.divergence import check_sent
 from fedsplit.split.payload import Content
 from fedsplit.split.steps import StepResult
 from fedsplit.split.wire import LOSS, NUM_CORRECT, Names, Wire
@@ -30,6 +33,9 @@ class SplitSession:
         What crosses the channel; the server has an equal one.
     names : Names
         The purpose, round and participant of the stream, for a codec that draws.
+    own : Mapping[Kind, str]
+        The user's own code that makes what is sent in frames of these kinds: it is named if that
+        is not finite.
 
     Examples
     --------
@@ -53,10 +59,17 @@ class SplitSession:
         Time from sending each frame to receiving its answer, over all frames so far.
     """
 
-    def __init__(self, stream: Stream, wire: Wire, names: Names = ()) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        wire: Wire,
+        names: Names = (),
+        own: Mapping[Kind, str] = MappingProxyType({}),
+    ) -> None:
         self._stream = stream
         self._wire = wire
         self._names = names
+        self._own = own
         self._step = 0
         self.waited_seconds = 0.0
 
@@ -146,6 +159,8 @@ class SplitSession:
 
     def _send(self, kind: Kind, state: State, answer: Kind, **scores: Tensor) -> Content:
         """Send a frame of the current step, and return its checked answer."""
+        if kind in self._own:
+            check_sent(self._own[kind], kind, state)
         frame = self._wire.pack(kind, self._step, state, stream=self._names, **scores)
         received = self._exchange(frame)
         expected = self._wire.payloads[answer].names

@@ -21,6 +21,7 @@ from fedsplit.fields import Field
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client import SplitSession
 from fedsplit.split.defences import NO_DEFENCE, Defence
+from fedsplit.split.divergence import own_rule
 from fedsplit.split.local import Batch, BatchLoss, train_batches
 from fedsplit.split.steps import StepResult, score
 from fedsplit.split.totals import LocalResult
@@ -73,6 +74,12 @@ class ClientRule(ABC):
     """Whether the server returns the cut gradient."""
     sends_every_batch: ClassVar[bool] = True
     """Whether every batch reaches the split server, which then checks the number of examples."""
+    steps_per_batch: ClassVar[int] = 1
+    """How often each batch of training is sent to the split server, which bounds the steps by it.
+
+    With `sends_every_batch` it is exact, and otherwise a maximum. Unless it is 1, the scores of
+    training are not compared with the server's, whatever `scores_on_server` says.
+    """
     scores_on_server: ClassVar[bool] = True
     """Whether loss and accuracy of a vanilla round are those that the split server has computed.
 
@@ -136,7 +143,14 @@ class ClientRule(ABC):
         before_step : Callable[[], None]
             Changes the gradients before each step, such as FedProx's term.
         """
-        return train_batches(batches, self.train_step, optimizer, self.side.training, before_step)
+        return train_batches(
+            batches,
+            self.train_step,
+            optimizer,
+            self.side.training,
+            before_step,
+            own_rule(type(self)),
+        )
 
     def measured(self) -> Mapping[str, float]:
         """Return the values of `metrics`, by key, after a round of training."""

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fedsplit.boundary import State, length
-from fedsplit.errors import ChannelError, cannot_read, cannot_write
+from fedsplit.errors import DivergedError, cannot_read, cannot_write
 from fedsplit.exchanged_state import copy_to_train, exchanged, load_exchanged
 from fedsplit.scratch import Scratch
 from fedsplit.snapshot import separate
@@ -84,9 +84,9 @@ class PerParticipantCopies(UpdateRule):
         server_copy, steps = self._training.pop(participant)
         steps.finish()
         if not all(map(all_finite, exchanged(server_copy).values())):
-            raise ChannelError(
+            raise DivergedError(
                 f"Training diverged: client {participant}'s copy of the server part holds NaN or "
-                "infinity. Lower learning-rate."
+                "infinity."
             )
         file = self._file(participant)
         try:

@@ -11,6 +11,7 @@ from fedsplit.boundary import State
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
 from fedsplit.split.checks import refused
+from fedsplit.split.divergence import blaming, check_made
 from fedsplit.split.magnitude import Magnitudes
 from fedsplit.split.payload import Content
 from fedsplit.split.rules import UpdateRule
@@ -111,13 +112,14 @@ class _WireExchange(Exchange):
         """Refuse a batch that the participant's images cannot make: it would weigh too much."""
         if self.work is None:
             return
-        num_images, steps, examples = self.work
+        num_images, steps, examples, _ = self.work
         if self.num_steps >= steps or self.num_examples + batch_size > examples:
             raise refused(
                 frame,
                 f"with {batch_size} examples follows {self.num_examples} in {self.num_steps} "
                 f"batches: the {num_images} images of the client make at most {examples} in "
-                f"{steps} a round",
+                f"{steps} a round (a client rule that sends each batch several times in training "
+                "says how often with steps_per_batch)",
             )
 
 
@@ -185,9 +187,11 @@ class TrainingExchange(_ScoredExchange):
     def answer(self, frame: Frame) -> Frame:
         """Answer ``SMASHED_DATA`` with ``CUT_GRADIENT``."""
         content = self._received(frame, Kind.SMASHED_DATA)
-        result, cut_gradient = self._rule.step(
-            self._participant, content.state, content.scores[LABELS]
-        )
+        with blaming(type(self._rule), "step") as own:
+            result, cut_gradient = self._rule.step(
+                self._participant, content.state, content.scores[LABELS]
+            )
+            check_made(own, "cut gradient", cut_gradient)
         loss, num_correct = self._scored(result, content.batch_size)
         return self._wire.pack(
             Kind.CUT_GRADIENT,
@@ -221,11 +225,15 @@ class UShapedExchange(_WireExchange):
         """Answer ``SMASHED_DATA`` with ``TRUNK_OUTPUT``, ``OUTPUT_GRADIENT`` with the cut's."""
         if self.between_steps:
             content = self._received(frame, Kind.SMASHED_DATA)
-            output = self._rule.forward(self._participant, content.state)
+            with blaming(type(self._rule), "forward") as own:
+                output = self._rule.forward(self._participant, content.state)
+                check_made(own, "output", output)
             self._open_batch = content.batch_size
             return self._wire.pack(Kind.TRUNK_OUTPUT, frame.step, output, stream=self._names)
         content = self._received(frame, Kind.OUTPUT_GRADIENT, self._open_batch)
-        cut_gradient = self._rule.backward(self._participant, content.state)
+        with blaming(type(self._rule), "backward") as own:
+            cut_gradient = self._rule.backward(self._participant, content.state)
+            check_made(own, "cut gradient", cut_gradient)
         self._step_done(self._open_batch)
         self._open_batch = 0
         return self._wire.pack(Kind.CUT_GRADIENT, frame.step, cut_gradient, stream=self._names)

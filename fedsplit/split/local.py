@@ -14,6 +14,7 @@ from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.interruption import check_interruption
 from fedsplit.snapshot import Snapshot, is_finite, load_optimizer_state, optimizer_state
 from fedsplit.split.accumulation import Accumulation
+from fedsplit.split.divergence import check_gradients, check_loss
 from fedsplit.split.steps import StepResult
 from fedsplit.split.totals import LocalResult, Total
 from fedsplit.split.training import Training
@@ -52,6 +53,7 @@ def train_batches(
     optimizer: Optimizer,
     training: Training,
     before_step: Callable[[], None] = lambda: None,
+    own: str | None = None,
 ) -> LocalResult:
     """Train on batches, with one optimizer step for each, or for several of them.
 
@@ -67,6 +69,14 @@ def train_batches(
         How many batches a step has, and how to clip gradients.
     before_step : Callable[[], None]
         May change the gradients before each step.
+    own : str | None
+        What the user has written of the objective, and where: it is named if a loss or a gradient
+        is not finite.
+
+    Raises
+    ------
+    DivergedError
+        If that is so.
     """
     total = Total()
     steps = Accumulation(optimizer, training, before_step)
@@ -75,6 +85,8 @@ def train_batches(
         steps.begin()
         loss = objective(images, labels)
         _check_type(loss)
+        if own is not None:
+            check_loss(own, loss.descended, loss.reported.loss)
         if loss.descended.requires_grad:
             torch.autograd.backward(loss.descended)
         elif any(group["params"] for group in optimizer.param_groups):
@@ -82,6 +94,8 @@ def train_batches(
                 "The loss of a batch depends on no weight that trains at this client. Return it "
                 "from train_step, and smashed data from a defence, without detach()."
             )
+        if own is not None:
+            check_gradients(own, optimizer)
         steps.end(len(labels))
         total.add(loss.reported, len(labels))
     steps.finish()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedsplit.boundary import State, each
-from fedsplit.errors import ChannelError
+from fedsplit.errors import DivergedError
 from fedsplit.split.checks import all_finite
 
 
@@ -36,15 +36,12 @@ def check_gradients(part: nn.Module) -> None:
 
     Raises
     ------
-    ChannelError
+    DivergedError
         If one of them holds NaN or infinity.
     """
     gradients = [weight.grad for weight in part.parameters() if weight.grad is not None]
     if not math.isfinite(nn.utils.get_total_norm(gradients).item()):
-        raise ChannelError(
-            "Training diverged: the gradient of a step has NaN or infinity in it. Lower "
-            "learning-rate."
-        )
+        raise DivergedError("Training diverged: the gradient of a step has NaN or infinity in it.")
 
 
 @contextmanager
@@ -62,7 +59,7 @@ def guarded_buffers(part: nn.Module, whose: Callable[[], str]) -> Iterator[None]
 
     Raises
     ------
-    ChannelError
+    DivergedError
         If it was necessary.
     """
     # Statistics, and counters: an index table is neither, and can be large.
@@ -71,9 +68,9 @@ def guarded_buffers(part: nn.Module, whose: Callable[[], str]) -> Iterator[None]
     if not all(all_finite(buffer) for buffer, _ in kept):
         for buffer, before in kept:
             buffer.copy_(before)
-        raise ChannelError(
+        raise DivergedError(
             f"{whose()} makes running statistics of the server part NaN or infinite. They are "
-            "as before. Lower learning-rate."
+            "as before."
         )
 
 
@@ -163,7 +160,7 @@ def output_gradient(
 
     Raises
     ------
-    ChannelError
+    DivergedError
         If the loss is not finite.
     """
     leaf = logits.detach().requires_grad_()
@@ -171,9 +168,7 @@ def output_gradient(
         result = loss(leaf, labels)
     value = result.loss.item()
     if not math.isfinite(value):  # before anything has changed
-        raise ChannelError(
-            f"Training diverged: the loss of a batch is {value}. Lower learning-rate."
-        )
+        raise DivergedError(f"Training diverged: the loss of a batch is {value}.")
     torch.autograd.backward(result.loss)
     return StepResult(result.loss.detach(), result.num_correct), _gradient(leaf)
 

@@ -51,14 +51,28 @@ class Work(NamedTuple):
     num_images : int
         The images that it has.
     steps, examples : int
-        The batches that they make, and the examples in these.
+        The batches that it can send, and the examples in these: each batch `steps_per_batch` times.
+    steps_per_batch : int
+        How often it sends a batch (see `fedsplit.split.client_rules.ClientRule`).
     """
 
     num_images: int
     steps: int
     examples: int
+    steps_per_batch: int = 1
+
+    @property
+    def trained(self) -> int:
+        """The examples that it trains on or scores: each batch counts once."""
+        return self.examples // self.steps_per_batch
 
     @classmethod
-    def of(cls, num_images: int, batch_size: int, epochs: int = 1) -> Self:
+    def of(
+        cls, num_images: int, batch_size: int, epochs: int = 1, steps_per_batch: int = 1
+    ) -> Self:
         """Return what follows from a client's images."""
-        return cls(num_images, epochs * math.ceil(num_images / batch_size), epochs * num_images)
+        batches = epochs * math.ceil(num_images / batch_size)
+        examples = epochs * num_images
+        return cls(
+            num_images, steps_per_batch * batches, steps_per_batch * examples, steps_per_batch
+        )

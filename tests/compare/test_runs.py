@@ -155,7 +155,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         (SMALL.replace("[3, 1]", "[1.5]") + VARIANTS, "seeds[1] = 1.5: must be a whole number"),
         (SMALL + '[[variants]]\nlabel = " x"', "must be printable, without spaces at its ends"),
         (SMALL + '[[variants]]\nlabel = ""', "variants[1].label = '': must not be empty"),
-        (SMALL + f'[[variants]]\nlabel = "{"x" * 41}"', "must be shorter"),
+        (SMALL + f'[[variants]]\nlabel = "{"x" * 41}"', "must have at most 40 characters"),
         ("variants = [3]\n" + SMALL, "must be a table with a label"),
         (
             SMALL + '[[variants]]\nlabel = "a b"\n[[variants]]\nlabel = "A-b"',

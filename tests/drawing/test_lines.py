@@ -50,6 +50,34 @@ def test_lines_on_each_other_are_all_seen() -> None:
     assert len(set(sizes)) == 3
 
 
+def test_a_line_on_a_part_of_another_is_seen() -> None:
+    """Break it: compare only lines with the same number of points; one hides the other."""
+    whole = Line("test", 0, [0, 1, 2, 3], [0.9, 0.5, 0.4, 0.3])
+    late, early = Line("late", 1, [1, 2, 3], [0.5, 0.4, 0.3]), Line("early", 2, [0, 1], [0.9, 0.5])
+    assert drawn(whole, late)[1] == [["test", "late"]]
+    assert drawn(whole, early)[1] == [["test", "early"]]
+    assert drawn(whole, Line("other", 1, [1, 2, 3], [0.5, 0.4, 0.6]))[1] == []
+    axes, _ = drawn(late, whole)
+    alone = pixels_of(drawn(late, Line("", 5, [0, 3], [0.9, 0.9]))[0], SERIES[1])
+    assert pixels_of(axes, SERIES[1]) > alone / 8
+
+
+def test_the_last_value_has_the_digits_of_the_tables() -> None:
+    """Break it: write two digits; an accuracy of 0.245 is then 0.24 here and 0.245 there."""
+    axes, _ = drawn(Line("a", 0, [0, 1], [0.1, 0.245]))
+    assert [text.get_text() for text in axes.texts] == ["a 0.245"]
+
+
+def test_the_longest_label_is_inside_the_picture() -> None:
+    """Break it: leave less space beside the axes; wide letters reach over the edge."""
+    axes, _ = drawn(Line("sflv2 with a label of forty characters", 0, [0, 1], [0.1, 0.245]))
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    (text,) = axes.texts
+    assert text.get_text() == "sflv2 with a la… 0.245"
+    assert text.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_lines_that_can_be_told_apart_are_solid() -> None:
     one, two = Line("a", 0, [0, 1, 2], [0.1, 0.4, 0.6]), Line("b", 1, [0, 1, 2], [0.1, 0.4, 0.5])
     axes, same = drawn(one, two)
@@ -80,7 +108,7 @@ def test_a_level_line_beside_a_logarithm() -> None:
     assert axes.get_xscale() == "log"
     assert axes.get_xlabel() == "round (log scale)"
     assert same == []
-    assert "pooled 0.80" in [text.get_text() for text in axes.texts]
+    assert "pooled 0.800" in [text.get_text() for text in axes.texts]
     assert drawn(level, unit="B")[0].get_xscale() == "linear"
 
 

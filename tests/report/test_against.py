@@ -38,6 +38,33 @@ def test_the_headline_names_the_best_variant_and_its_costs_against_full(tmp_path
     ]
 
 
+def test_an_exact_tie_has_no_winner(tmp_path: Path) -> None:
+    """Break it: take the first of the most accurate variants."""
+    scores = {"centralized": [0.9, 0.9], "full": [0.82, 0.8], SPLIT: [0.8, 0.82]}
+    (found,) = headlines(compared(tmp_path, scores))
+    assert found.title == (
+        f"full and {SPLIT} are equal at 0.810: no variant that leaves the images with the clients "
+        "is more accurate"
+    )
+    assert [(figure.name, figure.note) for figure in found.figures[:2]] == [
+        (f"final test accuracy of {SPLIT}", ""),
+        (f"bytes of training of {SPLIT}", "full: 12.0 MB, the same"),
+    ]
+
+
+def test_a_tie_of_many_names_three(tmp_path: Path) -> None:
+    made = write_comparison(tmp_path, variants=MANY, settings=(), seeds=[1])
+    for path in made.glob("runs/*/summary.json"):
+        summary = json.loads(path.read_text())
+        path.write_text(json.dumps(summary | {"final_accuracy": 0.5}))
+    (found,) = headlines(gather(made))
+    assert found.title == (
+        "sflv1 number 1, sflv1 number 2, sflv1 number 3 and 8 more are equal at 0.500: no variant "
+        "is more accurate"
+    )
+    assert "deviation" not in found.figures[0].note
+
+
 def test_a_variant_within_one_deviation_is_named(tmp_path: Path) -> None:
     """Break it: never compare the means with the deviation."""
     scores = {"centralized": [0.9, 0.9], "full": [0.5, 0.6], SPLIT: [0.54, 0.62]}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from fedsplit.report.gather import gather
 from fedsplit.report.terminal import terminal_table
@@ -25,6 +26,18 @@ def test_each_setting_has_a_table_of_accuracy_and_cost(tmp_path: Path) -> None:
     assert " 0.520 ± 0.014" in " ".join(uneven)
     split = next(line for line in lines if line.startswith(" split <b>|"))
     assert "MB" in split
+
+
+def test_the_most_accurate_variants_are_named_below_the_tables(tmp_path: Path) -> None:
+    """Break it: show the tables alone, or let the first of two equal variants win."""
+    variants: dict[str, dict[str, Any]] = {"full": {"strategy": "full"}, "a b c": {}}
+    variants["sflv1 number 2"] = {"batch-size": 2}
+    lines = terminal_table(gather(write_comparison(tmp_path, variants=variants))).splitlines()
+    said = " ".join(lines[-4:])
+    close = "less than one deviation behind: sflv1 number 2"
+    for setting in ("iid", "dirichlet(0.1)"):
+        title = f"{setting}: full and a b c are equal at 0.520: no variant is more accurate"
+        assert f"{title} ({close})." in said
 
 
 def test_a_variant_without_a_finished_run_has_dashes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from fedsplit import simulate
 from fedsplit.errors import ConfigError
-from fedsplit.results.listing import list_runs, runs_table
+from fedsplit.results.listing import ListedRun, list_runs, runs_table
 from fedsplit.results.run_directory import RunDirectory
 
 
@@ -57,6 +57,16 @@ def test_a_run_that_a_process_makes_is_running(folder: Path) -> None:
     finally:
         directory.close()
     assert states == {"finished": "finished", "half": "running"}
+
+
+def test_long_names_are_folded_on_a_terminal_and_whole_in_a_pipe(tmp_path: Path) -> None:
+    """Break it: never fold; the rule below the header is then wider than the terminal."""
+    name = "-".join(["dirichlet(0.5)"] * 7)
+    runs = [ListedRun(tmp_path / name, "finished", "2/2", 0.5, "sflv2")]
+    lines = runs_table(runs, tmp_path, width=80).splitlines()[:-1]
+    assert max(map(len, lines)) <= 80
+    assert name in "".join(line[39:].strip() for line in lines)
+    assert any(line.endswith(name) for line in runs_table(runs, tmp_path).splitlines())
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def _reply(
 
 
 def _fault(reply: Message, seen: int | None = 8) -> str | None:
-    known = Seen(10**6) if seen is None else Seen(seen, seen)
+    known = Seen(10**6) if seen is None else Seen(10**6, counted=seen)
     return fault_of_train_reply(reply, known, sent=ArrayRecord(SENT))
 
 

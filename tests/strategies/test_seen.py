@@ -22,6 +22,14 @@ class Some(SplitClient):
     sends_every_batch = False
 
 
+class Twice(SplitClient):
+    steps_per_batch = 2
+
+
+class SometimesTwice(Twice):
+    sends_every_batch = False
+
+
 def told(count: int, loss: float = 0.5, accuracy: float = 0.25) -> Measurements:
     return Measurements(num_examples=count, loss=loss, accuracy=accuracy, channel_seconds=0.0)
 
@@ -59,6 +67,30 @@ def test_a_rule_that_sends_some_batches_has_a_lower_and_an_upper_bound() -> None
     assert [seen.fault_of(told(count)) is None for count in (7, 8, 10, 11)] == [
         *(False, True, True, False),
     ]
+
+
+def test_each_fault_has_a_message_of_its_own() -> None:
+    """Break it: let one message serve two conditions."""
+    some = Seen.of(1, REPORT, WORK, Some, Purpose.TRAIN)
+    assert some.fault_of(told(7)) == (
+        "it claims 7 examples, but the split server received 8 or more"
+    )
+    assert some.fault_of(told(11)) == "it claims 11 examples, but it has 10 in a round"
+    every = Seen.of(2, REPORT, WORK, SplitClient, Purpose.TRAIN)
+    assert every.fault_of(told(3)) == "it claims 3 examples where the split server saw 0"
+
+
+def test_a_batch_that_is_sent_twice_counts_once() -> None:
+    """Break it: count it twice; the honest client then claims too little."""
+    work = Work.of(4, 4, steps_per_batch=2)
+    assert work == (4, 2, 8, 2)
+    twice = Seen.of(1, REPORT, work, Twice, Purpose.TRAIN)
+    assert twice.fault_of(told(4, loss=7.0)) is None
+    assert twice.fault_of(told(8)) == (
+        "it claims 8 examples where the split server saw 4 (its rule has steps_per_batch = 2)"
+    )
+    some = Seen.of(1, REPORT, work, SometimesTwice, Purpose.TRAIN)
+    assert [some.fault_of(told(count)) is None for count in (3, 4, 5)] == [False, True, False]
 
 
 def test_a_client_that_sent_nothing_has_done_nothing() -> None:
