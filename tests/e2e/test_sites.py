@@ -52,6 +52,7 @@ def test_sites_train_over_tls_and_strangers_certificates_cost_only_their_own_sha
     pairs |= {2: refused.directory / "client-0", 3: refused.directory / "expired-client"}
     for number in range(5):
         node: dict[str, str | int] = {"partition-id": number}
+        node["channel-address"] = f"{sites.server}:{CHANNEL_PORT}"
         node["root-certificates"] = str(made / "ca.pem")
         if number in pairs:
             node |= {"certificate": f"{pairs[number]}.pem", "private-key": f"{pairs[number]}.key"}
