@@ -18,7 +18,10 @@ from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import continued, without_place
 
 # Where a run is, and how fast it goes: these keys do not change its results.
-_WITHOUT_EFFECT = ("output-dir", "run-name", "resume", "max-concurrent-clients", "checkpoint-every")
+_WITHOUT_EFFECT = (
+    *("output-dir", "run-name", "resume", "console"),
+    *("max-concurrent-clients", "checkpoint-every"),
+)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
 def test_a_finished_run_is_found_whatever_its_place_and_concurrency(
     plan: Plan,
 ) -> None:
-    write_run(Config.load(plan.runs[1].config, {"max-concurrent-clients": 3}))
+    write_run(Config.load(plan.runs[1].config, {"max-concurrent-clients": 3, "console": "quiet"}))
     assert find_runs(plan).finished == {plan.runs[1]}
 
 
