@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from flwr.app import ArrayRecord
 from torch import Tensor
 
 from fedsplit import client_app, simulate
+from fedsplit.arrays import to_record, to_state
 from fedsplit.boundary import State, each
 from fedsplit.split.client_rules import SplitClient
 from fedsplit.split.local import Batch
@@ -54,6 +56,26 @@ def replies(change: Callable[[LocalResult], LocalResult]) -> Attack:
     return attack
 
 
+def scaled_weights(factor: float) -> Attack:
+    def attack(monkeypatch: pytest.MonkeyPatch) -> None:
+        honest = _Client.reply
+
+        def reply(
+            self: Any,  # noqa: ANN401
+            result: LocalResult,
+            rule: object = None,
+            arrays: ArrayRecord | None = None,
+        ) -> object:
+            if arrays is not None and self.partition_id == HOSTILE:
+                arrays = to_record({name: t * factor for name, t in to_state(arrays).items()})
+            return honest(self, result, rule, arrays)
+
+        monkeypatch.setattr(_Client, "reply", reply)
+
+    return attack
+
+
+large_weights, reversed_weights = scaled_weights(100.0), scaled_weights(-10.0)
 lies_about_its_scores = replies(lambda result: result._replace(loss=0.0, accuracy=1.0))
 claims_more_images = replies(lambda result: result._replace(num_examples=10**15))
 SPLIT = ("sflv1", "sflv2", "sflv3", "parallel", "sequential")
@@ -66,6 +88,8 @@ SPLIT = ("sflv1", "sflv2", "sflv3", "parallel", "sequential")
         *((scaled_activations, name, "of client 0 has values up to") for name in SPLIT),
         *((lies_about_its_scores, name, "where the split server saw") for name in SPLIT),
         *((claims_more_images, name, "where the split server saw") for name in SPLIT),
+        *((large_weights, name, "its weights have moved by") for name in (*SPLIT, "full")),
+        *((reversed_weights, name, "its weights have moved by") for name in ("sflv1", "full")),
         (claims_more_images, "full", "it claims 1000000000000000 examples, but it has"),
     ],
 )
@@ -77,7 +101,10 @@ def test_it_is_named_and_left_out(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Break it: let `Exchange.work`, its `magnitudes`, or `Seen.scores` be None."""
+    """Break it: let `Exchange.work`, its `magnitudes`, or `Seen.scores` be None.
+
+    Or let `UpdateNorms.faults` find none.
+    """
     attack(monkeypatch)
     result = simulate(tiny, strategy=strategy, num_server_rounds=2)
     assert [row["failed_clients"] for row in result.rounds] == [[HOSTILE]] * 2
