@@ -46,7 +46,12 @@ VALIDATED = {
     "output_dir": "a path",
     "resume": "a path, or empty",
     "background": "a colour of Pillow",
-    "address": "host 127.0.0.1, localhost or [::1]; port up to 65535",
+    "address": "host:port, port up to 65535",
+    "advertise": "host:port, port up to 65535; or empty",
+    "certificate": "a path, or empty",
+    "private_key": "a path, or empty",
+    "client_ca": "a path, or empty",
+    "root_certificates": "a path, or empty",
 }
 LARGEST = 2**63 - 1  # the bound of every whole number, which HEAD states once
 SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

@@ -10,6 +10,13 @@ from fedsplit.models.builtin import BUILTIN_MODELS
 from fedsplit.names import local_directory
 from fedsplit.references import is_reference
 
+_FILES = (
+    "channel.certificate",
+    "channel.private-key",
+    "channel.client-ca",
+    "channel.root-certificates",
+)
+
 
 def with_absolute_paths(config: Config) -> Config:
     """Return a config with absolute local paths: other processes have other working directories.
@@ -25,6 +32,9 @@ def with_absolute_paths(config: Config) -> Config:
         folder = None if name in ours or is_reference(name) else local_directory(name)
         if folder is not None:
             changes[key] = str(folder.resolve())
+    for key, value in config.to_flat().items():
+        if key in _FILES and value:
+            changes[key] = str(Path(str(value)).expanduser().resolve())
     return Config.load(config, changes)
 
 

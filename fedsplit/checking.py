@@ -76,7 +76,10 @@ def check(config: Config, *, run: str = "") -> Checked:
     load_codec(config.codec.downlink, key="codec.downlink")
     load_defence(config.defence.name)
     make_aggregator(config.aggregation)
-    check_device(config.device)
+    if config.server.device:
+        check_device(config.server.device, key="server.device")
+    else:
+        check_device(config.device)
     check_sinks(config)
     if not config.resume:
         RunDirectory.check_free(config)

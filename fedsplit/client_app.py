@@ -33,12 +33,12 @@ from fedsplit.client_state import (
     restore_optimizer,
     restore_rule,
 )
-from fedsplit.config import Config
+from fedsplit.config import Config, NodeConfig
 from fedsplit.data.augment import augmentation
 from fedsplit.data.digest import digest_if_readable
 from fedsplit.data.loader import device_batches
 from fedsplit.data.shards import Shard, load_shard
-from fedsplit.errors import ChannelError, ConfigError, FedSplitError
+from fedsplit.errors import ChannelError, FedSplitError
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.fields import checked_values
 from fedsplit.flower_internals import ClientAppCallable, error_reply
@@ -56,6 +56,7 @@ from fedsplit.split.local import Batch, evaluate_batches, proximal_term
 from fedsplit.split.phases import Purpose
 from fedsplit.split.totals import LocalResult
 from fedsplit.split.training import Training
+from fedsplit.tls import client_tls
 
 _RENDEZVOUS_FRAME_BYTES = 4096
 """Bound on a frame of the rendezvous, which carries no tensors."""
@@ -159,20 +160,21 @@ class _Client:
         self._message = message
         self._state = context.state
         restore_kept(message.content, context.state)
-        self.config = Config.from_flat(context.run_config)
+        self._node = NodeConfig.from_flat(context.node_config)
+        self.config = Config.from_flat(
+            {**context.run_config, **({"device": self._node.device} if self._node.device else {})}
+        )
         if self.config.torch_threads != torch.get_num_threads():
             torch.set_num_threads(self.config.torch_threads)
         self.told = Instructions.from_record(message.content.config_records[CONFIG])
         check_kept(context.state, self.told.kept_round)
-        self.partition_id = _partition_id(context)
-        self._data_path = context.node_config.get("data-path")
+        self.partition_id = self._node.partition_id
         self._device = torch.device(self.config.device)
         self._channel_seconds = 0.0
 
     def shard(self) -> Shard:
         """Return this client's images."""
-        path = None if self._data_path is None else str(self._data_path)
-        num_clients = self.told.num_clients
+        num_clients, path = self.told.num_clients, self._node.data_path or None
         return load_shard(self.config, self.partition_id, num_clients, self._spec, path)
 
     @cached_property
@@ -243,6 +245,7 @@ class _Client:
             reconnect_timeout=channel.reconnect_timeout,
             # Sooner than others that wait for this client would give it up.
             ask_again_after=channel.step_timeout / 2,
+            tls=client_tls(channel, self._node),
         )
 
     def train_batches(self) -> Iterator[Batch]:
@@ -285,13 +288,3 @@ class _Client:
 
 def _measured(rule: ClientRule) -> dict[str, float]:
     return checked_values(rule.measured(), rule.metrics, rule=type(rule))
-
-
-def _partition_id(context: Context) -> int:
-    value = context.node_config.get("partition-id")
-    if not isinstance(value, int) or value < 0:
-        raise ConfigError(
-            f"This SuperNode has partition-id = {value!r}. Start it with "
-            "--node-config 'partition-id=0', a number from 0 to the number of clients minus 1."
-        )
-    return value

@@ -12,8 +12,15 @@ _GRANULARITY = 10_000
 """Ray deals out GPUs in ten-thousandths."""
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, *, key: str = "device") -> None:
     """Refuse a device that this process cannot compute on.
+
+    Parameters
+    ----------
+    device : str
+        A torch device.
+    key : str
+        The configuration key that names it.
 
     Raises
     ------
@@ -32,7 +39,7 @@ def check_device(device: str) -> None:
                 "gives its clients only the GPUs that the federation asks for: --federation-config "
                 '"client-resources-num-gpus=0.1 ..." lets ten clients share one.'
             )
-        raise ConfigError(f"device = '{device}' cannot be used here ({reason}). {remedy}") from None
+        raise ConfigError(f"{key} = '{device}' cannot be used here ({reason}). {remedy}") from None
 
 
 def gpus_per_client(device: str, at_once: int) -> float:

@@ -124,7 +124,7 @@ def initial_magnitudes(prepared: Preparation, config: Config) -> dict[str, float
     images, _ = prepared.test.batch(torch.arange(size))
     draw = partial(generator, config.seed, "defence", "initial")
     with torch.no_grad():
-        smashed = bottom(images.to(config.device))
+        smashed = bottom(images.to(config.on_server().device))
         return magnitudes(load_defence(config.defence.name).protect(smashed, draw))
 
 
@@ -146,6 +146,7 @@ def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> 
         As `check`, and if weights cannot be loaded, or a metric has the key of the strategy's own.
     """
     found, spec, class_names = check(config, run=run)
+    config = config.on_server()
     strategy = strategy_class(config.strategy)
     observers.check_apart(strategy.metrics())
     model = initial_model(config, found, num_labels=len(class_names))

@@ -104,6 +104,7 @@ def score_clients(
     progress : Callable[[int, int], object]
         Called with the number of scored states and of all states.
     """
+    device = config.on_server().device
     distinct = {id(state): state for state in states}
     at_once = min(len(distinct), clients_at_once(config))
     idle: SimpleQueue[Preparation] = SimpleQueue()
@@ -114,7 +115,7 @@ def score_clients(
         mine = idle.get()
         try:
             load_exchanged(mine.client_part, state)
-            return score_model(mine, config.device)
+            return score_model(mine, device)
         finally:
             idle.put(mine)
 

@@ -48,6 +48,7 @@ from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
 from fedsplit.split.training import Training
 from fedsplit.threads import torch_threads
+from fedsplit.tls import server_tls
 from strategies.asking import AskingGrid
 from strategies.clients import Clients
 from strategies.context import RunContext
@@ -85,11 +86,14 @@ class Engine:
 
 def open_grpc(host: SessionHost, config: Config) -> Channel:
     """Listen where the config says; each open stream holds a thread."""
+    channel = config.channel
     return GrpcChannel(
         host,
-        address=config.channel.address,
+        address=channel.address,
+        advertise=channel.advertise,
+        tls=server_tls(channel),
         max_streams=max_streams(config),
-        reconnect_seconds=config.channel.reconnect_timeout,
+        reconnect_seconds=channel.reconnect_timeout,
     )
 
 
@@ -106,6 +110,8 @@ def main(grid: Grid, context: Context) -> None:
     config = Config.from_flat(context.run_config, source="The run config")
     if place := relative_place(config):
         print(place)  # noqa: T201
+    if tls := server_tls(config.channel):
+        tls.credentials()  # refuses a wrong certificate before anything is loaded
     run_server(grid, config, FLOWER)
 
 

@@ -20,7 +20,11 @@ pytestmark = pytest.mark.usefixtures("plain_threads")
 
 
 def _ask(
-    kind: str, *, partition_id: object = 1, weights: dict[str, torch.Tensor] | None = None
+    kind: str,
+    *,
+    partition_id: object = 1,
+    weights: dict[str, torch.Tensor] | None = None,
+    **node: str,
 ) -> Message:
     told = Instructions(
         run="a run",
@@ -35,7 +39,7 @@ def _ask(
     context = Context(
         run_id=0,
         node_id=1,
-        node_config={} if partition_id is None else {"partition-id": partition_id},  # type: ignore[dict-item]
+        node_config=node | ({} if partition_id is None else {"partition-id": partition_id}),  # type: ignore[arg-type]
         state=RecordDict(),
         run_config=Config.load(TINY).to_flat(),
     )
@@ -65,8 +69,17 @@ def test_a_client_too_many_says_so_without_data() -> None:
 def test_a_node_without_a_partition_says_how_to_give_it_one(partition_id: object) -> None:
     reply = _ask("query.describe", partition_id=partition_id)
     assert reply.has_error()
-    assert f"partition-id = {partition_id!r}" in str(reply.error.reason)
+    said = "partition-id: must be set" if partition_id is None else f"= {partition_id!r}: must be"
+    assert said in str(reply.error.reason)
     assert "--node-config 'partition-id=0'" in str(reply.error.reason)
+
+
+def test_a_nodes_own_device_comes_before_that_of_the_run() -> None:
+    """Break it: leave the node's device out of the config in `_Client`."""
+    reply = _ask("train", weights=_whole(), device="cuda:77")
+    assert reply.has_error()
+    assert "device = 'cuda:77' cannot be used here" in str(reply.error.reason)
+    assert not _ask("train", weights=_whole(), device="cpu").has_error()
 
 
 def test_training_repeats_and_returns_what_it_was_given_trained() -> None:

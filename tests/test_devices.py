@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedsplit import Config
+from fedsplit.checking import check
 from fedsplit.devices import check_device, gpus_per_client
 from fedsplit.errors import ConfigError
 from fedsplit.flower_run import federation_config
@@ -46,3 +47,14 @@ def test_a_federation_asks_for_gpus_where_the_run_computes_on_them(
 def test_a_numbered_gpu_is_refused_where_ray_chooses() -> None:
     with pytest.raises(ConfigError, match=r"Ray chooses.*'cuda'.*--engine inprocess"):
         gpus_per_client("cuda:1", 2)
+
+
+def test_the_server_needs_its_own_device_only() -> None:
+    """Clients may compute on GPUs that the server does not have, and the other way round."""
+    config = Config.from_flat({"device": "cuda:77", "server.device": "cpu"})
+    assert config.on_server().device == "cpu"
+    check(Config.load(config, {"data.max-train-samples": 200}))
+    with pytest.raises(ConfigError, match=r"server\.device = 'cuda:77' cannot be used here"):
+        check(Config.from_flat({"server.device": "cuda:77"}))
+    with pytest.raises(ConfigError, match=r"^device = 'cuda:77' cannot be used here"):
+        check(Config.from_flat({"device": "cuda:77"}))

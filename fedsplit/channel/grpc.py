@@ -14,10 +14,13 @@ from typing import NoReturn
 
 import grpc
 
+from fedsplit.addresses import port_of, with_port
 from fedsplit.channel import wire_pb2
 from fedsplit.channel.endpoint import SessionHost
+from fedsplit.channel.limits import connection_options
 from fedsplit.channel.opening import FINAL_KEY, Opening, answered_metadata
 from fedsplit.channel.resumable import ResumableSession
+from fedsplit.channel.tls import ServerTls
 from fedsplit.errors import ChannelError, DamagedError, FedSplitError, RunError, shorten
 
 SERVICE = wire_pb2.DESCRIPTOR.services_by_name["SplitLearning"].full_name
@@ -27,14 +30,19 @@ _log = logging.getLogger(__name__)
 
 
 class GrpcChannel:
-    """Serve `host` on a loopback address.
+    """Serve `host` on an address.
 
     Parameters
     ----------
     host : SessionHost
         What answers the streams.
     address : str
-        ``host:port``; port 0 takes a free one.
+        ``host:port`` to listen on; port 0 takes a free one.
+    advertise : str
+        ``host:port`` that clients connect to, where it is another one; port 0 = the one that is
+        listened on.
+    tls : ServerTls | None
+        Certificates, with which the channel is encrypted.
     max_streams : int
         Maximum number of open streams; each holds a thread. More are refused.
     reconnect_seconds : float
@@ -43,11 +51,20 @@ class GrpcChannel:
     Raises
     ------
     ChannelError
-        If the server cannot listen on the address.
+        If the server cannot listen on the address, or this process may not open enough files.
+    ConfigError
+        If a certificate is not what it must be, or not for the host that clients connect to.
     """
 
     def __init__(
-        self, host: SessionHost, *, address: str, max_streams: int, reconnect_seconds: float = 0.0
+        self,
+        host: SessionHost,
+        *,
+        address: str,
+        advertise: str = "",
+        tls: ServerTls | None = None,
+        max_streams: int,
+        reconnect_seconds: float = 0.0,
     ) -> None:
         self._host = host
         self._reconnect_seconds = reconnect_seconds
@@ -62,6 +79,7 @@ class GrpcChannel:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.http2.max_ping_strikes", 0),
                 *keepalive_options(reconnect_seconds),
+                *connection_options(max_streams),
             ],
             maximum_concurrent_rpcs=max_streams,
         )
@@ -71,21 +89,32 @@ class GrpcChannel:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
         )
-        name, _, port = address.rpartition(":")
-        if name == "localhost":  # two addresses, and gRPC accepts it if only one is free
-            name = "127.0.0.1"
+        if tls is not None:
+            tls.identity.check_names(advertise or address)
+        port = self._listen(address, tls)
+        # Without TLS a client of "localhost" could reach another program's port on [::1].
+        known = address if tls else address.replace("localhost:", "127.0.0.1:")
+        self.address = with_port(advertise or known, port)
+        self._server.start()
+
+    def _listen(self, address: str, tls: ServerTls | None) -> int:
+        """Listen; return the port."""
+        # "localhost" is two addresses, and gRPC accepts it if only one is free.
+        listened = address.replace("localhost:", "127.0.0.1:")
         try:
-            bound = self._server.add_insecure_port(f"{name}:{port}")
+            if tls is None:
+                port = self._server.add_insecure_port(listened)
+            else:
+                port = self._server.add_secure_port(listened, tls.credentials())
         except RuntimeError:
-            bound = 0
-        if not bound:
+            port = 0
+        if not port:
             raise ChannelError(
                 f"The split server cannot listen on channel.address = '{address}' because port "
-                f"{port} is in use or not permitted. Stop the process that uses it, or set port 0 "
-                "for a free port."
+                f"{port_of(address)} is in use or not permitted, or the host is not one of this "
+                "machine. Stop the process that uses the port, or set port 0 for a free one."
             )
-        self.address = f"{name}:{bound}"
-        self._server.start()
+        return port
 
     def close(self) -> None:
         """End every stream and stop listening."""

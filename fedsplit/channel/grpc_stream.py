@@ -12,7 +12,9 @@ import grpc
 from fedsplit.channel.codec import decode, encode
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import METHOD, SERVICE, keepalive_options, silence_seconds
+from fedsplit.channel.handshake import handshake_fault
 from fedsplit.channel.opening import FINAL_KEY, Opening, read_answered
+from fedsplit.channel.tls import ClientTls
 from fedsplit.channel.watchdog import Watchdog
 from fedsplit.errors import ChannelError, DamagedError
 
@@ -36,8 +38,11 @@ class GrpcStream:
         max_frame_bytes: int,
         reconnect_timeout: float,
         ask_again_after: float | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
         self._address = address
+        self._tls = tls
+        self._credentials = None if tls is None else tls.credentials()
         self._token = token
         self._step_timeout = step_timeout
         self._ask_again_after = step_timeout
@@ -115,7 +120,7 @@ class GrpcStream:
             # How long to wait for the first words of a server.
             ("grpc.min_reconnect_backoff_ms", dict(keepalive)["grpc.keepalive_time_ms"]),
         ]
-        return _Call(self._address, opening, options, self._ask_again_after)
+        return _Call(self._address, self._credentials, opening, options, self._ask_again_after)
 
     def _explained(
         self, call: _Call, error: grpc.RpcError, step: int
@@ -130,7 +135,12 @@ class GrpcStream:
         details = ended.details() or ""
         if ended.code() is grpc.StatusCode.CANCELLED:
             details = "the round is over, or the server is closing."
-        said = f"The split server at {self._address} ended step {step}: {details}"
+        server = f"The split server at {self._address}"
+        if self._tls is not None and ended.code() is grpc.StatusCode.UNAVAILABLE:
+            fault = handshake_fault(self._address, self._tls)
+            if fault is not None:
+                return ChannelError(f"{server} {fault}")
+        said = f"{server} ended step {step}: {details}"
         if FINAL_KEY in dict(ended.trailing_metadata() or ()) or self._too_long == said:
             return ChannelError(said)
         # Once may be a length that was changed on its way; twice the same is the frame's own.
@@ -199,13 +209,18 @@ class _Call:
     def __init__(
         self,
         address: str,
+        credentials: grpc.ChannelCredentials | None,
         opening: Opening,
         options: list[tuple[str, int]],
         seconds: float,
     ) -> None:
         self.connected = False
         self._frames: SimpleQueue[bytes | None] = SimpleQueue()
-        self._channel = grpc.insecure_channel(address, options=options)
+        self._channel = (
+            grpc.insecure_channel(address, options=options)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, options=options)
+        )
         method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
             f"/{SERVICE}/{METHOD}"
         )

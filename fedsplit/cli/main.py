@@ -17,7 +17,7 @@ import typer
 import typer.core
 
 from fedsplit.blame import users_frame
-from fedsplit.cli.project import new, stop
+from fedsplit.cli.project import certificates, new, stop
 from fedsplit.cli.results import compare, predict, report, runs
 from fedsplit.cli.run import run
 from fedsplit.errors import (
@@ -39,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (new, run, runs, stop, plan, compare, report, predict):
+for command in (new, run, runs, stop, plan, compare, report, predict, certificates):
     app.command()(command)
 
 

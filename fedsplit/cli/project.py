@@ -1,4 +1,4 @@
-"""The commands about a project: ``new`` makes one, ``stop`` ends its SuperLink."""
+"""Commands about a project: make one, make certificates for it, end its SuperLink."""
 
 from __future__ import annotations
 
@@ -51,3 +51,35 @@ def stop(
         print(  # noqa: T201
             "No SuperLink runs." if everything else "No SuperLink of this project runs."
         )
+
+
+def certificates(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they are written.")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Name or IP address by which clients reach the server; repeatable."
+        ),
+    ] = None,
+    clients: Annotated[
+        int, typer.Option(min=0, help="Number of clients that get one, with those that have it.")
+    ] = 0,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long they are valid.")] = 365,
+) -> None:
+    """Make a CA, a server's certificate and clients' certificates, for tests and small sites.
+
+    A CA that is there already issues the new ones; nothing is replaced.
+    """
+    from fedsplit.certificates import make_certificates
+
+    if not host and not clients:
+        raise typer.BadParameter(
+            "name what to make: --host NAME for a server's certificate, --clients N for clients'"
+        )
+    made = make_certificates(directory, hosts=host or [], num_clients=clients, days=days)
+    for path in made:
+        print(path)  # noqa: T201
+    print(  # noqa: T201
+        "Each machine gets ca.pem and its own pair. Keep ca.key off all of them: whoever has it "
+        "can issue certificates."
+    )

@@ -2,7 +2,8 @@
 
 from fedsplit.config.data import DataConfig
 from fedsplit.config.keys import read_toml
-from fedsplit.config.network import NetworkConfig, Profile
+from fedsplit.config.network import ChannelConfig, NetworkConfig, Profile
+from fedsplit.config.node import NodeConfig
 from fedsplit.config.run import (
     DEFAULT_NUM_CLIENTS,
     STRATEGY_NAMES,
@@ -18,10 +19,12 @@ __all__ = [
     "DEFAULT_NUM_CLIENTS",
     "STRATEGY_NAMES",
     "AggregationConfig",
+    "ChannelConfig",
     "Config",
     "DataConfig",
     "LastBatch",
     "NetworkConfig",
+    "NodeConfig",
     "Profile",
     "Scalar",
     "config_toml",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from fedsplit.addresses import address_fault, is_loopback, is_wildcard
 from fedsplit.config.section import Section
+from fedsplit.names import path_fault
 
 Profile = Literal["none", "lan", "wifi", "4g", "custom"]
 
@@ -15,7 +17,28 @@ class ChannelConfig(Section):
     """How clients reach the split server."""
 
     address: str = Field(
-        "127.0.0.1:0", description="host:port that the split server listens on; port 0 = a free one"
+        "127.0.0.1:0",
+        description="host:port that the split server listens on; port 0 = a free one; off loopback "
+        "only with channel.certificate",
+    )
+    advertise: str = Field(
+        "",
+        description="host:port that clients connect to; empty = channel.address; port 0 = the port "
+        "that the split server listens on",
+    )
+    certificate: str = Field(
+        "", description="PEM file of the split server's certificate; empty = no TLS"
+    )
+    private_key: str = Field("", description="PEM file of the certificate's private key")
+    client_ca: str = Field(
+        "",
+        description="PEM file of the CA whose certificates clients must present (mutual TLS); "
+        "empty = none are asked for",
+    )
+    root_certificates: str = Field(
+        "",
+        description="PEM file of the CAs that clients trust, unless their node config names one; "
+        "empty = the public CAs",
     )
     join_timeout: float = Field(
         60.0,
@@ -41,18 +64,42 @@ class ChannelConfig(Section):
         "client's smashed data may be; more is refused; 0 = as large as they like",
     )
 
-    @field_validator("address")
+    @field_validator("address", "advertise")
     @classmethod
-    def _loopback_only(cls, address: str) -> str:
-        host, colon, port = address.rpartition(":")
-        if not colon or not port.isdecimal() or int(port) > 65535:
-            raise ValueError("must be host:port with a port from 0 to 65535")
-        if host not in ("127.0.0.1", "localhost", "[::1]"):
-            raise ValueError(
-                "must be a loopback address (127.0.0.1, localhost or [::1]): "
-                "the channel is not encrypted yet"
-            )
+    def _an_address(cls, address: str, info: ValidationInfo) -> str:
+        if (address or info.field_name == "address") and (fault := address_fault(address)):
+            raise ValueError(fault)
         return address
+
+    @field_validator("certificate", "private_key", "client_ca", "root_certificates")
+    @classmethod
+    def _a_path(cls, path: str) -> str:
+        if fault := path_fault(path):
+            raise ValueError(fault)
+        return path
+
+    @model_validator(mode="after")
+    def _encrypted_off_loopback(self) -> Self:
+        if bool(self.certificate) != bool(self.private_key):
+            raise ValueError("certificate and private-key must be set together")
+        if not self.certificate and (self.client_ca or self.root_certificates):
+            raise ValueError(
+                "client-ca and root-certificates have no effect without certificate and "
+                "private-key; set them too"
+            )
+        for key, address in (("address", self.address), ("advertise", self.advertise)):
+            if address and not self.certificate and not is_loopback(address):
+                raise ValueError(
+                    f"{key} = '{address}' is not a loopback address (127.0.0.1, localhost or "
+                    "[::1]), and nothing encrypts the channel. Set channel.certificate and "
+                    "channel.private-key ('fedsplit certificates' makes some to try with)"
+                )
+        if is_wildcard(self.advertise or self.address):
+            raise ValueError(
+                f"clients cannot connect to '{self.advertise or self.address}'; set "
+                "channel.advertise to the host by which they reach the split server"
+            )
+        return self
 
 
 class NetworkConfig(Section):

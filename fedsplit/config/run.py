@@ -124,7 +124,12 @@ class Config(Section):
         0, ge=0, description="rounds without a better score after which the run ends; 0 = none"
     )
     seed: Whole = Field(42, ge=0, description="seed of all randomness")
-    device: str = Field("cpu", min_length=1, description="torch device of every part")
+    device: str = Field(
+        "cpu",
+        min_length=1,
+        description="torch device of every part; server.device and a SuperNode's own device "
+        "come before it",
+    )
     num_clients: Whole = Field(
         0,
         ge=0,
@@ -260,6 +265,10 @@ class Config(Section):
         changes = spelt(overrides or {}, _valid_keys(), f"The overrides of {source}")
         own = spelt(values, _valid_keys(), source)
         return cls._checked({**({} if base is None else base.to_flat()), **own}, changes, source)
+
+    def on_server(self) -> Config:
+        """Return the config with the server's device as ``device``."""
+        return Config.load(self, {"device": self.server.device or self.device})
 
     def changed(self) -> dict[str, Scalar]:
         """Return the keys whose value is not fedsplit's default, dotted."""

@@ -10,8 +10,11 @@ from fedsplit.config.section import Section
 
 
 class ServerConfig(Section):
-    """Training of the server part, where it differs from that of the clients' parts."""
+    """The server part, where it differs from the clients' parts."""
 
+    device: str = Field(
+        "", description="torch device of the server part and of central evaluation; empty = device"
+    )
     learning_rate: float = Field(
         0.0, ge=0.0, le=1e6, description="learning rate of the server part; 0 = learning-rate"
     )

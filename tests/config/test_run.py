@@ -206,25 +206,6 @@ def test_a_number_without_a_point_is_a_number() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["0.0.0.0:0", "192.168.1.2:50", "example.org:80", "[::]:0", ":80", "127.0.0.2:1"]
-)
-def test_an_address_that_others_can_reach_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match=r"channel\.address.*loopback.*not encrypted"):
-        Config.from_flat({"channel.address": address})
-
-
-@pytest.mark.parametrize("address", ["", "127.0.0.1", "127.0.0.1:", "localhost:x", "[::1]:65536"])
-def test_an_address_needs_a_port(address: str) -> None:
-    with pytest.raises(ConfigError, match="host:port with a port from 0 to 65535"):
-        Config.from_flat({"channel.address": address})
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:65535", "[::1]:4000"])
-def test_loopback_addresses_are_taken(address: str) -> None:
-    assert Config.from_flat({"channel.address": address}).channel.address == address
-
-
-@pytest.mark.parametrize(
     "values",
     [
         {"split.cut-layer": 3, "data.alpha": 0.1, "seed": 5},

@@ -1,0 +1,65 @@
+"""The node config of a SuperNode: what its owner decides, whatever the server's config says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from fedsplit.config.errors import findings
+from fedsplit.config.section import Section, Whole
+from fedsplit.errors import ConfigError
+
+
+class NodeConfig(Section):
+    """The values of ``flower-supernode --node-config``, checked.
+
+    Attributes
+    ----------
+    partition_id : int
+        The client's number, from 0.
+    num_partitions : int
+        Flower's simulation sets it; it has no effect.
+    data_path : str
+        A data set of its own; empty = its partition of ``data.name``.
+    device : str
+        A torch device of its own; empty = that of the run.
+    root_certificates : str
+        PEM file of the CAs that it trusts; empty = ``channel.root-certificates``.
+    certificate, private_key : str
+        PEM files of what it proves itself with; empty = nothing.
+    """
+
+    partition_id: Whole = Field(ge=0)
+    num_partitions: Whole = 0
+    data_path: str = ""
+    device: str = ""
+    root_certificates: str = ""
+    certificate: str = ""
+    private_key: str = ""
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> Self:
+        if bool(self.certificate) != bool(self.private_key):
+            raise ValueError("certificate and private-key must be set together")
+        return self
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, object]) -> Self:
+        """Check what Flower gives.
+
+        Raises
+        ------
+        ConfigError
+            With every unknown key and wrong value.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            keys = [str(field.alias) for field in cls.model_fields.values()]
+            raise ConfigError(
+                f"The node config of this SuperNode is wrong: {'; '.join(findings(error, keys))}. "
+                "Start it with --node-config 'partition-id=0', a number from 0 to the number of "
+                "clients minus 1."
+            ) from None

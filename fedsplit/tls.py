@@ -1,0 +1,47 @@
+"""The certificates of a run: which files either end of the channel uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedsplit.channel.tls import ClientTls, Identity, ServerTls
+from fedsplit.config import ChannelConfig, NodeConfig
+from fedsplit.errors import ConfigError
+
+
+def server_tls(channel: ChannelConfig) -> ServerTls | None:
+    """Return the server's end of TLS; None without a certificate."""
+    if not channel.certificate:
+        return None
+    identity = _identity(channel.certificate, channel.private_key, "The split server's")
+    return ServerTls(identity, _path(channel.client_ca) if channel.client_ca else None)
+
+
+def client_tls(channel: ChannelConfig, node: NodeConfig) -> ClientTls | None:
+    """Return a client's end of TLS; None if neither the run nor the node asks for it.
+
+    Raises
+    ------
+    ConfigError
+        If the server asks for a client certificate and the node has none.
+    """
+    roots = node.root_certificates or channel.root_certificates
+    if not (channel.certificate or node.root_certificates or node.certificate):
+        return None
+    if channel.client_ca and not node.certificate:
+        raise ConfigError(
+            "The split server asks for a client certificate (channel.client-ca), and this "
+            "SuperNode has none. Start it with certificate and private-key in its node config."
+        )
+    identity = None
+    if node.certificate:
+        identity = _identity(node.certificate, node.private_key, "This client's")
+    return ClientTls(_path(roots) if roots else None, identity)
+
+
+def _identity(certificate: str, private_key: str, owner: str) -> Identity:
+    return Identity(_path(certificate), _path(private_key), owner)
+
+
+def _path(name: str) -> Path:
+    return Path(name).expanduser()

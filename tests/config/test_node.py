@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from fedsplit.config import NodeConfig
+from fedsplit.errors import ConfigError
+
+
+def test_what_a_simulation_gives_is_accepted() -> None:
+    node = NodeConfig.from_flat({"partition-id": 3, "num-partitions": 10})
+    assert (node.partition_id, node.data_path, node.device) == (3, "", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "partition-id"),
+        ({"partition-id": -1}, "partition-id = -1"),
+        ({"partition-id": "0"}, "partition-id = '0': must be a whole number"),
+        ({"partition-id": 0, "data_pth": "x"}, "did you mean 'data-path'?"),
+        ({"partition-id": 0, "certificate": "c.pem"}, "must be set together"),
+        ({"partition-id": 0, "private-key": "c.key"}, "must be set together"),
+    ],
+)
+def test_mistakes_are_named(values: dict[str, object], said: str) -> None:
+    """A key that is mistyped would otherwise train on other data without a word."""
+    with pytest.raises(ConfigError) as raised:
+        NodeConfig.from_flat(values)
+    assert said in str(raised.value)
+    assert "--node-config 'partition-id=0'" in str(raised.value)

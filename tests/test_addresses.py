@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from fedsplit.addresses import address_fault, host_of, is_loopback, is_wildcard, port_of, with_port
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:65535", "[::1]:9400", "a.b:1"])
+def test_addresses(address: str) -> None:
+    assert address_fault(address) is None
+
+
+@pytest.mark.parametrize(
+    "address", ["", "a", ":1", "a:", "a:x", "a:65536", "a:-1", "::1:1", "[::1:1", "::1]:1"]
+)
+def test_what_is_no_address_is_told(address: str) -> None:
+    assert (address_fault(address) or "").startswith("must ")
+
+
+def test_an_ipv6_host_stands_in_brackets() -> None:
+    assert (host_of("[::1]:9400"), port_of("[::1]:9400")) == ("::1", 9400)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.8.8.8:1", True),
+        ("localhost:1", True),
+        ("[::1]:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("192.0.2.1:1", False),
+        ("localhost.example.org:1", False),
+        ("127.0.0.1.example.org:1", False),
+    ],
+)
+def test_loopback(address: str, *, expected: bool) -> None:
+    assert is_loopback(address) is expected
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"), [("0.0.0.0:1", True), ("[::]:1", True), ("", False), ("a:1", False)]
+)
+def test_wildcards(address: str, *, expected: bool) -> None:
+    assert is_wildcard(address) is expected
+
+
+def test_port_0_takes_another() -> None:
+    assert with_port("[::1]:0", 5) == "[::1]:5"
+    assert with_port("a:1", 5) == "a:1"
