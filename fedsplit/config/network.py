@@ -63,6 +63,12 @@ class ChannelConfig(Section):
         description="how many times as large as all that the run has shown so far the values of a "
         "client's smashed data may be; more is refused; 0 = as large as they like",
     )
+    cut_gradient_factor: float = Field(
+        1000.0,
+        ge=0.0,
+        description="how many times as large as all that a client has seen in the run the values "
+        "of a cut gradient may be; more is refused; 0 = as large as they like",
+    )
 
     @field_validator("address", "advertise")
     @classmethod

@@ -13,6 +13,7 @@ from fedsplit.boundary import Boundary, State, by_name
 from fedsplit.channel.endpoint import Stream
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
+from fedsplit.split.answer_checks import AnswerChecks
 from fedsplit.split.checks import check_order
 from fedsplit.split.payload import Content
 from fedsplit.split.steps import StepResult
@@ -30,6 +31,9 @@ class SplitSession:
         What crosses the channel; the server has an equal one.
     names : Names
         The purpose, round and participant of the stream, for a codec that draws.
+    checks : AnswerChecks | None
+        What an answer may be, besides what the wire allows; None = any scores that batches can
+        have, and gradients as large as they like.
 
     Examples
     --------
@@ -53,7 +57,10 @@ class SplitSession:
         Time from sending each frame to receiving its answer, over all frames so far.
     """
 
-    def __init__(self, stream: Stream, wire: Wire, names: Names = ()) -> None:
+    def __init__(
+        self, stream: Stream, wire: Wire, names: Names = (), checks: AnswerChecks | None = None
+    ) -> None:
+        self._checks = AnswerChecks() if checks is None else checks
         self._stream = stream
         self._wire = wire
         self._names = names
@@ -156,11 +163,13 @@ class SplitSession:
             )
         name, tensor = next(iter(by_name(state).items()))
         boundary = self._output if kind is Kind.OUTPUT_GRADIENT else self._wire.smashed
-        return self._wire.unpack(
+        content = self._wire.unpack(
             received,
             device=tensor.device,
             batch_size=len(tensor) // boundary.tensors[name].shape[0],
         )
+        self._checks.check(received, content)
+        return content
 
     def _exchange(self, frame: Frame) -> Frame:
         sent = time.perf_counter()
