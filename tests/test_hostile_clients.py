@@ -12,6 +12,8 @@ from torch import Tensor
 from fedsplit import client_app, simulate
 from fedsplit.arrays import to_record, to_state
 from fedsplit.boundary import State, each
+from fedsplit.channel.frame import Kind
+from fedsplit.split.client import SplitSession
 from fedsplit.split.client_rules import SplitClient
 from fedsplit.split.local import Batch
 from fedsplit.split.totals import LocalResult
@@ -42,6 +44,17 @@ def scaled_activations(monkeypatch: pytest.MonkeyPatch) -> None:
         return each(state, lambda t: t * 1e3) if client == HOSTILE else state
 
     monkeypatch.setattr(SplitClient, "smashed", smashed)
+
+
+def scaled_output_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = SplitSession._send
+
+    def send(self: Any, kind: Kind, state: State, *more: Any, **scores: Any) -> Any:  # noqa: ANN401
+        if kind is Kind.OUTPUT_GRADIENT and self._names[-1] == HOSTILE:
+            state = each(state, lambda t: t * 1e4)
+        return honest(self, kind, state, *more, **scores)
+
+    monkeypatch.setattr(SplitSession, "_send", send)
 
 
 def replies(change: Callable[[LocalResult], LocalResult]) -> Attack:
@@ -112,3 +125,21 @@ def test_it_is_named_and_left_out(
     assert len(said) == 2
     assert all(line.startswith("Client 0 is left out of round") for line in said)
     assert all(words in line for line in said)
+
+
+@pytest.mark.parametrize("strategy", SPLIT)
+def test_a_u_shaped_client_with_absurd_output_gradients_is_left_out(
+    strategy: str,
+    tiny: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Break it: leave OUTPUT_GRADIENT out of `magnitude_bounds`."""
+    scaled_output_gradients(monkeypatch)
+    result = simulate(tiny, strategy=strategy, split_topology="u-shaped", num_server_rounds=2)
+    assert [row["failed_clients"] for row in result.rounds] == [[HOSTILE]] * 2
+    said = [r.getMessage() for r in caplog.records if "is left out of round" in r.getMessage()]
+    assert len(said) == 2
+    assert all(
+        "OUTPUT_GRADIENT" in line and "of client 0 has values up to" in line for line in said
+    )
