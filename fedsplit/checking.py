@@ -28,10 +28,12 @@ from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks
 from fedsplit.split.codecs import load_codec
 from fedsplit.split.concatenated import Concatenated
+from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.defences import load_defence
 from fedsplit.wiring import added_modules
 from strategies.aggregation import make_aggregator
 from strategies.clients import sample_size
+from strategies.robust import is_robust
 
 _logger = logging.getLogger(__name__)
 
@@ -209,7 +211,10 @@ def _check_cut(config: Config, model: ResolvedModel, num_labels: int) -> None:
 def _check_strategy(config: Config) -> None:
     """Refuse keys that have no effect with the strategy, or wait for scores that nobody makes."""
     strategy = strategy_class(config.strategy)
-    if not strategy.aggregates and config.aggregation.name != "FedAvg":
+    update_rule = strategy.update_rule
+    copies = update_rule is not None and issubclass(update_rule, PerParticipantCopies)
+    robust = copies and is_robust(make_aggregator(config.aggregation))  # combines the copies
+    if not (strategy.aggregates or robust) and config.aggregation.name != "FedAvg":
         raise ConfigError(
             f"aggregation.name = '{config.aggregation.name}' has nothing to aggregate with "
             f"strategy = '{config.strategy}'. Leave it at 'FedAvg', or choose another strategy."

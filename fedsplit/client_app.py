@@ -18,6 +18,7 @@ from fedsplit.arrays import to_record, to_state
 from fedsplit.blame import short_path, users_frame
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
+from fedsplit.channel_address import check_address
 from fedsplit.client_side import ClientModel, client_model, client_training
 from fedsplit.client_state import (
     check_kept,
@@ -28,9 +29,11 @@ from fedsplit.client_state import (
     keep_weights,
     kept_weights,
     mark_kept,
+    note_gradients,
     restore_kept,
     restore_optimizer,
     restore_rule,
+    seen_gradients,
 )
 from fedsplit.config import Config, NodeConfig
 from fedsplit.data.augment import augmentation
@@ -48,6 +51,7 @@ from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.references import load_class
 from fedsplit.run_log import clients_log
 from fedsplit.seeding import generator
+from fedsplit.split.answer_checks import AnswerChecks
 from fedsplit.split.client import SplitSession, attend_rendezvous
 from fedsplit.split.client_rules import ClientRule, ClientSide, SplitClient
 from fedsplit.split.defences import load_defence
@@ -232,16 +236,22 @@ class _Client:
         assert model.wire is not None
         stream = self.stream(model.wire.max_frame_bytes)
         own = own_senders(model.rule, type(side.defence))
-        with SplitSession(stream, model.wire, names, own=own) as session:
+        checks = AnswerChecks(
+            self.config.channel.cut_gradient_factor * max(1.0, *self.told.class_weights, 0.0),
+            seen_gradients(self._state, self.told.run),
+            cross_entropy=model.rule.cross_entropy,
+        )
+        with SplitSession(stream, model.wire, names, own=own, checks=checks) as session:
             yield model.rule(side, session)
             session.finish()
+            note_gradients(self._state, self.told.run, checks.largest)
             self._channel_seconds = session.waited_seconds
 
     def stream(self, max_frame_bytes: int) -> Stream:
         """Open the stream to the split server."""
         channel = self.config.channel
         return connect(
-            self.told.channel_address,
+            check_address(self.told.channel_address, self._node.channel_address or None),
             self.told.channel_token,
             step_timeout=self.told.answer_seconds,
             max_frame_bytes=max_frame_bytes,

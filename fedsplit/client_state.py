@@ -12,6 +12,7 @@ through a round wakes up. So the state says of which round it is, and the server
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from logging import WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
@@ -32,6 +33,7 @@ from fedsplit.split.client_rules import ClientRule
 
 _OPTIMIZER, _RULE = KEPT_RECORDS
 _KEPT = (*KEPT_RECORDS, KEPT_WEIGHTS)
+_GRADIENTS, _RUN, _NAMES, _VALUES = "seen-gradients", "run", "names", "values"
 _SENT = (*KEPT_RECORDS, KEPT_ROUND)
 
 
@@ -82,6 +84,25 @@ def restore_rule(state: RecordDict, rule: ClientRule) -> None:
     kept = _kept(state, _RULE)
     if kept is not None:
         rule.load_state_dict(kept)
+
+
+def seen_gradients(state: RecordDict, run: str) -> dict[str, float]:
+    """Return the largest values of the cut gradients that a client has seen in a run, by tensor."""
+    record = state.config_records.get(_GRADIENTS)
+    if record is None or record.get(_RUN) != run:
+        return {}
+    names, values = record[_NAMES], record[_VALUES]
+    assert isinstance(names, list)
+    assert isinstance(values, list)
+    return {str(name): float(str(value)) for name, value in zip(names, values, strict=True)}
+
+
+def note_gradients(state: RecordDict, run: str, largest: Mapping[str, float]) -> None:
+    """Note what `seen_gradients` returns in the next round; it only bounds what is accepted."""
+    if largest:
+        state[_GRADIENTS] = ConfigRecord(
+            {_RUN: run, _NAMES: list(largest), _VALUES: list(largest.values())}
+        )
 
 
 def mark_kept(state: RecordDict, server_round: int) -> None:

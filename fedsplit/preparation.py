@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsplit.algorithms import strategy_class
+from fedsplit.channel.frame import Kind
 from fedsplit.checking import check
 from fedsplit.config import Config
 from fedsplit.data.catalog import load_images
@@ -29,7 +30,8 @@ from fedsplit.observers import NOBODY, Observers
 from fedsplit.seeding import generator
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.defences import load_defence
-from fedsplit.split.magnitude import magnitudes
+from fedsplit.split.magnitude import GradientMagnitudes, Magnitudes, magnitudes
+from fedsplit.split.steps import input_gradient
 from fedsplit.split.wire import Wire
 from fedsplit.wiring import added_modules, make_wire
 
@@ -114,18 +116,27 @@ class Preparation:
         return lambda images: server_part(self.model.bottom(images))
 
 
-def initial_magnitudes(prepared: Preparation, config: Config) -> dict[str, float]:
-    """Return how large the smashed data are with the initial weights, by tensor.
+def magnitude_bounds(prepared: Preparation, config: Config) -> dict[Kind, Magnitudes]:
+    """Return how large what clients send may be.
 
-    They are those of a batch of test images, protected by the run's defence.
+    That follows from a batch of test images with the initial weights, protected by the run's
+    defence, and from what clients send in the run.
     """
-    bottom = prepared.model.bottom.eval()
-    size = min(config.batch_size, len(prepared.test))
-    images, _ = prepared.test.batch(torch.arange(size))
+    model, channel = prepared.model, config.channel
+    images, labels = prepared.test.batch(torch.arange(min(config.batch_size, len(prepared.test))))
+    device = config.on_server().device
     draw = partial(generator, config.seed, "defence", "initial")
     with torch.no_grad():
-        smashed = bottom(images.to(config.on_server().device))
-        return magnitudes(load_defence(config.defence.name).protect(smashed, draw))
+        smashed = model.bottom.eval()(images.to(device))
+        protected = load_defence(config.defence.name).protect(smashed, draw)
+    found = {Kind.SMASHED_DATA: Magnitudes(magnitudes(protected), channel.activation_factor)}
+    if prepared.wire.output is not None and prepared.wire.output_gradient:
+        with torch.no_grad():
+            output = join_parts(model.trunk).eval()(protected)
+        gradient = input_gradient(model.top.eval(), output, labels.to(device))
+        initial = {name: value * len(labels) for name, value in magnitudes(gradient).items()}
+        found[Kind.OUTPUT_GRADIENT] = GradientMagnitudes(initial, channel.output_gradient_factor)
+    return found
 
 
 def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> Preparation:

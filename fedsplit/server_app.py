@@ -38,14 +38,13 @@ from fedsplit.objects import held_arguments
 from fedsplit.observers import NOBODY, Observers
 from fedsplit.participants import check_clients, max_streams
 from fedsplit.pool import pooled_training
-from fedsplit.preparation import Preparation, initial_magnitudes, prepare
+from fedsplit.preparation import Preparation, magnitude_bounds, prepare
 from fedsplit.references import reference_to
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import last_state
 from fedsplit.rounds import Rounds
 from fedsplit.run_log import note, run_log, say, warn
 from fedsplit.split.loss import balanced_weights
-from fedsplit.split.magnitude import Magnitudes
 from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
 from fedsplit.split.training import Training
@@ -228,6 +227,8 @@ def _context(
         weights = balanced_weights(clients.class_counts)
     if server is not None:
         server.rule.weigh_classes(weights)
+        for shown in server.magnitudes.values():
+            shown.weigh(max(weights, default=1.0))
     known = {
         "num_clients": num_clients,
         "answer_seconds": _answer_seconds(config, num_clients),
@@ -290,9 +291,7 @@ def _served(
     server = SplitServer(
         rule=rule_class(prepared.server_part, settings),
         wire=prepared.wire,
-        magnitudes=Magnitudes(
-            initial_magnitudes(prepared, config), config.channel.activation_factor
-        ),
+        magnitudes=magnitude_bounds(prepared, config),
     )
     try:
         channel = engine.open_channel(server, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message
@@ -13,20 +13,7 @@ from fedsplit.flower_internals import record_bytes
 from fedsplit.links import Link
 from fedsplit.messages import ARRAYS, Measurements
 from fedsplit.split.server import RoundReport
-from fedsplit.split.session import NEVER_OPENED
-from strategies.kept import KeptByClients
-from strategies.replies import (
-    NO_REPLY,
-    in_order_of,
-    log_failures,
-    measurements_of,
-    sort_replies,
-    weights_of,
-)
-from strategies.seen import Seen
-
-FaultOf = Callable[[Message, Seen], str | None]
-"""Returns what is wrong with a client's reply, given what is known of its work."""
+from strategies.replies import in_order_of, measurements_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -168,69 +155,6 @@ def check_enough(server_round: int, answers: Sequence[Answered], fewest: int) ->
         f"Round {server_round} has {found} complete contributions, fewer than min-participants = "
         f"{fewest}. Missing: clients {clients}. {first}"
     )
-
-
-def name_true_reasons(failures: dict[int, str], report: RoundReport | None) -> None:
-    """Replace the reasons of clients without a reply by what the split server saw of them."""
-    for client, reason in failures.items():
-        seen = None if report is None else report.failures.get(client)
-        if reason == NO_REPLY and seen is not None and not seen.startswith(NEVER_OPENED):
-            failures[client] = f"no reply: {seen}"
-
-
-def check_replies(
-    replies: Iterable[Message],
-    asked: Asked,
-    kept: KeptByClients,
-    report: RoundReport | None,
-    seen: Mapping[int, Seen],
-    fault_of: FaultOf,
-    *,
-    what: str,
-) -> tuple[dict[int, Message], dict[int, str]]:
-    """Return the replies that count, and say why each other participant is left out.
-
-    Parameters
-    ----------
-    replies : Iterable[Message]
-        In order of arrival.
-    asked : Asked
-        Who was sent a message.
-    kept : KeptByClients
-        Takes the copies of what clients keep out of the replies.
-    report : RoundReport | None
-        What the split server saw, if there is one.
-    seen : Mapping[int, Seen]
-        Partition id -> what is known of the client's work.
-    fault_of : FaultOf
-        Checks a reply that is not an error.
-    what : str
-        What the others are left out of, such as "round 3".
-    """
-    good, failures = sort_replies(replies, asked.participants)
-    kept.take(good)
-    if report is not None:
-        kept.resent_bytes += report.traffic.repeated_bytes
-    name_true_reasons(failures, report)
-    reject(good, failures, report, seen, fault_of)
-    kept.accept(good, failures)
-    log_failures(failures, what)
-    return good, failures
-
-
-def reject(
-    good: dict[int, Message],
-    failures: dict[int, str],
-    report: RoundReport | None,
-    seen: Mapping[int, Seen],
-    fault_of: FaultOf,
-) -> None:
-    """Move every faulty reply from the good ones to the failures."""
-    for client, reply in list(good.items()):
-        fault = fault_of(reply, seen[client])
-        if fault is not None:
-            failures[client] = report.failures.get(client, fault) if report else fault
-            del good[client]
 
 
 def metrics_of(answers: Sequence[Answered], metrics: Sequence[Field]) -> dict[str, float | None]:

@@ -17,11 +17,11 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsplit.arrays import to_compute
 from fedsplit.fields import Field, checked_values
 from fedsplit.flower_internals import record_bytes
 from fedsplit.links import link_of
 from fedsplit.messages import ACCURACY, LOSS
+from fedsplit.run_log import warn
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.client_rules import ClientRule, SplitClient
 from fedsplit.split.phases import Purpose
@@ -33,21 +33,19 @@ from strategies.aggregator_state import aggregator_state, load_aggregator_state
 from strategies.answers import (
     Answered,
     Asked,
-    FaultOf,
     accepted,
     check_enough,
-    check_replies,
     cost_of,
     metrics_of,
     results_of,
 )
-from strategies.combination import combine_contributions, combine_scores
+from strategies.combination import combine_scores
 from strategies.context import RunContext
+from strategies.halves import Halves
 from strategies.kept import KeptByClients
-from strategies.replies import fault_of_metrics, fault_of_train_reply, measurements_of, without
-from strategies.seen import Seen
-
-_LEFT_OUT_OF = {Purpose.TRAIN: "round", Purpose.EVALUATE: "the evaluation of round"}
+from strategies.replies import fault_of_metrics, fault_of_train_reply, measurements_of
+from strategies.reply_checks import FaultOf, ReplyChecks
+from strategies.update_norms import UpdateNorms
 
 
 class FederatedStrategy(Strategy):
@@ -80,9 +78,13 @@ class FederatedStrategy(Strategy):
         self._note = run.note
         self._asked = Asked({}, ArrayRecord())
         self._tokens: Mapping[int, str] = {}
+        self._server_round = 0
         self._started = 0.0
         self._scored_bytes = 0  # weights that clients send only to be scored
         self._kept = KeptByClients()
+        rule = None if run.server is None else run.server.rule
+        self._halves = Halves(self.aggregator, run.buffers, rule)
+        self._norms = UpdateNorms(run.config.aggregation.update_factor, run.buffers)
 
     @classmethod
     def metrics(cls) -> tuple[Field, ...]:
@@ -95,9 +97,9 @@ class FederatedStrategy(Strategy):
         split = self.config.split
         cut = f"cut {split.cut_layer}, {split.topology}" if self.server else "unsplit"
         aggregator = type(self.aggregator).__name__ if self.aggregates else "none"
-        log(
-            INFO, "\t├── Strategy: %s (%s)", self.config.strategy, cut if self.server else "unsplit"
-        )
+        if warning := self._halves.warning:
+            warn(warning)
+        log(INFO, "\t├── Strategy: %s (%s)", self.config.strategy, cut)
         log(INFO, "\t├── Aggregator: %s", aggregator)
         log(INFO, "\t└── Clients: %d", len(self.clients.node_ids))
 
@@ -120,13 +122,7 @@ class FederatedStrategy(Strategy):
         """
         answered = self._accept(server_round, replies)
         self._note_train(server_round, [answered])  # first: some aggregators empty the replies
-        arrays, metrics = combine_contributions(
-            self.aggregator,
-            server_round,
-            answered,
-            sent=self._asked.sent,
-            buffers=self._run.buffers,
-        )
+        arrays, metrics = self._halves.combine(server_round, answered, self._asked.sent)
         self._close_round(answered)
         self._note(train_loss=metrics[LOSS], train_accuracy=metrics[ACCURACY])
         return arrays, metrics
@@ -178,7 +174,8 @@ class FederatedStrategy(Strategy):
         Call it between rounds.
         """
         kept = self._kept.state_dict()
-        state: Snapshot = {"aggregator": aggregator_state(self.aggregator), "kept": kept}
+        updates, aggregator = self._norms.state_dict(), aggregator_state(self.aggregator)
+        state: Snapshot = {"aggregator": aggregator, "kept": kept, "updates": updates}
         if self.server is not None:
             state["server"] = self.server.state_dict()
         if self.pool is not None:
@@ -192,6 +189,7 @@ class FederatedStrategy(Strategy):
             self.server.load_state_dict(state["server"])
         if self.pool is not None:
             self.pool.load_state_dict(state["pool"])
+        self._norms.load_state_dict(state["updates"])
         self._kept.load_state_dict(state["kept"], self.clients.node_ids)
 
     def _begin_round(self) -> None:
@@ -212,9 +210,8 @@ class FederatedStrategy(Strategy):
     ) -> list[Message]:
         """Open a round for these clients, and return a message for each."""
         node_ids = self._open_round(Purpose.TRAIN, server_round, sampled, arrays)
-        parameters = to_compute(without(arrays, self._run.buffers))
         messages = self.aggregator.configure_train(
-            server_round, parameters, config, SampledGrid(grid, node_ids)
+            server_round, self._halves.parameters(arrays), config, SampledGrid(grid, node_ids)
         )
         return self._address(server_round, messages)
 
@@ -223,6 +220,7 @@ class FederatedStrategy(Strategy):
     ) -> list[int]:
         participants = {client: self.clients.node_ids[client] for client in sampled}
         self._asked, self._tokens = Asked(participants, arrays), {}
+        self._server_round = server_round
         if self.server is not None:
             self._tokens = self.server.open_round(
                 purpose,
@@ -248,14 +246,15 @@ class FederatedStrategy(Strategy):
     ) -> tuple[dict[int, Message], dict[int, str], RoundReport | None]:
         """End the round's streams, and return its good replies and why the others do not count."""
         report = self.server.report() if self.server is not None else None
-        rule, asked = self.client_rule, self._asked.participants
-        work = self.clients.work(purpose, asked, self.config, rule)
-        seen = {k: Seen.of(k, report, work[k], rule, purpose) for k in asked}
-        what = f"{_LEFT_OUT_OF[purpose]} {server_round}"
-        good, failures = check_replies(
-            replies, self._asked, self._kept, report, seen, fault_of, what=what
+        checks = ReplyChecks(self._run, self.client_rule, self._kept, self._norms)
+        good, failures = checks.check(
+            replies, self._asked, report, fault_of, self._began_with, (purpose, server_round)
         )
         return good, failures, report
+
+    def _began_with(self, client: int) -> ArrayRecord:
+        """Return the weights from which a client has trained."""
+        return self._asked.sent
 
     def _weights_for(self, client: int) -> ArrayRecord:
         """Return the weights that a client is sent."""
@@ -283,6 +282,8 @@ class FederatedStrategy(Strategy):
         """Update the server part from the accepted participants."""
         if self.server is None:
             return
+        if not self.aggregates:
+            self._halves.combine_copies(self._server_round, answered)
         self.server.close_round(answered.weights)
         rule = self.server.rule
         self._note(**checked_values(rule.measured(), rule.metrics, rule=type(rule)))

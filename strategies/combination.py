@@ -13,6 +13,7 @@ from fedsplit.errors import FedSplitError, RunError
 from strategies.answers import Answered
 from strategies.buffers import average_buffers
 from strategies.replies import keep_for_aggregator, mean_of_metrics, with_dtypes_of, without
+from strategies.robust import measures_distances
 
 
 def combine_contributions(
@@ -51,8 +52,9 @@ def combine_contributions(
     if not without(sent, buffers):  # clients have nothing to train
         return averaged, mean_of_metrics(replies)
     count, name = len(replies), type(aggregator).__name__
+    doubled = measures_distances(aggregator)
     for client, reply in answered.good.items():
-        keep_for_aggregator(reply, answered.measured[client], buffers)
+        keep_for_aggregator(reply, answered.measured[client], buffers, doubled=doubled)
     metrics = mean_of_metrics(replies)  # before an aggregator may empty them
     arrays = _aggregated(aggregator, server_round, replies)
     # One half of the model must not change without the other.

@@ -85,7 +85,7 @@ def adopt(aggregator: Strategy) -> None:
     ConfigError
         If it was made for something else.
     """
-    for each in _all(aggregator):
+    for each in wrapped(aggregator):
         for kind, reason in _UNFIT.items():
             if isinstance(each, kind):
                 raise ConfigError(
@@ -111,7 +111,7 @@ def options_of(aggregator: Strategy) -> str:
     They make the config say how the instance was made, and a run that continues notices another.
     """
     pairs = []
-    for number, each in enumerate(_all(aggregator)):
+    for number, each in enumerate(wrapped(aggregator)):
         prefix = "strategy." * number
         pairs += [
             f"{prefix}{name} = {json.dumps(value)}"
@@ -123,7 +123,7 @@ def options_of(aggregator: Strategy) -> str:
     return ", ".join(pairs)
 
 
-def _all(aggregator: Strategy) -> Iterator[Strategy]:
+def wrapped(aggregator: Strategy) -> Iterator[Strategy]:
     """Yield an aggregator, and those that it wraps, as Flower's differential privacy does."""
     seen: set[int] = set()
     inner: Any = aggregator

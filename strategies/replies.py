@@ -153,9 +153,26 @@ def mean_of_metrics(replies: Sequence[Message]) -> MetricRecord:
     return _mean_of_metrics([reply.content for reply in replies], NUM_EXAMPLES)
 
 
-def keep_for_aggregator(reply: Message, measured: Measurements, buffers: Collection[str]) -> None:
-    """Reduce a checked reply to what an aggregator combines: parameters and the common metrics."""
-    reply.content[ARRAYS] = to_compute(without(weights_of(reply), buffers))
+def keep_for_aggregator(
+    reply: Message, measured: Measurements, buffers: Collection[str], *, doubled: bool = False
+) -> None:
+    """Reduce a checked reply to what an aggregator combines: parameters and the common metrics.
+
+    Parameters
+    ----------
+    reply : Message
+        The reply.
+    measured : Measurements
+        What it has measured.
+    buffers : Collection[str]
+        What the aggregator does not combine.
+    doubled : bool
+        Whether the aggregator computes in double precision.
+    """
+    arrays = to_compute(without(weights_of(reply), buffers))
+    if doubled:
+        arrays = ArrayRecord({name: in_dtype(array, "float64") for name, array in arrays.items()})
+    reply.content[ARRAYS] = arrays
     reply.content[METRICS] = measured.model_copy(update={"metrics": {}}).to_record()
 
 

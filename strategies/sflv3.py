@@ -81,6 +81,9 @@ class SFLV3(FederatedStrategy):
         self._own = {int(client): to_record(tensors) for client, tensors in state["own"].items()}
         self._up_to_date = set(state["up_to_date"])
 
+    def _began_with(self, client: int) -> ArrayRecord:
+        return self._own.get(client, self._asked.sent)
+
     def _weights_kept_by(self, client: int) -> ArrayRecord:
         return self._own[client] if client in self._up_to_date else ArrayRecord()
 

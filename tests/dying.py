@@ -11,7 +11,7 @@ MOMENTS = {
     "in evaluation by clients": ("fedsplit.client_app", "evaluate_batches", 10),
     "in evaluation on the test set": ("fedsplit.scoring", "evaluate_batches", 3),
     "in the bookkeeping of a round": ("strategies.base", "check_enough", 3),
-    "in aggregation": ("strategies.base", "combine_contributions", 3),
+    "in aggregation": ("strategies.halves", "combine_contributions", 3),
     "while clients are waited for": ("strategies.asking", "AskingGrid._is_gone", 60),
     "while a row is written": ("fedsplit.results.run_directory", "RunDirectory.append_round", 3),
     "before a file is on the disk": ("fedsplit.results.files", "_sync", 8),

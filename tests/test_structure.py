@@ -63,7 +63,12 @@ LAYERS: list[set[str]] = [
     {"fedsplit.checking"},
     {"fedsplit.preparation", "fedsplit.absolute_paths", "fedsplit.plan", "fedsplit.predict"},
     {"fedsplit.scoring", "fedsplit.costs"},
-    {"fedsplit.experiment", "fedsplit.client_state", "fedsplit.client_side"},
+    {
+        "fedsplit.channel_address",
+        "fedsplit.experiment",
+        "fedsplit.client_state",
+        "fedsplit.client_side",
+    },
     {"fedsplit.rounds", "fedsplit.inputs", "fedsplit.pool"},
     {"fedsplit.client_app", "fedsplit.server_app"},
     {"fedsplit.inprocess", "fedsplit.flower_run", "fedsplit.app_project"},

@@ -63,6 +63,17 @@ class ChannelConfig(Section):
         description="how many times as large as all that the run has shown so far the values of a "
         "client's smashed data may be; more is refused; 0 = as large as they like",
     )
+    output_gradient_factor: float = Field(
+        10.0,
+        ge=0.0,
+        description="the same for the gradients of the trunk's output that clients send (u-shaped)",
+    )
+    cut_gradient_factor: float = Field(
+        1000.0,
+        ge=0.0,
+        description="how many times as large as all that a client has seen in the run the values "
+        "of a cut gradient may be; more is refused; 0 = as large as they like",
+    )
 
     @field_validator("address", "advertise")
     @classmethod

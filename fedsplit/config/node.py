@@ -23,6 +23,9 @@ class NodeConfig(Section):
         Flower's simulation sets it; it has no effect.
     data_path : str
         A data set of its own; empty = its partition of ``data.name``.
+    channel_address : str
+        Where its split server is, ``host:port`` or a host with any port: it connects to nothing
+        else, whatever a message says; empty = this machine only.
     device : str
         A torch device of its own; empty = that of the run.
     root_certificates : str
@@ -34,6 +37,7 @@ class NodeConfig(Section):
     partition_id: Whole = Field(ge=0)
     num_partitions: Whole = 0
     data_path: str = ""
+    channel_address: str = ""
     device: str = ""
     root_certificates: str = ""
     certificate: str = ""

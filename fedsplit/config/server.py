@@ -50,3 +50,9 @@ class AggregationConfig(Section):
         description="class in flwr.serverapp.strategy, or package.module:Class of your own",
     )
     options: str = Field("", description='keyword arguments of it, such as "eta = 0.1, tau = 1e-3"')
+    update_factor: float = Field(
+        10.0,
+        ge=0.0,
+        description="how many times as far as those of the run the weights of a client may move "
+        "in a round; a client that moves them farther is left out; 0 = as far as it likes",
+    )

@@ -15,6 +15,7 @@ from fedsplit.boundary import Boundary, State, by_name
 from fedsplit.channel.endpoint import Stream
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
+from fedsplit.split.answer_checks import AnswerChecks
 from fedsplit.split.checks import check_order
 from fedsplit.split.divergence import check_sent
 from fedsplit.split.payload import Content
@@ -36,6 +37,9 @@ class SplitSession:
     own : Mapping[Kind, str]
         The user's own code that makes what is sent in frames of these kinds: it is named if that
         is not finite.
+    checks : AnswerChecks | None
+        What an answer may be, besides what the wire allows; None = any scores that batches can
+        have, and gradients as large as they like.
 
     Examples
     --------
@@ -64,8 +68,11 @@ class SplitSession:
         stream: Stream,
         wire: Wire,
         names: Names = (),
+        *,
         own: Mapping[Kind, str] = MappingProxyType({}),
+        checks: AnswerChecks | None = None,
     ) -> None:
+        self._checks = AnswerChecks() if checks is None else checks
         self._stream = stream
         self._wire = wire
         self._names = names
@@ -171,11 +178,13 @@ class SplitSession:
             )
         name, tensor = next(iter(by_name(state).items()))
         boundary = self._output if kind is Kind.OUTPUT_GRADIENT else self._wire.smashed
-        return self._wire.unpack(
+        content = self._wire.unpack(
             received,
             device=tensor.device,
             batch_size=len(tensor) // boundary.tensors[name].shape[0],
         )
+        self._checks.check(received, content)
+        return content
 
     def _exchange(self, frame: Frame) -> Frame:
         sent = time.perf_counter()

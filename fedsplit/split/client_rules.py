@@ -85,6 +85,8 @@ class ClientRule(ABC):
 
     Then a reply with others is refused. A rule that reports another score says so here.
     """
+    cross_entropy: ClassVar[bool] = True
+    """Whether the loss that the split server reports is a cross-entropy: one below 0 is refused."""
     works_u_shaped: ClassVar[bool] = True
     """Whether it works in the U-shaped topology, where labels and top stay with the client."""
     metrics: ClassVar[tuple[Field, ...]] = ()

@@ -38,6 +38,7 @@ class PerParticipantCopies(UpdateRule):
         self._pending: dict[int, PendingStep] = {}
         self._server_round = 1
         self._finished = Scratch("copies")
+        self._chosen: Mapping[str, Tensor] = {}
 
     @property
     def training_now(self) -> Mapping[int, nn.Module]:
@@ -103,10 +104,31 @@ class PerParticipantCopies(UpdateRule):
     def interrupt(self) -> None:
         """Do nothing: no participant waits for another."""
 
+    def copy_of(self, participant: int) -> dict[str, Tensor]:
+        """Return the trained weights of a participant that has finished, before the round closes.
+
+        Raises
+        ------
+        RunError
+            If they cannot be read again.
+        """
+        file = self._file(participant)
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch raises the last
+            raise cannot_read(file, error) from None
+
+    def choose(self, weights: Mapping[str, Tensor]) -> None:
+        """Let `close_round` take these weights, of a robust aggregator, and not the average."""
+        self._chosen = weights
+
     def close_round(self, num_examples: Mapping[int, int]) -> None:
         """Average the accepted copies, in the order of participants, so that bits repeat."""
-        total = sum(num_examples.values())
-        if total:
+        total, chosen = sum(num_examples.values()), self._chosen
+        self._chosen = {}
+        if chosen:
+            load_exchanged(self.server_part, chosen)
+        elif total:
             current = exchanged(self.server_part)
             average = {
                 name: torch.zeros_like(tensor, dtype=torch.float64)
@@ -114,7 +136,7 @@ class PerParticipantCopies(UpdateRule):
             }
             for participant in sorted(num_examples):
                 weight = num_examples[participant] / total
-                for name, tensor in self._trained(participant).items():
+                for name, tensor in self.copy_of(participant).items():
                     average[name].add_(tensor.to(average[name].device), alpha=weight)
             for name, tensor in current.items():
                 if not tensor.is_floating_point():  # 3 may have become 2.9999...
@@ -128,13 +150,6 @@ class PerParticipantCopies(UpdateRule):
     def close(self) -> None:
         """Remove the folder of finished copies."""
         self._finished.remove()
-
-    def _trained(self, participant: int) -> dict[str, Tensor]:
-        file = self._file(participant)
-        try:
-            return load_file(file)
-        except (OSError, SafetensorError, RuntimeError) as error:  # torch raises the last
-            raise cannot_read(file, error) from None
 
     def _file(self, participant: int) -> Path:
         return self._finished.path / f"{participant}.safetensors"

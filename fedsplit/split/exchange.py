@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -31,15 +32,15 @@ class Exchange(ABC):
         Examples in them.
     work : Work | None
         What the participant can do at most; None = as much as it likes.
-    magnitudes : Magnitudes | None
-        How large its smashed data may be; None = as large as they like.
+    magnitudes : Mapping[Kind, Magnitudes]
+        How large what it sends may be, by kind of frame; what is missing may be of any size.
     """
 
     def __init__(self) -> None:
         self.num_steps = 0
         self.num_examples = 0
         self.work: Work | None = None
-        self.magnitudes: Magnitudes | None = None
+        self.magnitudes: Mapping[Kind, Magnitudes] = {}
 
     @property
     def scores(self) -> LocalResult | None:
@@ -104,8 +105,8 @@ class _WireExchange(Exchange):
         content = self._wire.unpack(frame, device=device, batch_size=batch_size)
         if kind is Kind.SMASHED_DATA:
             self._check_work(frame, content.batch_size)
-            if self.magnitudes is not None:
-                self.magnitudes.check(frame, int(self._names[-1]), content.state)
+        if kind in self.magnitudes:
+            self.magnitudes[kind].check(frame, int(self._names[-1]), content)
         return content
 
     def _check_work(self, frame: Frame, batch_size: int) -> None:

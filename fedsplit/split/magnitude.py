@@ -1,4 +1,4 @@
-"""How large the smashed data of a run are, so that one batch cannot ruin the server part.
+"""How large what clients send is in a run, so that one batch cannot ruin the server part.
 
 A batch whose values are finite and absurd leaves the running variance of a batch norm infinite, or
 a server part without norms at chance for good. Honest clients' data are of one size: a batch that
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,9 +18,7 @@ from fedsplit.boundary import State, by_name
 from fedsplit.channel.frame import Frame
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.checks import refused
-
-_SMALLEST = 1e-3
-"""Magnitudes below are taken for this one: a bottom may begin with zeros."""
+from fedsplit.split.payload import Content
 
 
 def magnitudes(state: State) -> dict[str, float]:
@@ -46,8 +45,12 @@ class Magnitudes:
         How many times as large a batch may be; 0 = as large as it likes.
     """
 
+    key: ClassVar[str] = "channel.activation-factor"
+    smallest: ClassVar[float] = 1e-3
+    """Magnitudes below are taken for this one: a bottom may begin with zeros."""
+
     def __init__(self, initial: Mapping[str, float], factor: float) -> None:
-        self._initial = {name: max(value, _SMALLEST) for name, value in initial.items()}
+        self._initial = {name: max(value, self.smallest) for name, value in initial.items()}
         self._factor = factor
         self._last: dict[str, dict[int, float]] = {name: {} for name in initial}
         self._lock = threading.Lock()
@@ -57,8 +60,11 @@ class Magnitudes:
         known = sorted([self._initial[name], *self._last[name].values()])
         return max(self._initial[name], known[(len(known) - 1) // 2])
 
-    def check(self, frame: Frame, participant: int, state: State) -> None:
-        """Take notice of a batch of smashed data.
+    def weigh(self, most: float) -> None:
+        """Take notice of the largest factor of a class in the loss."""
+
+    def check(self, frame: Frame, participant: int, content: Content) -> None:
+        """Take notice of what a frame holds.
 
         Raises
         ------
@@ -67,7 +73,7 @@ class Magnitudes:
         """
         if not self._factor:
             return
-        found = magnitudes(state)
+        found = self._measure(content)
         with self._lock:
             for name, value in found.items():
                 shown = self.shown(name)
@@ -76,11 +82,17 @@ class Magnitudes:
                         frame,
                         f"of client {participant} has values up to {value:.3g} in '{name}', where "
                         f"those of the run reach {shown:.3g} so far: more than "
-                        f"channel.activation-factor = {self._factor:g} times as large; lower "
-                        "learning-rate, if this client is honest",
+                        f"{self.key} = {self._factor:g} times as large; lower learning-rate, if "
+                        "this client is honest",
                     )
             for name, value in found.items():
-                self._last[name][participant] = value
+                self._note(self._last[name], participant, value)
+
+    def _measure(self, content: Content) -> dict[str, float]:
+        return magnitudes(content.state)
+
+    def _note(self, last: dict[int, float], participant: int, value: float) -> None:
+        last[participant] = value
 
     def state_dict(self) -> Snapshot:
         """Return what outlives a round."""
@@ -95,6 +107,35 @@ class Magnitudes:
             name: {int(participant): float(value) for participant, value in last.items()}
             for name, last in state.items()
         }
+
+
+class GradientMagnitudes(Magnitudes):
+    """Refuses gradients of the trunk's output that are far larger than those of the run so far.
+
+    Gradients are those of one example's loss: that of a mean over B is 1/B as large. A client that
+    has learned its images has small ones, until it meets another image. So its largest counts, and
+    not its last.
+
+    Parameters
+    ----------
+    initial : Mapping[str, float]
+        The magnitudes with the initial weights, by tensor.
+    factor : float
+        How many times as large they may be; 0 = as large as they like.
+    """
+
+    key = "channel.output-gradient-factor"
+    smallest = 0.1  # a head may begin with zeros
+
+    def weigh(self, most: float) -> None:
+        """Let gradients be as many times as large."""
+        self._initial = {name: value * max(1.0, most) for name, value in self._initial.items()}
+
+    def _measure(self, content: Content) -> dict[str, float]:
+        return {n: value * content.batch_size for n, value in magnitudes(content.state).items()}
+
+    def _note(self, last: dict[int, float], participant: int, value: float) -> None:
+        last[participant] = max(value, last.get(participant, 0.0))
 
 
 def _largest(tensor: Tensor) -> float:

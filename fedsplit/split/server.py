@@ -12,13 +12,14 @@ from types import MappingProxyType
 from torch import nn
 
 from fedsplit.channel.endpoint import OnRevoke, nothing
+from fedsplit.channel.frame import Kind
 from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import ChannelError
 from fedsplit.snapshot import Snapshot
 from fedsplit.split.magnitude import Magnitudes
 from fedsplit.split.phases import EvaluationPhase, Phase, Purpose, RendezvousPhase, TrainingPhase
 from fedsplit.split.rules import UpdateRule
-from fedsplit.split.session import ServerSession
+from fedsplit.split.session import ANY_SIZE, ServerSession
 from fedsplit.split.totals import LocalResult, Work
 from fedsplit.split.wire import Wire
 
@@ -87,20 +88,20 @@ class SplitServer:
         How the server part learns; it holds the server part.
     wire : Wire
         What crosses.
-    magnitudes : Magnitudes | None
-        How large smashed data may be; None = as large as they like.
+    magnitudes : Mapping[Kind, Magnitudes]
+        How large what clients send may be, by kind of frame; what is missing may be of any size.
     """
 
     def __init__(
-        self, *, rule: UpdateRule, wire: Wire, magnitudes: Magnitudes | None = None
+        self, *, rule: UpdateRule, wire: Wire, magnitudes: Mapping[Kind, Magnitudes] = ANY_SIZE
     ) -> None:
         self.rule = rule
         self.wire = wire
-        self._magnitudes = magnitudes
+        self.magnitudes = magnitudes
         self._sessions: dict[str, ServerSession] = {}
         self._phase: Phase | None = None
         self._progress: Progress = silent
-        self._work: Mapping[int, Work] = _NO_LIMITS
+        self._work = _NO_LIMITS
         self._progress_lock = threading.Lock()
 
     @property
@@ -145,10 +146,9 @@ class SplitServer:
         self.report()  # ends a previous round that was never reported
         self._progress, self._work = progress, work
         self._phase = phase = self._phase_for(purpose, participants, server_round)
-        tokens: dict[int, str] = {}
-        for participant in participants:
-            tokens[participant] = secrets.token_urlsafe(32)
-            self._sessions[tokens[participant]] = self._session(participant, phase)
+        tokens = {participant: secrets.token_urlsafe(32) for participant in participants}
+        for participant, token in tokens.items():
+            self._sessions[token] = self._session(participant, phase)
         return tokens
 
     def knows(self, token: str) -> bool:
@@ -247,14 +247,14 @@ class SplitServer:
 
     def state_dict(self) -> Snapshot:
         """Return what outlives a round. Call it between rounds."""
-        shown = {} if self._magnitudes is None else self._magnitudes.state_dict()
+        shown = {kind.name: each.state_dict() for kind, each in self.magnitudes.items()}
         return {"rule": self.rule.state_dict(), "magnitudes": shown}
 
     def load_state_dict(self, state: Snapshot) -> None:
         """Continue from what `state_dict` returned."""
         self.rule.load_state_dict(state["rule"])
-        if self._magnitudes is not None:
-            self._magnitudes.load_state_dict(state["magnitudes"])
+        for kind, shown in self.magnitudes.items():
+            shown.load_state_dict(state["magnitudes"][kind.name])
 
     def _session(self, participant: int, phase: Phase) -> ServerSession:
         return ServerSession(
@@ -262,7 +262,7 @@ class SplitServer:
             phase,
             on_finish=self._show_progress,
             work=self._work.get(participant),
-            magnitudes=self._magnitudes,
+            magnitudes=self.magnitudes,
         )
 
     def _phase_for(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from fedsplit.channel.endpoint import OnRevoke, nothing
 from fedsplit.channel.frame import Frame, Kind
@@ -16,6 +17,7 @@ from fedsplit.split.phases import Phase
 from fedsplit.split.totals import LocalResult, Work
 
 NEVER_OPENED = "it never opened its stream"
+ANY_SIZE: Mapping[Kind, Magnitudes] = MappingProxyType({})
 _REVOKED = "it had not finished when the round ended"
 
 
@@ -36,8 +38,8 @@ class ServerSession:
         Called when the participant has finished.
     work : Work | None
         What the participant can do at most; None = as much as it likes.
-    magnitudes : Magnitudes | None
-        How large its smashed data may be; None = as large as they like.
+    magnitudes : Mapping[Kind, Magnitudes]
+        How large what it sends may be, by kind of frame.
 
     Attributes
     ----------
@@ -56,7 +58,7 @@ class ServerSession:
         phase: Phase,
         on_finish: Callable[[], object] = _nobody_waits,
         work: Work | None = None,
-        magnitudes: Magnitudes | None = None,
+        magnitudes: Mapping[Kind, Magnitudes] = ANY_SIZE,
     ) -> None:
         self.participant = participant
         self.traffic = Traffic()

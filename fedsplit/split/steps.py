@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedsplit.boundary import State, each
+from fedsplit.boundary import State, by_name, each
 from fedsplit.errors import DivergedError
 from fedsplit.split.checks import all_finite
 
@@ -144,6 +144,29 @@ class PendingStep:
             return _gradient(self._leaves)
         floating = {n: leaf for n, leaf in self._leaves.items() if leaf.is_floating_point()}
         return {name: _gradient(leaf) for name, leaf in floating.items()}
+
+
+def input_gradient(top: Callable[[State], Tensor], output: State, labels: Tensor) -> State:
+    """Return the gradient of the mean cross-entropy for what a top takes; weights get none.
+
+    Parameters
+    ----------
+    top : Callable[[State], Tensor]
+        Returns logits [B, classes].
+    output : State
+        What it takes.
+    labels : Tensor
+        int64 [B].
+    """
+    leaves = each(output, _leaf)
+    with torch.enable_grad():
+        loss = score(top(each(leaves, Tensor.clone)), labels).loss
+    floating = {n: leaf for n, leaf in by_name(leaves).items() if leaf.is_floating_point()}
+    found = torch.autograd.grad(loss, list(floating.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if gradient is None else gradient
+        for (name, leaf), gradient in zip(floating.items(), found, strict=True)
+    }
 
 
 def output_gradient(

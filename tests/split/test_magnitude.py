@@ -7,13 +7,14 @@ import torch
 
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError
-from fedsplit.split.magnitude import Magnitudes, magnitudes
+from fedsplit.split.magnitude import GradientMagnitudes, Magnitudes, magnitudes
+from fedsplit.split.payload import Content
 
 FRAME = Frame(Kind.SMASHED_DATA, 3)
 
 
 def check(found: Magnitudes, participant: int, largest: float) -> None:
-    found.check(FRAME, participant, torch.tensor([[largest / 2, -largest]]))
+    found.check(FRAME, participant, Content(torch.tensor([[largest / 2, -largest]]), {}, 1))
 
 
 def test_the_magnitude_is_the_largest_absolute_value_of_floating_tensors() -> None:
@@ -73,3 +74,48 @@ def test_it_continues_from_its_state() -> None:
 def test_a_bottom_that_begins_with_zeros_can_learn() -> None:
     found = Magnitudes({"hidden": 0.0}, 10.0)
     check(found, 0, 0.009)
+
+
+def gradient(found: Magnitudes, participant: int, largest: float, batch_size: int = 1) -> None:
+    state = torch.tensor([[largest / 2, -largest]]).expand(batch_size, 2)
+    found.check(Frame(Kind.OUTPUT_GRADIENT, 3), participant, Content(state, {}, batch_size))
+
+
+def test_an_output_gradient_far_larger_than_those_of_the_run_is_refused() -> None:
+    """Break it: compare a mean over 8 examples with one of a single one."""
+    found = GradientMagnitudes({"hidden": 0.5}, 10.0)
+    gradient(found, 1, 0.6, batch_size=8)
+    with pytest.raises(
+        ChannelError,
+        match=r"OUTPUT_GRADIENT .*of client 4 has values up to 5\.1 in 'hidden'.*reach 0\.5 so far"
+        r": more than channel\.output-gradient-factor = 10",
+    ):
+        gradient(found, 4, 5.1)
+
+
+def test_small_gradients_after_large_ones_do_not_bind() -> None:
+    """Break it: take each participant's last gradient, and not its largest."""
+    found = GradientMagnitudes({"hidden": 0.5}, 10.0)
+    for largest in (4.0, 1e-9):
+        for participant in range(3):
+            gradient(found, participant, largest)
+    assert found.shown("hidden") == 4.0
+    gradient(found, 0, 39.0)
+    assert found.shown("hidden") == 4.0  # one participant moves nothing
+
+
+def test_a_head_that_begins_with_zeros_can_learn_and_rare_classes_may_weigh() -> None:
+    """Break it: leave out `weigh`; a client with a rare class is refused."""
+    found = GradientMagnitudes({"hidden": 0.0}, 10.0)
+    gradient(found, 0, 0.99)
+    found = GradientMagnitudes({"hidden": 1.0}, 10.0)
+    with pytest.raises(ChannelError):
+        gradient(found, 0, 11.0)
+    found.weigh(20.0)
+    gradient(found, 0, 199.0)
+    found.weigh(0.5)  # classes that weigh less than 1 bind nobody
+    gradient(found, 0, 199.0)
+    plain = Magnitudes({"hidden": 1.0}, 10.0)
+    plain.weigh(20.0)  # smashed data do not depend on the loss
+    with pytest.raises(ChannelError):
+        check(plain, 0, 11.0)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from fedsplit.boundary import State
+from fedsplit.boundary import State, by_name
 from fedsplit.errors import ChannelError
 from fedsplit.split.steps import (
     PendingStep,
     check_gradients,
     evaluate_step,
+    input_gradient,
     output_gradient,
     score,
 )
@@ -207,3 +208,16 @@ def test_the_gradient_of_the_output_by_hand(enabled: bool) -> None:
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
     assert not result.loss.requires_grad
     assert logits.grad is None
+
+
+def test_the_gradient_of_an_output_leaves_the_weights_of_a_top_alone() -> None:
+    """Break it: call `backward`; the first step of a client's top would take two gradients."""
+    top, labels = nn.Linear(3, 2), torch.tensor([0, 1, 1, 0])
+    output = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    found = input_gradient(lambda s: top(by_name(s)["a"]), {"a": output, "n": labels}, labels)
+    assert isinstance(found, dict)
+    assert list(found) == ["a"]
+    probabilities = top(output).softmax(dim=1)
+    expected = (probabilities - nn.functional.one_hot(labels, 2)) @ top.weight / 4
+    torch.testing.assert_close(found["a"], expected)
+    assert top.weight.grad is None

@@ -14,8 +14,7 @@ from fedsplit.links import PROFILES, Link
 from fedsplit.messages import Measurements
 from fedsplit.server_app import Engine, open_grpc
 from fedsplit.split.server import RoundReport, StreamReport
-from strategies.answers import Answered, check_enough, cost_of, name_true_reasons, results_of
-from strategies.replies import NO_REPLY
+from strategies.answers import Answered, check_enough, cost_of, results_of
 from tests.conftest import TINY, Run, weights
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -151,14 +150,6 @@ def test_a_round_with_too_few_contributions_is_refused_by_name() -> None:
         r"clients 4, 7\. First: late",
     ):
         check_enough(3, [_counted(1, {7: "gone"}), _counted(1, {4: "late"})], 3)
-
-
-def test_the_reason_of_a_missing_reply_is_what_the_split_server_saw() -> None:
-    failures = {1: NO_REPLY, 2: NO_REPLY, 3: "diverged"}
-    seen = {1: "its stream broke", 2: "it never opened its stream", 3: "it was expelled"}
-    name_true_reasons(failures, RoundReport(Traffic(), {}, seen, {}))
-    assert failures == {1: "no reply: its stream broke", 2: NO_REPLY, 3: "diverged"}
-    name_true_reasons(failures, None)
 
 
 def test_results_of_clients_are_in_the_order_of_their_ids() -> None:

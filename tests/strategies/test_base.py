@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import nn
 
 from fedsplit import Config
 from fedsplit.channel.ledger import Traffic
 from fedsplit.config import STRATEGY_NAMES
 from fedsplit.errors import RunError
+from fedsplit.split.in_turn import InTurn
 from fedsplit.split.phases import Purpose
 from fedsplit.split.server import RoundReport
 from fedsplit.split.totals import Work
@@ -19,6 +21,7 @@ from strategies.clients import Clients
 from strategies.context import RunContext
 from strategies.full import Full
 from strategies.sflv1 import SFLV1
+from tests.split.toys import config_of, settings_of
 from tests.strategies.grids import ScriptedGrid, describes, fails, instructions_of
 
 ARRAYS = ArrayRecord({"w": torch.zeros(2)})
@@ -27,6 +30,8 @@ NODES = {0: 50, 1: 40, 2: 30, 3: 20}
 
 class _Tokens:
     """As much of a split server as a round's messages need."""
+
+    rule: Any = None
 
     def __init__(self) -> None:
         self.opened: list[tuple[Purpose, list[int]]] = []
@@ -76,6 +81,22 @@ def test_every_participant_has_a_token_of_its_own() -> None:
         assert config["channel-address"] == "direct:1"
     assert {m.metadata.message_type for m in messages} == {"train"}
     assert server.opened == [(Purpose.TRAIN, [0, 1, 2, 3])]
+
+
+def test_an_aggregator_that_protects_one_half_is_warned_of_at_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Break it: leave the warning out of `summary`."""
+    server = _Tokens()
+    shared: Any = InTurn(nn.Linear(1, 1), settings_of(config_of()))
+    server.rule = shared
+    for name, said in (("FedMedian", 1), ("FedAvg", 0)):
+        caplog.clear()
+        _strategy(SFLV1, server, **{"aggregation.name": name}).summary()
+        found = [r for r in caplog.records if r.levelname == "WARNING"]
+        assert len(found) == said
+        assert all("FedMedian protects only what clients train" in r.getMessage() for r in found)
+    shared.close()
 
 
 def test_unsplit_messages_have_no_token() -> None:

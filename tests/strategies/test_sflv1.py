@@ -39,3 +39,23 @@ def test_u_shaped_sflv1_equals_vanilla_and_full(run: Run, top_layer: int) -> Non
     assert of_client > vanilla.summary["client_parameters"]
     both = {name: u_shaped.summary[name] for name in u_shaped.summary if "flops" in name}
     assert sum(both.values()) == full.summary["client_flops_per_sample"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("FedMedian", ""),
+        ("FedTrimmedAvg", "beta = 0.3"),
+        ("Krum", "num-malicious-nodes = 1"),
+        ("MultiKrum", "num-malicious-nodes = 1, num-nodes-to-select = 2"),
+        ("Bulyan", ""),
+    ],
+)
+def test_a_robust_aggregator_chooses_between_whole_models_as_in_full(
+    run: Run, plain_threads: None, name: str, options: str
+) -> None:
+    """Break it: average the copies, or let Krum measure distances between bottoms alone."""
+    keys = {"aggregation.name": name, "aggregation.options": options}
+    sflv1, full = run(**keys), run(strategy="full", **keys)
+    assert distance(weights(sflv1), weights(full)) < 1e-5
+    assert distance(weights(sflv1), weights(run())) > 1e-3

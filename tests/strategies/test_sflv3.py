@@ -31,3 +31,16 @@ def test_each_client_keeps_its_bottom_and_the_server_averages_its_copies(
     empty = len(images) * record_bytes(ArrayRecord())
     first, second = (row["sync_downlink_bytes"] for row in result.rounds)
     assert first > second == empty
+
+
+def test_a_robust_aggregator_chooses_between_the_server_copies(run: Run) -> None:
+    """Break it: leave out `combine_copies` in `FederatedStrategy._close_round`."""
+    keys = {"num_server_rounds": 1, "aggregation.name": "FedMedian"}
+    sflv1, sflv3 = run(**keys), run(strategy="sflv3", **keys)
+    mean = run(num_server_rounds=1)
+    for part in ("trunk", "top"):
+        one, other, plain = (getattr(r.model, part).state_dict() for r in (sflv1, sflv3, mean))
+        assert distance(one, other) < 1e-6
+        assert distance(one, plain) > 1e-4
+    assert [row["sync_uplink_bytes"] for row in sflv3.rounds] == [0]
+    assert [row["failed_clients"] for row in sflv3.rounds] == [[]]
