@@ -31,7 +31,7 @@ from rich.table import Table
 
 from fedsplit import inprocess, simulate
 from fedsplit.certificates import make_certificates
-from fedsplit.server_app import Engine, open_grpc
+from fedsplit.serving import Engine, open_grpc
 
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 SETTINGS: Mapping[str, object] = {

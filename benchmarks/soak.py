@@ -22,7 +22,7 @@ from rich.table import Table
 
 from fedsplit import inprocess, simulate
 from fedsplit.results.run_directory import RunDirectory
-from fedsplit.server_app import Engine, open_grpc
+from fedsplit.serving import Engine, open_grpc
 from tests.e2e.flower import CONNECTION, ONE_ACTOR, Flower, program
 from tests.e2e.processes import processes_of
 from tests.e2e.runs import APP_DIR

@@ -15,10 +15,10 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsplit.arrays import to_record, to_state
-from fedsplit.blame import short_path, users_frame
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
 from fedsplit.channel_address import check_address
+from fedsplit.client_errors import explain_errors
 from fedsplit.client_side import ClientModel, client_model, client_training
 from fedsplit.client_state import (
     check_kept,
@@ -40,16 +40,14 @@ from fedsplit.data.augment import augmentation
 from fedsplit.data.digest import digest_if_readable
 from fedsplit.data.loader import device_batches
 from fedsplit.data.shards import Shard, load_shard
-from fedsplit.errors import ChannelError, FedSplitError
+from fedsplit.errors import ChannelError
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.fields import checked_values
-from fedsplit.flower_internals import ClientAppCallable, error_reply
 from fedsplit.initial_model import spec_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.messages import ARRAYS, CONFIG, METRICS, Description, Instructions, Measurements
 from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.references import load_class
-from fedsplit.run_log import clients_log
 from fedsplit.seeding import generator
 from fedsplit.split.answer_checks import AnswerChecks
 from fedsplit.split.client import SplitSession, attend_rendezvous
@@ -64,24 +62,6 @@ from fedsplit.tls import client_tls
 
 _RENDEZVOUS_FRAME_BYTES = 4096
 """Bound on a frame of the rendezvous, which carries no tensors."""
-
-
-def explain_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Reply with one readable line; an unforeseen error is also logged, with its traceback.
-
-    Flower's own reply would differ between engines: in a simulation it has Ray's traceback.
-    """
-    try:
-        return call_next(message, context)
-    except FedSplitError as error:
-        reason = str(error)
-    except Exception as error:
-        clients_log.error("A client failed", exc_info=error)
-        reason = f"{type(error).__name__}: {error}"
-        if frame := users_frame(error):
-            file = short_path(frame.filename)
-            reason = f"{file}, line {frame.lineno}, in {frame.name}: {reason}"
-    return error_reply(message, reason)
 
 
 app = ClientApp(mods=[explain_errors])

@@ -26,7 +26,8 @@ from fedsplit.flower_internals import Run, error_reply, task_identity
 from fedsplit.interruption import stopping_loops
 from fedsplit.observers import NOBODY, Observers
 from fedsplit.participants import clients_at_once
-from fedsplit.server_app import Engine, run_server
+from fedsplit.server_app import run_server
+from fedsplit.serving import Engine
 
 IN_PROCESS = Engine("inprocess", lambda host, config: DirectChannel(host))
 _log = logging.getLogger(__name__)

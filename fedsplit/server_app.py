@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from threading import Event
 
@@ -17,8 +16,6 @@ from flwr.serverapp import Grid, ServerApp
 from fedsplit.absolute_paths import relative_place
 from fedsplit.algorithms import strategy_class
 from fedsplit.batch_check import Trained
-from fedsplit.channel.endpoint import Channel, SessionHost
-from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.checking import check_batches
 from fedsplit.config import Config
 from fedsplit.data.run import reading
@@ -33,21 +30,18 @@ from fedsplit.flower_internals import (
 )
 from fedsplit.inputs import Inputs
 from fedsplit.messages import Instructions
-from fedsplit.models.trainable import layer_rates
 from fedsplit.objects import held_arguments
-from fedsplit.observers import NOBODY, Observers
-from fedsplit.participants import check_clients, max_streams
+from fedsplit.participants import check_clients
 from fedsplit.pool import pooled_training
-from fedsplit.preparation import Preparation, magnitude_bounds, prepare
+from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import last_state
 from fedsplit.rounds import Rounds
 from fedsplit.run_log import note, run_log, say, warn
+from fedsplit.serving import Engine, open_grpc, served
 from fedsplit.split.loss import balanced_weights
-from fedsplit.split.rules import RuleSettings
 from fedsplit.split.server import SplitServer
-from fedsplit.split.training import Training
 from fedsplit.threads import torch_threads
 from fedsplit.tls import server_tls
 from strategies.asking import AskingGrid
@@ -55,47 +49,6 @@ from strategies.clients import Clients
 from strategies.context import RunContext
 
 app = ServerApp()
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What differs between the engines.
-
-    Attributes
-    ----------
-    name : str
-        Its name in summary.json.
-    open_channel : Callable[[SessionHost, Config], Channel]
-        Opens the channel through which clients reach the split server.
-    make_room : Callable[[], object]
-        Called before the rendezvous of clients that must all run at the same time.
-    at_exit : Callable[[Callable[[], object]], object]
-        Takes a function to call if the process is asked to end, where that raises no exception.
-    asking : Callable[[Grid, SplitServer | None], Grid]
-        Returns the grid through which rounds ask clients.
-    observers : Observers
-        What watches a run from the process that has asked for it.
-    """
-
-    name: str
-    open_channel: Callable[[SessionHost, Config], Channel]
-    make_room: Callable[[], object] = lambda: None
-    at_exit: Callable[[Callable[[], object]], object] = lambda function: None
-    asking: Callable[[Grid, SplitServer | None], Grid] = lambda grid, server: grid
-    observers: Observers = NOBODY
-
-
-def open_grpc(host: SessionHost, config: Config) -> Channel:
-    """Listen where the config says; each open stream holds a thread."""
-    channel = config.channel
-    return GrpcChannel(
-        host,
-        address=channel.address,
-        advertise=channel.advertise,
-        tls=server_tls(channel),
-        max_streams=max_streams(config),
-        reconnect_seconds=channel.reconnect_timeout,
-    )
 
 
 FLOWER = Engine("flower", open_grpc, widen_simulation, call_at_exit, AskingGrid)
@@ -146,7 +99,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
         saved = last_state(config, [*held_arguments(), *engine.observers.names])
         prepared = prepare(config, run=run, observers=engine.observers)
         kind = strategy_class(config.strategy)
-        with _served(config, prepared, engine) as (server, address):
+        with served(config, prepared, engine) as (server, address):
             told = _instructions(config, prepared, run, address)
             if kind.synchronous:
                 engine.make_room()
@@ -269,35 +222,3 @@ def _answer_seconds(config: Config, num_clients: int) -> float:
         return channel.step_timeout
     # Until all have joined, and then one step for each client.
     return channel.join_timeout + (num_clients + 1) * channel.step_timeout
-
-
-@contextmanager
-def _served(
-    config: Config, prepared: Preparation, engine: Engine
-) -> Iterator[tuple[SplitServer | None, str]]:
-    """Serve the server part, if the strategy splits; give the server and its address."""
-    rule_class = strategy_class(config.strategy).update_rule
-    if rule_class is None:
-        yield None, ""
-        return
-    settings = RuleSettings(
-        training=Training.of_server(
-            config, layer_rates=layer_rates(prepared.model, config.layer_decay)
-        ),
-        join_seconds=config.channel.join_timeout,
-        step_seconds=config.channel.step_timeout,
-        cut_gradient=prepared.wire.cut_gradient,
-    )
-    server = SplitServer(
-        rule=rule_class(prepared.server_part, settings),
-        wire=prepared.wire,
-        magnitudes=magnitude_bounds(prepared, config),
-    )
-    try:
-        channel = engine.open_channel(server, config)
-        try:
-            yield server, channel.address
-        finally:
-            channel.close()
-    finally:
-        server.close()

@@ -14,7 +14,7 @@ import pytest
 from fedsplit import cli
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError, RunError
-from fedsplit.server_app import open_grpc
+from fedsplit.serving import open_grpc
 from fedsplit.split.server import SplitServer
 from tests.conftest import Call
 from tests.data.pictures import image_folder

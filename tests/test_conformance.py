@@ -69,7 +69,7 @@ def test_one_client_equals_centralised_training(
 def test_the_server_part_has_a_rate_and_a_schedule_of_its_own(
     run: Run, plain_threads: None, strategy: str
 ) -> None:
-    """Break it: make the rule with the training of the clients in `server_app._served`."""
+    """Break it: make the rule with the training of the clients in `serving.served`."""
     result = run(
         strategy=strategy,
         num_clients=1,

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedsplit import inprocess, simulate
 from fedsplit.boundary import each
 from fedsplit.errors import ConfigError, RunError
-from fedsplit.server_app import Engine, open_grpc
+from fedsplit.serving import Engine, open_grpc
 from fedsplit.split.client_rules import SplitClient
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.local import BatchLoss

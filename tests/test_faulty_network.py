@@ -11,7 +11,7 @@ from fedsplit.channel import grpc_stream
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.fields import BYTE_KEYS
-from fedsplit.server_app import Engine
+from fedsplit.serving import Engine
 from tests.channel.proxy import KINDS, FaultyProxy
 from tests.conftest import TINY, Run, distance, weights
 

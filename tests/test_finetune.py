@@ -11,7 +11,7 @@ from fedsplit import Result, inprocess, simulate
 from fedsplit.models import load_model, save_model
 from fedsplit.models.registry import family_of
 from fedsplit.seeding import seeded_init
-from fedsplit.server_app import Engine, open_grpc
+from fedsplit.serving import Engine, open_grpc
 from tests.models.families import qwen3_vl_toys, zoo
 
 KEYS: dict[str, object] = {

@@ -12,7 +12,7 @@ from fedsplit.channel.ledger import Traffic
 from fedsplit.errors import RunError
 from fedsplit.links import PROFILES, Link
 from fedsplit.messages import Measurements
-from fedsplit.server_app import Engine, open_grpc
+from fedsplit.serving import Engine, open_grpc
 from fedsplit.split.server import RoundReport, StreamReport
 from strategies.answers import Answered, check_enough, cost_of, results_of
 from tests.conftest import TINY, Run, weights

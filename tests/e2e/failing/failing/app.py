@@ -4,11 +4,12 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedsplit import client_app
+from fedsplit.client_errors import explain_errors
 
 from .disk import broken_for
 
 vars(client_app)["load_shard"] = broken_for(1, vars(client_app)["load_shard"])
-app = ClientApp(mods=[client_app.explain_errors])
+app = ClientApp(mods=[explain_errors])
 app.query("describe")(client_app.describe)
 app.evaluate()(client_app.evaluate)
 

@@ -4,9 +4,10 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedsplit import client_app
+from fedsplit.client_errors import explain_errors
 from tests.e2e.kill import killing_images
 
-app = ClientApp(mods=[client_app.explain_errors])
+app = ClientApp(mods=[explain_errors])
 app.query("describe")(client_app.describe)
 
 
