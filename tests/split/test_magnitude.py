@@ -91,6 +91,8 @@ def test_an_output_gradient_far_larger_than_those_of_the_run_is_refused() -> Non
         r": more than channel\.output-gradient-factor = 10",
     ):
         gradient(found, 4, 5.1)
+    with pytest.raises(ChannelError, match=r"values up to 5\.6 in"):
+        gradient(found, 4, 0.7, batch_size=8)
 
 
 def test_small_gradients_after_large_ones_do_not_bind() -> None:

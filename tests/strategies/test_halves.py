@@ -110,11 +110,11 @@ def test_a_chosen_round_does_not_decide_the_next(rule: PerParticipantCopies) -> 
     combined("FedMedian", rule)
     for client in (0, 1):
         rule.begin(client)
+        with torch.no_grad():
+            next(rule.training_now[client].parameters()).fill_(5.0)
         rule.finish(client)
-    with torch.no_grad():
-        next(rule.server_part.parameters()).fill_(7.0)
     rule.close_round({0: 1, 1: 1})
-    assert exchanged(rule.server_part)["w"].tolist() == [2.0, 2.0]  # the copies' own
+    assert exchanged(rule.server_part)["w"].tolist() == [5.0, 5.0]
 
 
 def test_one_shared_server_part_is_named_in_a_warning(rule: PerParticipantCopies) -> None:

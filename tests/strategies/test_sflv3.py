@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from flwr.app import ArrayRecord
 
+from fedsplit import simulate
+from fedsplit.arrays import to_state
 from fedsplit.flower_internals import record_bytes
+from strategies.replies import weights_of
+from strategies.update_norms import UpdateNorms
 from tests.conftest import Run, distance
 from tests.strategies import by_hand
 
@@ -44,3 +50,23 @@ def test_a_robust_aggregator_chooses_between_the_server_copies(run: Run) -> None
         assert distance(one, plain) > 1e-4
     assert [row["sync_uplink_bytes"] for row in sflv3.rounds] == [0]
     assert [row["failed_clients"] for row in sflv3.rounds] == [[]]
+
+
+def test_an_update_is_measured_from_the_clients_own_bottom(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: measure it from the weights that the run began with, in `_began_with`."""
+    began, replied = [], []
+    honest = UpdateNorms.faults
+
+    def faults(norms: UpdateNorms, replies: Any, began_with: Any) -> dict[int, str]:  # noqa: ANN401
+        began.append({client: to_state(began_with(client)) for client in replies})
+        replied.append({client: to_state(weights_of(reply)) for client, reply in replies.items()})
+        return honest(norms, replies, began_with)
+
+    monkeypatch.setattr(UpdateNorms, "faults", faults)
+    simulate(tiny, strategy="sflv3")
+    first, second = began
+    assert all(distance(weights, first[0]) == 0.0 for weights in first.values())
+    assert set(second) == set(by_hand.CLIENTS)
+    assert all(distance(second[client], replied[0][client]) == 0.0 for client in second)

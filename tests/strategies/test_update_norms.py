@@ -49,7 +49,9 @@ def test_an_update_far_larger_than_the_others_is_refused_and_named() -> None:
 @pytest.mark.parametrize("norm", [1e30, -1e30, 1e38])
 def test_no_finite_weight_is_too_large_to_be_measured(norm: float) -> None:
     """Break it: square in single precision."""
-    assert refused(UpdateNorms(10.0), {0: 1.0, 1: 1.0, 2: norm}) == [2]
+    faults = UpdateNorms(10.0).faults(replies({0: 1.0, 1: 1.0, 2: norm}, {}), began_with)
+    assert list(faults) == [2]
+    assert f"moved by {abs(norm):.3g}," in faults[2]
 
 
 def test_up_to_the_factor_is_fine() -> None:
