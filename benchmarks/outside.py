@@ -3,7 +3,7 @@
 Whole rounds of ten clients, with the split server behind gRPC in one process. In each repetition
 all variants run in turn, so that a change of the machine's speed affects all: compare the ratios.
 
-    uv run python -m benchmarks.outside                     # TLS, and 2,000 strangers
+    GRPC_VERBOSITY=ERROR uv run python -m benchmarks.outside    # TLS, and 2,000 strangers
     uv run python -m benchmarks.outside --strangers 5000
     uv run python -m benchmarks.outside --quick             # only to check that it works
 """
