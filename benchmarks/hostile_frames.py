@@ -316,7 +316,7 @@ def throw(frames: int, *, seed: int = 0) -> Found:
     parts, expected = Parts.of(good), structure(receive(good))
     outcomes: Counter[tuple[str, str]] = Counter()
     wrong: list[str] = []
-    seconds, first = 0.0, _memory()
+    seconds, first = 0.0, memory()
     for number in range(frames):
         draw = Random(f"{seed} {number}")
         kind = draw.choice(list(MUTATIONS))
@@ -330,8 +330,8 @@ def throw(frames: int, *, seed: int = 0) -> Found:
         if fault:
             wrong.append(f"frame {number} ({kind}): {fault}")
         if number == min(_WARM, frames // 2):
-            first = _memory()
-    return Found(outcomes, wrong, seconds, (first, _memory()))
+            first = memory()
+    return Found(outcomes, wrong, seconds, (first, memory()))
 
 
 def _outcome(data: bytes, good: bytes, expected: tuple[object, ...]) -> tuple[str, str]:
@@ -348,7 +348,8 @@ def _outcome(data: bytes, good: bytes, expected: tuple[object, ...]) -> tuple[st
     return "accepted", "" if found == expected else f"accepted as {found}"
 
 
-def _memory() -> int:
+def memory() -> int:
+    """Return the resident memory of this process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
