@@ -133,7 +133,9 @@ def magnitude_bounds(prepared: Preparation, config: Config) -> dict[Kind, Magnit
     if prepared.wire.output is not None and prepared.wire.output_gradient:
         with torch.no_grad():
             output = join_parts(model.trunk).eval()(protected)
-        gradient = input_gradient(model.top.eval(), output, labels.to(device))
+        top = join_parts(model.top)
+        top.autocast = prepared.autocast  # as clients compute it
+        gradient = input_gradient(top.eval(), output, labels.to(device))
         initial = {name: value * len(labels) for name, value in magnitudes(gradient).items()}
         found[Kind.OUTPUT_GRADIENT] = GradientMagnitudes(initial, channel.output_gradient_factor)
     return found

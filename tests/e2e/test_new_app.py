@@ -106,7 +106,7 @@ def test_an_empty_folder_runs_the_defaults(newcomer: Path) -> None:
     folder.mkdir()
     done = call(newcomer, folder, "fedsplit", "run", *SMALL)
     assert done.returncode == 0, done.stderr
-    assert "run in this process. 'fedsplit new DIR' makes" in done.stdout
+    assert "run in this process.\n'fedsplit new DIR' makes" in done.stdout
     (run_dir,) = (folder / "runs").iterdir()
     assert f"Run directory: {run_dir}" in done.stdout
 
