@@ -84,7 +84,7 @@ class FederatedStrategy(Strategy):
         self._kept = KeptByClients()
         rule = None if run.server is None else run.server.rule
         self._halves = Halves(self.aggregator, run.buffers, rule)
-        self._norms = UpdateNorms(run.config.aggregation.update_factor, run.buffers)
+        self._norms = UpdateNorms(run.config.aggregation.update_factor)
 
     @classmethod
     def metrics(cls) -> tuple[Field, ...]:

@@ -7,7 +7,7 @@ size: an update that is far larger than those of the run is refused, and its sen
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -35,20 +35,17 @@ class UpdateNorms:
     The norm of a client's update is compared with the median over the round's participants; in a
     round with fewer than three, with the median over each participant's last update; and where the
     run has not shown three, with the largest of the rounds before. In the first round of one or two
-    clients it is compared with the norm of the weights themselves. A client with more examples than
-    the median takes more steps, and may move as much farther.
+    clients there is nothing to compare with. A client with more examples than the median takes more
+    steps, and may move as much farther.
 
     Parameters
     ----------
     factor : float
         How many times as large an update may be; 0 = as large as it likes.
-    buffers : Collection[str]
-        Names of running statistics, whose first values say nothing of their size.
     """
 
-    def __init__(self, factor: float, buffers: Collection[str] = ()) -> None:
+    def __init__(self, factor: float) -> None:
         self._factor = factor
-        self._buffers = buffers
         self._last: dict[int, _Update] = {}
 
     def faults(
@@ -83,11 +80,8 @@ class UpdateNorms:
         self, shown: _Update | None, update: _Update, before: ArrayRecord
     ) -> tuple[float, str]:
         """Return how far a client's weights may move, and what that follows from."""
-        if shown is None:
-            size = _norm(before)
-            says_nothing = size == 0.0 or any(name in self._buffers for name in before)
-            limit = math.inf if says_nothing else self._factor * size
-            return limit, f"their norm was {size:.3g}"
+        if shown is None:  # adam from random weights may move them by many times their norm
+            return math.inf, ""
         norm = max(shown.norm, _SMALLEST * _norm(before))
         more = max(1.0, update.num_examples / max(shown.num_examples, 1))
         return self._factor * norm * more, f"those of the run move by {norm:.3g}"
