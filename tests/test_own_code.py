@@ -25,15 +25,19 @@ class Strategy(SFLV1):
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with a package of the user's own; what is imported from it is forgotten."""
-    before = set(sys.modules)
+    forget_mine()  # of another test, from another folder
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").write_text("")
     write(tmp_path, 1)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith("mine"):
-            del sys.modules[name]
+    forget_mine()
+
+
+def forget_mine() -> None:
+    """Forget what was imported from any such package."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
 
 
 def write(app: Path, penalty: int) -> None:
