@@ -158,7 +158,7 @@ class Experiment:
                 **sizes,
                 "cut_layer": config.split.cut_layer if split else None,
                 **known,
-                **environment(config.on_server().device, code_digest(config.to_flat().values())),
+                **environment(config.server_device, code_digest(config.to_flat().values())),
             },
             metrics=(*self._strategy.metrics(), *self._prepared.observers.metrics),
         )
@@ -204,7 +204,7 @@ class Experiment:
 
     def _scored(self, states: Sequence[Mapping[str, Tensor]]) -> list[Scored]:
         if len(states) == 1:
-            results = [score_model(self._prepared, self._config.on_server().device)]
+            results = [score_model(self._prepared, self._config.server_device)]
         else:
             results = score_clients(self._prepared, self._config, states, self._show_scoring)
         self._confusion = sum((result.confusion for result in results[1:]), results[0].confusion)

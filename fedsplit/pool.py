@@ -30,7 +30,7 @@ def pooled_training(
             yield from device_batches(
                 images,
                 config.batch_size,
-                device=config.on_server().device,
+                device=config.server_device,
                 generator=generator(config.seed, "pooled batches", server_round, epoch),
                 last=config.last_batch,
                 augment=augmentation(config, "pooled", server_round, epoch),

@@ -124,7 +124,7 @@ def magnitude_bounds(prepared: Preparation, config: Config) -> dict[Kind, Magnit
     """
     model, channel = prepared.model, config.channel
     images, labels = prepared.test.batch(torch.arange(min(config.batch_size, len(prepared.test))))
-    device = config.on_server().device
+    device = config.server_device
     draw = partial(generator, config.seed, "defence", "initial")
     with torch.no_grad():
         smashed = model.bottom.eval()(images.to(device))

@@ -104,7 +104,7 @@ def score_clients(
     progress : Callable[[int, int], object]
         Called with the number of scored states and of all states.
     """
-    device = config.on_server().device
+    device = config.server_device
     distinct = {id(state): state for state in states}
     at_once = min(len(distinct), clients_at_once(config))
     idle: SimpleQueue[Preparation] = SimpleQueue()

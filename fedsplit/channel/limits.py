@@ -13,7 +13,7 @@ _LARGEST = 2**20
 HANDSHAKE_SECONDS, IDLE_SECONDS = 10.0, 5.0
 """How long a connection can be without its handshake, and without a stream.
 
-A client opens one connection for one stream at once; whoever is silent for longer is a stranger.
+A client opens one connection for one stream at once; one that is silent for longer is a stranger.
 """
 
 

@@ -1,8 +1,8 @@
-"""TLS on the channel: the certificates of either end, and why a handshake fails.
+"""TLS on the channel: the certificates of either end.
 
 gRPC does the encryption. Its errors name neither the certificate nor the remedy, and a server that
 refuses a client's certificate closes the connection without a word. So certificates are checked
-before they are used, and after a failure one more handshake finds out why.
+before they are used; `fedsplit.channel.handshake` finds out why a connection still fails.
 """
 
 from __future__ import annotations

@@ -268,7 +268,12 @@ class Config(Section):
 
     def on_server(self) -> Config:
         """Return the config with the server's device as ``device``."""
-        return Config.load(self, {"device": self.server.device or self.device})
+        return Config.load(self, {"device": self.server_device})
+
+    @property
+    def server_device(self) -> str:
+        """The torch device of the server part."""
+        return self.server.device or self.device
 
     def changed(self) -> dict[str, Scalar]:
         """Return the keys whose value is not fedsplit's default, dotted."""
