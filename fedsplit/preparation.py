@@ -159,7 +159,7 @@ def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> 
         As `check`, and if weights cannot be loaded, or a metric has the key of the strategy's own.
     """
     found, spec, class_names = check(config, run=run)
-    config = config.on_server()
+    config = Config.load(config, {"device": config.server_device})
     strategy = strategy_class(config.strategy)
     observers.check_apart(strategy.metrics())
     model = initial_model(config, found, num_labels=len(class_names))

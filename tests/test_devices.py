@@ -52,7 +52,7 @@ def test_a_numbered_gpu_is_refused_where_ray_chooses() -> None:
 def test_the_server_needs_its_own_device_only() -> None:
     """Clients may compute on GPUs that the server does not have, and the other way round."""
     config = Config.from_flat({"device": "cuda:77", "server.device": "cpu"})
-    assert config.on_server().device == "cpu"
+    assert config.server_device == "cpu"
     check(Config.load(config, {"data.max-train-samples": 200}))
     with pytest.raises(ConfigError, match=r"server\.device = 'cuda:77' cannot be used here"):
         check(Config.from_flat({"server.device": "cuda:77"}))

@@ -266,10 +266,6 @@ class Config(Section):
         own = spelt(values, _valid_keys(), source)
         return cls._checked({**({} if base is None else base.to_flat()), **own}, changes, source)
 
-    def on_server(self) -> Config:
-        """Return the config with the server's device as ``device``."""
-        return Config.load(self, {"device": self.server_device})
-
     @property
     def server_device(self) -> str:
         """The torch device of the server part."""
