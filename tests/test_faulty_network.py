@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from fedsplit import Config, Result, inprocess, simulate
+from fedsplit import Config, Result, client_app, inprocess, simulate
 from fedsplit.channel import grpc_stream
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
+from fedsplit.channel.tls import ClientTls, ServerTls
 from fedsplit.fields import BYTE_KEYS
 from fedsplit.serving import Engine
+from tests.channel.certificates import Certificates
 from tests.channel.proxy import KINDS, FaultyProxy
 from tests.conftest import TINY, Run, distance, weights
 
@@ -21,11 +23,14 @@ pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow, pytest.mark.
 class ProxiedChannel:
     """The channel over gRPC, which clients reach through a proxy only."""
 
-    def __init__(self, host: SessionHost, config: Config, **faults: object) -> None:
+    def __init__(
+        self, host: SessionHost, config: Config, tls: ServerTls | None, **faults: object
+    ) -> None:
         self._channel = GrpcChannel(
             host,
             address="127.0.0.1:0",
             max_streams=64,
+            tls=tls,
             reconnect_seconds=config.channel.reconnect_timeout,
         )
         self.proxy = FaultyProxy(self._channel.address, **faults)  # type: ignore[arg-type]
@@ -37,14 +42,27 @@ class ProxiedChannel:
 
 
 def shaken_run(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, keys: dict[str, object], **faults: object
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    keys: dict[str, object],
+    made: Certificates | None = None,
+    **faults: object,
 ) -> tuple[Result, FaultyProxy]:
-    """Make a run of TINY whose clients reach the split server through a faulty network."""
+    """Make a run of TINY whose clients reach the split server through a faulty network.
+
+    With certificates, over mutual TLS.
+    """
     channels: list[ProxiedChannel] = []
 
     def open_channel(host: SessionHost, config: Config) -> Channel:
-        channels.append(ProxiedChannel(host, config, **faults))
+        tls = None if made is None else made.server(mutual=True)
+        channels.append(ProxiedChannel(host, config, tls, **faults))
         return channels[-1]
+
+    def client_tls(*_: object) -> ClientTls | None:
+        return None if made is None else made.client("client-0")
+
+    monkeypatch.setattr(client_app, "client_tls", client_tls)
 
     monkeypatch.setattr(inprocess, "IN_PROCESS", Engine("inprocess", open_channel))
     result = simulate({**TINY, "output-dir": str(folder), "max-concurrent-clients": 4, **keys})
@@ -106,3 +124,24 @@ def test_no_step_is_taken_twice_or_lost_under_any_rule(
     )
     assert_unshaken(quiet, shaken)
     assert min(proxy.faults[kind] for kind in ("cut", "flip", "split", "duplicate")) > 5
+
+
+def test_a_network_that_breaks_tls_is_not_taken_for_a_stranger(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every harmed byte ends a TLS connection, also in its handshake.
+
+    Break it: make what `handshake_fault` says final at any time and at once.
+    """
+    keys: dict[str, object] = {"strategy": "sflv1", "num-server-rounds": 2}
+    quiet = run(**keys)
+    shaken, proxy = shaken_run(
+        *(monkeypatch, tmp_path / "run"),
+        {**keys, "channel.step-timeout": 2.0, "channel.reconnect-timeout": 60.0},
+        Certificates(tmp_path / "certificates"),
+        mean_bytes=20_000.0,
+        seed=3,
+        kinds=("cut", "flip", "split", "duplicate"),
+    )
+    assert_unshaken(quiet, shaken)
+    assert proxy.faults.total() > 200

@@ -136,7 +136,9 @@ class GrpcStream:
         if ended.code() is grpc.StatusCode.CANCELLED:
             details = "the round is over, or the server is closing."
         server = f"The split server at {self._address}"
-        if self._tls is not None and ended.code() is grpc.StatusCode.UNAVAILABLE:
+        # A session that has had an answer has been let in: what breaks it later is the network.
+        unanswered = self._answers == 0 and ended.code() is grpc.StatusCode.UNAVAILABLE
+        if self._tls is not None and unanswered:
             fault = handshake_fault(self._address, self._tls)
             if fault is not None:
                 return ChannelError(f"{server} {fault}")

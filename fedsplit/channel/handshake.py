@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 
 from fedsplit.addresses import host_of, port_of
 from fedsplit.channel.tls import ClientTls
 
 _SECONDS = 5.0
+_PAUSE_SECONDS = 0.5
 _EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_IP = 10, 9, 62, 64
 """OpenSSL's numbers of reasons to refuse a certificate (X509_V_ERR_*)."""
 
 
 def handshake_fault(address: str, tls: ClientTls) -> str | None:
-    """Connect once more, only for a handshake, and return why it fails.
+    """Connect twice more, only for a handshake, and return why both fail.
 
     Parameters
     ----------
@@ -26,9 +28,17 @@ def handshake_fault(address: str, tls: ClientTls) -> str | None:
     Returns
     -------
     str | None
-        The end of a sentence about the address, and the remedy. None if the handshake succeeds, or
+        The end of a sentence about the address, and the remedy. None if a handshake succeeds, or
         the connection breaks for a reason that another try may not meet.
     """
+    fault = _fault(address, tls)
+    if fault is None:
+        return None
+    time.sleep(_PAUSE_SECONDS)  # a network that fails may look the same once, but hardly twice
+    return fault if _fault(address, tls) == fault else None
+
+
+def _fault(address: str, tls: ClientTls) -> str | None:
     context = ssl.create_default_context(cafile=tls.root_certificates)
     context.set_alpn_protocols(["h2"])
     if tls.identity is not None:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -34,6 +34,8 @@ class FaultyProxy:
         Of the places and kinds of faults.
     kinds : Sequence[str]
         The kinds that occur, each as often as it is named here.
+    first : Sequence[Callable[[socket.socket], object]]
+        What is done with the first connections, which are then closed and not forwarded.
 
     Attributes
     ----------
@@ -42,12 +44,19 @@ class FaultyProxy:
     """
 
     def __init__(
-        self, target: str, *, mean_bytes: float, seed: int = 0, kinds: Sequence[str] = KINDS
+        self,
+        target: str,
+        *,
+        mean_bytes: float = 0.0,
+        seed: int = 0,
+        kinds: Sequence[str] = KINDS,
+        first: Sequence[Callable[[socket.socket], object]] = (),
     ) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._mean_bytes = mean_bytes
         self._kinds = kinds
+        self._first = list(first)
         self._random = random.Random(seed)
         self.faults: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -78,6 +87,10 @@ class FaultyProxy:
         while True:
             try:
                 client, _ = self._listener.accept()
+                if self._first:
+                    self._first.pop(0)(client)
+                    _shut(client)
+                    continue
                 server = socket.create_connection(self._target)
             except OSError:
                 return

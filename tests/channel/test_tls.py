@@ -12,6 +12,7 @@ import grpc
 import pytest
 import torch
 
+from fedsplit.channel import grpc_stream
 from fedsplit.channel.codec import encode
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import SessionHost
@@ -22,6 +23,7 @@ from fedsplit.channel.tls import ClientTls, Identity, ServerTls
 from fedsplit.errors import ChannelError, ConfigError
 from tests.channel.certificates import Certificates
 from tests.channel.hosts import EchoHost
+from tests.channel.proxy import FaultyProxy
 
 Serve = Callable[..., GrpcChannel]
 
@@ -42,7 +44,14 @@ def serve() -> Iterator[Serve]:
         advertise: str = "",
     ) -> GrpcChannel:
         channels.append(
-            GrpcChannel(host, address=address, advertise=advertise, tls=tls, max_streams=8)
+            GrpcChannel(
+                host,
+                address=address,
+                advertise=advertise,
+                tls=tls,
+                max_streams=8,
+                reconnect_seconds=10.0,
+            )
         )
         return channels[-1]
 
@@ -175,15 +184,56 @@ def test_a_client_with_tls_refuses_a_server_without(serve: Serve, made: Certific
         stream.exchange(frame_of())
 
 
-def test_a_broken_connection_is_not_taken_for_a_refusal(made: Certificates) -> None:
-    """A server that closes before the handshake: another try may succeed, so it is tried."""
+@pytest.mark.parametrize("when", ["before the handshake", "after the handshake", "with noise"])
+def test_a_broken_connection_is_not_taken_for_a_refusal(
+    serve: Serve, made: Certificates, when: str
+) -> None:
+    """The first connection is gRPC's, the second asks why it broke, the third finds the server.
+
+    Break it: return what `_fault` says without a second try.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.directory / "server.pem", made.directory / "server.key")
+    breaks: dict[str, Callable[[socket.socket], object]] = {
+        "before the handshake": lambda client: None,
+        "after the handshake": lambda client: context.wrap_socket(client, server_side=True).close(),
+        "with noise": lambda client: client.send(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"),
+    }
+    host = EchoHost()
+    channel = serve(host, made.server())
+    with (
+        FaultyProxy(channel.address, first=[lambda client: None, breaks[when]]) as proxy,
+        stream_to(proxy.address, made.client()) as stream,
+    ):
+        stream.exchange(frame_of())
+    assert list(host.sessions) == ["t"]
+
+
+def test_a_session_that_had_an_answer_asks_for_no_reason(
+    serve: Serve, made: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What breaks a connection that was let in is the network. Break it: ask after each break."""
+    monkeypatch.setattr(grpc_stream, "handshake_fault", lambda *_: "was not asked.")
+    channel = serve(EchoHost(), made.server())
+    with (
+        FaultyProxy(channel.address) as proxy,
+        stream_to(proxy.address, made.client()) as stream,
+    ):
+        stream.exchange(frame_of(0))
+        proxy.cut_all()
+        stream.exchange(frame_of(1))
+
+
+def test_a_server_that_is_not_there_is_waited_for(made: Certificates) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     stream = GrpcStream(
         address, "t", step_timeout=5, max_frame_bytes=99, reconnect_timeout=0.5, tls=made.client()
     )
+    began = time.monotonic()
     with pytest.raises(ChannelError, match="ended step 0"), stream:
         stream.exchange(frame_of())
+    assert time.monotonic() - began > 0.1
 
 
 def test_without_tls_no_client_connects_to_another_machine() -> None:
