@@ -1,4 +1,6 @@
-"""Seconds from a command to its first training step, beside `import torch` and Ray's own start.
+"""Seconds from a command to its first training step, beside what no run can do without.
+
+They are `import torch`, one training step of a ViT of transformers, and Ray's own start.
 
     uv run python -m benchmarks.startup [--app DIR] [--program FEDSPLIT] [--repetitions 3]
 
@@ -30,6 +32,15 @@ class Actor:
     def ping(self): return 1
 actors = [Actor.remote() for _ in range(2)]
 ray.get([actor.ping.remote() for actor in actors])
+"""
+STEP = """
+import torch
+from transformers import ViTConfig, ViTModel
+size = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
+model = ViTModel(ViTConfig(image_size=8, patch_size=4, **size))
+optimizer = torch.optim.SGD(model.parameters())
+model(torch.ones(1, 3, 8, 8)).last_hidden_state.sum().backward()
+optimizer.step()
 """
 SMALL = ["--num-clients", "10", "--set", "num-server-rounds=1"]
 
@@ -93,6 +104,7 @@ def main() -> None:
 
         measures: dict[str, Callable[[], float]] = {
             "import torch": lambda: seconds_of(python, "-c", "import torch"),
+            "one step of transformers' ViT": lambda: seconds_of(python, "-c", STEP),
             "in-process": lambda: seconds_to_first_step(
                 asked.program, asked.app, env, "--engine", "inprocess"
             ),
