@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeGuard, get_args, get_origin
 
 from generated import write_or_check
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 from fedsplit.config import Config
@@ -80,6 +80,11 @@ def _check_validated(kinds: Sequence[type[BaseModel]]) -> None:
         for kind in kinds
         for validator in kind.__pydantic_decorators__.field_validators.values()
         for name in validator.info.fields
+    } | {
+        name
+        for kind in kinds
+        for name, field in kind.model_fields.items()
+        if any(isinstance(rule, AfterValidator) for rule in field.metadata)
     }
     if found != set(VALIDATED):
         raise SystemExit(f"VALIDATED must describe the validators of {sorted(found)}.")

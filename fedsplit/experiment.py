@@ -78,8 +78,10 @@ class Experiment:
 
     Attributes
     ----------
+    process : LastProcess
+        What only this process knows of the run.
     directory : RunDirectory
-        The run directory.
+        The run directory. One that is continued is not changed before its state is loaded.
     recorder : Recorder
         The rows and the summary.
     observers : Observers
@@ -105,13 +107,12 @@ class Experiment:
         self._client_part = prepared.held_by_clients(split=self._split)
         self._confusion: Tensor | None = None
         self._own_states: Sequence[Mapping[str, Tensor]] = []
-        self.directory = (
-            RunDirectory.reopen(config, rounds_done)
-            if config.resume
-            else RunDirectory.create(config)
-        )
+        self.process = LastProcess(engine, self.observers.names)
+        reopened = RunDirectory.reopen(config, rounds_done) if config.resume else None
+        self.directory = reopened or RunDirectory.create(config)
         try:
-            self.directory.write_process(LastProcess(engine, self.observers.names))
+            if reopened is None:
+                self.directory.write_process(self.process)
             self._sinks = Sinks(config, self.directory.path, rounds_done)
             self.recorder = Recorder(self.directory, config, say)
             self._begin(class_counts, num_validation, engine)

@@ -59,6 +59,9 @@ class Rounds:
         self._arrays = to_record(experiment.initial_state())
         if saved is not None:
             self._load(saved)
+        if config.resume:
+            experiment.directory.go_on(config, self._done)
+            experiment.directory.write_process(experiment.process)
 
     def run(self, grid: Grid) -> Outcome:
         """Let Flower run the rounds that are left, and write the results.
@@ -159,9 +162,9 @@ class Rounds:
         return model
 
     def _load(self, saved: Snapshot) -> None:
+        self._load_weights(saved)
         self._experiment.recorder.load_state_dict(saved["recorder"])
         self._done = saved["round"]
-        self._load_weights(saved)
 
     def _load_weights(self, saved: Snapshot) -> None:
         self._strategy.load_state_dict(saved["strategy"])

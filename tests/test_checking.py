@@ -85,10 +85,10 @@ def test_shards_are_counted_without_their_validation_part() -> None:
             {"split.topology": "u-shaped", "split.cut-layer": 5},
             r"cut-layer = 5 leaves the server without a stage.*1 to 4\.",
         ),
-        ({"split.top-layer": 3}, r"top-layer = 3 needs topology = 'u-shaped'"),
+        ({"split.top-layer": 3}, r"split.top-layer = 3 needs split.topology = 'u-shaped'"),
         (
             {"split.topology": "u-shaped", "split.cut-layer": 3, "split.top-layer": 3},
-            r"top-layer = 3 must be above cut-layer = 3",
+            r"split.top-layer = 3 must be above split.cut-layer = 3",
         ),
         (
             {

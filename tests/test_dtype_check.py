@@ -52,7 +52,10 @@ def test_the_check_leaves_the_model_as_it_is(tiny: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"model.dtype": "bfloat16", "model.autocast": "bfloat16"}, "needs dtype = 'float32'"),
+        (
+            {"model.dtype": "bfloat16", "model.autocast": "bfloat16"},
+            "needs model.dtype = 'float32'",
+        ),
         ({"model.dtype": "float8"}, "model.dtype"),
         ({"split.trainable": "top"}, "split.trainable"),
         ({"lora.rank": 0}, "lora.rank"),

@@ -357,3 +357,24 @@ def test_the_weights_of_the_best_round_are_kept_beside_the_last(run: Run, strate
         for folder, other in (("best-clients", shorter), ("clients", result)):
             for part in (other.run_dir / "clients").iterdir():
                 assert (result.run_dir / folder / part.name).read_bytes() == part.read_bytes()
+
+
+def test_a_finished_run_whose_lengthening_fails_is_as_it_was(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: remove the summary before the checkpoint has been loaded."""
+    finished = tmp_path / "finished"
+    shutil.copytree(run().run_dir, finished)
+    before = {path: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+
+    def fail(*_: object) -> None:
+        raise ConfigError("The saved state lacks 'x'.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("strategies.base.FederatedStrategy.load_state_dict", fail)
+        with pytest.raises(ConfigError, match="lacks 'x'"):
+            simulate(resume=finished, num_server_rounds=4)
+    after = {path: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+    changed = {path.name for path in after if before.get(path) != after[path]}
+    assert changed <= {"error.txt", "log.txt", ".lock"}
+    assert simulate(resume=finished, num_server_rounds=3).summary["finished_rounds"] == 3

@@ -77,9 +77,10 @@ def _line(details: ErrorDetails, valid_keys: Sequence[str]) -> str:
         example = next(valid for valid in valid_keys if valid.startswith(f"{key}."))
         return f"{shown}: is a section: set keys in it, such as {example}"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if details["type"] == "value_error":
-        return f"{shown}: {message}"
-    return f"{shown}: must be {message}"
+    if details["type"] != "value_error":
+        return f"{shown}: must be {message}"
+    # Validators of a section name their keys themselves.
+    return message if isinstance(value, dict) else f"{shown}: {message}"
 
 
 def _shortened(text: str) -> str:

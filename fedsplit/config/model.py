@@ -43,7 +43,7 @@ class ModelConfig(Section):
     def _autocast_from_float32(self) -> Self:
         if self.autocast != "none" and self.dtype != "float32":
             raise ValueError(
-                f"autocast = '{self.autocast}' needs dtype = 'float32'; weights in "
+                f"model.autocast = '{self.autocast}' needs model.dtype = 'float32'; weights in "
                 f"'{self.dtype}' already compute in that dtype"
             )
         return self
@@ -85,13 +85,13 @@ class SplitConfig(Section):
     def _top_after_cut(self) -> Self:
         if self.top_layer and not self.u_shaped:
             raise ValueError(
-                f"top-layer = {self.top_layer} needs topology = 'u-shaped'; in the vanilla one the "
-                "server holds everything behind the cut"
+                f"split.top-layer = {self.top_layer} needs split.topology = 'u-shaped'; in the "
+                "vanilla one the server holds everything behind the cut"
             )
         if self.top_layer and self.top_layer <= self.cut_layer:
             raise ValueError(
-                f"top-layer = {self.top_layer} must be above cut-layer = {self.cut_layer}, or the "
-                "server would hold nothing"
+                f"split.top-layer = {self.top_layer} must be above split.cut-layer = "
+                f"{self.cut_layer}, or the server would hold nothing"
             )
         return self
 

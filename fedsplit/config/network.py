@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from fedsplit.addresses import address_fault, is_loopback, is_wildcard
-from fedsplit.config.section import Section
+from fedsplit.addresses import is_loopback, is_wildcard
+from fedsplit.config.section import Address, Section
 from fedsplit.names import path_fault
 
 Profile = Literal["none", "lan", "wifi", "4g", "custom"]
@@ -16,12 +16,13 @@ Profile = Literal["none", "lan", "wifi", "4g", "custom"]
 class ChannelConfig(Section):
     """How clients reach the split server."""
 
-    address: str = Field(
+    address: Address = Field(
         "127.0.0.1:0",
+        min_length=1,
         description="host:port that the split server listens on; port 0 = a free one; off loopback "
         "only with channel.certificate",
     )
-    advertise: str = Field(
+    advertise: Address = Field(
         "",
         description="host:port that clients connect to; empty = channel.address; port 0 = the port "
         "that the split server listens on",
@@ -75,13 +76,6 @@ class ChannelConfig(Section):
         "of a cut gradient may be; more is refused; 0 = as large as they like",
     )
 
-    @field_validator("address", "advertise")
-    @classmethod
-    def _an_address(cls, address: str, info: ValidationInfo) -> str:
-        if (address or info.field_name == "address") and (fault := address_fault(address)):
-            raise ValueError(fault)
-        return address
-
     @field_validator("certificate", "private_key", "client_ca", "root_certificates")
     @classmethod
     def _a_path(cls, path: str) -> str:
@@ -92,22 +86,23 @@ class ChannelConfig(Section):
     @model_validator(mode="after")
     def _encrypted_off_loopback(self) -> Self:
         if bool(self.certificate) != bool(self.private_key):
-            raise ValueError("certificate and private-key must be set together")
+            raise ValueError("channel.certificate and channel.private-key must be set together")
         if not self.certificate and (self.client_ca or self.root_certificates):
             raise ValueError(
-                "client-ca and root-certificates have no effect without certificate and "
-                "private-key; set them too"
+                "channel.client-ca and channel.root-certificates have no effect without "
+                "channel.certificate and channel.private-key; set them too"
             )
         for key, address in (("address", self.address), ("advertise", self.advertise)):
             if address and not self.certificate and not is_loopback(address):
                 raise ValueError(
-                    f"{key} = '{address}' is not a loopback address (127.0.0.1, localhost or "
-                    "[::1]), and nothing encrypts the channel. Set channel.certificate and "
+                    f"channel.{key} = '{address}' is not a loopback address (127.0.0.1, localhost "
+                    "or [::1]), and nothing encrypts the channel. Set channel.certificate and "
                     "channel.private-key ('fedsplit certificates' makes some to try with)"
                 )
         if is_wildcard(self.advertise or self.address):
             raise ValueError(
-                f"clients cannot connect to '{self.advertise or self.address}'; set "
+                f"channel.{'advertise' if self.advertise else 'address'} = "
+                f"'{self.advertise or self.address}': clients cannot connect to it; set "
                 "channel.advertise to the host by which they reach the split server"
             )
         return self
@@ -131,17 +126,21 @@ class NetworkConfig(Section):
 
     @model_validator(mode="after")
     def _rates_with_custom_only(self) -> Self:
-        rates = {"uplink-mbps": self.uplink_mbps, "downlink-mbps": self.downlink_mbps}
+        rates = {
+            "network.uplink-mbps": self.uplink_mbps,
+            "network.downlink-mbps": self.downlink_mbps,
+        }
         if self.profile == "custom":
             if missing := [key for key, rate in rates.items() if not rate]:
                 raise ValueError(
-                    f"profile = 'custom' needs {' and '.join(missing)} above 0; latency-ms may be 0"
+                    f"network.profile = 'custom' needs {' and '.join(missing)} above 0; "
+                    "network.latency-ms may be 0"
                 )
             return self
-        given = rates | {"latency-ms": self.latency_ms}
+        given = rates | {"network.latency-ms": self.latency_ms}
         if wrong := [f"{key} = {value:g}" for key, value in given.items() if value]:
             raise ValueError(
-                f"{', '.join(wrong)} has no effect with profile = '{self.profile}'; leave it at 0, "
-                "or set profile = 'custom'"
+                f"{', '.join(wrong)} has no effect with network.profile = '{self.profile}'; leave "
+                "it at 0, or set network.profile = 'custom'"
             )
         return self

@@ -62,8 +62,12 @@ class NodeConfig(Section):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             keys = [str(field.alias) for field in cls.model_fields.values()]
-            raise ConfigError(
-                f"The node config of this SuperNode is wrong: {'; '.join(findings(error, keys))}. "
-                "Start it with --node-config 'partition-id=0', a number from 0 to the number of "
-                "clients minus 1."
-            ) from None
+            said = (
+                f"The node config of this SuperNode is wrong: {'; '.join(findings(error, keys))}."
+            )
+            if any(details["loc"] == ("partition-id",) for details in error.errors()):
+                said += (
+                    " Start it with --node-config 'partition-id=0', a number from 0 to the number "
+                    "of clients minus 1."
+                )
+            raise ConfigError(said) from None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from fedsplit.addresses import address_fault
-from fedsplit.config.section import Section
+from fedsplit.config.section import Address, Section
 
 
 class SinksConfig(Section):
@@ -19,16 +18,9 @@ class SinksConfig(Section):
     wandb: Literal["off", "offline", "online"] = Field(
         "off", description="log to Weights & Biases; offline writes to wandb/ in the run directory"
     )
-    prometheus: str = Field(
+    prometheus: Address = Field(
         "",
         description="host:port at which /metrics is served in Prometheus' format while the run "
         "goes on; off loopback with channel.certificate; empty = nowhere",
     )
     wandb_project: str = Field("fedsplit", min_length=1, description="Weights & Biases project")
-
-    @field_validator("prometheus")
-    @classmethod
-    def _an_address(cls, address: str) -> str:
-        if address and (fault := address_fault(address)):
-            raise ValueError(fault)
-        return address

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from fedsplit.addresses import address_fault
+
+
+def _checked(address: str) -> str:
+    if address and (fault := address_fault(address)):
+        raise ValueError(fault)
+    return address
+
+
+Address = Annotated[str, AfterValidator(_checked)]  # host:port, or nothing
 Whole = Annotated[int, Field(le=2**63 - 1)]  # the range of TOML and of Flower's run config
 
 

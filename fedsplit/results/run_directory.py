@@ -103,35 +103,44 @@ class RunDirectory(RunPaths):
     def reopen(cls, config: Config, rounds_done: int) -> Self:
         """Open the directory of a run that continues after a round; see `Config.resume`.
 
-        What later rounds have left is removed, and so is the summary, which is that of a run that
-        has ended.
+        Nothing in it is changed before `go_on`.
 
         Raises
         ------
         ConfigError
-            If another process is making this run.
-        RunError
-            If the config cannot be written.
+            If another process is making this run, or has finished it in the meantime.
         """
         directory = cls(Path(config.resume))
         directory._hold()
         try:
             directory._check_not_gone_on(rounds_done)
-            remove_partial(directory.path)
-            directory.checkpoints.remove_after(rounds_done)
-            directory.summary_path.unlink(missing_ok=True)
-            directory.error_path.unlink(missing_ok=True)
-            if rounds_done == 0:
-                directory.rounds_path.unlink(missing_ok=True)
-                directory.client_results_path.unlink(missing_ok=True)
-            directory._write_config(config)
-        except OSError as error:
-            directory.close()
-            raise cannot_write(directory.path, error) from None
         except BaseException:
             directory.close()
             raise
         return directory
+
+    def go_on(self, config: Config, rounds_done: int) -> None:
+        """Prepare the directory for the rounds after those that are done.
+
+        What later rounds have left is removed, and so are the summary and the error, which are
+        those of a run that has ended.
+
+        Raises
+        ------
+        RunError
+            If the config cannot be written.
+        """
+        try:
+            remove_partial(self.path)
+            self.checkpoints.remove_after(rounds_done)
+            self.summary_path.unlink(missing_ok=True)
+            self.error_path.unlink(missing_ok=True)
+            if rounds_done == 0:
+                self.rounds_path.unlink(missing_ok=True)
+                self.client_results_path.unlink(missing_ok=True)
+            self._write_config(config)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
 
     def _check_not_gone_on(self, rounds_done: int) -> None:
         """Refuse to remove what another process has made since this one has read a checkpoint."""

@@ -27,24 +27,39 @@ def test_addresses_that_are_accepted(values: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"channel.address": "0.0.0.0:9400"}, "address = '0.0.0.0:9400' is not a loopback address"),
+        (
+            {"channel.address": "0.0.0.0:9400"},
+            "  channel.address = '0.0.0.0:9400' is not a loopback address",
+        ),
         (
             {"channel.advertise": "split.example.org:1"},
-            "advertise = 'split.example.org:1' is not a",
+            "channel.advertise = 'split.example.org:1' is not a",
         ),
         ({"channel.address": "192.168.1.2:50"}, "nothing encrypts the channel"),
         ({"channel.address": "[::]:0"}, "nothing encrypts the channel"),
-        ({"channel.address": ""}, "must be host:port"),
+        ({"channel.address": ""}, "must not be empty"),
         ({"channel.address": "127.0.0.1"}, "must be host:port"),
         ({"channel.address": ":80"}, "must be host:port"),
         ({"channel.address": "[::1]:65536"}, "must be host:port with a port from 0 to 65535"),
         ({"channel.advertise": "a"}, "must be host:port"),
-        ({"channel.certificate": "s.pem"}, "certificate and private-key must be set together"),
-        ({"channel.private-key": "s.key"}, "certificate and private-key must be set together"),
-        ({"channel.client-ca": "c.pem"}, "no effect without certificate"),
-        ({"channel.root-certificates": "c.pem"}, "no effect without certificate"),
-        ({**TLS, "channel.address": "[::]:9400"}, "clients cannot connect to '[::]:9400'; set"),
-        ({**TLS, "channel.advertise": "0.0.0.0:9400"}, "clients cannot connect to '0.0.0.0:9400'"),
+        (
+            {"channel.certificate": "s.pem"},
+            "channel.certificate and channel.private-key must be set together",
+        ),
+        (
+            {"channel.private-key": "s.key"},
+            "channel.certificate and channel.private-key must be set together",
+        ),
+        ({"channel.client-ca": "c.pem"}, "no effect without channel.certificate"),
+        ({"channel.root-certificates": "c.pem"}, "no effect without channel.certificate"),
+        (
+            {**TLS, "channel.address": "[::]:9400"},
+            "channel.address = '[::]:9400': clients cannot connect to it; set",
+        ),
+        (
+            {**TLS, "channel.advertise": "0.0.0.0:9400"},
+            "channel.advertise = '0.0.0.0:9400': clients cannot connect",
+        ),
         ({**TLS, "channel.certificate": "a\0b"}, "must not contain the character NUL"),
     ],
 )

@@ -180,7 +180,9 @@ def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(tmp_
         RunDirectory.reopen(resumed, rounds_done=3)
     assert directory.summary_path.is_file()
     longer = Config.load(resumed, {"num-server-rounds": 9})
-    RunDirectory.reopen(longer, rounds_done=5).close()
+    reopened = RunDirectory.reopen(longer, rounds_done=5)
+    reopened.go_on(longer, rounds_done=5)
+    reopened.close()
     assert not directory.summary_path.exists()
 
 
