@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import grpc
-from rich.console import Console
 
 from benchmarks.hostile_frames import (
     MAY_BE_LEGAL,
@@ -25,8 +24,10 @@ from benchmarks.hostile_frames import (
     WIRE,
     Parts,
     Random,
+    conclude,
     good_frame,
     memory,
+    show,
     structure,
 )
 from fedsplit.certificates import make_certificates
@@ -163,15 +164,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = throw(arguments.frames, Path(folder))
-    show = Console(width=1000, highlight=False, markup=False).print
-    before, after = (size / 2**20 for size in found.memory_bytes)
     show(f"{arguments.frames:,} frames over mutual TLS in {found.seconds:.0f} s")
     show(", ".join(f"{name} {count:,}" for name, count in sorted(found.outcomes.items())))
-    show(f"resident memory: {before:.1f} MiB after the first frames, {after:.1f} MiB at the end")
-    show(f"accepted although not legal, or another end: {len(found.wrong)}")
-    for line in found.wrong[:20]:
-        show(f"  {line:.300}")
-    raise SystemExit(bool(found.wrong))
+    conclude(found.wrong, found.memory_bytes)
 
 
 if __name__ == "__main__":

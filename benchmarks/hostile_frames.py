@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 import torch
 from rich.console import Console
@@ -53,7 +53,7 @@ WIRE = Wire(
     max_batch_size=B,
 )
 Random = random.Random
-_print = Console(width=1000, highlight=False, markup=False).print
+show = Console(width=1000, highlight=False, markup=False).print
 
 
 def good_frame() -> bytes:
@@ -362,7 +362,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = throw(arguments.frames, seed=arguments.seed)
     kinds = ("damaged", "refused", "accepted", "unchanged", "failed")
-    _print(f"| mutation | {' | '.join(kinds)} |\n|---|{'---|' * len(kinds)}")
+    show(f"| mutation | {' | '.join(kinds)} |\n|---|{'---|' * len(kinds)}")
     for name in (*MUTATIONS, "all"):
         row = [
             sum(
@@ -372,15 +372,20 @@ def main() -> None:
             )
             for outcome in kinds
         ]
-        _print(f"| {name} | {' | '.join(f'{n:,}' for n in row)} |")
+        show(f"| {name} | {' | '.join(f'{n:,}' for n in row)} |")
     rate = arguments.frames / found.seconds
-    before, after = (size / 2**20 for size in found.memory_bytes)
-    _print(f"{arguments.frames:,} frames in {found.seconds:.1f} s: {rate:,.0f} a second")
-    _print(f"resident memory: {before:.1f} MiB after the first frames, {after:.1f} MiB at the end")
-    _print(f"accepted although not legal, or another error: {len(found.wrong)}")
-    for line in found.wrong[:20]:
-        _print(f"  {line:.300}")
-    raise SystemExit(bool(found.wrong))
+    show(f"{arguments.frames:,} frames in {found.seconds:.1f} s: {rate:,.0f} a second")
+    conclude(found.wrong, found.memory_bytes)
+
+
+def conclude(wrong: list[str], memory_bytes: tuple[int, int]) -> Never:
+    """Print what was wrong, and exit with 1 if anything was."""
+    before, after = (size / 2**20 for size in memory_bytes)
+    show(f"resident memory: {before:.1f} MiB after the first frames, {after:.1f} MiB at the end")
+    show(f"accepted although not legal, or another error: {len(wrong)}")
+    for line in wrong[:20]:
+        show(f"  {line:.300}")
+    raise SystemExit(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal, TypeGuard, get_args, get_origin
 
 from generated import write_or_check
-from pydantic import AfterValidator, BaseModel
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from fedsplit.config import Config
 from fedsplit.config.run import STRATEGY_NAMES
+from fedsplit.config.section import Address
 
 PAGE = Path(__file__).with_name("config.md")
 HEAD = """# Config keys
@@ -54,6 +55,7 @@ VALIDATED = {
     "client_ca": "a path, or empty",
     "root_certificates": "a path, or empty",
 }
+ADDRESS = get_args(Address)[1]
 LARGEST = 2**63 - 1  # the bound of every whole number, which HEAD states once
 SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -84,7 +86,7 @@ def _check_validated(kinds: Sequence[type[BaseModel]]) -> None:
         name
         for kind in kinds
         for name, field in kind.model_fields.items()
-        if any(isinstance(rule, AfterValidator) for rule in field.metadata)
+        if ADDRESS in field.metadata
     }
     if found != set(VALIDATED):
         raise SystemExit(f"VALIDATED must describe the validators of {sorted(found)}.")
