@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from typing import NamedTuple
 
@@ -43,28 +43,28 @@ class Trained(NamedTuple):
     added: Mapping[str, nn.Module]
 
 
-def check_batch_size(config: Config, shard_sizes: Sequence[int]) -> None:
+def check_batch_size(config: Config, shard_sizes: Mapping[int, int]) -> None:
     """Refuse shards of which no batch is left. A smaller only batch is one, unless it is dropped.
 
     Parameters
     ----------
     config : Config
         The run's configuration.
-    shard_sizes : Sequence[int]
-        Training images of each client, or of all together.
+    shard_sizes : Mapping[int, int]
+        Client -> its training images, or those of all together.
 
     Raises
     ------
     ConfigError
         Names the smallest shard.
     """
-    size = min(shard_sizes)
+    client, size = min(shard_sizes.items(), key=lambda item: item[1])
     if batch_sizes(size, config.batch_size, config.last_batch):
         return
     remedy = f"Set batch-size to at most {size}, or last-batch to 'keep'; or use" if size else "Use"
     raise ConfigError(
         f"With batch-size = {config.batch_size} and last-batch = '{config.last_batch}', client "
-        f"{shard_sizes.index(size)} has nothing to train on: it has {size} training images. "
+        f"{client} has nothing to train on: it has {size} training images. "
         f"{remedy} fewer clients or more images (data.max-train-samples), keep fewer for "
         "validation (data.validation-fraction), or divide them more evenly (data.partitioner, "
         "data.alpha, data.min-partition-size)."
@@ -73,7 +73,7 @@ def check_batch_size(config: Config, shard_sizes: Sequence[int]) -> None:
 
 def check_single_images(
     trained: Callable[[], Trained],
-    shard_sizes: Sequence[int],
+    shard_sizes: Mapping[int, int],
     config: Config,
     *,
     pooled: bool = False,
@@ -89,8 +89,8 @@ def check_single_images(
     ----------
     trained : Callable[[], Trained]
         Returns what the run trains.
-    shard_sizes : Sequence[int]
-        Training images of each client, without its validation split.
+    shard_sizes : Mapping[int, int]
+        Client -> its training images, without its validation split.
     config : Config
         The run's configuration.
     pooled : bool
@@ -103,16 +103,19 @@ def check_single_images(
     ConfigError
         Names the client, its training images, and the layer that needs several images.
     """
-    sizes = [sum(shard_sizes)] if pooled else shard_sizes
-    steps = [batch_sizes(size, config.batch_size, config.last_batch) for size in sizes]
-    single = [client for client, of_client in enumerate(steps) if 1 in of_client]
+    sizes = {0: sum(shard_sizes.values())} if pooled else shard_sizes
+    steps = {
+        client: batch_sizes(size, config.batch_size, config.last_batch)
+        for client, size in sizes.items()
+    }
+    single = [client for client, of_client in steps.items() if 1 in of_client]
     if not single:
         return
     refusals = _refusals(trained())
     at_server = {"trunk"} if config.split.u_shaped else {"trunk", "top"}
     for client in single:
         # The last step of an epoch is the one in which the fewest others take part.
-        shorter = sum(len(other) < len(steps[client]) for other in steps)
+        shorter = sum(len(other) < len(steps[client]) for other in steps.values())
         accompanied = shorter < together - 1
         for part, refusal in refusals.items():
             if not (accompanied and part in at_server):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from fedsplit.algorithms import strategy_class
@@ -128,7 +128,7 @@ def check_shards(config: Config) -> None:
             config.model.name, image_size=config.model.image_size, trust=config.model.trust
         )
         num_labels = len(images.class_names)
-        check_batches(config, sizes, lambda: _trained(config, model, num_labels))
+        check_batches(config, dict(enumerate(sizes)), lambda: _trained(config, model, num_labels))
 
 
 def check_images(config: Config) -> int:
@@ -158,7 +158,7 @@ def _trained(config: Config, model: ResolvedModel, num_labels: int) -> Trained:
 
 def check_batches(
     config: Config,
-    shard_sizes: Sequence[int],
+    shard_sizes: Mapping[int, int],
     trained: Callable[[], Trained],
 ) -> None:
     """Refuse shards without a batch, or steps that the model cannot train on.
@@ -167,8 +167,8 @@ def check_batches(
     ----------
     config : Config
         The run's configuration.
-    shard_sizes : Sequence[int]
-        Training images of each client.
+    shard_sizes : Mapping[int, int]
+        Client -> its training images.
     trained : Callable[[], Trained]
         Returns what the run trains.
 
@@ -178,7 +178,8 @@ def check_batches(
         Names the client.
     """
     strategy = strategy_class(config.strategy)
-    check_batch_size(config, [sum(shard_sizes)] if strategy.pooled else shard_sizes)
+    pooled = {0: sum(shard_sizes.values())}
+    check_batch_size(config, pooled if strategy.pooled else shard_sizes)
     rule = strategy.update_rule
     concatenates = rule is not None and issubclass(rule, Concatenated)
     check_single_images(

@@ -40,7 +40,7 @@ from fedsplit.data.augment import augmentation
 from fedsplit.data.digest import digest_if_readable
 from fedsplit.data.loader import device_batches
 from fedsplit.data.shards import Shard, load_shard
-from fedsplit.errors import ChannelError
+from fedsplit.errors import ChannelError, UnreachableError
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.fields import checked_values
 from fedsplit.initial_model import spec_of
@@ -74,18 +74,14 @@ def describe(message: Message, context: Context) -> Message:
     With a token, it also takes part in the rendezvous at the split server.
     """
     client = _Client(message, context)
-    if client.told.channel_token:
-        # Before the images are loaded, which is slow with many clients in one process. A failure
-        # here is not reported: the server has seen the whole rendezvous.
-        with (
-            suppress(ChannelError),
-            client.stream(_RENDEZVOUS_FRAME_BYTES) as stream,
-        ):
-            attend_rendezvous(stream)
+    # Before the images are loaded, which is slow with many clients in one process.
+    channel_fault = client.attend_rendezvous() if client.told.channel_token else ""
     if client.told.frozen_sha256:
         client.empty_model()  # loads frozen weights, so that no round has to wait for the hub
     answer = Description(
-        partition_id=client.partition_id, class_counts=[0] * client.told.num_labels
+        partition_id=client.partition_id,
+        class_counts=[0] * client.told.num_labels,
+        channel_fault=channel_fault,
     )
     if client.partition_id < client.told.num_clients:
         shard = client.shard()
@@ -96,6 +92,7 @@ def describe(message: Message, context: Context) -> Message:
             ).tolist(),
             num_validation=len(shard.validation),
             digest=digest_if_readable(*shard) if client.told.returns_kept else "",
+            channel_fault=channel_fault,
         )
     return Message(RecordDict({CONFIG: answer.to_record()}), reply_to=message)
 
@@ -240,6 +237,19 @@ class _Client:
             ask_again_after=channel.step_timeout / 2,
             tls=client_tls(channel, self._node),
         )
+
+    def attend_rendezvous(self) -> str:
+        """Meet the others at the split server; return why it cannot be reached, if so.
+
+        What the server refuses is not reported: it has seen the whole rendezvous.
+        """
+        with suppress(ChannelError):
+            try:
+                with self.stream(_RENDEZVOUS_FRAME_BYTES) as stream:
+                    attend_rendezvous(stream)
+            except UnreachableError as error:
+                return str(error)[:1000]
+        return ""
 
     def train_batches(self) -> Iterator[Batch]:
         """Yield the round's batches; each epoch has a different order, and other random changes."""

@@ -60,6 +60,10 @@ class ChannelError(FedSplitError):
     """The channel between a split session and the split server failed or refused a frame."""
 
 
+class UnreachableError(ChannelError):
+    """No connection to the split server could be made, or none lasted."""
+
+
 class DamagedError(ChannelError):
     """Bytes that were changed on their way: they have to be sent again."""
 

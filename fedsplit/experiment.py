@@ -142,7 +142,7 @@ class Experiment:
                 say(f"{left_out:,} more are not used ({key})")
         num_clients, pooled = len(class_counts), self._strategy.pooled
         small = [sum(of_client) for of_client in class_counts.values()]
-        small = [size for size in small if size < config.batch_size]
+        small = [size for size in small if 0 < size < config.batch_size]
         if small and not pooled:
             say(
                 f"{len(small)} of {num_clients} clients have fewer images than batch-size = "

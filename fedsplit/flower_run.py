@@ -82,7 +82,6 @@ def run_with_flower(config: Config, *, app_dir: Path, superlink: str | None = No
             own.end()
         raise
     directory = RunDirectory(Path(config.output_dir) / config.run_name)
-    directory.summary_path.unlink(missing_ok=True)  # of a run that continues
     folder = Scratch("run")
     try:
         run_config = folder.path / "run-config.toml"
@@ -123,6 +122,7 @@ class _Command:
         self._warned = {f"Warning: {text}" for text in warned}
         self._config = config
         self._directory = directory
+        self._earlier = self._summary()  # of a run that was finished, and is to be longer
         self._own = own
         self._screen = Screen()
         self._run_id: str | None = None
@@ -159,8 +159,16 @@ class _Command:
                 self._write_log()
                 if self._log is not None:
                     self._log.close()
-        if status or not self._directory.summary_path.is_file():
+        if status or self._summary() in (None, self._earlier):
             self._fail()
+
+    def _summary(self) -> tuple[int, int] | None:
+        """Return what tells the summary from another one; None = there is none."""
+        try:
+            found = self._directory.summary_path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     @property
     def _environment(self) -> dict[str, str]:

@@ -141,6 +141,8 @@ class Description(_Fields):
         Images that it holds out for federated evaluation.
     digest : str
         Of its images, if the run writes checkpoints (see `fedsplit.data.digest`).
+    channel_fault : str
+        Why it cannot reach the split server; empty if it could, or was not asked to.
     """
 
     sender = "client"
@@ -149,6 +151,7 @@ class Description(_Fields):
     class_counts: Annotated[list[_Count], Field(min_length=1)]
     num_validation: _Count = 0
     digest: Annotated[str, Field(max_length=64)] = ""
+    channel_fault: Annotated[str, Field(max_length=1000)] = ""
 
 
 class Measurements(BaseModel):

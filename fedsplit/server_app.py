@@ -110,7 +110,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             inputs = Inputs.of(prepared, clients)
             if saved is not None:
                 inputs.check_same(saved["inputs"])
-            sizes = [sum(counts) for counts in clients.class_counts.values()]
+            sizes = {client: sum(clients.class_counts[client]) for client in clients.node_ids}
             trained = Trained(prepared.model, prepared.spec, prepared.added)
             check_batches(config, sizes, lambda: trained)
             experiment = Experiment(
@@ -174,7 +174,7 @@ def _context(
     experiment: Experiment,
 ) -> RunContext:
     """Return what the strategy works with, now that the number of clients is known."""
-    num_clients = len(clients.node_ids)
+    num_clients = len(clients.class_counts)
     weights: tuple[float, ...] = ()
     if config.loss.class_weights == "balanced":
         weights = balanced_weights(clients.class_counts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Timer
 from typing import Self
 
 import torch
@@ -27,6 +28,9 @@ from fedsplit.split.server import RoundReport, SplitServer
 from fedsplit.split.totals import Work
 from strategies.replies import by_reason, reason_of
 
+_QUIET_SECONDS = 2.0
+"""How long nothing is said."""
+
 
 @dataclass(frozen=True)
 class Clients:
@@ -35,9 +39,9 @@ class Clients:
     Attributes
     ----------
     node_ids : Mapping[int, int]
-        Partition id -> Flower node id, sorted by partition id.
+        Partition id -> Flower node id, sorted by partition id; without those that are left out.
     class_counts : Mapping[int, Sequence[int]]
-        Partition id -> training images of each class.
+        Partition id -> training images of each class, of all clients: 0 of those left out.
     digests : Mapping[int, str]
         Partition id -> digest of its images; empty if the run writes no checkpoints.
     validation : Mapping[int, int]
@@ -74,6 +78,9 @@ class Clients:
     ) -> Self:
         """Ask every connected node who it is and what it holds.
 
+        A node that cannot answer, or cannot reach the split server, is left out of the run, as one
+        that fails in a round is left out of that round.
+
         Parameters
         ----------
         grid : Grid
@@ -93,7 +100,7 @@ class Clients:
             If too few nodes connect, or their partition ids are not 0 to K-1, or too few can be
             connected to the split server at once.
         RunError
-            If a node cannot answer, for example because it has no data.
+            If fewer than ``min-participants`` clients are left.
         """
         nodes = _wait_for_nodes(grid, config.num_clients or 1, config.connect_timeout)
         count = config.num_clients or len(nodes)
@@ -107,17 +114,29 @@ class Clients:
                 update={"num_clients": count, "channel_token": tokens.get(node, "")}
             )
             queries.append(Message(RecordDict({CONFIG: told.to_record()}), node, DESCRIBE))
-        replies = list(grid.send_and_receive(queries, timeout=config.round_timeout))
+        told_later = Timer(_QUIET_SECONDS, say, [f"Asking {count} clients what they hold ..."])
+        told_later.start()
+        try:
+            replies = list(grid.send_and_receive(queries, timeout=config.round_timeout))
+        finally:
+            told_later.cancel()
         answers, faults = _sort_answers(replies, instructions.num_labels)
         silent = set(nodes) - answers.keys() - faults.keys()
         why = f"it did not answer within round-timeout = {config.round_timeout:g} seconds"
-        clients = cls._of(answers, faults | dict.fromkeys(sorted(silent), why), count)
+        faults |= dict.fromkeys(sorted(silent), why)
+        clients = cls._of(answers, faults, count, config.min_participants)
         if rendezvous is not None:
-            _check_rendezvous(rendezvous.report(), config)
+            _check_rendezvous(rendezvous.report(), faults, config)
         return clients
 
     @classmethod
-    def _of(cls, answers: Mapping[int, Description], faults: Mapping[int, str], count: int) -> Self:
+    def _of(
+        cls,
+        answers: Mapping[int, Description],
+        faults: Mapping[int, str],
+        count: int,
+        fewest: int = 1,
+    ) -> Self:
         """Return the clients that the nodes' answers describe; the others are left out."""
         found: dict[int, Description] = {}
         node_ids: dict[int, int] = {}
@@ -133,21 +152,27 @@ class Clients:
                 node_ids[client], found[client] = node, answer
         missing = [client for client in range(count) if client not in found]
         told = _told(faults)
-        if missing and faults:
-            raise RunError(f"{_cannot(len(faults))} take part: {shorten(told)}")
-        if missing:
+        if len(missing) > len(faults):  # a node that has answered has a number that is no client's
             raise ConfigError(
                 f"num-clients = {count}, but no SuperNode answered with partition-id "
                 f"{', '.join(map(str, missing))}. The ids must be 0 to {count - 1}."
+                + (f" {_cannot(len(faults))} take part: {shorten(told)}" if faults else "")
             )
-        if faults:
+        if missing and len(found) < fewest:
+            few = f", and {len(found)} are fewer than min-participants = {fewest}" if found else ""
+            raise RunError(f"{_cannot(len(faults))} take part{few}: {shorten(told)}")
+        if missing:
+            whom = f"client{'s' if len(missing) > 1 else ''} {some(list(map(str, missing)))}"
+            warn(f"{_cannot(len(faults))} take part, so the run goes without {whom}: {told}")
+        elif faults:
             warn(f"{_cannot(len(faults))} take part, and the run needs none of them: {told}")
-        clients = range(count)
+        nothing = Description(partition_id=0, class_counts=[0] * _num_labels(found))
+        described = {client: found.get(client, nothing) for client in range(count)}
         return cls(
-            {client: node_ids[client] for client in clients},
-            {client: list(found[client].class_counts) for client in clients},
-            {client: found[client].digest for client in clients},
-            {client: found[client].num_validation for client in clients},
+            dict(sorted(node_ids.items())),
+            {client: list(each.class_counts) for client, each in described.items()},
+            {client: each.digest for client, each in described.items()},
+            {client: each.num_validation for client, each in described.items()},
         )
 
     def sample(self, fraction: float, seed: int, *names: str | int) -> list[int]:
@@ -164,10 +189,10 @@ class Clients:
         """
         if fraction == 0.0:
             return []
-        total = len(self.node_ids)
-        size = sample_size(fraction, total)
-        order = torch.randperm(total, generator=generator(seed, "sample", *names))
-        return sorted(order[:size].tolist())
+        clients = list(self.node_ids)
+        size = sample_size(fraction, len(clients))
+        order = torch.randperm(len(clients), generator=generator(seed, "sample", *names))
+        return sorted(clients[index] for index in order[:size].tolist())
 
 
 def sample_size(fraction: float, total: int) -> int:
@@ -206,15 +231,23 @@ def _sort_answers(
         except RunError as error:
             faults[node] = str(error)
         else:
-            if len(answer.class_counts) == num_labels:
+            if answer.channel_fault:
+                faults[node] = answer.channel_fault
+            elif len(answer.class_counts) == num_labels:
                 answers[node] = answer
             else:
                 faults[node] = f"it counts {len(answer.class_counts)} classes, not {num_labels}"
     return answers, faults
 
 
-def _check_rendezvous(report: RoundReport, config: Config) -> None:
-    expected, came = len(report.num_examples) + len(report.failures), len(report.num_examples)
+def _num_labels(found: Mapping[int, Description]) -> int:
+    return len(next(iter(found.values())).class_counts)
+
+
+def _check_rendezvous(report: RoundReport, faults: Mapping[int, str], config: Config) -> None:
+    """Refuse a run whose participants cannot be connected at once; those with faults are out."""
+    came = len(report.num_examples)
+    expected = came + len(report.failures.keys() - faults.keys())
     if came < expected:
         raise ConfigError(
             f"strategy = '{config.strategy}' trains all {expected} participants of a round at the "

@@ -68,7 +68,7 @@ class SFLV3(FederatedStrategy):
         """Return every client's bottom; `arrays` is that of clients that have not trained yet."""
         if not self._own or not arrays:  # before the first round, or frozen: all have the same
             return [arrays]
-        return [self._own.get(client, arrays) for client in self.clients.node_ids]
+        return [self._own.get(client, arrays) for client in self.clients.class_counts]
 
     def state_dict(self) -> Snapshot:
         """Return what outlives a round: also every client's bottom, and who need not be sent it."""

@@ -24,17 +24,19 @@ MODELS = "tests.small_models"
 def test_every_client_must_have_a_batch() -> None:
     """Break it: refuse a shard whose only batch is smaller, or take one that is dropped."""
     for last in ("keep", "merge"):
-        check_batch_size(Config.load({"batch-size": 9, "last-batch": last}), [9, 1])
+        check_batch_size(
+            Config.load({"batch-size": 9, "last-batch": last}), dict(enumerate([9, 1]))
+        )
     dropped = Config.load({"batch-size": 9, "last-batch": "drop"})
-    check_batch_size(dropped, [9, 10])
+    check_batch_size(dropped, dict(enumerate([9, 10])))
     with pytest.raises(
         ConfigError, match=r"client 1 has nothing to train on: it has 8 .*at most 8, or last-batch"
     ) as caught:
-        check_batch_size(dropped, [9, 8, 8])
+        check_batch_size(dropped, dict(enumerate([9, 8, 8])))
     remedies = ("data.max-train-samples", "data.validation-fraction", "data.partitioner")
     assert all(key in str(caught.value) for key in remedies)
     with pytest.raises(ConfigError, match=r"it has 0 training images\. Use fewer clients"):
-        check_batch_size(Config.load({"batch-size": 1}), [1, 0])
+        check_batch_size(Config.load({"batch-size": 1}), dict(enumerate([1, 0])))
 
 
 @pytest.mark.parametrize("strategy", ["sflv1", "sflv2", "parallel", "centralized"])
@@ -66,7 +68,7 @@ def check(
         return Trained(getattr(small_models, model)(), small_models.SPEC, added or {})
 
     config = Config.load({"batch-size": 8}, keys)
-    check_single_images(make, sizes, config, together=together, pooled=pooled)
+    check_single_images(make, dict(enumerate(sizes)), config, together=together, pooled=pooled)
     return asked
 
 

@@ -14,6 +14,8 @@ from fedsplit.client_app import app as client_app
 from fedsplit.data.loader import Images
 from fedsplit.data.shards import load_shard
 from fedsplit.errors import ConfigError, RunError
+from fedsplit.fields import BYTE_KEYS
+from fedsplit.flower_internals import error_reply
 from fedsplit.models.loading import input_spec
 from fedsplit.split.client import SplitSession
 from tests.conftest import TINY, Run, distance, weights
@@ -71,6 +73,33 @@ def test_clients_that_cannot_all_be_connected_end_the_run_with_the_setting(
     ):
         assert part in str(caught.value)
     assert not list(Path(str(tiny["output-dir"])).glob("*"))
+
+
+@pytest.mark.parametrize("strategy", ["sflv1", "sflv2", "sflv3", "sequential", "parallel", "full"])
+def test_a_client_that_cannot_describe_itself_costs_its_own_share_only(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, strategy: str
+) -> None:
+    """Break it: end the run, or number the clients that are left anew."""
+    expected = _without(2, monkeypatch, {**tiny, "strategy": strategy})
+
+    def failing_app(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 2:
+            return error_reply(message, "its disk is gone")
+        return client_app(message, context)
+
+    there = {**tiny, "output-dir": str(tmp_path), "strategy": strategy}
+    with monkeypatch.context() as patch:
+        patch.setattr("fedsplit.inprocess.client_app", failing_app)
+        result = simulate(there, num_server_rounds=1)
+        assert distance(weights(result), weights(expected)) == 0.0
+        longer = simulate(resume=result.run_dir, num_server_rounds=2)
+    assert longer.rounds[1]["num_participants"] == 3
+    for key in (*BYTE_KEYS, "num_participants", "failed_clients", "test_loss"):
+        assert result.rounds[0][key] == expected.rounds[0][key]
+    log = (result.run_dir / "log.txt").read_text(encoding="utf-8")
+    assert "A client cannot take part, so the run goes without client 2: node 3: its disk" in log
+    with pytest.raises(ConfigError, match=r"Client 2 holds .*, but held"):
+        simulate(resume=result.run_dir, num_server_rounds=3)
 
 
 @pytest.mark.slow

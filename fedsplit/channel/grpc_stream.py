@@ -16,7 +16,7 @@ from fedsplit.channel.handshake import handshake_fault
 from fedsplit.channel.opening import FINAL_KEY, Opening, read_answered
 from fedsplit.channel.tls import ClientTls
 from fedsplit.channel.watchdog import Watchdog
-from fedsplit.errors import ChannelError, DamagedError
+from fedsplit.errors import ChannelError, DamagedError, UnreachableError
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 2.0
 _GOODBYE_SECONDS = 2.0
@@ -78,7 +78,7 @@ class GrpcStream:
                 assert call is not None
                 self._hang_up()
                 if not patience.lasts(seconds, connected=call.connected, silent=call.expired):
-                    self._over = ChannelError(str(broken))
+                    self._over = UnreachableError(str(broken))
                     raise self._over from None
             except ChannelError as error:
                 self._over = error
@@ -141,7 +141,7 @@ class GrpcStream:
         if self._tls is not None and unanswered:
             fault = handshake_fault(self._address, self._tls)
             if fault is not None:
-                return ChannelError(f"{server} {fault}")
+                return UnreachableError(f"{server} {fault}")
         said = f"{server} ended step {step}: {details}"
         if FINAL_KEY in dict(ended.trailing_metadata() or ()) or self._too_long == said:
             return ChannelError(said)

@@ -9,13 +9,16 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsplit import Config
 from fedsplit.errors import ConfigError, RunError
+from fedsplit.messages import Description
 from strategies.clients import Clients
 from strategies.full import Full
 from tests.strategies.grids import Answer, ScriptedGrid, describes, fails, instructions_of
 
 
-def _discover(answers: dict[int, Answer], num_clients: int = 0) -> Clients:
-    config = Config.from_flat({"num-clients": num_clients, "connect-timeout": 0.1})
+def _discover(answers: dict[int, Answer], num_clients: int = 0, fewest: int = 1) -> Clients:
+    config = Config.from_flat(
+        {"num-clients": num_clients, "connect-timeout": 0.1, "min-participants": fewest}
+    )
     return Clients.discover(ScriptedGrid(answers), config, instructions=instructions_of(Full))
 
 
@@ -66,9 +69,32 @@ def test_no_nodes_at_all() -> None:
         _discover({})
 
 
-def test_a_client_that_cannot_take_part_ends_the_run() -> None:
-    with pytest.raises(RunError, match="A client cannot take part: node 8: no data here"):
-        _discover({7: describes(0, 1), 8: fails("no data here")})
+def test_a_client_that_cannot_take_part_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Break it: end the run, or take those that are left for the clients from 0."""
+    clients = _discover({7: describes(0, 1), 8: fails("no data here"), 9: describes(2, 1)})
+    assert clients.node_ids == {0: 7, 2: 9}
+    assert list(clients.class_counts) == [0, 1, 2]
+    assert sum(clients.class_counts[1]) == 0 < sum(clients.class_counts[2])
+    assert "so the run goes without client 1: node 8: no data here" in caplog.text
+    assert clients.sample(1.0, 0, "train", 1) == [0, 2]
+    assert {k for n in range(20) for k in clients.sample(0.5, 0, "train", n)} == {0, 2}
+
+
+@pytest.mark.parametrize("fewest", [2, 3])
+def test_fewer_than_min_participants_end_the_run(fewest: int) -> None:
+    answers = {7: describes(0, 1), 8: fails("no data here"), 9: fails("no data here")}
+    said = f"2 clients cannot take part, and 1 are fewer than min-participants = {fewest}: nodes 8"
+    with pytest.raises(RunError, match=said):
+        _discover(answers, fewest=fewest)
+
+
+def test_a_client_that_cannot_reach_the_split_server_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = Description(partition_id=1, class_counts=[1, 1], channel_fault="The certificate expired")
+    answer = says(RecordDict({"config": told.to_record()}))
+    assert _discover({7: describes(0, 1), 8: answer}).node_ids == {0: 7}
+    assert "without client 1: node 8: The certificate expired" in caplog.text
 
 
 def says(content: RecordDict) -> Answer:
@@ -107,11 +133,12 @@ def test_a_hostile_answer_is_named_and_left_out(
     assert _discover(answers, num_clients=2).node_ids == {0: 7, 1: 8}
     (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
     assert re.search(f"^A client cannot take part, .*: node 9: .*{words}", record.getMessage())
-    with pytest.raises(RunError, match=f"^A client cannot take part: node 9: .*{words}"):
-        _discover({7: describes(0, 1), 9: says(content)})
+    caplog.clear()
+    assert _discover({7: describes(0, 1), 9: says(content)}).node_ids == {0: 7}
+    assert re.search(f"goes without client 1: node 9: .*{words}", caplog.text)
 
 
-def test_a_node_that_does_not_answer_is_named() -> None:
+def test_a_node_that_does_not_answer_is_named(caplog: pytest.LogCaptureFixture) -> None:
     class Silent(ScriptedGrid):
         def send_and_receive(
             self, messages: Iterable[Message], *, timeout: float | None = None
@@ -120,8 +147,8 @@ def test_a_node_that_does_not_answer_is_named() -> None:
 
     grid = Silent({7: describes(0, 1), 8: describes(1, 1)})
     config = Config.from_flat({"round-timeout": 3.0})
-    with pytest.raises(RunError, match=r"node 8: it did not answer within round-timeout = 3 sec"):
-        Clients.discover(grid, config, instructions=instructions_of(Full))
+    Clients.discover(grid, config, instructions=instructions_of(Full))
+    assert "node 8: it did not answer within round-timeout = 3 seconds" in caplog.text
 
 
 def test_nodes_that_fail_alike_are_told_once() -> None:
