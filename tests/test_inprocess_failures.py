@@ -9,15 +9,21 @@ import torch
 from flwr.app import ArrayRecord, Context, Message
 from torch import Tensor
 
-from fedsplit import Config, Result, simulate
+from fedsplit import Config, Result, inprocess, simulate
+from fedsplit.channel.endpoint import SessionHost
+from fedsplit.channel.grpc import GrpcChannel
+from fedsplit.channel.tls import ClientTls
 from fedsplit.client_app import app as client_app
+from fedsplit.config import NodeConfig
 from fedsplit.data.loader import Images
 from fedsplit.data.shards import load_shard
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.fields import BYTE_KEYS
 from fedsplit.flower_internals import error_reply
 from fedsplit.models.loading import input_spec
+from fedsplit.serving import Engine
 from fedsplit.split.client import SplitSession
+from tests.channel.certificates import Certificates
 from tests.conftest import TINY, Run, distance, weights
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -100,6 +106,34 @@ def test_a_client_that_cannot_describe_itself_costs_its_own_share_only(
     assert "A client cannot take part, so the run goes without client 2: node 3: its disk" in log
     with pytest.raises(ConfigError, match=r"Client 2 holds .*, but held"):
         simulate(resume=result.run_dir, num_server_rounds=3)
+
+
+@pytest.mark.parametrize("strategy", ["sflv2", "parallel"])
+def test_a_client_whose_certificate_is_refused_is_left_out_before_the_first_round(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, strategy: str
+) -> None:
+    """Break it: blame too few clients at once, and keep what the client has found out."""
+    made, settings = Certificates(tmp_path), {**tiny, "strategy": strategy}
+    expected = _without(2, monkeypatch, settings)
+
+    def open_channel(host: SessionHost, config: Config) -> GrpcChannel:
+        tls = made.server(mutual=True)
+        return GrpcChannel(host, address="127.0.0.1:0", tls=tls, max_streams=64)
+
+    def client_tls(_: object, node: NodeConfig) -> ClientTls:
+        return made.client("other/client-0" if node.partition_id == 2 else "client-0")
+
+    monkeypatch.setattr(inprocess, "IN_PROCESS", Engine("inprocess", open_channel))
+    monkeypatch.setattr("fedsplit.client_app.client_tls", client_tls)
+    result = simulate(
+        {**settings, "output-dir": str(tmp_path / "runs"), "channel.join-timeout": 4.0},
+        max_concurrent_clients=4,
+        num_server_rounds=1,
+    )
+    log = (result.run_dir / "log.txt").read_text(encoding="utf-8")
+    assert "so the run goes without client 2: node 3: The split server at 127.0.0.1" in log
+    assert "does not accept this client's certificate" in log
+    assert distance(weights(result), weights(expected)) == 0.0
 
 
 @pytest.mark.slow
