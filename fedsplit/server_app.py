@@ -182,6 +182,7 @@ def _context(
         server.rule.weigh_classes(weights)
         for shown in server.magnitudes.values():
             shown.weigh(max(weights, default=1.0))
+            shown.expect(num_clients)
     known = {
         "num_clients": num_clients,
         "answer_seconds": _answer_seconds(config, num_clients),
