@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from fedsplit.addresses import address_fault, host_fault
 from fedsplit.config.errors import findings
 from fedsplit.config.section import Section, Whole
 from fedsplit.errors import ConfigError
@@ -42,6 +43,14 @@ class NodeConfig(Section):
     root_certificates: str = ""
     certificate: str = ""
     private_key: str = ""
+
+    @field_validator("channel_address")
+    @classmethod
+    def _an_address(cls, address: str) -> str:
+        host = address.removeprefix("[").removesuffix("]")  # in either form without a port
+        if address and (fault := address_fault(address)) and host_fault(host):
+            raise ValueError(f"{fault}, or a host alone")
+        return address
 
     @model_validator(mode="after")
     def _certificate_with_key(self) -> Self:
