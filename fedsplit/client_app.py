@@ -18,7 +18,7 @@ from fedsplit.arrays import to_record, to_state
 from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
 from fedsplit.channel_address import check_address
-from fedsplit.client_errors import explain_errors
+from fedsplit.client_errors import explain_errors, tell_site
 from fedsplit.client_side import ClientModel, client_model, client_training
 from fedsplit.client_state import (
     check_kept,
@@ -58,7 +58,7 @@ from fedsplit.split.local import Batch, evaluate_batches, proximal_term
 from fedsplit.split.phases import Purpose
 from fedsplit.split.totals import LocalResult
 from fedsplit.split.training import Training
-from fedsplit.tls import client_tls
+from fedsplit.tls import client_tls, exposed_key
 
 _RENDEZVOUS_FRAME_BYTES = 4096
 """Bound on a frame of the rendezvous, which carries no tensors."""
@@ -76,6 +76,9 @@ def describe(message: Message, context: Context) -> Message:
     client = _Client(message, context)
     # Before the images are loaded, which is slow with many clients in one process.
     channel_fault = client.attend_rendezvous() if client.told.channel_token else ""
+    for text in (channel_fault, exposed_key(client.node)):
+        if text:
+            tell_site(context, text)
     if client.told.frozen_sha256:
         client.empty_model()  # loads frozen weights, so that no round has to wait for the hub
     answer = Description(
@@ -141,21 +144,21 @@ class _Client:
         self._message = message
         self._state = context.state
         restore_kept(message.content, context.state)
-        self._node = NodeConfig.from_flat(context.node_config)
+        self.node = NodeConfig.from_flat(context.node_config)
         self.config = Config.from_flat(
-            {**context.run_config, **({"device": self._node.device} if self._node.device else {})}
+            {**context.run_config, **({"device": self.node.device} if self.node.device else {})}
         )
         if self.config.torch_threads != torch.get_num_threads():
             torch.set_num_threads(self.config.torch_threads)
         self.told = Instructions.from_record(message.content.config_records[CONFIG])
         check_kept(context.state, self.told.kept_round)
-        self.partition_id = self._node.partition_id
+        self.partition_id = self.node.partition_id
         self._device = torch.device(self.config.device)
         self._channel_seconds = 0.0
 
     def shard(self) -> Shard:
         """Return this client's images."""
-        num_clients, path = self.told.num_clients, self._node.data_path or None
+        num_clients, path = self.told.num_clients, self.node.data_path or None
         return load_shard(self.config, self.partition_id, num_clients, self._spec, path)
 
     @cached_property
@@ -228,14 +231,14 @@ class _Client:
         """Open the stream to the split server."""
         channel = self.config.channel
         return connect(
-            check_address(self.told.channel_address, self._node.channel_address or None),
+            check_address(self.told.channel_address, self.node.channel_address or None),
             self.told.channel_token,
             step_timeout=self.told.answer_seconds,
             max_frame_bytes=max_frame_bytes,
             reconnect_timeout=channel.reconnect_timeout,
             # Sooner than others that wait for this client would give it up.
             ask_again_after=channel.step_timeout / 2,
-            tls=client_tls(channel, self._node),
+            tls=client_tls(channel, self.node),
         )
 
     def attend_rendezvous(self) -> str:

@@ -1,6 +1,8 @@
-"""What the server is told of a client that fails."""
+"""What the server, and the site itself, are told of a client that fails."""
 
 from __future__ import annotations
+
+import sys
 
 from flwr.app import Context, Message
 
@@ -25,4 +27,14 @@ def explain_errors(message: Message, context: Context, call_next: ClientAppCalla
         if frame := users_frame(error):
             file = short_path(frame.filename)
             reason = f"{file}, line {frame.lineno}, in {frame.name}: {reason}"
+    tell_site(context, reason)
     return error_reply(message, reason)
+
+
+def tell_site(context: Context, text: str) -> None:
+    """Print a line where the SuperNode prints its own: those who run the site have to mend it.
+
+    In a simulation the server's console says it.
+    """
+    if "num-partitions" not in context.node_config:
+        print(f"fedsplit: {text}", file=sys.stderr, flush=True)  # noqa: T201

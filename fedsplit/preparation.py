@@ -27,11 +27,11 @@ from fedsplit.models.stages import Part
 from fedsplit.models.trainable import unused_weights_of
 from fedsplit.objects import is_object
 from fedsplit.observers import NOBODY, Observers
-from fedsplit.seeding import generator
+from fedsplit.seeding import generator, unchanged_generator
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.defences import load_defence
 from fedsplit.split.magnitude import GradientMagnitudes, Magnitudes, magnitudes
-from fedsplit.split.steps import input_gradient
+from fedsplit.split.steps import input_gradient, unchanged_buffers
 from fedsplit.split.wire import Wire
 from fedsplit.wiring import added_modules, make_wire
 
@@ -122,23 +122,42 @@ def magnitude_bounds(prepared: Preparation, config: Config) -> dict[Kind, Magnit
     That follows from a batch of test images with the initial weights, protected by the run's
     defence, and from what clients send in the run.
     """
-    model, channel = prepared.model, config.channel
-    images, labels = prepared.test.batch(torch.arange(min(config.batch_size, len(prepared.test))))
-    device = config.server_device
+    channel = config.channel
+    # Before the first step a batch norm passes on what it is given, but scales it in training.
+    modes = (False, True) if len(prepared.test) > 1 else (False,)  # it cannot train on one image
+    runs = [_initial_magnitudes(prepared, config, training=mode) for mode in modes]
+    smashed, gradient = (
+        {name: max(run[number][name] for run in runs) for name in runs[0][number]}
+        for number in (0, 1)
+    )
+    found = {Kind.SMASHED_DATA: Magnitudes(smashed, channel.activation_factor)}
+    if gradient:
+        found[Kind.OUTPUT_GRADIENT] = GradientMagnitudes(gradient, channel.output_gradient_factor)
+    return found
+
+
+def _initial_magnitudes(
+    prepared: Preparation, config: Config, *, training: bool
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the magnitudes of smashed data, and of output gradients if any are sent.
+
+    Nothing that the run uses is changed, such as running statistics and torch's own generator.
+    """
+    model, device = prepared.model, config.server_device
+    count = min(max(config.batch_size, 2), len(prepared.test))
+    images, labels = prepared.test.batch(torch.arange(count))
     draw = partial(generator, config.seed, "defence", "initial")
-    with torch.no_grad():
-        smashed = model.bottom.eval()(images.to(device))
+    with unchanged_generator(), torch.no_grad(), unchanged_buffers(*model):
+        smashed = model.bottom.train(training)(images.to(device))
         protected = load_defence(config.defence.name).protect(smashed, draw)
-    found = {Kind.SMASHED_DATA: Magnitudes(magnitudes(protected), channel.activation_factor)}
-    if prepared.wire.output is not None and prepared.wire.output_gradient:
-        with torch.no_grad():
-            output = join_parts(model.trunk).eval()(protected)
+        if prepared.wire.output is None or not prepared.wire.output_gradient:
+            return magnitudes(protected), {}
+        output = join_parts(model.trunk).train(training)(protected)
         top = join_parts(model.top)
         top.autocast = prepared.autocast  # as clients compute it
-        gradient = input_gradient(top.eval(), output, labels.to(device))
-        initial = {name: value * len(labels) for name, value in magnitudes(gradient).items()}
-        found[Kind.OUTPUT_GRADIENT] = GradientMagnitudes(initial, channel.output_gradient_factor)
-    return found
+        gradient = input_gradient(top.train(training), output, labels.to(device))
+    found = {name: value * count for name, value in magnitudes(gradient).items()}
+    return magnitudes(protected), found
 
 
 def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> Preparation:

@@ -43,7 +43,6 @@ from fedsplit.serving import Engine, open_grpc, served
 from fedsplit.split.loss import balanced_weights
 from fedsplit.split.server import SplitServer
 from fedsplit.threads import torch_threads
-from fedsplit.tls import server_tls
 from strategies.asking import AskingGrid
 from strategies.clients import Clients
 from strategies.context import RunContext
@@ -64,8 +63,6 @@ def main(grid: Grid, context: Context) -> None:
     config = Config.from_flat(context.run_config, source="The run config")
     if place := relative_place(config):
         print(place)  # noqa: T201
-    if tls := server_tls(config.channel):
-        tls.credentials()  # refuses a wrong certificate before anything is loaded
     run_server(grid, config, FLOWER)
 
 
@@ -182,6 +179,7 @@ def _context(
         server.rule.weigh_classes(weights)
         for shown in server.magnitudes.values():
             shown.weigh(max(weights, default=1.0))
+            shown.expect(num_clients)
     known = {
         "num_clients": num_clients,
         "answer_seconds": _answer_seconds(config, num_clients),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsplit.channel.tls import ClientTls, Identity, ServerTls
+from fedsplit.channel.tls import ClientTls, Identity, ServerTls, exposed
 from fedsplit.config import ChannelConfig, NodeConfig
 from fedsplit.errors import ConfigError
 
@@ -37,6 +37,11 @@ def client_tls(channel: ChannelConfig, node: NodeConfig) -> ClientTls | None:
     if node.certificate:
         identity = _identity(node.certificate, node.private_key, "This client's")
     return ClientTls(_path(roots) if roots else None, identity)
+
+
+def exposed_key(node: NodeConfig) -> str:
+    """Return a warning about a node's private key that others can read; empty if none can."""
+    return exposed(_path(node.private_key)) if node.private_key else ""
 
 
 def _identity(certificate: str, private_key: str, owner: str) -> Identity:

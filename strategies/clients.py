@@ -207,7 +207,7 @@ def _cannot(count: int) -> str:
 def _told(faults: Mapping[int, str]) -> str:
     """Return why nodes cannot take part: those with one reason together."""
     return "; ".join(
-        f"node{'s' if len(found) > 1 else ''} {some(found)}: {reason}"
+        f"node{'s' if len(found) > 1 else ''} {some(found)}: {reason.rstrip('.')}"
         for reason, found in by_reason(faults).items()
     )
 

@@ -115,7 +115,10 @@ class Halves:
         return {} if self._copies is None else _named(exchanged(self._copies.server_part))
 
     def _copy_of(self, client: int) -> Mapping[str, Array]:
-        return {} if self._copies is None else _named(self._copies.copy_of(client))
+        if self._copies is None:
+            return {}
+        copied = self._copies.copy_of(client)  # a file has its own order
+        return _named({name: copied[name] for name in exchanged(self._copies.server_part)})
 
     def _choose(self, arrays: ArrayRecord) -> None:
         if self._copies is not None:

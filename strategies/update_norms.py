@@ -34,9 +34,10 @@ class UpdateNorms:
 
     The norm of a client's update is compared with the median over the round's participants; in a
     round with fewer than three, with the median over each participant's last update; and where the
-    run has not shown three, with the largest of the rounds before. In the first round of one or two
-    clients there is nothing to compare with. A client with more examples than the median takes more
-    steps, and may move as much farther.
+    run has not shown three, with the largest of the rounds before and of the others in this one:
+    two of them can move ten times as far at once, such as where a plateau ends. In the first round
+    of one or two clients there is nothing to compare with, and never for a run's only client. A
+    client with more examples than the median takes more steps, and may move as much farther.
 
     Parameters
     ----------
@@ -63,9 +64,10 @@ class UpdateNorms:
         if not self._factor:
             return {}
         found = {k: _update(reply, began_with(k)) for k, reply in replies.items()}
-        shown, faults = self._shown(found), {}
+        shown = {client: self._shown(client, found) for client in found}  # before any is noted
+        faults = {}
         for client, update in found.items():
-            limit, reach = self._limit(shown, update, began_with(client))
+            limit, reach = self._limit(shown[client], update, began_with(client))
             if update.norm > limit:
                 faults[client] = (
                     f"its weights have moved by {update.norm:.3g}, where {reach}: more than "
@@ -86,11 +88,13 @@ class UpdateNorms:
         more = max(1.0, update.num_examples / max(shown.num_examples, 1))
         return self._factor * norm * more, f"those of the run move by {norm:.3g}"
 
-    def _shown(self, found: Mapping[int, _Update]) -> _Update | None:
-        """Return what the run's updates are like; None in the first round of one or two."""
+    def _shown(self, client: int, found: Mapping[int, _Update]) -> _Update | None:
+        """Return what the run's updates are like; None if there is nothing to compare with."""
         known = found if len(found) >= _ENOUGH else {**self._last, **found}
         if len(known) < _ENOUGH:
-            return max(self._last.values(), default=None)
+            if not self._last or known.keys() == {client}:
+                return None
+            return max([*self._last.values(), *(u for k, u in found.items() if k != client)])
         middle = (len(known) - 1) // 2
         norms = sorted(update.norm for update in known.values())
         counts = sorted(update.num_examples for update in known.values())

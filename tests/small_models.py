@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fedsplit import SplitModel
@@ -52,3 +53,40 @@ def make_norm_over_positions(num_labels: int = 10) -> SplitModel:
     """Normalise 3 channels over 4 positions: one image has several values for each."""
     norm = (nn.Unflatten(1, (3, 4)), nn.BatchNorm1d(3), nn.Flatten())
     return _model(num_labels, in_bottom=norm)
+
+
+def _small(model: SplitModel) -> SplitModel:
+    """Make the bottom's images a hundredth as large."""
+    first = next(layer for layer in model.bottom.modules() if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        for weight in first.parameters():
+            weight.mul_(0.01)
+    return model
+
+
+def make_zeros_in_bottom(num_labels: int = 10) -> SplitModel:
+    model = _model(num_labels)
+    for weight in model.bottom.parameters():
+        nn.init.zeros_(weight)
+    return model
+
+
+def make_small_norm_in_bottom(num_labels: int = 10) -> SplitModel:
+    """Only in training is the output of the norm larger than its input."""
+    return _small(make_norm_in_bottom(num_labels))
+
+
+def make_small_norm_in_top(num_labels: int = 10) -> SplitModel:
+    """Gradients of what a norm takes are the larger the smaller that is."""
+    model = _small(_model(num_labels))
+    top = nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, num_labels))
+    return SplitModel(model.bottom, nn.Sequential(nn.Linear(12, 12, bias=False)), top)
+
+
+def make_growing(num_labels: int = 10) -> SplitModel:
+    """Begin with small weights in all layers, and no norm."""
+    model = _model(num_labels)
+    for part in model:
+        for weight in part.parameters():
+            nn.init.normal_(weight, std=0.02)
+    return model

@@ -8,6 +8,7 @@ before they are used; `fedsplit.channel.handshake` finds out why a connection st
 from __future__ import annotations
 
 import ssl
+import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -50,7 +51,13 @@ class Identity:
             If a file cannot be read, they do not belong together, or the certificate is not valid
             today.
         """
-        certificate, key = _read(self.certificate), _read(self.private_key)
+        certificate = _read(self.certificate, f"{self.owner} certificate")
+        key = _read(self.private_key, f"{self.owner} private key")
+        if b"PRIVATE KEY-" in certificate and b"CERTIFICATE-" not in certificate:
+            raise ConfigError(
+                f"{self.owner} certificate '{self.certificate}' is a private key. Exchange "
+                "certificate and private-key, if they are swapped."
+            )
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.certificate, self.private_key, password=_no_password)
@@ -74,7 +81,8 @@ class Identity:
         from cryptography import x509
 
         host = host_of(address)
-        certificate = _parsed(_read(self.certificate), self.certificate)[0]
+        content = _read(self.certificate, f"{self.owner} certificate")
+        certificate = _parsed(content, self.certificate)[0]
         try:
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         except x509.ExtensionNotFound:
@@ -151,18 +159,32 @@ class ClientTls:
 
 def _authorities(path: Path) -> bytes:
     """Return a PEM file of CA certificates, checked."""
-    content = _read(path)
+    content = _read(path, "The CA file")
     _parsed(content, path)
     return content
 
 
-def _read(path: Path) -> bytes:
+def exposed(private_key: Path) -> str:
+    """Return a warning about a key file that every user can read; empty if not every user can."""
+    try:
+        mode = stat.S_IMODE(private_key.stat().st_mode)
+    except OSError:
+        return ""  # what uses it says so
+    if not mode & stat.S_IROTH:
+        return ""
+    return (
+        f"The private key '{private_key}' can be read by every user of this machine (mode "
+        f"{mode:o}). Protect it: chmod 600 '{private_key}'"
+    )
+
+
+def _read(path: Path, what: str) -> bytes:
     try:
         return path.expanduser().read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"The PEM file '{path}' cannot be read: {error.strerror}. 'fedsplit certificates' "
-            "makes certificates for tests and small sites."
+            f"{what} '{path}' cannot be read: {error.strerror}. Give the path of a PEM file; "
+            "'fedsplit certificates' makes certificates for tests and small sites."
         ) from None
 
 

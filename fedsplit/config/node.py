@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from fedsplit.addresses import address_fault, host_fault
 from fedsplit.config.errors import findings
 from fedsplit.config.section import Section, Whole
 from fedsplit.errors import ConfigError
@@ -43,6 +44,14 @@ class NodeConfig(Section):
     certificate: str = ""
     private_key: str = ""
 
+    @field_validator("channel_address")
+    @classmethod
+    def _an_address(cls, address: str) -> str:
+        host = address.removeprefix("[").removesuffix("]")  # in either form without a port
+        if address and (fault := address_fault(address)) and host_fault(host):
+            raise ValueError(f"{fault}, or a host alone")
+        return address
+
     @model_validator(mode="after")
     def _certificate_with_key(self) -> Self:
         if bool(self.certificate) != bool(self.private_key):
@@ -62,9 +71,9 @@ class NodeConfig(Section):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             keys = [str(field.alias) for field in cls.model_fields.values()]
-            said = (
-                f"The node config of this SuperNode is wrong: {'; '.join(findings(error, keys))}."
-            )
+            found = "; ".join(findings(error, keys))
+            said = f"The node config of this SuperNode is wrong: {found.rstrip('.')}"
+            said += "" if found.endswith("?") else "."
             if any(details["loc"] == ("partition-id",) for details in error.errors()):
                 said += (
                     " Start it with --node-config 'partition-id=0', a number from 0 to the number "

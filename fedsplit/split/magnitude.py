@@ -20,6 +20,9 @@ from fedsplit.snapshot import Snapshot
 from fedsplit.split.checks import refused
 from fedsplit.split.payload import Content
 
+_ENOUGH = 3
+"""Of fewer, one hostile participant could be the median."""
+
 
 def magnitudes(state: State) -> dict[str, float]:
     """Return the largest absolute value of each floating-point tensor of a state."""
@@ -33,9 +36,15 @@ def magnitudes(state: State) -> dict[str, float]:
 class Magnitudes:
     """Refuses batches that are far larger than what the run has shown so far.
 
-    What it has shown is the median over the participants of the magnitude of each one's last batch,
-    and at least the magnitude with the initial weights. So the one participant that grows moves
+    A participant is compared with the others: with the median of the magnitudes of their last
+    batches, and at least with the magnitude of the initial weights. So the one that grows moves
     nothing, and all of them can grow together.
+
+    Activations of an honest run can grow to a hundred times their initial size, if slowly: by a
+    factor of 1 to 4 from batch to batch. So while fewer than three others have sent anything, the
+    largest of theirs counts, and the participant's own last batch, up to `factor` times that. A
+    hostile one can then reach the square of `factor`, in two batches. The only client of a run is
+    compared with itself.
 
     Parameters
     ----------
@@ -46,19 +55,32 @@ class Magnitudes:
     """
 
     key: ClassVar[str] = "channel.activation-factor"
-    smallest: ClassVar[float] = 1e-3
-    """Magnitudes below are taken for this one: a bottom may begin with zeros."""
+    smallest: ClassVar[float] = 1.0
+    """Magnitudes below are taken for this one, which no layer minds: a bottom may begin with zeros,
+    and be larger by any factor after its first step."""
 
     def __init__(self, initial: Mapping[str, float], factor: float) -> None:
         self._initial = {name: max(value, self.smallest) for name, value in initial.items()}
         self._factor = factor
         self._last: dict[str, dict[int, float]] = {name: {} for name in initial}
+        self._alone = False
         self._lock = threading.Lock()
 
-    def shown(self, name: str) -> float:
-        """Return the magnitude of a tensor that the run has shown so far."""
-        known = sorted([self._initial[name], *self._last[name].values()])
-        return max(self._initial[name], known[(len(known) - 1) // 2])
+    def shown(self, name: str, participant: int) -> float:
+        """Return the magnitude of a tensor with which a participant's is compared."""
+        initial, last = self._initial[name], self._last[name]
+        own = last.get(participant, 0.0)
+        if self._alone:
+            return max(initial, own)
+        others = sorted(value for other, value in last.items() if other != participant)
+        if len(others) >= _ENOUGH:
+            return max(initial, others[(len(others) - 1) // 2])
+        largest = max(initial, *others, 0.0)
+        return max(largest, min(own, self._factor * largest))
+
+    def expect(self, num_clients: int) -> None:
+        """Take notice of the number of the run's clients."""
+        self._alone = num_clients == 1
 
     def weigh(self, most: float) -> None:
         """Take notice of the largest factor of a class in the loss."""
@@ -76,14 +98,14 @@ class Magnitudes:
         found = self._measure(content)
         with self._lock:
             for name, value in found.items():
-                shown = self.shown(name)
+                shown = self.shown(name, participant)
                 if value > self._factor * shown:
                     raise refused(
                         frame,
                         f"of client {participant} has values up to {value:.3g} in '{name}', where "
                         f"those of the run reach {shown:.3g} so far: more than "
-                        f"{self.key} = {self._factor:g} times as large; lower learning-rate, if "
-                        "this client is honest",
+                        f"{self.key} = {self._factor:g} times as large; if this client is honest, "
+                        "lower learning-rate, or raise that factor",
                     )
             for name, value in found.items():
                 self._note(self._last[name], participant, value)

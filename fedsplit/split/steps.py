@@ -74,6 +74,17 @@ def guarded_buffers(part: nn.Module, whose: Callable[[], str]) -> Iterator[None]
         )
 
 
+@contextmanager
+def unchanged_buffers(*parts: nn.Module) -> Iterator[None]:
+    """Put the parts' buffers back after the block, such as running statistics of train mode."""
+    kept = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+
 def score(logits: Tensor, labels: Tensor) -> StepResult:
     """Return the loss (at least float32) and the number of correct predictions of a batch.
 

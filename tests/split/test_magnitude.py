@@ -26,6 +26,8 @@ def test_the_magnitude_is_the_largest_absolute_value_of_floating_tensors() -> No
 def test_a_batch_far_larger_than_the_initial_ones_is_refused_and_its_sender_named() -> None:
     """Break it: take the first batch for what the run has shown."""
     found = Magnitudes({"hidden": 2.0}, 10.0)
+    for participant in (1, 2, 3):
+        check(found, participant, 1.0)
     check(found, 1, 20.0)
     with pytest.raises(
         ChannelError,
@@ -39,15 +41,48 @@ def test_one_participant_that_grows_moves_nothing_and_all_of_them_can_grow() -> 
     found = Magnitudes({"hidden": 1.0}, 10.0)
     for _ in range(3):
         check(found, 0, 9.0)
-        for honest in (1, 2):
+        for honest in (1, 2, 3):
             check(found, honest, 1.5)
-    assert found.shown("hidden") == 1.5
+    assert found.shown("hidden", 0) == found.shown("hidden", 1) == 1.5
     with pytest.raises(ChannelError):
         check(found, 0, 16.0)
     for size in (5.0, 20.0, 80.0):
-        for participant in (0, 1, 2):
+        for participant in (0, 1, 2, 3):
             check(found, participant, size)
-    assert found.shown("hidden") == 80.0
+    assert found.shown("hidden", 0) == 80.0
+
+
+def test_one_that_shrinks_does_not_get_the_others_refused() -> None:
+    """Break it: compare with the smaller of two others."""
+    found = Magnitudes({"hidden": 1.0}, 10.0)
+    for size in (5.0, 40.0):
+        check(found, 0, 0.001)
+        for honest in (1, 2):
+            check(found, honest, size)
+
+
+def test_while_few_have_sent_anything_one_can_grow_to_the_square_of_the_factor() -> None:
+    """The first of a sequence grows while nobody else has shown anything.
+
+    Break it: leave out its own last batch, or do not bound it.
+    """
+    found = Magnitudes({"hidden": 2.0}, 10.0)
+    for size in (8.0, 30.0, 199.0):
+        check(found, 0, size)
+    with pytest.raises(ChannelError, match=r"reach 20 so far"):
+        check(found, 0, 201.0)
+    check(found, 1, 240.0)  # where the first one has come
+    check(found, 1, 260.0)
+
+
+def test_the_only_client_of_a_run_is_compared_with_itself() -> None:
+    """Break it: leave out `expect`, and an honest run of one client ends."""
+    found = Magnitudes({"hidden": 1.0}, 10.0)
+    found.expect(1)
+    for size in (9.0, 80.0, 700.0, 6000.0):
+        check(found, 0, size)
+    with pytest.raises(ChannelError):
+        check(found, 0, 1e6)
 
 
 def test_what_a_refused_batch_shows_does_not_count() -> None:
@@ -55,7 +90,7 @@ def test_what_a_refused_batch_shows_does_not_count() -> None:
     for participant in range(5):
         with pytest.raises(ChannelError):
             check(found, participant, 1e18)
-    assert found.shown("hidden") == 1.0
+    assert found.shown("hidden", 0) == 1.0
 
 
 def test_a_factor_of_0_bounds_nothing() -> None:
@@ -64,16 +99,17 @@ def test_a_factor_of_0_bounds_nothing() -> None:
 
 def test_it_continues_from_its_state() -> None:
     first, second = Magnitudes({"hidden": 1.0}, 10.0), Magnitudes({"hidden": 1.0}, 10.0)
-    for participant in range(3):
+    for participant in range(4):
         check(first, participant, 8.0)
     second.load_state_dict(first.state_dict())
-    assert second.shown("hidden") == first.shown("hidden") == 8.0
+    assert second.shown("hidden", 0) == first.shown("hidden", 0) == 8.0
     check(second, 1, 79.0)
 
 
 def test_a_bottom_that_begins_with_zeros_can_learn() -> None:
+    """Its first step makes it larger by any factor. Break it: take 0.001 for the smallest."""
     found = Magnitudes({"hidden": 0.0}, 10.0)
-    check(found, 0, 0.009)
+    check(found, 0, 0.6)
 
 
 def gradient(found: Magnitudes, participant: int, largest: float, batch_size: int = 1) -> None:
@@ -85,6 +121,8 @@ def test_an_output_gradient_far_larger_than_those_of_the_run_is_refused() -> Non
     """Break it: compare a mean over 8 examples with one of a single one."""
     found = GradientMagnitudes({"hidden": 0.5}, 10.0)
     gradient(found, 1, 0.6, batch_size=8)
+    for participant in (2, 3):
+        gradient(found, participant, 0.06, batch_size=8)
     with pytest.raises(
         ChannelError,
         match=r"OUTPUT_GRADIENT .*of client 4 has values up to 5\.1 in 'hidden'.*reach 0\.5 so far"
@@ -99,11 +137,11 @@ def test_small_gradients_after_large_ones_do_not_bind() -> None:
     """Break it: take each participant's last gradient, and not its largest."""
     found = GradientMagnitudes({"hidden": 0.5}, 10.0)
     for largest in (4.0, 1e-9):
-        for participant in range(3):
+        for participant in range(4):
             gradient(found, participant, largest)
-    assert found.shown("hidden") == 4.0
+    assert found.shown("hidden", 0) == 4.0
     gradient(found, 0, 39.0)
-    assert found.shown("hidden") == 4.0  # one participant moves nothing
+    assert found.shown("hidden", 1) == 4.0  # one participant moves nothing
 
 
 def test_a_head_that_begins_with_zeros_can_learn_and_rare_classes_may_weigh() -> None:

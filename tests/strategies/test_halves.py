@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedMedian
 from torch import Tensor, nn
 
 from fedsplit.arrays import to_record, to_state
@@ -137,3 +138,29 @@ def test_a_wrapper_is_told_of_both_halves(rule: PerParticipantCopies) -> None:
     assert len(Halves(median, frozenset(), rule).parameters(to_record(SENT))) == 3
     plain = make_aggregator(AggregationConfig())
     assert list(Halves(plain, frozenset(), rule).parameters(to_record(SENT))) == ["w"]
+
+
+class _Ordered(FedMedian):
+    """Remember the names of the replies' weights, in order."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        replies = list(replies)
+        self.names = [list(reply.content.array_records["arrays"]) for reply in replies]
+        return super().aggregate_train(server_round, replies)
+
+
+def test_replies_have_the_order_of_the_weights_that_were_sent(
+    rule: PerParticipantCopies,
+) -> None:
+    """Flower's differential privacy subtracts one from the other by position.
+
+    Break it: take a copy in the order of its file, which is alphabetical.
+    """
+    aggregator = _Ordered()
+    halves = Halves(aggregator, frozenset(), rule)
+    sent = list(halves.parameters(to_record(SENT)))
+    halves.combine(1, answered_of(), to_record(SENT))
+    assert sent == ["w", "server part: w", "server part: seen"]
+    assert aggregator.names == [sent] * len(SIZES)
