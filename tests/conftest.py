@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import Scheduling
 
-    from fedsplit import Result
+    from fedsplit import Config, Result
+    from fedsplit.preparation import Preparation
 
 Run = Callable[..., "Result"]
 Call = Callable[..., tuple[int, str]]
@@ -106,6 +107,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             output_dir = tmp_path_factory.mktemp("runs")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(experiment, "draw_or_warn", draw if drawn else _draw_nothing)
+                patch.setattr(experiment, "costs", known_costs)
                 finished[key] = simulate({**TINY, "output-dir": str(output_dir)}, **overrides)
         return finished[key]
 
@@ -119,12 +121,40 @@ def tiny(tmp_path: Path) -> dict[str, object]:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs of this test make no pictures, as those of `run`."""
+    """Let runs of this test make no pictures, and compute no costs twice, as those of `run`."""
     monkeypatch.setattr("fedsplit.experiment.draw_or_warn", _draw_nothing)
+    monkeypatch.setattr("fedsplit.experiment.costs", known_costs)
 
 
 def _draw_nothing(path: Path, plot: Callable[[Path], None]) -> None:
     """Leave a picture out."""
+
+
+_costs: dict[str, dict[str, int]] = {}
+_NO_COSTS = ("output-dir", "run-name", "seed", "num-server-rounds", "data.", "channel.")
+
+
+def known_costs(config: Config, prepared: Preparation, **sides: Any) -> dict[str, int]:  # noqa: ANN401
+    """Return what `fedsplit.costs.costs` does, which is a third of a small run, from a table.
+
+    Runs have the same costs if nothing differs but what `_NO_COSTS` names: neither a module, nor
+    a weight's shape and whether it is trained, nor a config key.
+    """
+    from fedsplit.costs import costs
+
+    keys = [item for item in config.to_flat().items() if not item[0].startswith(_NO_COSTS)]
+    modules = [*prepared.model, *prepared.added.values()]
+    weights = [
+        (name, weight.shape, weight.dtype, weight.requires_grad)
+        for module in modules
+        for name, weight in module.named_parameters(remove_duplicate=False)
+    ]
+    wire = (prepared.wire.smashed, prepared.wire.cut_gradient)
+    kinds = [id(type(part)) for module in modules for part in module.modules()]
+    shown = repr((keys, weights, wire, modules, kinds, prepared.spec, sides))
+    if shown not in _costs:
+        _costs[shown] = costs(config, prepared, **sides)
+    return dict(_costs[shown])
 
 
 @pytest.fixture

@@ -27,7 +27,14 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ("fedsplit.inprocess", "fedsplit.cli", "transformers.modeling_utils")
+LIBRARIES = (
+    *("fedsplit.inprocess", "fedsplit.cli", "fedsplit.models.libraries.transformers"),
+    *("transformers.modeling_utils", "transformers.models.auto.image_processing_auto"),
+    *(
+        "flwr_datasets.partitioner",
+        "torchvision.transforms.v2",
+    ),  # what a run imports when it begins
+)
 """Imported, never used: torch has no threads and gRPC no connections, which a fork would lose."""
 _PROGRAM = """
 import sys

@@ -18,6 +18,8 @@ from tests import small_models
 from tests.conftest import TINY, Run, distance, weights
 from tests.data.pictures import image_folder
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 MODELS = "tests.small_models"
 
 

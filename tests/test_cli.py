@@ -422,10 +422,8 @@ def test_a_comparison_in_an_app_has_its_code_and_its_defaults(
     project.write_text(
         project.read_text().replace("num-server-rounds = 3", "num-server-rounds = 1")
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "fedsplit", "compare", str(app / "configs" / "short.toml")],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=250,
-    )  # fmt: skip
+    command = ["-m", "fedsplit", "compare", str(app / "configs" / "short.toml")]
+    done = server().run(command, cwd=tmp_path, timeout=250)
     assert done.returncode == 0, done.stderr
     (summary,) = (tmp_path / "runs" / "compare").rglob("summary.json")
     found = json.loads(summary.read_text())

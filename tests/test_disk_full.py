@@ -24,8 +24,8 @@ from tests.test_continuation import assert_same_results
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow, pytest.mark.timeout(600)]
 KEYS: dict[str, object] = {
-    **{"strategy": "sflv1", "num-server-rounds": 2, "local-epochs": 1},
-    **{"data.max-train-samples": 96, "data.max-test-samples": 16},  # what is written stays the same
+    **{"strategy": "sflv1", "num-clients": 2, "num-server-rounds": 2, "local-epochs": 1},
+    **{"data.max-train-samples": 40, "data.max-test-samples": 16},  # what is written stays the same
 }
 
 

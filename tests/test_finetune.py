@@ -14,6 +14,8 @@ from fedsplit.seeding import seeded_init
 from fedsplit.serving import Engine, open_grpc
 from tests.models.families import qwen3_vl_toys, zoo
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 KEYS: dict[str, object] = {
     "strategy": "sflv1",
     "num-clients": 2,

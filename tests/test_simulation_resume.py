@@ -23,6 +23,8 @@ from tests.test_continuation import killed_after
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 LIGHT = Metric("light", "share of light")
+FEW = {"num_server_rounds": 2, "data_max_train_samples": 64, "data_max_test_samples": 16}
+"""Keys of a run of fashion-mini, which without them trains on all of its 6,000 images."""
 
 
 def _objects(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -210,7 +212,7 @@ def test_metrics_are_not_dropped_in_a_new_process(done: int, tmp_path: Path, cal
     """And neither by simulate. Break it: ask the checkpoint only; without one, the run begins
     again without its metrics."""
     given: dict[str, Any] = {"metrics": {LIGHT: lambda logits, labels: 0.5}}
-    result = run_small(tmp_path, num_server_rounds=2, **given)
+    result = run_small(tmp_path, **FEW, **given)
     killed = killed_after(done, result, tmp_path)
     wanted = f"Continue with: simulate(resume='{killed}', metrics=...)"
     for engine in ("inprocess", "flower"):
@@ -233,7 +235,7 @@ def test_a_run_that_continues_without_its_callbacks_says_so(tmp_path: Path, call
     def watch(row: dict[str, Any]) -> None:
         pass
 
-    result = run_small(tmp_path, num_server_rounds=2, callbacks=[watch])
+    result = run_small(tmp_path, **FEW, callbacks=[watch])
     killed = killed_after(1, result, tmp_path)
     assert f"simulate(resume='{killed}', callbacks=...)" in RunDirectory(killed).how_to_continue()
     code, _ = call("run", "--resume", str(killed))

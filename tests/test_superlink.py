@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from fedsplit import superlink
+from fedsplit.cli import main
 from fedsplit.errors import RunError
 from fedsplit.superlink import SuperLink, running
 
@@ -87,6 +88,22 @@ def test_each_project_has_its_own(home: Path, stub: Path) -> None:
     assert {found.project for found in running()} == {home / "a/app", home / "b/app"}
     assert first.end()
     assert second.pid() is not None
+
+
+def test_one_command_ends_those_of_all_projects(
+    home: Path, stub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Break it: end the first one only."""
+    projects = [home / name for name in ("a", "b")]
+    for project in projects:
+        project.mkdir()
+    links = [started(project) for project in projects]
+    monkeypatch.setattr(sys, "argv", ["fedsplit", "stop", "--all"])
+    with pytest.raises(SystemExit):
+        main()
+    said = sorted(capsys.readouterr().out.splitlines())
+    assert said == [f"Ended the SuperLink of '{project}'." for project in projects]
+    assert [link.pid() for link in links] == [None, None]
 
 
 def test_a_dead_one_is_replaced(home: Path, stub: Path) -> None:

@@ -19,6 +19,8 @@ from fedsplit.errors import ConfigError, DataError, FedSplitError
 from tests.conftest import weights
 from tests.data.pictures import labelled
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SETS = "tests.data.own_sets"
 KEYS: dict[str, Any] = {
     "model.name": "tests.small_models:make",

@@ -21,6 +21,8 @@ from fedsplit.data.sources import source_of
 from fedsplit.input_spec import InputSpec
 from tests.data.pictures import SMALL, image_folder, labelled
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NANO = replace(SMALL, height=28, width=28)
 
 

@@ -17,13 +17,13 @@ APP_DIR = Path(__file__).parents[2]
 SMALL: dict[str, str | int | float | bool] = {
     "num-server-rounds": 1,
     "batch-size": 16,
-    "data.max-train-samples": 600,
+    "data.max-train-samples": 300,
     "data.max-test-samples": 60,
 }
 UNEVEN = SMALL | {
     "num-server-rounds": 2,
     "data.partitioner": "dirichlet",
-    "data.min-partition-size": 20,
+    "data.min-partition-size": 10,
 }
 BYTE_KEYS = [
     f"{what}_{way}_bytes" for what in ("cut", "sync", "evaluate") for way in ("uplink", "downlink")

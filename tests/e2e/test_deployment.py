@@ -41,8 +41,8 @@ def test_supernodes_train_a_round_over_the_channel(deployment: Flower, tmp_path:
     assert files.summary["engine"] == "flower"
     assert files.summary["num_clients"] == 2
     assert files.summary["finished_rounds"] == 1
-    # Half of 600, and all of its own 120; a tenth of each is kept for evaluation.
-    assert [row["num_examples"] for row in files.rounds] == [270 + 108]
+    # Half of 300, and all of its own 120; a tenth of each is kept for evaluation.
+    assert [row["num_examples"] for row in files.rounds] == [135 + 108]
     assert [row["failed_clients"] for row in files.rounds] == [[]]
     assert files.rounds[0]["validation_accuracy"] is not None
     assert all(count > 0 for count in files.num_bytes.values())

@@ -12,7 +12,12 @@ from fedsplit.models.loading import input_spec
 from tests.e2e.flower import ONE_ACTOR, Flower
 from tests.e2e.runs import APP_DIR, UNEVEN, RunFiles, assert_same_weights
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
 
 EXTENDED = UNEVEN | {
     "strategy": "tests.extensions.local_loss:LocalLoss",

@@ -28,7 +28,12 @@ from tests.models.families import zoo
 
 FAILING = Path(__file__).with_name("failing")
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
 
 
 def test_a_client_that_fails_in_each_round_leaves_the_others_whole(

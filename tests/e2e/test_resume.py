@@ -17,7 +17,12 @@ from tests.e2e.flower import Flower, fedsplit_run
 from tests.e2e.processes import processes_of
 from tests.e2e.runs import APP_DIR, UNEVEN, RunFiles, assert_same_weights
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
 
 CLIENTS = 4
 KEYS = UNEVEN | {

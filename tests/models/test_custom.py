@@ -16,6 +16,8 @@ from fedsplit.seeding import seeded_init
 from tests.conftest import distance, weights
 from tests.models.own import Bottom, make
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NAME = "tests.models.own:make"
 IMAGES = torch.linspace(-1, 1, 2 * 28 * 28).reshape(2, 1, 28, 28)
 

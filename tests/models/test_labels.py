@@ -17,6 +17,8 @@ from fedsplit.models.labels import label_names
 from tests.models.families import library_zoo
 from tests.models.own import make
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SPEC = InputSpec(3, 16, 16, (0.5,) * 3, (0.5,) * 3)
 PETS = ["dog", "cat", "fish", "bird", "horse"]
 

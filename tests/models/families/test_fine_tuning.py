@@ -16,6 +16,8 @@ from fedsplit.models import load_model, save_model
 from tests.conftest import TINY
 from tests.models.families.zoo import images_of, make
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.mark.parametrize("name", ["dinov3", "siglip2", "swinv2", "torchvision-swin", "timm-eva02"])
 def test_grey_images_train_an_rgb_model(name: str, tmp_path: Path) -> None:

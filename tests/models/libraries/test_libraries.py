@@ -30,6 +30,8 @@ from tests.models.families import library_zoo
 from tests.models.families.library_zoo import SPEC, make
 from tests.models.families.zoo import batch
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LIBRARIES = ("torchvision", "timm")
 
 
