@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedsplit import Config
+from fedsplit.certificates import make_certificates
 from fedsplit.checking import check, check_shards
 from fedsplit.errors import ConfigError, DataError, FedSplitError, ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
@@ -30,6 +31,30 @@ def test_what_cannot_run(
     with pytest.raises(kind, match=str(value)) as caught:
         check(Config.load(tiny, {key: value}))
     assert caught.value.exit_code == 2
+
+
+def test_certificates_are_checked_before_anything_starts(
+    tiny: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Break it: leave them to the ServerApp, and a dry run finds no fault."""
+    make_certificates(tmp_path, hosts=["split.example.org"], num_clients=1)
+    certificate, key = str(tmp_path / "server.pem"), tmp_path / "server.key"
+    with_tls = Config.load(
+        tiny,
+        {
+            "channel.certificate": certificate,
+            "channel.private-key": str(key),
+            "channel.advertise": "split.example.org:0",
+        },
+    )
+    key.chmod(0o644)
+    check(with_tls)
+    assert f"'{key}' can be read by every user" in caplog.text
+    with pytest.raises(ConfigError, match=r"is for split\.example\.org, not for '127\.0\.0\.1'"):
+        check(Config.load(with_tls, {"channel.advertise": ""}))
+    key.unlink()
+    with pytest.raises(ConfigError, match=r"server's private key '.*' cannot be read"):
+        check(with_tls)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
@@ -24,7 +26,7 @@ def _ask(
     *,
     partition_id: object = 1,
     weights: dict[str, torch.Tensor] | None = None,
-    **node: str,
+    **node: str | int,
 ) -> Message:
     told = Instructions(
         run="a run",
@@ -111,3 +113,14 @@ def test_weights_of_another_model_are_refused() -> None:
     assert reply.has_error()
     assert str(reply.error.reason).startswith("RuntimeError: ")
     assert "Missing key" in str(reply.error.reason)
+
+
+@pytest.mark.parametrize("simulated", [False, True])
+def test_a_site_prints_its_own_fault_and_a_simulation_leaves_it_to_the_server(
+    capfd: pytest.CaptureFixture[str], *, simulated: bool
+) -> None:
+    """Break it: tell the server only; whoever runs the site then sees a success."""
+    extra: dict[str, Any] = {"num-partitions": 4} if simulated else {}
+    reason = _ask("query.describe", **{"data-path": "/nowhere/at/all"}, **extra).error.reason
+    said = capfd.readouterr().err
+    assert (f"fedsplit: {reason}" in said) == (not simulated)

@@ -19,7 +19,7 @@ from fedsplit.channel.endpoint import SessionHost
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.channel.grpc_stream import GrpcStream
-from fedsplit.channel.tls import ClientTls, Identity, ServerTls
+from fedsplit.channel.tls import ClientTls, Identity, ServerTls, exposed
 from fedsplit.errors import ChannelError, ConfigError
 from tests.channel.certificates import Certificates
 from tests.channel.hosts import EchoHost
@@ -268,6 +268,27 @@ def test_a_wildcard_name_covers_one_label(serve: Serve, made: Certificates) -> N
     serve(EchoHost(), made.server("elsewhere/server"), advertise="a.example.net:9400")
 
 
+def test_a_pair_that_is_swapped_is_called_so(made: Certificates) -> None:
+    pair = made.identity("client-0")
+    with pytest.raises(ConfigError, match=r"'.*client-0\.key' is a private key\. Exchange"):
+        Identity(pair.private_key, pair.certificate, "This client's").read()
+
+
+def test_a_missing_file_is_named_with_what_it_is_for(made: Certificates) -> None:
+    missing = made.directory / "nothing.key"
+    with pytest.raises(ConfigError, match=r"This client's private key '.*nothing\.key' cannot be"):
+        Identity(made.identity("client-0").certificate, missing, "This client's").read()
+
+
+def test_a_key_that_every_user_can_read_is_named(made: Certificates, tmp_path: Path) -> None:
+    key = tmp_path / "some.key"
+    key.write_bytes(made.identity("client-0").private_key.read_bytes())
+    key.chmod(0o640)
+    assert not exposed(key)
+    key.chmod(0o644)
+    assert f"'{key}' can be read by every user of this machine (mode 644)" in exposed(key)
+
+
 @pytest.mark.parametrize("what", ["other key", "no key", "encrypted", "no certificate"])
 def test_a_pair_that_cannot_be_used_is_named(made: Certificates, tmp_path: Path, what: str) -> None:
     pair = made.identity("client-0")
@@ -275,7 +296,8 @@ def test_a_pair_that_cannot_be_used_is_named(made: Certificates, tmp_path: Path,
     if what == "other key":
         key = made.identity("server").private_key
     elif what == "no certificate":
-        certificate = key
+        certificate = tmp_path / "some.pem"
+        certificate.write_text("hello")
     else:
         key = tmp_path / "some.key"
         key.write_text("hello" if what == "no key" else _encrypted(pair.private_key))
