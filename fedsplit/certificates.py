@@ -67,8 +67,9 @@ def make_certificates(
     alternatives = [_general_name(host) for host in hosts]
     if hosts and (directory / "server.pem").exists():
         raise ConfigError(
-            f"'{directory}' has a server.pem already. Rename it and server.key to make others; "
-            "what trusts the CA accepts the old one until it expires."
+            f"'{directory}' has a server.pem already. Leave out --host to make clients' "
+            "certificates only. To make another for the server, rename it and server.key; what "
+            "trusts the CA accepts the old one until it expires."
         )
     names = ["server"] if hosts else []
     names += [

@@ -266,7 +266,8 @@ def _wait_for_nodes(grid: Grid, count: int, timeout: float) -> list[int]:
         if time.monotonic() > deadline:
             raise ConfigError(
                 f"num-clients = {count}, but {len(nodes)} SuperNodes are connected after "
-                f"{timeout:g} seconds (connect-timeout). In a simulation, give "
+                f"{timeout:g} seconds (connect-timeout). Start the others, or register their keys "
+                "('flwr supernode list' shows them). In a simulation, give "
                 f'--federation-config "num-supernodes={count}" to flwr run, or use '
                 f"'fedsplit run . --num-clients {count}', which does so."
             )

@@ -120,7 +120,9 @@ def test_a_site_prints_its_own_fault_and_a_simulation_leaves_it_to_the_server(
     capfd: pytest.CaptureFixture[str], *, simulated: bool
 ) -> None:
     """Break it: tell the server only; whoever runs the site then sees a success."""
-    extra: dict[str, Any] = {"num-partitions": 4} if simulated else {}
-    reason = _ask("query.describe", **{"data-path": "/nowhere/at/all"}, **extra).error.reason
+    node: dict[str, Any] = {"data-path": "/nowhere"}
+    if simulated:
+        node["num-partitions"] = 4
+    reason = _ask("query.describe", **node).error.reason
     said = capfd.readouterr().err
     assert (f"fedsplit: {reason}" in said) == (not simulated)
