@@ -72,6 +72,21 @@ def test_what_cannot_run_is_refused_in_one_paragraph(
     assert not (config.parent / "runs").exists()
 
 
+def test_a_wrong_key_is_refused_without_the_seconds_that_torch_takes(config: Path) -> None:
+    """Break it: import what loads torch before the keys are read."""
+    code = (
+        "import sys\n"
+        "from fedsplit.cli import main\n"
+        f"sys.argv = ['fedsplit', 'run', {str(config)!r}, '--set', 'bach-size=3']\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "2 False", done.stderr
+
+
 def _assert_one_paragraph(err: str, said: str, remedy: str) -> None:
     text = err[err.index("fedsplit: ") :]
     assert "Traceback" not in err

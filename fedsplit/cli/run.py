@@ -123,12 +123,12 @@ def _asked(
         )
     if not quiet:
         print("Checking the configuration ...", flush=True)  # noqa: T201 - it takes seconds
-    from fedsplit.absolute_paths import with_absolute_paths  # loads torch: not for --help
-
     if resume is None:
         asked = _load(config, project, overrides)
     else:
         asked = _continued(resume, config, overrides)
+    from fedsplit.absolute_paths import with_absolute_paths  # loads torch: not for wrong keys
+
     asked = with_clients(with_absolute_paths(asked))
     engine = engine or _engine_of(asked)
     if project is not None:

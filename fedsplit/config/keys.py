@@ -78,7 +78,8 @@ def read_toml(path: Path) -> dict[str, object]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The config file '{path}' is not valid TOML: {error}.") from None
     except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"The config file '{path}' cannot be read: {error}. Give the path of a TOML file, "
+            f"The config file '{path}' cannot be read: {reason}. Give the path of a TOML file, "
             "such as configs/sflv1.toml."
         ) from None
