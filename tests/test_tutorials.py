@@ -54,6 +54,7 @@ def test_pages_with_commands_are_found() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
 def test_every_command_of_the_page_runs(
     page: Path, folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
