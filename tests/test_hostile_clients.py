@@ -119,7 +119,7 @@ def test_it_is_named_and_left_out(
     Or let `UpdateNorms.faults` find none.
     """
     attack(monkeypatch)
-    result = simulate(tiny, strategy=strategy, num_server_rounds=2)
+    result = simulate(tiny, strategy=strategy, num_server_rounds=2, local_epochs=1)
     assert [row["failed_clients"] for row in result.rounds] == [[HOSTILE]] * 2
     said = [r.getMessage() for r in caplog.records if "is left out of round" in r.getMessage()]
     assert len(said) == 2
@@ -136,7 +136,9 @@ def test_a_u_shaped_client_with_absurd_output_gradients_is_left_out(
 ) -> None:
     """Break it: leave OUTPUT_GRADIENT out of `magnitude_bounds`."""
     scaled_output_gradients(monkeypatch)
-    result = simulate(tiny, strategy=strategy, split_topology="u-shaped", num_server_rounds=2)
+    result = simulate(
+        tiny, strategy=strategy, split_topology="u-shaped", num_server_rounds=2, local_epochs=1
+    )
     assert [row["failed_clients"] for row in result.rounds] == [[HOSTILE]] * 2
     said = [r.getMessage() for r in caplog.records if "is left out of round" in r.getMessage()]
     assert len(said) == 2

@@ -58,16 +58,20 @@ def newcomer() -> Iterator[Path]:
 
 
 def _share_byte_code(folder: Path) -> None:
-    """Give the environment the byte code of this one's libraries: to make it takes half a minute.
+    """Give the environment the byte code of this one's libraries, which have the same versions.
 
-    Python takes it only for a source of the same size and time, as a link to the same file is.
+    Without it, a dozen processes compile torch and the others first, some of them twice. Python is
+    told not to compare it with the source (PEP 552): times differ between two downloads of a wheel.
     """
     here = Path(sysconfig.get_path("purelib"))
     (there,) = (folder / "env" / "lib").glob("python*/site-packages")
-    for made in here.rglob("__pycache__"):
-        package = there / made.parent.relative_to(here)
-        if package.is_dir():
-            shutil.copytree(made, package / made.name, dirs_exist_ok=True)
+    for made in here.rglob(f"__pycache__/*.{sys.implementation.cache_tag}.pyc"):
+        target = there / made.relative_to(here)
+        source = target.parents[1] / made.name.replace(f"{sys.implementation.cache_tag}.pyc", "py")
+        if source.is_file():
+            target.parent.mkdir(exist_ok=True)
+            code = made.read_bytes()
+            target.write_bytes(code[:4] + b"\1\0\0\0" + code[8:])
 
 
 def call(newcomer: Path, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
