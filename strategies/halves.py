@@ -20,7 +20,7 @@ from fedsplit.split.rules import UpdateRule
 from strategies.answers import Answered
 from strategies.combination import combine_contributions
 from strategies.replies import weights_of, without
-from strategies.robust import is_robust
+from strategies.robust import is_robust, stays_among
 
 _SERVER = "server part: "
 """Before the names of a server copy's weights: the two halves may use the same names."""
@@ -98,11 +98,11 @@ class Halves:
     def _averaged(self, arrays: Mapping[str, Array]) -> frozenset[str]:
         """Return the names of what is averaged by n_k, whatever the aggregator.
 
-        Moments and momentum could push a running variance below 0. A robust rule cannot: it stays
-        among what it is given, and averages would let one client ruin the statistics.
+        Moments, momentum and noise could push a running variance below 0. A robust rule cannot: it
+        stays among what it is given, and averages would let one client ruin the statistics.
         """
         buffers = {*self._buffers, *self._server_buffers()}
-        if self._robust:
+        if stays_among(self._aggregator):
             buffers = {b for b in buffers if b in arrays and not _is_floating(arrays[b])}
         return frozenset(buffers)
 

@@ -15,10 +15,15 @@ def is_robust(aggregator: Strategy) -> bool:
 
     One of the user's own says so with an attribute ``robust = True``.
     """
-    return any(
-        isinstance(each, _ROBUST) or getattr(each, "robust", False) is True
-        for each in wrapped(aggregator)
-    )
+    return any(map(stays_among, wrapped(aggregator)))
+
+
+def stays_among(aggregator: Strategy) -> bool:
+    """Return whether what an aggregator returns lies among what it is given.
+
+    Not what one around a robust rule returns: differential privacy adds noise to it.
+    """
+    return isinstance(aggregator, _ROBUST) or getattr(aggregator, "robust", False) is True
 
 
 def measures_distances(aggregator: Strategy) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pytest
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedMedian
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedMedian
 from torch import Tensor, nn
 
 from fedsplit.arrays import to_record, to_state
@@ -164,3 +164,22 @@ def test_replies_have_the_order_of_the_weights_that_were_sent(
     halves.combine(1, answered_of(), to_record(SENT))
     assert sent == ["w", "server part: w", "server part: seen"]
     assert aggregator.names == [sent] * len(SIZES)
+
+
+def test_noise_around_a_robust_rule_does_not_reach_statistics(rule: PerParticipantCopies) -> None:
+    """A running variance below 0 gave NaN as every score, in a run that went on.
+
+    Break it: ask whether an aggregator is robust, and not whether it stays among what it is given.
+    """
+    noisy = DifferentialPrivacyServerSideFixedClipping(
+        FedMedian(), noise_multiplier=1e3, clipping_norm=1.0, num_sampled_clients=len(SIZES)
+    )
+    halves = Halves(noisy, frozenset(), rule)
+    assert halves.warning is None
+    noisy.current_arrays = halves.parameters(to_record(SENT))
+    halves.combine(1, answered_of(), to_record(SENT))
+    rule.close_round(SIZES)
+    server = exchanged(rule.server_part)
+    mean = sum(value_of(k) * n / 10 for k, n in SIZES.items())
+    assert float(server["seen"]) == pytest.approx(mean)
+    assert float(server["w"].abs().max()) > 10.0
