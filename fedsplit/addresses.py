@@ -61,9 +61,13 @@ def is_wildcard(address: str) -> bool:
 
 
 def with_port(address: str, port: int) -> str:
-    """Return an address with another port, if its own is 0."""
-    host, _, own = address.rpartition(":")
-    return address if int(own) else f"{host}:{port}"
+    """Return an address with another port, if its own is 0, and an IPv6 host in its short form.
+
+    gRPC compares that form with the hosts of a certificate.
+    """
+    found = _ip(host_of(address))
+    host = f"[{found}]" if isinstance(found, IPv6Address) else address.rpartition(":")[0]
+    return f"{host}:{port_of(address) or port}"
 
 
 def _ip(host: str) -> IPv4Address | IPv6Address | None:

@@ -97,7 +97,7 @@ class FederatedStrategy(Strategy):
         split = self.config.split
         cut = f"cut {split.cut_layer}, {split.topology}" if self.server else "unsplit"
         aggregator = type(self.aggregator).__name__ if self.aggregates else "none"
-        if warning := self._halves.warning:
+        for warning in self._halves.warnings(len(self._sample(1))):  # as many as in every round
             warn(warning)
         log(INFO, "\t├── Strategy: %s (%s)", self.config.strategy, cut)
         log(INFO, "\t├── Aggregator: %s", aggregator)

@@ -20,7 +20,7 @@ from fedsplit.split.rules import UpdateRule
 from strategies.answers import Answered
 from strategies.combination import combine_contributions
 from strategies.replies import weights_of, without
-from strategies.robust import is_robust
+from strategies.robust import is_robust, stays_among, tolerated
 
 _SERVER = "server part: "
 """Before the names of a server copy's weights: the two halves may use the same names."""
@@ -48,17 +48,31 @@ class Halves:
         self._rule = rule
         self._copies = rule if isinstance(rule, PerParticipantCopies) and self._robust else None
 
-    @property
-    def warning(self) -> str | None:
-        """What to say of an aggregator that can protect only one of the two halves."""
-        if self._rule is None or not self._robust or self._copies is not None:
-            return None
-        return (
-            f"The aggregator {type(self._aggregator).__name__} protects only what clients train: "
-            f"the update rule {type(self._rule).__name__} trains one server part with all "
-            "participants, and what a hostile one does to it stays. With strategy = 'sflv1' or "
-            "'full' the whole model is protected."
-        )
+    def warnings(self, participants: int) -> list[str]:
+        """Return what to say of a robust aggregator that does not protect what one expects.
+
+        Parameters
+        ----------
+        participants : int
+            In a round.
+        """
+        if not self._robust:
+            return []
+        name, found = type(self._aggregator).__name__, []
+        if self._rule is not None and self._copies is None:
+            found.append(
+                f"The aggregator {name} protects only what clients train: the update rule "
+                f"{type(self._rule).__name__} trains one server part with all participants, and "
+                "what a hostile one does to it stays. With strategy = 'sflv1' or 'full' the whole "
+                "model is protected."
+            )
+        if not tolerated(self._aggregator, participants):
+            found.append(
+                f"The aggregator {name} resists no hostile client with these aggregation.options "
+                f"and {participants} participants in a round. More participants are needed, or "
+                "options that expect hostile ones (docs/algorithms.md)."
+            )
+        return found
 
     def parameters(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return what goes through the aggregator, given the weights that clients are sent."""
@@ -98,11 +112,11 @@ class Halves:
     def _averaged(self, arrays: Mapping[str, Array]) -> frozenset[str]:
         """Return the names of what is averaged by n_k, whatever the aggregator.
 
-        Moments and momentum could push a running variance below 0. A robust rule cannot: it stays
-        among what it is given, and averages would let one client ruin the statistics.
+        Moments, momentum and noise could push a running variance below 0. A robust rule cannot: it
+        stays among what it is given, and averages would let one client ruin the statistics.
         """
         buffers = {*self._buffers, *self._server_buffers()}
-        if self._robust:
+        if stays_among(self._aggregator):
             buffers = {b for b in buffers if b in arrays and not _is_floating(arrays[b])}
         return frozenset(buffers)
 

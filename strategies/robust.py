@@ -15,10 +15,15 @@ def is_robust(aggregator: Strategy) -> bool:
 
     One of the user's own says so with an attribute ``robust = True``.
     """
-    return any(
-        isinstance(each, _ROBUST) or getattr(each, "robust", False) is True
-        for each in wrapped(aggregator)
-    )
+    return any(map(stays_among, wrapped(aggregator)))
+
+
+def stays_among(aggregator: Strategy) -> bool:
+    """Return whether what an aggregator returns lies among what it is given.
+
+    Not what one around a robust rule returns: differential privacy adds noise to it.
+    """
+    return isinstance(aggregator, _ROBUST) or getattr(aggregator, "robust", False) is True
 
 
 def measures_distances(aggregator: Strategy) -> bool:
@@ -28,3 +33,21 @@ def measures_distances(aggregator: Strategy) -> bool:
     left where large models lie close to each other, and the choice would be one of chance.
     """
     return any(isinstance(each, _BY_DISTANCE) for each in wrapped(aggregator))
+
+
+def tolerated(aggregator: Strategy, participants: int) -> int:
+    """Return how many hostile ones of a round's participants a robust aggregator resists.
+
+    Yin et al., ICML 2018 (median, trimmed mean); Blanchard et al., NeurIPS 2017 (Krum); El Mhamdi
+    et al., ICML 2018 (Bulyan). Of one of the user's own nothing is known: all.
+    """
+    for each in wrapped(aggregator):
+        if isinstance(each, FedMedian):
+            return (participants - 1) // 2
+        if isinstance(each, FedTrimmedAvg):
+            return int(each.beta * participants)
+        if isinstance(each, _BY_DISTANCE):
+            expected = int(each.num_malicious_nodes)
+            fewest = 4 * expected + 3 if isinstance(each, Bulyan) else 2 * expected + 3
+            return expected if participants >= fewest else 0
+    return participants

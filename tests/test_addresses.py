@@ -68,3 +68,9 @@ def test_wildcards(address: str, *, expected: bool) -> None:
 def test_port_0_takes_another() -> None:
     assert with_port("[::1]:0", 5) == "[::1]:5"
     assert with_port("a:1", 5) == "a:1"
+
+
+def test_clients_are_told_the_form_of_a_host_that_certificates_have() -> None:
+    """Break it: keep the host as it was written; no client accepts the certificate."""
+    assert with_port("[0:0:0:0:0:0:0:1]:1", 5) == "[::1]:1"
+    assert with_port("[2001:DB8::0001]:0", 5) == "[2001:db8::1]:5"

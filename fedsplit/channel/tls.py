@@ -7,6 +7,7 @@ before they are used; `fedsplit.channel.handshake` finds out why a connection st
 
 from __future__ import annotations
 
+import codecs
 import ssl
 import stat
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from fedsplit.errors import ConfigError
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
+
+_CURVES = ("secp256r1", "secp384r1")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class Identity:
                 f"cannot be used together: {_reason(error)}. Both must be PEM files, the key must "
                 "be that of the certificate, and it must not be encrypted."
             ) from None
-        _check_dates(_parsed(certificate, self.certificate)[0], self)
+        own = _parsed(certificate, self.certificate)[0]
+        _check_key(own, self)
+        _check_dates(own, self)
         return key, certificate
 
     def check_names(self, address: str) -> None:
@@ -180,7 +185,8 @@ def exposed(private_key: Path) -> str:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        return path.expanduser().read_bytes()
+        # What some editors begin a file with, gRPC takes for a part of its first line.
+        return path.expanduser().read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise ConfigError(
             f"{what} '{path}' cannot be read: {error.strerror}. Give the path of a PEM file; "
@@ -209,6 +215,25 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return (error.reason or "not PEM files").replace("_", " ").lower()
     return str(error)
+
+
+def _check_key(certificate: Certificate, identity: Identity) -> None:
+    """Refuse keys with which gRPC's TLS library makes no connection, and says nothing about it."""
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    key = certificate.public_key()
+    if isinstance(key, RSAPublicKey):
+        return
+    kind = type(key).__name__.strip("_").removesuffix("PublicKey")
+    if isinstance(key, EllipticCurvePublicKey):
+        if key.curve.name in _CURVES:
+            return
+        kind = key.curve.name
+    raise ConfigError(
+        f"{identity.owner} certificate '{identity.certificate}' has a key of the kind {kind}, "
+        "which gRPC does not use. Have one issued for a key of RSA, or of the curve P-256 or P-384."
+    )
 
 
 def _check_dates(certificate: Certificate, identity: Identity) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -15,6 +15,7 @@ from fedsplit.config import Config
 from fedsplit.errors import ConfigError
 from fedsplit.fields import FIELDS, ROUND_FIELDS, as_number
 from fedsplit.meter import METER
+from fedsplit.results.metrics_server import MetricsServer
 from fedsplit.run_log import say
 
 _CHANNEL = {
@@ -45,12 +46,12 @@ class Prometheus:
         registry = CollectorRegistry()
         registry.register(self._collector)
         address, channel = config.sinks.prometheus, config.channel
-        certificate, key = None, None
+        certificate, key = "", ""
         if not is_loopback(address):
             certificate, key = channel.certificate, channel.private_key
         try:
-            self._server, _ = start_http_server(
-                port_of(address), host_of(address), registry, certificate, key
+            self._server = MetricsServer(
+                host_of(address), port_of(address), make_wsgi_app(registry), certificate, key
             )
         except OSError as error:
             raise ConfigError(
@@ -69,8 +70,7 @@ class Prometheus:
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.close()
 
 
 class _Numbers(Collector):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pytest
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedMedian
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedMedian
 from torch import Tensor, nn
 
 from fedsplit.arrays import to_record, to_state
@@ -122,14 +122,25 @@ def test_one_shared_server_part_is_named_in_a_warning(rule: PerParticipantCopies
     """Break it: say nothing; a run then looks protected and is not."""
     shared = InTurn(server_part_of(), settings_of(config_of()))
     median = make_aggregator(AggregationConfig(name="FedMedian"))
-    said = Halves(median, frozenset(), shared).warning
-    assert said is not None
+    (said,) = Halves(median, frozenset(), shared).warnings(3)
     assert said.startswith("The aggregator FedMedian protects only what clients train: the update")
     assert "rule InTurn trains one server part" in said
-    assert Halves(median, frozenset(), rule).warning is None
-    assert Halves(median, frozenset(), None).warning is None
-    assert Halves(make_aggregator(AggregationConfig()), frozenset(), shared).warning is None
+    assert Halves(median, frozenset(), rule).warnings(3) == []
+    assert Halves(median, frozenset(), None).warnings(3) == []
+    assert Halves(make_aggregator(AggregationConfig()), frozenset(), shared).warnings(3) == []
     shared.close()
+
+
+def test_a_robust_rule_that_resists_nobody_is_named_in_a_warning() -> None:
+    """Of 4 contributions, a trimmed mean with beta = 0.2 is a plain mean.
+
+    Break it: say nothing; a run then looks protected and is not.
+    """
+    trimmed = make_aggregator(AggregationConfig(name="FedTrimmedAvg"))
+    (said,) = Halves(trimmed, frozenset(), None).warnings(4)
+    assert said.startswith("The aggregator FedTrimmedAvg resists no hostile client with these")
+    assert "and 4 participants in a round" in said
+    assert Halves(trimmed, frozenset(), None).warnings(5) == []
 
 
 def test_a_wrapper_is_told_of_both_halves(rule: PerParticipantCopies) -> None:
@@ -164,3 +175,22 @@ def test_replies_have_the_order_of_the_weights_that_were_sent(
     halves.combine(1, answered_of(), to_record(SENT))
     assert sent == ["w", "server part: w", "server part: seen"]
     assert aggregator.names == [sent] * len(SIZES)
+
+
+def test_noise_around_a_robust_rule_does_not_reach_statistics(rule: PerParticipantCopies) -> None:
+    """A running variance below 0 gave NaN as every score, in a run that went on.
+
+    Break it: ask whether an aggregator is robust, and not whether it stays among what it is given.
+    """
+    noisy = DifferentialPrivacyServerSideFixedClipping(
+        FedMedian(), noise_multiplier=1e3, clipping_norm=1.0, num_sampled_clients=len(SIZES)
+    )
+    halves = Halves(noisy, frozenset(), rule)
+    assert halves.warnings(3) == []
+    noisy.current_arrays = halves.parameters(to_record(SENT))
+    halves.combine(1, answered_of(), to_record(SENT))
+    rule.close_round(SIZES)
+    server = exchanged(rule.server_part)
+    mean = sum(value_of(k) * n / 10 for k, n in SIZES.items())
+    assert float(server["seen"]) == pytest.approx(mean)
+    assert float(server["w"].abs().max()) > 10.0
