@@ -36,6 +36,7 @@ __all__ = [
     "Run",
     "call_at_exit",
     "error_reply",
+    "is_deployed",
     "log_without_colours",
     "mean_of_metrics",
     "process_has_died",
@@ -152,6 +153,11 @@ def call_at_exit(function: Callable[[], object]) -> None:
 
 def _call(function: Callable[[], object]) -> None:
     function()
+
+
+def is_deployed() -> bool:
+    """Whether SuperNodes of others run the clients, and not a simulation in this process."""
+    return _ENGINE not in sys.modules
 
 
 def widen_simulation() -> None:

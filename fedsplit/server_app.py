@@ -23,6 +23,7 @@ from fedsplit.errors import CheckpointError, FedSplitError, RunError, sentence
 from fedsplit.experiment import Experiment, Outcome
 from fedsplit.flower_internals import (
     call_at_exit,
+    is_deployed,
     log_without_colours,
     replace_dead_workers,
     report_before_cleanup,
@@ -50,7 +51,7 @@ from strategies.context import RunContext
 app = ServerApp()
 
 
-FLOWER = Engine("flower", open_grpc, widen_simulation, call_at_exit, AskingGrid)
+FLOWER = Engine("flower", open_grpc, widen_simulation, call_at_exit, AskingGrid, is_deployed)
 
 
 @app.main()
@@ -101,7 +102,11 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             if kind.synchronous:
                 engine.make_room()
             clients = Clients.discover(
-                grid, config, instructions=told, rendezvous=server if kind.synchronous else None
+                grid,
+                config,
+                instructions=told,
+                rendezvous=server if kind.synchronous else None,
+                may_be_left_out=engine.has_sites(),
             )
             check_clients(config, len(clients.node_ids), clients.num_validation)
             inputs = Inputs.of(prepared, clients)

@@ -38,6 +38,9 @@ class Engine:
         Takes a function to call if the process is asked to end, where that raises no exception.
     asking : Callable[[Grid, SplitServer | None], Grid]
         Returns the grid through which rounds ask clients.
+    has_sites : Callable[[], bool]
+        Returns whether clients belong to others: the run then goes without those that cannot take
+        part. In a simulation their faults are those of the run.
     observers : Observers
         What watches a run from the process that has asked for it.
     """
@@ -47,6 +50,7 @@ class Engine:
     make_room: Callable[[], object] = lambda: None
     at_exit: Callable[[Callable[[], object]], object] = lambda function: None
     asking: Callable[[Grid, SplitServer | None], Grid] = lambda grid, server: grid
+    has_sites: Callable[[], bool] = lambda: False
     observers: Observers = NOBODY
 
 

@@ -75,11 +75,12 @@ class Clients:
         *,
         instructions: Instructions,
         rendezvous: SplitServer | None = None,
+        may_be_left_out: bool = False,
     ) -> Self:
         """Ask every connected node who it is and what it holds.
 
-        A node that cannot answer, or cannot reach the split server, is left out of the run, as one
-        that fails in a round is left out of that round.
+        A site that cannot answer, or cannot reach the split server, may be left out of the run, as
+        one that fails in a round is left out of that round.
 
         Parameters
         ----------
@@ -93,6 +94,8 @@ class Clients:
         rendezvous : SplitServer | None
             Where as many clients as a round has must connect at the same time before the first
             round; None if clients need not be connected at once.
+        may_be_left_out : bool
+            Whether the run can go without some of its clients.
 
         Raises
         ------
@@ -100,7 +103,8 @@ class Clients:
             If too few nodes connect, or their partition ids are not 0 to K-1, or too few can be
             connected to the split server at once.
         RunError
-            If fewer than ``min-participants`` clients are left.
+            If a client cannot take part, unless it may be left out and ``min-participants`` are
+            there.
         """
         nodes = _wait_for_nodes(grid, config.num_clients or 1, config.connect_timeout)
         count = config.num_clients or len(nodes)
@@ -124,7 +128,8 @@ class Clients:
         silent = set(nodes) - answers.keys() - faults.keys()
         why = f"it did not answer within round-timeout = {config.round_timeout:g} seconds"
         faults |= dict.fromkeys(sorted(silent), why)
-        clients = cls._of(answers, faults, count, config.min_participants)
+        fewest = config.min_participants if may_be_left_out else count
+        clients = cls._of(answers, faults, count, fewest)
         if rendezvous is not None:
             _check_rendezvous(rendezvous.report(), faults, config)
         return clients
@@ -135,7 +140,7 @@ class Clients:
         answers: Mapping[int, Description],
         faults: Mapping[int, str],
         count: int,
-        fewest: int = 1,
+        fewest: int,
     ) -> Self:
         """Return the clients that the nodes' answers describe; the others are left out."""
         found: dict[int, Description] = {}
@@ -159,7 +164,9 @@ class Clients:
                 + (f" {_cannot(len(faults))} take part: {shorten(told)}" if faults else "")
             )
         if missing and len(found) < fewest:
-            few = f", and {len(found)} are fewer than min-participants = {fewest}" if found else ""
+            few = ""
+            if found and fewest < count:
+                few = f", and {len(found)} are fewer than min-participants = {fewest}"
             raise RunError(f"{_cannot(len(faults))} take part{few}: {shorten(told)}")
         if missing:
             whom = f"client{'s' if len(missing) > 1 else ''} {some(list(map(str, missing)))}"

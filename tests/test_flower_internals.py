@@ -32,6 +32,7 @@ from fedsplit.flower_internals import (
     Run,
     call_at_exit,
     error_reply,
+    is_deployed,
     mean_of_metrics,
     process_has_died,
     record_bytes,
@@ -299,3 +300,11 @@ def test_what_is_to_happen_at_exit_happens_at_exit(ended: Callable[[], list[str]
     call_at_exit(lambda: happened.append("closed"))
     ended()
     assert happened == ["closed"]
+
+
+def test_a_simulation_is_told_by_its_engine() -> None:
+    """This process has imported it, above; a ServerApp of a deployment has not."""
+    assert not is_deployed()
+    code = "from fedsplit.server_app import FLOWER; print(FLOWER.has_sites())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

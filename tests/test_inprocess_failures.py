@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,13 @@ def test_a_client_that_cannot_describe_itself_costs_its_own_share_only(
             return error_reply(message, "its disk is gone")
         return client_app(message, context)
 
+    sites = replace(inprocess.IN_PROCESS, has_sites=lambda: True)
     there = {**tiny, "output-dir": str(tmp_path), "strategy": strategy}
     with monkeypatch.context() as patch:
         patch.setattr("fedsplit.inprocess.client_app", failing_app)
+        with pytest.raises(RunError, match="A client cannot take part: node 3: its disk is gone"):
+            simulate(there)
+        patch.setattr(inprocess, "IN_PROCESS", sites)
         result = simulate(there, num_server_rounds=1)
         assert distance(weights(result), weights(expected)) == 0.0
         longer = simulate(resume=result.run_dir, num_server_rounds=2)
@@ -123,7 +128,9 @@ def test_a_client_whose_certificate_is_refused_is_left_out_before_the_first_roun
     def client_tls(_: object, node: NodeConfig) -> ClientTls:
         return made.client("other/client-0" if node.partition_id == 2 else "client-0")
 
-    monkeypatch.setattr(inprocess, "IN_PROCESS", Engine("inprocess", open_channel))
+    monkeypatch.setattr(
+        inprocess, "IN_PROCESS", Engine("inprocess", open_channel, has_sites=lambda: True)
+    )
     monkeypatch.setattr("fedsplit.client_app.client_tls", client_tls)
     result = simulate(
         {**settings, "output-dir": str(tmp_path / "runs"), "channel.join-timeout": 4.0},

@@ -15,11 +15,14 @@ from strategies.full import Full
 from tests.strategies.grids import Answer, ScriptedGrid, describes, fails, instructions_of
 
 
-def _discover(answers: dict[int, Answer], num_clients: int = 0, fewest: int = 1) -> Clients:
+def _discover(
+    answers: dict[int, Answer], num_clients: int = 0, fewest: int = 1, *, sites: bool = True
+) -> Clients:
     config = Config.from_flat(
         {"num-clients": num_clients, "connect-timeout": 0.1, "min-participants": fewest}
     )
-    return Clients.discover(ScriptedGrid(answers), config, instructions=instructions_of(Full))
+    grid, told = ScriptedGrid(answers), instructions_of(Full)
+    return Clients.discover(grid, config, instructions=told, may_be_left_out=sites)
 
 
 def test_clients_are_known_by_partition_id() -> None:
@@ -80,7 +83,13 @@ def test_a_client_that_cannot_take_part_is_left_out(caplog: pytest.LogCaptureFix
     assert {k for n in range(20) for k in clients.sample(0.5, 0, "train", n)} == {0, 2}
 
 
-@pytest.mark.parametrize("fewest", [2, 3])
+def test_in_a_simulation_a_client_that_cannot_take_part_ends_the_run() -> None:
+    """Its data are those of the person who made the run. Break it: go on with fewer clients."""
+    with pytest.raises(RunError, match=r"^A client cannot take part: node 8: no data here$"):
+        _discover({7: describes(0, 1), 8: fails("no data here")}, sites=False)
+
+
+@pytest.mark.parametrize("fewest", [2])
 def test_fewer_than_min_participants_end_the_run(fewest: int) -> None:
     answers = {7: describes(0, 1), 8: fails("no data here"), 9: fails("no data here")}
     said = f"2 clients cannot take part, and 1 are fewer than min-participants = {fewest}: nodes 8"
@@ -147,7 +156,8 @@ def test_a_node_that_does_not_answer_is_named(caplog: pytest.LogCaptureFixture) 
 
     grid = Silent({7: describes(0, 1), 8: describes(1, 1)})
     config = Config.from_flat({"round-timeout": 3.0})
-    Clients.discover(grid, config, instructions=instructions_of(Full))
+    told = instructions_of(Full)
+    Clients.discover(grid, config, instructions=told, may_be_left_out=True)
     assert "node 8: it did not answer within round-timeout = 3 seconds" in caplog.text
 
 
