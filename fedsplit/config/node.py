@@ -53,7 +53,12 @@ class NodeConfig(Section):
         return address
 
     @model_validator(mode="after")
-    def _certificate_with_key(self) -> Self:
+    def _what_is_given_is_whole(self) -> Self:
+        if "data_path" in self.model_fields_set and not self.data_path:
+            raise ValueError(
+                "data-path = '': must not be empty; leave it out if the site trains on its "
+                "partition of data.name"
+            )
         if bool(self.certificate) != bool(self.private_key):
             raise ValueError("certificate and private-key must be set together")
         return self

@@ -107,7 +107,8 @@ class Config(Section):
     min_participants: Whole = Field(
         1,
         ge=1,
-        description="fewest complete contributions of a round; with fewer the run ends",
+        description="fewest complete contributions of a round, and fewest sites of a deployment "
+        "at its start; with fewer the run ends",
     )
     fraction_evaluate: float = Field(
         1.0,

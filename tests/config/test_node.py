@@ -21,6 +21,7 @@ def test_what_a_simulation_gives_is_accepted() -> None:
         ({"partition-id": 0, "channel-address": "https://a:1"}, "channel-address = 'https://a:1'"),
         ({"partition-id": 0, "channel-address": "a:"}, "or a host alone"),
         ({"partition-id": 0, "channel-address": " 192.0.2.1"}, "or a host alone"),
+        ({"partition-id": 0, "data-path": ""}, "data-path = '': must not be empty"),
         ({"partition-id": 0, "certificate": "c.pem"}, "must be set together"),
         ({"partition-id": 0, "private-key": "c.key"}, "must be set together"),
     ],
