@@ -65,6 +65,8 @@ class Inputs:
         then = {int(client): counts for client, counts in saved["class_counts"].items()}
         for client in sorted(then.keys() | self.class_counts.keys()):
             was, now = then.get(client), self.class_counts.get(client)
+            if was and now and not (any(was) and any(now)):
+                continue  # a site that was left out, then or now: it has no images then
             if was is None or now is None or list(was) != list(now):
                 raise ConfigError(
                     f"Client {client} holds {_images(now)}, but held {_images(was)} so far (images "

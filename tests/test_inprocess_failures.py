@@ -109,8 +109,8 @@ def test_a_client_that_cannot_describe_itself_costs_its_own_share_only(
         assert result.rounds[0][key] == expected.rounds[0][key]
     log = (result.run_dir / "log.txt").read_text(encoding="utf-8")
     assert "A client cannot take part, so the run goes without client 2: node 3: its disk" in log
-    with pytest.raises(ConfigError, match=r"Client 2 holds .*, but held"):
-        simulate(resume=result.run_dir, num_server_rounds=3)
+    again = simulate(resume=result.run_dir, num_server_rounds=3)  # its disk is back
+    assert again.rounds[2]["num_participants"] == 4
 
 
 @pytest.mark.parametrize("strategy", ["sflv2", "parallel"])
