@@ -18,9 +18,6 @@ from tests.test_continuation import RUNS, assert_same_results
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[1]
-KEYS: dict[str, object] = {
-    **{"num-server-rounds": 3, "data.max-train-samples": 96, "data.max-test-samples": 16},
-}
 ELSEWHERE = {"in aggregation", "while clients are waited for"}
 """Moments that not all of these runs have; benchmarks/sigkill.py has them, under Flower."""
 IN_PROCESS = [moment for moment in MOMENTS if moment not in ELSEWHERE]
@@ -48,7 +45,7 @@ def test_a_killed_run_resumes_to_the_weights_rows_and_bytes_of_an_unbroken_one(
     run: Run, tmp_path: Path, name: str, moment: str, count: int
 ) -> None:
     """Break it: rename a checkpoint before it is written, or trust rows that it does not have."""
-    keys = {**KEYS, **RUNS[name]}
+    keys = {"num-server-rounds": 3, **RUNS[name]}
     here = {**TINY, **keys, "output-dir": str(tmp_path), "run-name": "one"}
     arguments = [moment, str(count), json.dumps(here)]
     done = server().run(["-c", RUN, *arguments], cwd=ROOT, timeout=120)

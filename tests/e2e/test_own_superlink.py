@@ -136,9 +136,8 @@ def begin_both(projects: Projects) -> tuple[list[Path], list[subprocess.Popen[st
 def test_two_projects_at_once_are_interrupted_and_ended_each_for_itself(projects: Projects) -> None:
     """One run gets Ctrl-C, while the other one goes on, until its SuperLink dies.
 
-    SIGTERM has the same handler, before any engine is chosen: tests/test_interruption.py. A run
-    that ends on its own SuperLink is in test_new_app.py, and ``stop --all`` in
-    tests/test_superlink.py.
+    Another run on the first one's SuperLink gets SIGTERM. A run that ends on its own SuperLink is
+    in test_new_app.py, and ``stop --all`` in tests/test_superlink.py.
 
     Break it: end the command `flwr run` only, and the run goes on in the background; wait for the
     log of a run that has ended; give both one SuperLink, and a run lands in the other's folder.
@@ -178,6 +177,13 @@ def test_two_projects_at_once_are_interrupted_and_ended_each_for_itself(projects
     assert gone(links[1].home, "") == {}
 
     assert links[0].pid() is not None  # it serves the next run
+    terminated = projects.begin(first, *ENDLESS, "--set", "run-name=two")
+    until_first_round(terminated)
+    terminated.send_signal(signal.SIGTERM)
+    rest, _ = terminated.communicate(timeout=60)
+    assert terminated.returncode == 130, rest
+    assert "Everything up to round" in rest
+    assert gone(links[0].home, "ray::") == gone(links[0].home, "flwr-simulation") == {}
     assert projects.stop(first) == f"Ended the SuperLink of '{first}'.\n"
     assert gone(links[0].home, "") == {}
     assert projects.stop(first) == "No SuperLink of this project runs.\n"
