@@ -184,7 +184,7 @@ def _context(
         server.rule.weigh_classes(weights)
         for shown in server.magnitudes.values():
             shown.weigh(max(weights, default=1.0))
-            shown.expect(num_clients)
+            shown.expect(len(clients.node_ids))
     known = {
         "num_clients": num_clients,
         "answer_seconds": _answer_seconds(config, num_clients),
