@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from flwr.app import ConfigRecord, MetricRecord
 
@@ -112,3 +115,12 @@ def test_a_declared_metric_must_be_there_and_no_other() -> None:
     without = {key: value for key, value in MEASURED.to_record().items() if key != "norm"}
     with pytest.raises(ValueError, match="its metrics are"):
         Measurements.from_record(MetricRecord(without), ["norm"])
+
+
+@pytest.mark.parametrize("kind", [Instructions, Description])
+def test_every_field_has_a_row_in_the_protocol(kind: type[Instructions | Description]) -> None:
+    """Break it: leave a row out of docs/protocol.md."""
+    page = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    table = page.partition(f"| `{kind.__name__}`")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`([a-z0-9-]+)`", table))
+    assert {str(field.alias) for field in kind.model_fields.values()} - named == set()
