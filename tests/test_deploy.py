@@ -57,7 +57,11 @@ def test_the_server_is_encrypted_and_knows_its_sites() -> None:
 
 def test_a_site_proves_who_it_is() -> None:
     (service,) = services("site.yml").values()
-    options = parsed([part.replace("${SITE}", "0") for part in service["command"]])
+    set_by_the_site = {"${SITE}": "0", "${SERVER}": "split.example.org"}
+    command = list(service["command"])
+    for name, value in set_by_the_site.items():
+        command = [part.replace(name, value) for part in command]
+    options = parsed(command)
     assert not options.insecure
     node = node_config(options.node_config)
     assert node.partition_id == 0

@@ -48,16 +48,22 @@ def test_profiles_go_from_fast_to_slow() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"network.uplink-mbps": 0.0}, "profile = 'custom' needs uplink-mbps above 0"),
+        (
+            {"network.uplink-mbps": 0.0},
+            "network.profile = 'custom' needs network.uplink-mbps above 0",
+        ),
         (
             {"network.uplink-mbps": 0.0, "network.downlink-mbps": 0.0},
-            "needs uplink-mbps and downlink-mbps above 0",
+            "needs network.uplink-mbps and network.downlink-mbps above 0",
         ),
         (
             {"network.profile": "wifi"},
-            "uplink-mbps = 8, downlink-mbps = 80, latency-ms = 5 has no effect",
+            "network.uplink-mbps = 8, network.downlink-mbps = 80, network.latency-ms = 5 has no",
         ),
-        ({"network.profile": "none", "network.latency-ms": 0.0}, "or set profile = 'custom'"),
+        (
+            {"network.profile": "none", "network.latency-ms": 0.0},
+            "or set network.profile = 'custom'",
+        ),
         ({"network.latency-ms": -1.0}, "network.latency-ms = -1"),
         ({"network.profile": "5g"}, "network.profile = '5g'"),
     ],

@@ -66,8 +66,11 @@ def test_json(call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("vit-nano", "--network", "custom"), "uplink-mbps and downlink-mbps above 0"),
-        (("vit-nano", "--latency-ms", "3"), "set profile = 'custom'"),
+        (
+            ("vit-nano", "--network", "custom"),
+            "network.uplink-mbps and network.downlink-mbps above 0",
+        ),
+        (("vit-nano", "--latency-ms", "3"), "set network.profile = 'custom'"),
         (("vit-nano", "--network", "5g"), "'5g' is not one of"),
         (("vit-nano", "--plot", "cuts.doc"), ".png"),
         (("vit-nano", "--plot", "no/such/cuts.png"), "give a file in a folder that exists"),
