@@ -96,6 +96,7 @@ def test_a_client_that_cannot_describe_itself_costs_its_own_share_only(
 
     sites = replace(inprocess.IN_PROCESS, has_sites=lambda: True)
     there = {**tiny, "output-dir": str(tmp_path), "strategy": strategy}
+    there["channel.join-timeout"] = 2.0  # the rendezvous waits for the client that does not come
     with monkeypatch.context() as patch:
         patch.setattr("fedsplit.inprocess.client_app", failing_app)
         with pytest.raises(RunError, match="A client cannot take part: node 3: its disk is gone"):
