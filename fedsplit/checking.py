@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from fedsplit.algorithms import strategy_class
 from fedsplit.batch_check import Trained, check_batch_size, check_single_images
-from fedsplit.channel.tls import exposed
 from fedsplit.config import Config
 from fedsplit.data.catalog import load_images
 from fedsplit.data.partition import class_counts
@@ -27,12 +26,10 @@ from fedsplit.participants import check_participants
 from fedsplit.results.best import check_monitor
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.sinks import check_sinks
-from fedsplit.run_log import warn
 from fedsplit.split.codecs import load_codec
 from fedsplit.split.concatenated import Concatenated
 from fedsplit.split.copies import PerParticipantCopies
 from fedsplit.split.defences import load_defence
-from fedsplit.tls import server_tls
 from fedsplit.wiring import added_modules
 from strategies.aggregation import make_aggregator
 from strategies.clients import sample_size
@@ -85,7 +82,6 @@ def check(config: Config, *, run: str = "") -> Checked:
     else:
         check_device(config.device)
     check_sinks(config)
-    _check_certificates(config)
     if not config.resume:
         RunDirectory.check_free(config)
     model = resolve(
@@ -112,16 +108,6 @@ def check(config: Config, *, run: str = "") -> Checked:
         load_peft()
     _warn_of_dropout(config, model)
     return Checked(model, spec, class_names)
-
-
-def _check_certificates(config: Config) -> None:
-    tls = server_tls(config.channel)
-    if tls is None:
-        return
-    tls.credentials()
-    tls.identity.check_names(config.channel.advertise or config.channel.address)
-    if text := exposed(tls.identity.private_key):
-        warn(text)
 
 
 def check_shards(config: Config) -> None:

@@ -7,7 +7,7 @@ What is expensive to load is cached under all that it depends on, never under a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property, partial
 
 import torch
@@ -40,7 +40,7 @@ from fedsplit.data.augment import augmentation
 from fedsplit.data.digest import digest_if_readable
 from fedsplit.data.loader import device_batches
 from fedsplit.data.shards import Shard, load_shard
-from fedsplit.errors import ChannelError, UnreachableError
+from fedsplit.errors import ChannelError, UnreachableError, shorten
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.fields import checked_values
 from fedsplit.initial_model import spec_of
@@ -246,12 +246,11 @@ class _Client:
 
         What the server refuses is not reported: it has seen the whole rendezvous.
         """
-        with suppress(ChannelError):
-            try:
-                with self.stream(_RENDEZVOUS_FRAME_BYTES) as stream:
-                    attend_rendezvous(stream)
-            except UnreachableError as error:
-                return str(error)[:1000]
+        try:
+            with self.stream(_RENDEZVOUS_FRAME_BYTES) as stream:
+                attend_rendezvous(stream)
+        except ChannelError as error:
+            return shorten(error) if isinstance(error, UnreachableError) else ""
         return ""
 
     def train_batches(self) -> Iterator[Batch]:

@@ -25,6 +25,7 @@ from fedsplit.run_log import early_warnings
 from fedsplit.scratch import Scratch
 from fedsplit.screen import Screen
 from fedsplit.superlink import SuperLink, program
+from fedsplit.tls import check_certificates
 
 _ACCEPTED = re.compile(r"Successfully started run (\d+)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -69,6 +70,7 @@ def run_with_flower(config: Config, *, app_dir: Path, superlink: str | None = No
     try:
         with reading(config.data), early_warnings() as warned:
             check(config)
+            check_certificates(config.channel)
             check_shards(config)
             check_images(config)
         if own is not None:

@@ -151,7 +151,7 @@ class Description(_Fields):
     class_counts: Annotated[list[_Count], Field(min_length=1)]
     num_validation: _Count = 0
     digest: Annotated[str, Field(max_length=64)] = ""
-    channel_fault: Annotated[str, Field(max_length=1000)] = ""
+    channel_fault: Annotated[str, Field(max_length=1100)] = ""  # see `shorten`
 
 
 class Measurements(BaseModel):

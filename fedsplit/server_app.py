@@ -44,6 +44,7 @@ from fedsplit.serving import Engine, open_grpc, served
 from fedsplit.split.loss import balanced_weights
 from fedsplit.split.server import SplitServer
 from fedsplit.threads import torch_threads
+from fedsplit.tls import check_certificates
 from strategies.asking import AskingGrid
 from strategies.clients import Clients
 from strategies.context import RunContext
@@ -64,6 +65,7 @@ def main(grid: Grid, context: Context) -> None:
     config = Config.from_flat(context.run_config, source="The run config")
     if place := relative_place(config):
         print(place)  # noqa: T201
+    check_certificates(config.channel)  # before anything is loaded
     run_server(grid, config, FLOWER)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from fedsplit.channel.tls import ClientTls, Identity, ServerTls, exposed
 from fedsplit.config import ChannelConfig, NodeConfig
 from fedsplit.errors import ConfigError
+from fedsplit.run_log import warn
 
 
 def server_tls(channel: ChannelConfig) -> ServerTls | None:
@@ -37,6 +38,23 @@ def client_tls(channel: ChannelConfig, node: NodeConfig) -> ClientTls | None:
     if node.certificate:
         identity = _identity(node.certificate, node.private_key, "This client's")
     return ClientTls(_path(roots) if roots else None, identity)
+
+
+def check_certificates(channel: ChannelConfig) -> None:
+    """Refuse certificates that the split server of a run under Flower cannot use.
+
+    Raises
+    ------
+    ConfigError
+        Names the file, and what is wrong with it.
+    """
+    tls = server_tls(channel)
+    if tls is None:
+        return
+    tls.credentials()
+    tls.identity.check_names(channel.advertise or channel.address)
+    if text := exposed(tls.identity.private_key):
+        warn(text)
 
 
 def exposed_key(node: NodeConfig) -> str:

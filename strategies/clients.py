@@ -29,7 +29,7 @@ from fedsplit.split.totals import Work
 from strategies.replies import by_reason, reason_of
 
 _QUIET_SECONDS = 2.0
-"""How long nothing is said."""
+"""After which a person is told what the run waits for."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,12 @@ class Clients:
                 update={"num_clients": count, "channel_token": tokens.get(node, "")}
             )
             queries.append(Message(RecordDict({CONFIG: told.to_record()}), node, DESCRIBE))
-        told_later = Timer(_QUIET_SECONDS, say, [f"Asking {count} clients what they hold ..."])
-        told_later.start()
+        waiting = Timer(_QUIET_SECONDS, say, [f"Asking {count} clients what they hold ..."])
+        waiting.start()
         try:
             replies = list(grid.send_and_receive(queries, timeout=config.round_timeout))
         finally:
-            told_later.cancel()
+            waiting.cancel()
         answers, faults = _sort_answers(replies, instructions.num_labels)
         silent = set(nodes) - answers.keys() - faults.keys()
         why = f"it did not answer within round-timeout = {config.round_timeout:g} seconds"
@@ -173,7 +173,8 @@ class Clients:
             warn(f"{_cannot(len(faults))} take part, so the run goes without {whom}: {told}")
         elif faults:
             warn(f"{_cannot(len(faults))} take part, and the run needs none of them: {told}")
-        nothing = Description(partition_id=0, class_counts=[0] * _num_labels(found))
+        classes = len(next(iter(found.values())).class_counts)
+        nothing = Description(partition_id=0, class_counts=[0] * classes)
         described = {client: found.get(client, nothing) for client in range(count)}
         return cls(
             dict(sorted(node_ids.items())),
@@ -245,10 +246,6 @@ def _sort_answers(
             else:
                 faults[node] = f"it counts {len(answer.class_counts)} classes, not {num_labels}"
     return answers, faults
-
-
-def _num_labels(found: Mapping[int, Description]) -> int:
-    return len(next(iter(found.values())).class_counts)
 
 
 def _check_rendezvous(report: RoundReport, faults: Mapping[int, str], config: Config) -> None:

@@ -10,6 +10,7 @@ from fedsplit.certificates import make_certificates
 from fedsplit.checking import check, check_shards
 from fedsplit.errors import ConfigError, DataError, FedSplitError, ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
+from fedsplit.tls import check_certificates
 from tests.conftest import TINY
 
 
@@ -36,7 +37,7 @@ def test_what_cannot_run(
 def test_certificates_are_checked_before_anything_starts(
     tiny: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Break it: leave them to the ServerApp, and a dry run finds no fault."""
+    """Break it: leave out a check, or refuse a run in one process, which has no use for them."""
     make_certificates(tmp_path, hosts=["split.example.org"], num_clients=1)
     certificate, key = str(tmp_path / "server.pem"), tmp_path / "server.key"
     with_tls = Config.load(
@@ -48,13 +49,14 @@ def test_certificates_are_checked_before_anything_starts(
         },
     )
     key.chmod(0o644)
-    check(with_tls)
+    check_certificates(with_tls.channel)
     assert f"'{key}' can be read by every user" in caplog.text
     with pytest.raises(ConfigError, match=r"is for split\.example\.org, not for '127\.0\.0\.1'"):
-        check(Config.load(with_tls, {"channel.advertise": ""}))
+        check_certificates(Config.load(with_tls, {"channel.advertise": ""}).channel)
     key.unlink()
     with pytest.raises(ConfigError, match=r"server's private key '.*' cannot be read"):
-        check(with_tls)
+        check_certificates(with_tls.channel)
+    check(with_tls)  # in one process nothing needs them
 
 
 @pytest.mark.parametrize(

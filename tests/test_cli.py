@@ -378,6 +378,17 @@ def test_a_dry_run_decodes_images_and_says_how_many(
         assert re.search(r"row 0 of the split 'train'.*a/000.png.*cannot be decoded", err)
 
 
+def test_only_a_run_under_flower_needs_its_certificates(config: Path, call: Call) -> None:
+    """Break it: check them for every engine, or leave them to the run."""
+    for key in ("certificate", "private-key"):
+        config.write_text(config.read_text() + f'channel.{key} = "none.pem"\n')
+    dry = ("run", str(config), "--dry-run", "--engine")
+    assert call(*dry, "inprocess") == (0, "")
+    code, err = call(*dry, "flower")
+    assert code == 2
+    assert re.search(r"The split server's certificate '.*none\.pem' cannot be read", err)
+
+
 def test_an_empty_folder_runs_the_defaults_in_process(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -119,7 +119,7 @@ def test_weights_of_another_model_are_refused() -> None:
 def test_a_site_prints_its_own_fault_and_a_simulation_leaves_it_to_the_server(
     capfd: pytest.CaptureFixture[str], *, simulated: bool
 ) -> None:
-    """Break it: tell the server only; whoever runs the site then sees a success."""
+    """Break it: tell only the server, and the site shows a success."""
     node: dict[str, Any] = {"data-path": "/nowhere"}
     if simulated:
         node["num-partitions"] = 4

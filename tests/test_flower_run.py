@@ -60,7 +60,7 @@ if sys.argv[1] == "run":
     given = Path(sys.argv[sys.argv.index("--run-config") + 1])
     called["values"] = tomllib.loads(given.read_text(encoding="utf-8"))
     run_dir = Path(called["values"]["output-dir"]) / called["values"]["run-name"]
-    run_dir.mkdir(parents=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.toml").write_text("")
     if {summary}:
         (run_dir / "summary.json").write_text("{{}}")
@@ -187,6 +187,25 @@ def test_a_run_that_did_not_finish_is_an_error(
     with pytest.raises(RunError, match=r"'lost' did not finish.*runs/lost") as caught:
         run_with_flower(Config.load(tiny, {"run-name": "lost"}), app_dir=Path())
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("summary", [True, False])
+def test_a_run_that_cannot_be_lengthened_keeps_its_summary(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, summary: bool
+) -> None:
+    """Break it: take the earlier summary for the new one, or remove it first."""
+    run_dir = Path(str(tiny["output-dir"])) / "done"
+    run_dir.mkdir(parents=True)
+    (run_dir / "summary.json").write_text('{"earlier": 1}')
+    _Flwr(monkeypatch, tmp_path, summary=summary)
+    longer = Config.load(tiny, {"run-name": "done", "resume": str(run_dir)})
+    if summary:
+        run_with_flower(longer, app_dir=Path())
+    else:
+        with pytest.raises(RunError, match="'done' did not finish"):
+            run_with_flower(longer, app_dir=Path())
+    kept = (run_dir / "summary.json").read_text()
+    assert (kept == '{"earlier": 1}') == (not summary)
 
 
 def test_how_to_continue_is_said_once(

@@ -44,7 +44,7 @@ simulate(json.loads(sys.argv[3]))
 def test_a_killed_run_resumes_to_the_weights_rows_and_bytes_of_an_unbroken_one(
     run: Run, tmp_path: Path, name: str, moment: str, count: int
 ) -> None:
-    """Break it: rename a checkpoint before it is written, or trust rows that it does not have."""
+    """Break it: leave the state of the recorder out of a checkpoint."""
     keys = {"num-server-rounds": 3, **RUNS[name]}
     here = {**TINY, **keys, "output-dir": str(tmp_path), "run-name": "one"}
     arguments = [moment, str(count), json.dumps(here)]

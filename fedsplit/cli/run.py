@@ -169,9 +169,12 @@ def _check_only(config: Config, engine: EngineName) -> None:
     from fedsplit.results.run_names import free_name
     from fedsplit.results.text import counted
     from fedsplit.run_log import early_warnings
+    from fedsplit.tls import check_certificates
 
     with reading(config.data), early_warnings():
         check(config)
+        if engine is EngineName.FLOWER:
+            check_certificates(config.channel)
         check_shards(config)
         decoded = check_images(config)
     print(  # noqa: T201

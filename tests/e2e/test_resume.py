@@ -37,7 +37,7 @@ KEYS = UNEVEN | {
 def test_a_killed_worker_and_a_killed_server_change_no_bit(flower: Flower, tmp_path: Path) -> None:
     """What sflv3's clients keep is lost with the run, and comes back out of the checkpoint.
 
-    Break it: do not call `replace_dead_workers`, or give clients nothing back.
+    Break it: give clients nothing back.
     """
     directory = tmp_path / "there"
     settings = [f"--set={key}={value}" for key, value in (KEYS | {"run-name": "there"}).items()]

@@ -89,12 +89,11 @@ def test_in_a_simulation_a_client_that_cannot_take_part_ends_the_run() -> None:
         _discover({7: describes(0, 1), 8: fails("no data here")}, sites=False)
 
 
-@pytest.mark.parametrize("fewest", [2])
-def test_fewer_than_min_participants_end_the_run(fewest: int) -> None:
+def test_fewer_than_min_participants_end_the_run() -> None:
     answers = {7: describes(0, 1), 8: fails("no data here"), 9: fails("no data here")}
-    said = f"2 clients cannot take part, and 1 are fewer than min-participants = {fewest}: nodes 8"
+    said = "2 clients cannot take part, and 1 are fewer than min-participants = 2: nodes 8"
     with pytest.raises(RunError, match=said):
-        _discover(answers, fewest=fewest)
+        _discover(answers, fewest=2)
 
 
 def test_a_client_that_cannot_reach_the_split_server_is_left_out(
@@ -194,3 +193,20 @@ def test_samples_are_seeded_and_differ_by_round() -> None:
 def test_sample_sizes(fraction: float, size: int) -> None:
     clients = Clients(dict.fromkeys(range(20), 0), {})
     assert len(clients.sample(fraction, 1, "train", 1)) == size
+
+
+def test_a_person_is_told_what_a_slow_start_waits_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(ScriptedGrid):
+        def send_and_receive(
+            self, messages: Iterable[Message], *, timeout: float | None = None
+        ) -> Iterable[Message]:
+            time.sleep(0.2)
+            return super().send_and_receive(messages)
+
+    caplog.set_level("INFO", logger="fedsplit.run")
+    monkeypatch.setattr("strategies.clients._QUIET_SECONDS", 0.01)
+    grid = Slow({7: describes(0, 1), 8: describes(1, 1)})
+    Clients.discover(grid, Config.from_flat({}), instructions=instructions_of(Full))
+    assert "Asking 2 clients what they hold" in caplog.text
