@@ -22,11 +22,11 @@ def test_a_key_that_is_there_twice_is_refused(text: str) -> None:
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 500, 5_000, 1_000_000])
 def test_deep_nesting_is_a_sentence(depth: int) -> None:
     """Break it: let the RecursionError through, or bound nothing below Python's own limit."""
-    began = time.perf_counter()
+    began = time.thread_time()
     for text in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth, "[" * depth):
         with pytest.raises(ValueError, match=r"nested more than 32 deep|Expecting value"):
             loads(text)
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_everything_else_is_what_json_says() -> None:

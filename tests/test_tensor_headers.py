@@ -62,12 +62,12 @@ def test_many_tensors_are_refused_before_they_are_parsed(tmp_path: Path) -> None
         f'"{n:x}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for n in range(250_000)
     )
     (tmp_path / "x").write_bytes(file_of(f"{{{header}}}"))
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(ValueError, match="it has 250000 tensors, more than 100000"):
         checked_file(tmp_path / "x", OF_FILES._replace(header_bytes=2**25))
     with pytest.raises(ValueError, match=r"its header has \d+ bytes, more than 1000"):
         checked_file(tmp_path / "x", Limits(tensors=5, header_bytes=1000))
-    assert time.perf_counter() - began < 0.2
+    assert time.thread_time() - began < 0.4
 
 
 def test_what_the_library_writes_is_read(tmp_path: Path) -> None:

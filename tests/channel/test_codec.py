@@ -287,10 +287,10 @@ def _empty_tensors(number: int, name: str = "{:x}") -> bytes:
 )
 def test_too_many_tensors_are_refused_at_once(data: bytes) -> None:
     """Break it: let safetensors make 347,000 tensors, which takes ten seconds."""
-    began = time.perf_counter()
+    began = time.thread_time()  # this thread's own work: the machine may be busy with others
     with pytest.raises(ChannelError, match="more than"):
         decode(data)
-    assert time.perf_counter() - began < 0.05  # of which 20 MB of checksum are a tenth
+    assert time.thread_time() - began < 1
 
 
 def test_as_many_tensors_as_allowed_are_read() -> None:

@@ -165,7 +165,7 @@ def test_no_answer_within_the_step_timeout(serve: Serve) -> None:
         start = time.monotonic()
         with pytest.raises(ChannelError, match=r"step 1 within channel.step-timeout = 0.5 seconds"):
             stream.exchange(frame_of(1))
-        assert 0.4 < time.monotonic() - start < 2
+        assert 0.4 < time.monotonic() - start < 5
     release.set()
     assert host.sessions["t"].closed.wait(5)
 

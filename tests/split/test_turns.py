@@ -156,7 +156,7 @@ def test_closing_turns_wakes_everyone_at_once() -> None:
     turns.close()
     for thread in threads:
         thread.join(5)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
     assert len(refused) == 4
     with pytest.raises(ChannelError, match="client 0 no longer has a turn"):
         turns.resume(0)
