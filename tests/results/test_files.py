@@ -29,6 +29,24 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_so_is_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: rename first; sync neither; sync the file only.
+
+    After a power cut a name may otherwise stand for an empty file: the newest checkpoint.
+    """
+    path, synced = tmp_path / "a.json", list[tuple[str, bool]]()
+
+    def record(descriptor: int) -> None:
+        what = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((what.name, path.exists()))
+
+    monkeypatch.setattr("os.fsync", record)
+    replace_text(path, "new")
+    assert synced == [(".partial-a.json", False), (tmp_path.name, True)]
+
+
 def test_text_of_any_name_can_be_written(tmp_path: Path) -> None:
     replace_text(tmp_path / "a", "caf\u00e9 \udcff")
     assert (tmp_path / "a").read_text() == "caf\u00e9 \\udcff"
