@@ -150,10 +150,17 @@ def _usage(*, of_ca: bool) -> x509.KeyUsage:
 
 def _general_name(host: str) -> x509.GeneralName:
     try:
-        return x509.IPAddress(ip_address(host))
+        address = ip_address(host)
     except ValueError:
-        pass
-    if not _HOST.fullmatch(host):
+        address = None
+    if address and address.is_unspecified:
+        raise ConfigError(
+            f"--host {host} stands for all addresses of a machine, and clients cannot connect to "
+            "it. Give the address, or the name, by which they reach the server."
+        )
+    if address:
+        return x509.IPAddress(address)
+    if not _HOST.fullmatch(host) or host.rpartition(".")[2].isdigit():
         raise ConfigError(
             f"--host '{host}' is neither an IP address nor the name of a host. Give it without a "
             "port; a name with other letters than a to z in its encoded form (xn--...)."
@@ -162,16 +169,18 @@ def _general_name(host: str) -> x509.GeneralName:
 
 
 def _write(directory: Path, name: str, issued: _Issued) -> None:
+    pem = issued.certificate.public_bytes(serialization.Encoding.PEM)
     key = issued.key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
+    # A link in the way, even one that leads nowhere, is not followed.
+    with (directory / f"{name}.pem").open("xb") as file:
+        file.write(pem)
     private = os.open(directory / f"{name}.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(private, "wb") as file:
         file.write(key)
-    pem = issued.certificate.public_bytes(serialization.Encoding.PEM)
-    (directory / f"{name}.pem").write_bytes(pem)
 
 
 def _read(directory: Path) -> _Issued:

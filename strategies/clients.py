@@ -100,11 +100,10 @@ class Clients:
         Raises
         ------
         ConfigError
-            If too few nodes connect, or their partition ids are not 0 to K-1, or too few can be
-            connected to the split server at once.
+            If too few nodes connect, or too few can be connected to the split server at once.
         RunError
-            If a client cannot take part, unless it may be left out and ``min-participants`` are
-            there.
+            If a client cannot take part, or has a partition id that another has or that is not
+            from 0 to K-1, unless it may be left out and ``min-participants`` are there.
         """
         nodes = _wait_for_nodes(grid, config.num_clients or 1, config.connect_timeout)
         count = config.num_clients or len(nodes)
@@ -143,26 +142,15 @@ class Clients:
         fewest: int,
     ) -> Self:
         """Return the clients that the nodes' answers describe; the others are left out."""
-        found: dict[int, Description] = {}
-        node_ids: dict[int, int] = {}
+        claims: dict[int, list[int]] = {}
         for node, answer in answers.items():
-            client = answer.partition_id
-            if client in node_ids:
-                raise ConfigError(
-                    f"Two SuperNodes (nodes {node_ids[client]} and {node}) have "
-                    f"partition-id={client}. Give each its own number from 0 to {count - 1} in its "
-                    "--node-config."
-                )
-            if client < count:
-                node_ids[client], found[client] = node, answer
+            claims.setdefault(answer.partition_id, []).append(node)
+        node_ids = {k: nodes[0] for k, nodes in claims.items() if k < count and len(nodes) == 1}
+        found = {client: answers[node] for client, node in node_ids.items()}
         missing = [client for client in range(count) if client not in found]
+        if missing:
+            faults = {**faults, **_misnumbered(claims, count)}
         told = _told(faults)
-        if len(missing) > len(faults):  # a node that has answered has a number that is no client's
-            raise ConfigError(
-                f"num-clients = {count}, but no SuperNode answered with partition-id "
-                f"{', '.join(map(str, missing))}. The ids must be 0 to {count - 1}."
-                + (f" {_cannot(len(faults))} take part: {shorten(told)}" if faults else "")
-            )
         if missing and len(found) < fewest:
             few = ""
             if found and fewest < count:
@@ -206,6 +194,19 @@ class Clients:
 def sample_size(fraction: float, total: int) -> int:
     """Return how many of all clients a round samples, if it samples any."""
     return max(1, round(fraction * total))
+
+
+def _misnumbered(claims: Mapping[int, Sequence[int]], count: int) -> dict[int, str]:
+    """Return why nodes cannot be clients by their partition ids: partition id -> nodes with it."""
+    remedy = f"Give each SuperNode its own number from 0 to {count - 1} in its --node-config"
+    faults: dict[int, str] = {}
+    for number, nodes in claims.items():
+        if number >= count:
+            faults |= dict.fromkeys(nodes, f"partition-id={number} is no client's. {remedy}")
+        elif len(nodes) > 1:  # whose it is, nobody can tell
+            said = f"{len(nodes)} SuperNodes have the same partition-id={number}. {remedy}"
+            faults |= dict.fromkeys(nodes, said)
+    return faults
 
 
 def _cannot(count: int) -> str:

@@ -95,11 +95,29 @@ def test_a_second_server_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("host", ["a b", "é", "", "a..b", "-a", "a:9400", "*.*.a", "a" * 64])
+@pytest.mark.parametrize(
+    "host", ["a b", "é", "", "a..b", "-a", "a:9400", "*.*.a", "a" * 64, "256.1.1.1", "3"]
+)
 def test_what_is_no_host_is_refused_before_anything_is_made(tmp_path: Path, host: str) -> None:
     with pytest.raises(ConfigError, match="neither an IP address nor"):
         make_certificates(tmp_path / "new", hosts=["fine", host])
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_all_addresses_are_no_host(tmp_path: Path, host: str) -> None:
+    with pytest.raises(ConfigError, match="stands for all addresses"):
+        make_certificates(tmp_path / "new", hosts=[host])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_link_that_leads_nowhere_is_not_followed(tmp_path: Path) -> None:
+    """Break it: open ca.pem for writing without exclusive creation."""
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "ca.pem").symlink_to(tmp_path / "elsewhere.pem")
+    with pytest.raises(ConfigError, match="File exists"):
+        make_certificates(tmp_path / "made", hosts=["a"])
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "ca.pem"]
 
 
 @pytest.mark.parametrize("broken", ["no key", "other key", "no certificate"])

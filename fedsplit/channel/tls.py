@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 _CURVES = ("secp256r1", "secp384r1")
+_MINUTE = "%Y-%m-%d %H:%M UTC"
 
 
 @dataclass(frozen=True)
@@ -240,10 +241,10 @@ def _check_dates(certificate: Certificate, identity: Identity) -> None:
     now = datetime.now(UTC)
     first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not first <= now <= last:
-        when = f"expired on {last:%Y-%m-%d}" if now > last else f"is valid from {first:%Y-%m-%d}"
+        when = f"expired on {last:{_MINUTE}}" if now > last else f"is valid from {first:{_MINUTE}}"
         raise ConfigError(
-            f"{identity.owner} certificate '{identity.certificate}' {when}, and today is "
-            f"{now:%Y-%m-%d}. Have a new one issued, or set this machine's clock."
+            f"{identity.owner} certificate '{identity.certificate}' {when}, and it is "
+            f"{now:{_MINUTE}} now. Have a new one issued, or set this machine's clock."
         )
 
 

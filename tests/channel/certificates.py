@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from fedsplit.certificates import _general_name, _issue, _read, _write, make_certificates
 from fedsplit.channel.tls import ClientTls, Identity, ServerTls
+
+
+def write_expired(directory: Path, name: str, *, hosts: Sequence[str] = ()) -> None:
+    """Write a pair that the CA of a directory has issued, and that has expired meanwhile."""
+    life = timedelta(minutes=-30)  # it is valid from an hour ago
+    alternatives = [_general_name(host) for host in hosts]
+    _write(directory, name, _issue(name, _read(directory), life=life, alternatives=alternatives))
 
 
 class Certificates:
@@ -15,13 +23,9 @@ class Certificates:
     def __init__(self, directory: Path) -> None:
         make_certificates(directory, hosts=["127.0.0.1", "localhost"], num_clients=1)
         make_certificates(directory / "other", hosts=["127.0.0.1"], num_clients=1)
-        ca = _read(directory)
         self.directory = directory
-        hosts = [_general_name("127.0.0.1")]
-        for name in ("expired-client", "expired-server"):
-            own = hosts if name == "expired-server" else ()
-            life = timedelta(minutes=-30)  # they are valid from an hour ago
-            _write(directory, name, _issue(name, ca, life=life, alternatives=own))
+        write_expired(directory, "expired-client")
+        write_expired(directory, "expired-server", hosts=["127.0.0.1"])
         (directory / "elsewhere").mkdir()
         (directory / "elsewhere" / "ca.pem").write_bytes((directory / "ca.pem").read_bytes())
         (directory / "elsewhere" / "ca.key").write_bytes((directory / "ca.key").read_bytes())

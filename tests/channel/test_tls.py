@@ -125,7 +125,9 @@ def test_mutual_tls_refuses_a_client_with_one_clear_error(
 
 
 def test_a_client_does_not_connect_with_an_expired_certificate(made: Certificates) -> None:
-    with pytest.raises(ConfigError, match=r"This client's certificate '.*' expired on .* today is"):
+    with pytest.raises(
+        ConfigError, match=r"This client's certificate '.*' expired on .* UTC, and it is"
+    ):
         stream_to("127.0.0.1:1", made.client("expired-client"))
 
 

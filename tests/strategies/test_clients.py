@@ -43,16 +43,26 @@ def test_everyone_is_told_how_many_take_part() -> None:
         assert message.metadata.message_type == "query.describe"
 
 
-def test_two_nodes_with_one_partition() -> None:
-    with pytest.raises(
-        ConfigError, match=r"Two SuperNodes \(nodes 8 and 9\) have partition-id=1.*from 0 to 1"
-    ):
-        _discover({8: describes(1, 1), 9: describes(1, 1)})
+TWINS = {7: describes(0, 1), 8: describes(1, 1), 9: describes(1, 1), 6: describes(2, 1)}
+BEYOND = {7: describes(0, 1), 8: describes(5, 1), 9: describes(1, 1), 6: describes(2, 1)}
+NO_CLIENT = {7: describes(0, 1), 8: describes(5, 1), 9: describes(10**9, 1)}
+MISNUMBERED = {
+    "the same": (TWINS, "nodes 8, 9: 2 SuperNodes have the same partition-id=1", [0, 2]),
+    "beyond": (BEYOND, "node 8: partition-id=5 is no client's", [0, 1, 2]),
+    "both beyond": (NO_CLIENT, "node 9: partition-id=1000000000 is no client's", [0]),
+}
 
 
-def test_a_partition_without_a_node() -> None:
-    with pytest.raises(ConfigError, match=r"num-clients = 3, .*partition-id 1, 2\. .*0 to 2"):
-        _discover({7: describes(0, 1), 8: describes(5, 1), 9: describes(3, 1)})
+@pytest.mark.parametrize(("answers", "said", "left"), MISNUMBERED.values(), ids=MISNUMBERED)
+def test_a_site_with_a_wrong_number_costs_only_those_who_have_it(
+    answers: dict[int, Answer], said: str, left: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Break it: end the run, or believe the first who says so."""
+    assert list(_discover(answers).node_ids) == left
+    assert said in caplog.text
+    assert "Give each SuperNode its own number from 0 to" in caplog.text
+    with pytest.raises(RunError, match=f"cannot take part: .*{said}"):
+        _discover(answers, sites=False)
 
 
 def test_too_few_nodes_within_bounded_time() -> None:
