@@ -138,7 +138,7 @@ def test_a_client_that_does_not_return_is_closed_after_the_timeout() -> None:
     served.proxy.close()
     began = time.monotonic()
     assert served.host.sessions["t"].closed.wait(5)
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 5
     assert served.host.sessions["t"].reason == (
         "its stream broke, and it did not connect again within channel.reconnect-timeout = 0.5 "
         "seconds"
@@ -308,7 +308,7 @@ def test_a_server_that_loses_every_frame_is_given_up(
         pytest.raises(ChannelError, match="step 0 within"),
     ):
         stream.exchange(frame_of())
-    assert 0.9 < time.monotonic() - began < 3
+    assert 0.9 < time.monotonic() - began < 4
 
 
 def test_a_connection_that_falls_silent_is_found_dead_and_replaced() -> None:

@@ -237,7 +237,7 @@ def test_a_process_that_is_killed_is_dropped(serve_grpc: Serve) -> None:
     start = time.monotonic()
     report = server.report()
     server.close_round(report.num_examples)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     assert report.num_examples == {0: 19, 1: 9}
     assert report.failures == {BAD: "its stream broke before it had finished"}
     assert_close(weights_of(server.server_part), reference_round(), atol=1e-7)

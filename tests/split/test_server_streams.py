@@ -65,7 +65,7 @@ def test_a_stream_that_dies_is_dropped_and_the_rest_is_correct(
     start = time.monotonic()
     report = server.report()
     server.close_round(report.num_examples)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     assert report.num_examples == {0: 19, 1: 9}
     assert list(report.failures) == [BAD]
     assert "before it had finished" in report.failures[BAD] or "ended early" in report.failures[BAD]
@@ -84,7 +84,7 @@ def test_a_silent_client_does_not_delay_the_end_of_the_round(serve: Serve) -> No
         start = time.monotonic()
         report = server.report()
         server.close_round(report.num_examples)
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 10
         assert report.failures == {BAD: "it had not finished when the round ended"}
         assert copies_in(server) == {}
         with pytest.raises(ChannelError, match=r"round (is over|ended)"):

@@ -187,4 +187,4 @@ def test_a_client_that_was_left_out_is_waited_for_a_short_time_only(
 def test_a_client_that_is_at_work_is_waited_for_until_the_timeout() -> None:
     began = time.monotonic()
     assert asked(QueuedGrid({1: [never]}), None, message_to(1), timeout=0.5) == {}
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 5

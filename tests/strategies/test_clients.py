@@ -69,7 +69,7 @@ def test_too_few_nodes_within_bounded_time() -> None:
     started = time.monotonic()
     with pytest.raises(ConfigError) as caught:
         _discover({7: describes(0, 1)}, num_clients=3)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     for part in (
         *("num-clients = 3", "1 SuperNodes", "0.1 seconds (connect-timeout)"),
         *('--federation-config "num-supernodes=3"', "fedsplit run . --num-clients 3"),
