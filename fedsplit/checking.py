@@ -16,10 +16,10 @@ from fedsplit.data.shards import validation_size
 from fedsplit.data.trial import try_images
 from fedsplit.devices import check_device
 from fedsplit.errors import ConfigError, ModelError
-from fedsplit.initial_model import spec_of
+from fedsplit.initial_model import model_of, spec_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.boundaries import boundary
-from fedsplit.models.resolved import ResolvedModel, resolve
+from fedsplit.models.resolved import ResolvedModel
 from fedsplit.models.split import SplitModel, join_parts, stage_names
 from fedsplit.models.trainable import load_peft
 from fedsplit.participants import check_participants
@@ -84,12 +84,7 @@ def check(config: Config, *, run: str = "") -> Checked:
     check_sinks(config)
     if not config.resume:
         RunDirectory.check_free(config)
-    model = resolve(
-        config.model.name,
-        run=run,
-        image_size=config.model.image_size,
-        trust=config.model.trust,
-    )
+    model = model_of(config, run=run)
     spec = spec_of(config, model)
     class_names = load_images(config.data).class_names
     _check_cut(config, model, len(class_names))
@@ -124,9 +119,7 @@ def check_shards(config: Config) -> None:
         counts = class_counts(images, config.data, num_clients=config.num_clients, seed=config.seed)
         fraction = config.data.validation_fraction
         sizes = [sum(row) - validation_size(sum(row), fraction) for row in counts]
-        model = resolve(
-            config.model.name, image_size=config.model.image_size, trust=config.model.trust
-        )
+        model = model_of(config)
         num_labels = len(images.class_names)
         check_batches(config, dict(enumerate(sizes)), lambda: _trained(config, model, num_labels))
 
@@ -140,8 +133,8 @@ def check_images(config: Config) -> int:
         The error that a run would end with.
     """
     with reading(config.data):
-        model = resolve(config.model.name, image_size=config.model.image_size)
-        return try_images(load_images(config.data), spec_of(config, model))
+        spec = spec_of(config, model_of(config))
+        return try_images(load_images(config.data), spec)
 
 
 def _trained(config: Config, model: ResolvedModel, num_labels: int) -> Trained:

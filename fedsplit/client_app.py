@@ -43,10 +43,10 @@ from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, UnreachableError, shorten
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.fields import checked_values
-from fedsplit.initial_model import spec_of
+from fedsplit.initial_model import model_of, spec_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.messages import ARRAYS, CONFIG, METRICS, Description, Instructions, Measurements
-from fedsplit.models.resolved import ResolvedModel, resolve
+from fedsplit.models.resolved import ResolvedModel
 from fedsplit.references import load_class
 from fedsplit.seeding import generator
 from fedsplit.split.answer_checks import AnswerChecks
@@ -163,10 +163,7 @@ class _Client:
 
     @cached_property
     def _model(self) -> ResolvedModel:
-        model = self.config.model
-        return resolve(
-            model.name, run=self.told.run, image_size=model.image_size, trust=model.trust
-        )
+        return model_of(self.config, run=self.told.run)
 
     @cached_property
     def training(self) -> Training:

@@ -159,7 +159,7 @@ class Experiment:
                 **sizes,
                 "cut_layer": config.split.cut_layer if split else None,
                 **known,
-                **environment(config.server_device, code_digest(config.to_flat().values())),
+                **environment(config.server_device, code_digest(config)),
             },
             metrics=(*self._strategy.metrics(), *self._prepared.observers.metrics),
         )

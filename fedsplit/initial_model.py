@@ -11,10 +11,29 @@ import torch
 from fedsplit.config import Config
 from fedsplit.data.first_image import image_size
 from fedsplit.input_spec import InputSpec
-from fedsplit.models.resolved import ResolvedModel
+from fedsplit.models.resolved import ResolvedModel, resolve
 from fedsplit.models.split import PARTS, SplitModel
 from fedsplit.models.trainable import Lora, train_only
 from fedsplit.seeding import seeded_init
+
+
+def model_of(config: Config, *, run: str = "") -> ResolvedModel:
+    """Find the model of a config, with what the config says of its size and its files.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    run : str
+        As for `resolve`.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or it cannot be used.
+    """
+    model = config.model
+    return resolve(model.name, run=run, image_size=model.image_size, trust=model.trust)
 
 
 def initial_model(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from fedsplit.config import Config
+from fedsplit.initial_model import model_of
 from fedsplit.objects import is_object
 from fedsplit.references import is_reference, load_reference
 
@@ -15,19 +17,26 @@ _RULES = ("client_rule", "update_rule")
 _OURS = ("fedsplit", "strategies")
 
 
-def code_digest(values: Iterable[object]) -> str | None:
-    """Return the SHA-256 of the modules that config values name, or None if they name none.
+def code_digest(config: Config) -> str | None:
+    """Return the SHA-256 of the modules that a config and its model name; None if they name none.
 
     All files of a module's package count, because it may import them; modules of installed packages
     do not, and neither does what a notebook defines.
 
     Parameters
     ----------
-    values : Iterable[object]
-        Of a config: those of the form ``package.module:name`` count.
+    config : Config
+        Its values of the form ``package.module:name`` count, and the function that the files of a
+        trusted model name.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or it cannot be used.
     """
+    factory = model_of(config).source.config.get("factory")
     files: dict[str, Path] = {}
-    for value in values:
+    for value in [*config.to_flat().values(), factory]:
         if not isinstance(value, str) or not is_reference(value) or is_object(value):
             continue
         own = dict(_files_of(value.partition(":")[0]))

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from fedsplit import simulate
+from fedsplit.config import Config
+from fedsplit.input_spec import InputSpec
+from fedsplit.models import load_model, save_model
 from fedsplit.own_code import code_digest
 from tests.conftest import Call
 
@@ -44,14 +47,27 @@ def write(app: Path, penalty: int) -> None:
     (app / "mine" / "strategy.py").write_text(OWN.format(penalty=penalty))
 
 
-def digest() -> str | None:
-    return code_digest(["mine.strategy:Strategy", "sflv1", 3])
+def digest(**keys: object) -> str | None:
+    return code_digest(Config.from_flat({"strategy": "mine.strategy:Strategy"} | keys))
 
 
 def test_only_the_users_own_modules_count(app: Path) -> None:
-    assert code_digest(["sflv1", "FedAvg", 1, "strategies.sflv1:SFLV1", "json:loads"]) is None
-    assert code_digest(["timm:vit_small_patch16_224", "torchvision:vit_b_16"]) is None
+    ours = {"strategy": "strategies.sflv1:SFLV1", "aggregation.name": "json:loads"}
+    assert code_digest(Config.from_flat(ours)) is None
+    assert code_digest(Config.from_flat({"model.name": "timm:vit_small_patch16_224"})) is None
     assert digest() is not None
+
+
+def test_the_function_that_a_trusted_model_names_counts(app: Path) -> None:
+    """Break it: digest the values of the config only."""
+    (app / "mine" / "model.py").write_text("from tests.models.own import make\n")
+    saved = app / "saved"
+    save_model(load_model("mine.model:make"), InputSpec(1, 28, 28, (0.5,), (0.5,)), saved)
+    config = Config.from_flat({"model.name": str(saved), "model.trust": True})
+    first = code_digest(config)
+    assert first is not None
+    write(app, 2)
+    assert code_digest(config) != first
 
 
 def test_each_file_of_the_package_counts(app: Path) -> None:

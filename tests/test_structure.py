@@ -45,7 +45,6 @@ LAYERS: list[set[str]] = [
     },
     {
         "fedsplit.config",
-        "fedsplit.own_code",
         "fedsplit.scratch",
         "fedsplit.run_log",
         "fedsplit.superlink",
@@ -54,6 +53,7 @@ LAYERS: list[set[str]] = [
     {"fedsplit.links"},
     {"fedsplit.data", "fedsplit.models"},
     {"fedsplit.initial_model"},
+    {"fedsplit.own_code"},
     {"fedsplit.channel"},
     {"fedsplit.split"},
     {"fedsplit.results", "fedsplit.dtype_check", "fedsplit.batch_check"},

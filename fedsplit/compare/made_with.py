@@ -14,8 +14,7 @@ from fedsplit.data.catalog import load_images
 from fedsplit.data.digest import digest_if_readable
 from fedsplit.data.run import reading
 from fedsplit.data.shards import Shard, look_at_shard, look_at_test
-from fedsplit.initial_model import spec_of
-from fedsplit.models.resolved import resolve
+from fedsplit.initial_model import model_of, spec_of
 from fedsplit.names import some
 from fedsplit.own_code import code_digest
 from fedsplit.results.run_directory import RunDirectory
@@ -111,8 +110,8 @@ class Present:
         """
         values = config.to_flat()
         data = tuple(item for item in values.items() if item[0].startswith("data."))
-        model = (config.model.name, config.model.image_size)
-        code = code_digest(values.values())
+        model = (config.model.name, config.model.image_size, config.model.trust)
+        code = code_digest(config)
         key = (data, config.seed, config.num_clients, model, code)
         if key not in self._known:
             with reading(config.data):
@@ -121,7 +120,7 @@ class Present:
 
 
 def _look(config: Config, code: str | None) -> MadeWith:
-    spec = spec_of(config, resolve(config.model.name, image_size=config.model.image_size))
+    spec = spec_of(config, model_of(config))
     classes, clients = len(load_images(config.data).class_names), range(config.num_clients)
     shards = {str(k): look_at_shard(config, k, config.num_clients, spec) for k in clients}
     test = look_at_test(config, spec)

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from fedsplit import simulate
+from fedsplit.checking import check_images
 from fedsplit.compare.directory import find_runs
 from fedsplit.compare.runs import Plan, make_plan
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
+from fedsplit.input_spec import InputSpec
+from fedsplit.models import load_model, save_model
 from fedsplit.results.run_directory import RunDirectory
 from tests.compare.test_runs import write
 from tests.data.pictures import image_folder, picture
@@ -30,17 +33,19 @@ num-clients = 2
 num-server-rounds = 2
 batch-size = 8
 data.name = "{data}"
+model.name = "{model}"
+model.trust = true
 [[variants]]
 label = "one"
 strategy = "{strategy}"
 """
 
 
-def begun(tmp_path: Path, strategy: str = "sflv1") -> Plan:
+def begun(tmp_path: Path, strategy: str = "sflv1", model: str = "vit-nano") -> Plan:
     """Return a comparison whose first run has finished, and whose second is half done."""
     for split, count in (("train", 24), ("test", 8)):
         image_folder(tmp_path / "data" / split, {"dark": count, "light": count})
-    plan = again(tmp_path, strategy)
+    plan = again(tmp_path, strategy, model)
     for run in plan.runs:
         simulate(run.config)
     kept = RunDirectory(plan.runs[1].directory)
@@ -49,8 +54,8 @@ def begun(tmp_path: Path, strategy: str = "sflv1") -> Plan:
     return plan
 
 
-def again(tmp_path: Path, strategy: str = "sflv1") -> Plan:
-    text = TEXT.format(data=tmp_path / "data", strategy=strategy)
+def again(tmp_path: Path, strategy: str = "sflv1", model: str = "vit-nano") -> Plan:
+    text = TEXT.format(data=tmp_path / "data", strategy=strategy, model=model)
     return make_plan(write(tmp_path, text), tmp_path)
 
 
@@ -110,6 +115,16 @@ def test_runs_of_other_code_are_refused_also_half_done(app: Path, tmp_path: Path
     write_code(app, 2)
     for line in refused(again(tmp_path, "mine.strategy:Strategy")):
         assert line.endswith("differs in your own code, which has changed since")
+
+
+def test_a_model_that_the_runs_trust_is_trusted_when_they_are_compared(tmp_path: Path) -> None:
+    """Break it: resolve the model without `model.trust`."""
+    model, saved = load_model("tests.models.own:make", num_labels=2), tmp_path / "saved"
+    save_model(model, InputSpec(1, 28, 28, (0.5,), (0.5,)), saved)
+    plan = begun(tmp_path, model=str(saved))
+    again_planned = again(tmp_path, model=str(saved))
+    assert list(find_runs(again_planned).begun) == [again_planned.runs[1]]
+    assert check_images(plan.runs[0].config) > 0  # as --dry-run does
 
 
 def test_a_half_done_run_may_still_get_more_rounds(tmp_path: Path) -> None:

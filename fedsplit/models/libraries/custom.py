@@ -14,6 +14,7 @@ from fedsplit.input_spec import InputSpec
 from fedsplit.models.custom import JoinedModel
 from fedsplit.models.hub import Source
 from fedsplit.models.labels import label_names
+from fedsplit.models.processing import input_spec_of
 from fedsplit.models.split import PARTS
 from fedsplit.models.storage import without_storage
 from fedsplit.models.stored import Checkpoint, checkpoint_of
@@ -22,6 +23,8 @@ from fedsplit.objects import is_object
 from fedsplit.references import load_reference
 from fedsplit.seeding import unchanged_generator
 
+_NO_SIZE = 1
+"""Of a model that does not say how large its images are: those of the processor are."""
 _EXAMPLE = "make it return SplitModel(bottom, trunk, top), or a model of a registered family"
 
 
@@ -94,9 +97,13 @@ class CustomLibrary:
     def input_spec(
         self, source: Source, model: nn.Module, processor: Mapping[str, Any]
     ) -> InputSpec | None:
-        """Ask the bottom."""
+        """Ask the bottom, or else the processor: a saved model has that of the run's images."""
         spec: InputSpec | None = getattr(getattr(model, "bottom", model), "input_spec", None)
-        return spec
+        mean = processor.get("image_mean")
+        size = processor.get("size")
+        if spec is not None or not isinstance(mean, list) or not isinstance(size, Mapping):
+            return spec
+        return input_spec_of(source.name, processor, len(mean), _NO_SIZE)
 
     def config_of(self, model: nn.Module) -> Mapping[str, Any]:
         """Return the name of the function; "" if it is not known."""
