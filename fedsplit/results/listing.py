@@ -29,7 +29,8 @@ class ListedRun:
         Its directory.
     state : str
         ``running``, ``finished``, ``failed``, or ``interrupted``: no process makes it, and it has
-        neither a summary nor an error.
+        neither a summary nor an error. ``damaged``: its rounds.jsonl cannot be read, as after a
+        power cut; if it has checkpoints, the run can continue.
     rounds : str
         How many of how many are done.
     accuracy : float | None
@@ -105,9 +106,14 @@ def _listed(directory: RunDirectory) -> ListedRun | None:
         config = Config.load(directory.config_path)
     except ConfigError:
         return None  # another program's config.toml
-    rows = read_lines(directory.rounds_path, whole=False)
+    try:
+        rows = read_lines(directory.rounds_path)
+    except ValueError:
+        rows = None
     if directory.owner() is not None:
         state = "running"
+    elif rows is None:
+        state = "damaged"
     elif directory.summary_path.is_file():
         state = "finished"
     else:
@@ -115,7 +121,7 @@ def _listed(directory: RunDirectory) -> ListedRun | None:
     return ListedRun(
         path=directory.path,
         state=state,
-        rounds=f"{len(rows)}/{config.num_server_rounds}",
+        rounds=f"{'?' if rows is None else len(rows)}/{config.num_server_rounds}",
         accuracy=rows[-1]["test_accuracy"] if rows else None,
         strategy=config.strategy,
     )

@@ -49,6 +49,17 @@ def test_a_run_that_has_failed_is_listed_as_such_until_it_continues(folder: Path
     assert not (folder / "half" / "error.txt").exists()
 
 
+@pytest.mark.parametrize("damage", [b'{"round": 2, \0\0\0\n', b"\xff\n"])
+def test_a_damaged_run_does_not_hide_the_others(folder: Path, damage: bytes) -> None:
+    """Break it: let the error of one rounds.jsonl through; a power cut may leave such a line."""
+    with (folder / "finished" / "rounds.jsonl").open("ab") as file:
+        file.write(damage)
+    found = {run.path.name: run for run in list_runs(folder)}
+    assert (found["finished"].state, found["finished"].rounds) == ("damaged", "?/2")
+    assert found["half"].state == "interrupted"
+    assert len(simulate(resume=folder / "finished", num_server_rounds=3).rounds) == 3
+
+
 def test_a_run_that_a_process_makes_is_running(folder: Path) -> None:
     directory = RunDirectory(folder / "half")
     directory._hold()
