@@ -141,8 +141,7 @@ class Experiment:
             if left_out:
                 say(f"{left_out:,} more are not used ({key})")
         num_clients, pooled = len(class_counts), self._strategy.pooled
-        small = [sum(of_client) for of_client in class_counts.values()]
-        small = [size for size in small if 0 < size < config.batch_size]
+        small = [n for n in map(sum, class_counts.values()) if 0 < n < config.batch_size]
         if small and not pooled:
             say(
                 f"{len(small)} of {num_clients} clients have fewer images than batch-size = "
@@ -264,21 +263,23 @@ class Experiment:
         final = {"final_weights_sha256": digest, **class_scores(self._confusion)}
         summary = self.recorder.finish(final, before=self._write_cards)
         self._sinks.send_summary(summary)
-        rows, directory = self.recorder.rows, self.directory
+        rows, folder = self.recorder.rows, self.directory.path
         for line in results_table(summary).splitlines():
             say(line)
         for fault in faults_of(summary):
             warn(fault)
-        counts, names, folder = self._counts, self._prepared.class_names, directory.path
+        counts, names = self._counts, self._prepared.class_names
         draw_or_warn(folder / "rounds.png", lambda path: plot_run(rows, summary, path))
         draw_or_warn(folder / "shards.png", lambda path: plot_shards(counts, names, path))
-        return Outcome(rows, summary, model, directory)
+        return Outcome(rows, summary, model, self.directory)
 
     def _write_cards(self, summary: Mapping[str, Any]) -> None:
-        names, directory = self._prepared.class_names, self.directory
-        for saved, best in ((directory.model_dir, False), (directory.best_dir, True)):
-            if saved.is_dir():
-                card = model_card(summary, self._config, names, best=best)
+        config, names, own = self._config, self._prepared.class_names, bool(self._own_states)
+        directory, rows = self.directory, self.recorder.rows
+        best = directory.checkpoints.best_round(rows, config.monitor)
+        for saved, number in ((directory.model_dir, len(rows)), (directory.best_dir, best)):
+            if number and saved.is_dir():
+                card = model_card(summary, config, names, rows[number - 1], own=own)
                 replace_text(saved / "README.md", card)
 
     def close(self) -> None:

@@ -23,12 +23,21 @@ tags:
 - fedsplit
 ---
 """
+_MEAN = (
+    ", the mean over all clients. Each keeps a bottom of its own, and this is the model with that "
+    "of client 0"
+)
 _NOT_OF_THE_MODEL = ("output-dir", "run-name", "resume", "console", "channel.", "sinks.")
 _PATHS = ("data.name", "model.name")
 
 
 def model_card(
-    summary: Mapping[str, Any], config: Config, class_names: Sequence[str], *, best: bool
+    summary: Mapping[str, Any],
+    config: Config,
+    class_names: Sequence[str],
+    row: Mapping[str, Any],
+    *,
+    own: bool = False,
 ) -> str:
     """Return the card as Markdown.
 
@@ -40,21 +49,24 @@ def model_card(
         Its config.
     class_names : Sequence[str]
         In the order of the logits.
-    best : bool
-        Whether the weights are those after the best round, or after the last.
+    row : Mapping[str, Any]
+        The row of the round after which the weights were saved. That of ``best/`` need not be the
+        summary's best round, of which there may be no checkpoint.
+    own : bool
+        Whether each client has a bottom of its own: the weights have that of client 0, and the
+        score is the mean over all of them.
     """
     shown = {key: _last_part(summary[key]) for key in ("model", "dataset")}
-    done = summary["best_round"] if best else summary["finished_rounds"]
-    accuracy = summary["best_accuracy"] if best else summary["final_accuracy"]
     start = "pretrained weights" if summary["pretrained"] else "weights drawn from the seed"
     names = some([printable(name) for name in class_names], limit=20)
     lines = [
-        f"{_HEAD}# {what_ran({**summary, **shown}, rounds=counted(done, 'round'))}",
+        f"{_HEAD}# {what_ran({**summary, **shown}, rounds=counted(row['round'], 'round'))}",
         "",
         "An image classifier, trained with fedsplit by federated split learning. It began with "
         f"{start}. The images stayed with {counted(summary['num_clients'], 'client')}.",
         "",
-        f"- Test accuracy: {fixed(accuracy, 4)} on {summary['num_test_examples']:,} images",
+        f"- Test accuracy: {fixed(row['test_accuracy'], 4)} on "
+        f"{summary['num_test_examples']:,} images{_MEAN if own else ''}",
         f"- Trained on: {summary['num_train_examples']:,} images",
         f"- Classes: {len(class_names)} ({names})",
         f"- Versions: fedsplit {summary['fedsplit_version']}, torch {summary['torch_version']}, "
