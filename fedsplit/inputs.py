@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedsplit.data.digest import digest_of
 from fedsplit.errors import ConfigError
@@ -27,12 +27,15 @@ class Inputs:
     model : str
         Digest of the frozen weights, of an object all weights, and how images are fitted to the
         model.
+    validation : Mapping[int, int]
+        Partition id -> images that the client holds out.
     """
 
     class_counts: Mapping[int, Sequence[int]]
     shards: Mapping[int, str]
     test: str
     model: str
+    validation: Mapping[int, int]
 
     @classmethod
     def of(cls, prepared: Preparation, clients: Clients) -> Inputs:
@@ -43,6 +46,7 @@ class Inputs:
             clients.digests,
             digest_of(prepared.test),
             f"{digest} {prepared.spec}",
+            clients.validation,
         )
 
     def state_dict(self) -> Snapshot:
@@ -52,7 +56,44 @@ class Inputs:
             "shards": {str(client): digest for client, digest in self.shards.items()},
             "test": self.test,
             "model": self.model,
+            "validation": {str(client): count for client, count in self.validation.items()},
         }
+
+    def continuing(self, saved: Snapshot, clients: Clients) -> tuple[Inputs, Clients]:
+        """Return the inputs and clients of a run that continues, with all that the run has known.
+
+        A site that is left out now is known by what it held before: its images have been trained
+        on, and they must be the same when it is back.
+
+        Parameters
+        ----------
+        saved : Snapshot
+            What `state_dict` returned.
+        clients : Clients
+            Those that have answered now.
+
+        Raises
+        ------
+        ConfigError
+            If the inputs are others (see `check_same`).
+        """
+        self.check_same(saved)
+        counts = {k: saved["class_counts"][str(k)] for k in clients.class_counts}
+        validation = {int(k): count for k, count in saved.get("validation", {}).items()}
+        away = [k for k, now in clients.class_counts.items() if any(counts[k]) and not any(now)]
+        known = replace(
+            clients,
+            class_counts={**clients.class_counts, **{k: counts[k] for k in away}},
+            digests={**clients.digests, **{k: saved["shards"][str(k)] for k in away}},
+            validation={**clients.validation, **{k: validation.get(k, 0) for k in away}},
+        )
+        inputs = replace(
+            self,
+            class_counts=known.class_counts,
+            shards=known.digests,
+            validation=known.validation,
+        )
+        return inputs, known
 
     def check_same(self, saved: Snapshot) -> None:
         """Refuse to continue with other inputs than those of `state_dict`.

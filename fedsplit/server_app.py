@@ -113,7 +113,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             check_clients(config, len(clients.node_ids), clients.num_validation)
             inputs = Inputs.of(prepared, clients)
             if saved is not None:
-                inputs.check_same(saved["inputs"])
+                inputs, clients = inputs.continuing(saved["inputs"], clients)
             sizes = {client: sum(clients.class_counts[client]) for client in clients.node_ids}
             trained = Trained(prepared.model, prepared.spec, prepared.added)
             check_batches(config, sizes, lambda: trained)

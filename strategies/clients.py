@@ -41,7 +41,8 @@ class Clients:
     node_ids : Mapping[int, int]
         Partition id -> Flower node id, sorted by partition id; without those that are left out.
     class_counts : Mapping[int, Sequence[int]]
-        Partition id -> training images of each class, of all clients: 0 of those left out.
+        Partition id -> training images of each class, of all clients: 0 of those that have been
+        left out of the run so far.
     digests : Mapping[int, str]
         Partition id -> digest of its images; empty if the run writes no checkpoints.
     validation : Mapping[int, int]

@@ -112,6 +112,9 @@ def test_a_client_that_cannot_describe_itself_costs_its_own_share_only(
     assert "A client cannot take part, so the run goes without client 2: node 3: its disk" in log
     again = simulate(resume=result.run_dir, num_server_rounds=3)  # its disk is back
     assert again.rounds[2]["num_participants"] == 4
+    for key in ("num_train_examples", "num_validation_examples"):
+        assert result.summary[key] == longer.summary[key] < again.summary[key]
+        assert again.summary[key] == expected.summary[key]
 
 
 @pytest.mark.parametrize("strategy", ["sflv2", "parallel"])

@@ -15,6 +15,7 @@ from fedsplit.fields import ENVIRONMENT_KEYS
 
 _PACKAGE = Path(__file__).parents[1]
 _SECONDS = 20
+_OF_CLIENTS = ("num_train_examples", "num_validation_examples")
 _LATER = re.compile(r"; from round \d+: ")
 
 
@@ -44,6 +45,8 @@ def environment(device: str, code: str | None = None) -> dict[str, str | None]:
 def continued_in(saved: Mapping[str, Any], now: Mapping[str, Any], rounds: int) -> dict[str, Any]:
     """Return the facts of a run that continues: where it began, and where it is now if elsewhere.
 
+    Its images are those of all clients that have been there, at first or later.
+
     Parameters
     ----------
     saved, now : Mapping[str, Any]
@@ -52,6 +55,9 @@ def continued_in(saved: Mapping[str, Any], now: Mapping[str, Any], rounds: int) 
         The finished rounds.
     """
     facts = dict(saved)
+    for key in _OF_CLIENTS:  # a site that was left out at first may be there now
+        if key in facts and key in now:
+            facts[key] = max(facts[key] or 0, now[key] or 0)
     for key in (*ENVIRONMENT_KEYS, "engine"):
         if key == "started_at" or key not in now:
             continue

@@ -94,3 +94,11 @@ def test_a_run_that_continues_elsewhere_says_so() -> None:
     assert again == moved  # it has not moved since
     back = continued_in(moved, moved | {"cpu": "A", "commit": "c0ffee"}, 5)
     assert back["cpu"] == "A; from round 3: B; from round 6: A"
+
+
+def test_the_images_of_a_run_are_those_of_all_sites_that_have_been_there() -> None:
+    """Break it: keep the numbers with which the run began, or take those of now."""
+    began = {"engine": "flower", "num_train_examples": 10, "num_validation_examples": None}
+    now = {**began, "num_train_examples": 15, "num_validation_examples": 2}
+    assert continued_in(began, now, 2) == now
+    assert continued_in(now, {**now, "num_train_examples": 5}, 3) == now
