@@ -45,14 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_folder_of_test_images_has_the_runs_accuracy(result: Result, folder: Path) -> None:
     """Break it: leave out the normalisation, or take the classes in another order."""
-    found = predict(result.run_dir, [folder])
-    names = json.loads((result.run_dir / "shards.json").read_text())["class_names"]
-    labels = [int(prediction.path.stem[4:]) for prediction in found]
-    matrix = [[0] * len(names) for _ in names]
-    for prediction, label in zip(found, labels, strict=True):
-        matrix[label][names.index(next(iter(prediction.probabilities)))] += 1
-    assert matrix == result.summary["confusion_matrix"]
-    for prediction in found:
+    assert _matrix(result, folder) == result.summary["confusion_matrix"]
+    for prediction in predict(result.run_dir, [folder]):
         probabilities = list(prediction.probabilities.values())
         assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
         assert probabilities == sorted(probabilities, reverse=True)
@@ -180,3 +174,24 @@ def test_a_model_of_one_clients_bottom_is_told(
     keys = {**TINY, "output-dir": str(tmp_path), "num-server-rounds": 1}
     predict(simulate(keys, strategy="sflv3").run_dir, one)
     assert "the model with that of client 0" in caplog.text
+
+
+def _matrix(run: Result, folder: Path) -> list[list[int]]:
+    """Return the images by their class, which their names say, and the predicted one."""
+    names = json.loads((run.run_dir / "shards.json").read_text())["class_names"]
+    matrix = [[0] * len(names) for _ in names]
+    for prediction in predict(run.run_dir, [folder]):
+        label = int(prediction.path.stem[4:])
+        matrix[label][names.index(next(iter(prediction.probabilities)))] += 1
+    return matrix
+
+
+def test_a_functions_model_gets_images_as_in_its_run(folder: Path, tmp_path: Path) -> None:
+    """Its bottom does not say what images it takes. Break it: ask the bottom alone."""
+    keys = {**TINY, "output-dir": str(tmp_path), "num-server-rounds": 1}
+    first = simulate(keys, model_name="tests.models.own:make")
+    assert _matrix(first, folder) == first.summary["confusion_matrix"]
+    saved = {"model.name": str(first.run_dir / "model"), "model.trust": True}
+    second = simulate({**keys, **saved, "run-name": "second"})
+    assert second.summary["initial_accuracy"] == first.summary["final_accuracy"]
+    assert _matrix(second, folder) == second.summary["confusion_matrix"]
