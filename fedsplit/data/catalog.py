@@ -11,11 +11,11 @@ import datasets
 
 from fedsplit.cache import OnceCache
 from fedsplit.config import DataConfig
+from fedsplit.data.class_check import check_classes
 from fedsplit.data.columns import (
     align_labels,
     as_class_labels,
     as_images,
-    check_classes,
     find_columns,
     has_labels,
     label_array,

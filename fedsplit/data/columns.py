@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 
@@ -16,7 +15,6 @@ from fedsplit.data.rows import own_columns
 from fedsplit.errors import DataError
 from fedsplit.names import some
 
-_logger = logging.getLogger(__name__)
 IMAGE_NAMES = ("image", "img", "images", "pixel_values")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
 _WHOLE = re.compile(r"(0|[1-9]\d*)(\.0+)?", re.ASCII)
@@ -108,7 +106,8 @@ def as_class_labels(
     """Return the data sets with `column` as the same `ClassLabel` in all of them.
 
     The class names are those of the first part if it has any; otherwise the sorted values of
-    all parts become the names (integers 0..n-1 keep their numbers).
+    all parts become the names (integers 0..n-1 keep their numbers). Another part may be labelled
+    by names where the first is by numbers, and the other way round.
 
     Raises
     ------
@@ -117,7 +116,11 @@ def as_class_labels(
     """
     feature = parts[0].features[column]
     if isinstance(feature, datasets.ClassLabel):
-        return [align_labels(part, column, tuple(feature.names), name) for part in parts]
+        names = list(feature.names)
+        own = [
+            p if _has_names(p, column) else as_class_labels((p,), column, name)[0] for p in parts
+        ]
+        return [align_labels(part, column, tuple(names), name) for part in own]
     if _is_list(feature):
         raise _several_labels(column, name)
     if not _is_plain(feature):
@@ -132,6 +135,10 @@ def as_class_labels(
         raise _unlabelled(bad, column, name)
     values = [[_whole(v, column, name) for v in part] for part in values]
     texts = [[str(value).strip() for value in part] for part in values]
+    numbers = all(map(_WHOLE.fullmatch, texts[0]))
+    texts = [
+        _named(of, part.features[column], numbers) for of, part in zip(texts, parts, strict=True)
+    ]
     if all(_WHOLE.fullmatch(text) for part in texts for text in part):
         texts = [[text.partition(".")[0] for text in part] for part in texts]
     names = sorted(set().union(*texts))
@@ -146,6 +153,17 @@ def as_class_labels(
         _replace(part, column, np.array([ids[text] for text in labels], dtype=np.int64), names)
         for part, labels in zip(parts, texts, strict=True)
     ]
+
+
+def _named(texts: list[str], feature: object, numbers: bool) -> list[str]:
+    """Return labels by their classes' names, if there are such and the first part has them."""
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else []
+    by_number = not names or (numbers and not all(map(_is_number, names)))
+    return texts if by_number else [names[int(text)] for text in texts]
+
+
+def _has_names(part: datasets.Dataset, column: str) -> bool:
+    return isinstance(part.features[column], datasets.ClassLabel)
 
 
 def align_labels(
@@ -263,29 +281,3 @@ def _type(feature: object) -> str:
 def _is_number(text: str) -> bool:
     """Return whether a name is a number: "01" is a name of its own, and not the number 1."""
     return text.isdecimal() and text == str(int(text))
-
-
-def check_classes(train: datasets.Dataset, test: datasets.Dataset, column: str, name: str) -> None:
-    """Refuse training images of fewer than two classes; warn of classes that have none.
-
-    Raises
-    ------
-    DataError
-        If there is nothing to tell apart.
-    """
-    names = train.features[column].names
-    used = np.unique(label_array(train, column))
-    if len(used) < 2:
-        only = " and ".join(f"'{names[label]}'" for label in used)
-        raise DataError(
-            f"The training images of the data set '{name}' are all of the class {only}, so there "
-            "is nothing to tell apart. Choose a data set with at least two classes, or another "
-            "column with data.label-column."
-        )
-    if unused := sorted(set(range(len(names))) - set(used.tolist())):
-        lost = int(np.isin(label_array(test, column), unused).sum())
-        _logger.warning(
-            "%d of the %d classes of '%s' have no training image: %s. %d test images are of these "
-            "classes.",
-            *(len(unused), len(names), name, some([names[label] for label in unused]), lost),
-        )

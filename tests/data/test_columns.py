@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from typing import Any
 
 import datasets
@@ -12,7 +11,6 @@ from fedsplit.data.columns import (
     align_labels,
     as_class_labels,
     as_images,
-    check_classes,
     find_columns,
     label_array,
 )
@@ -110,6 +108,36 @@ def test_plain_labels_become_class_labels(
     assert label_array(parts[1], "y").tolist() == [names.index(str(test[0]))]
 
 
+_CATS = ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "names", "labels"),
+    [
+        (labelled([0, 1], _CATS), rows(label=[1, 1, 0]), _CATS, [1, 1, 0]),
+        (labelled([0, 1], _CATS), rows(label=["1", "0"]), _CATS, [1, 0]),
+        (labelled([0, 1], _CATS), rows(label=["dog"]), _CATS, [1]),
+        (labelled([0, 1], ["1", "2"]), rows(label=[2]), ["1", "2"], [1]),
+        (rows(label=_CATS), labelled([0, 1], ["dog", "cat"]), _CATS, [1, 0]),
+        (rows(label=[0, 1]), labelled([1, 0], ["dog", "cat"]), ["0", "1"], [1, 0]),
+        (rows(label=["1", "2"]), labelled([1, 0], ["1", "2"]), ["0", "1", "2"], [2, 1]),
+    ],
+)
+def test_a_part_may_have_class_names_where_the_other_has_plain_labels(
+    train: datasets.Dataset, test: datasets.Dataset, names: list[str], labels: list[int]
+) -> None:
+    """Class folders for one, a table for the other. Break it: take numbers of classes for names."""
+    parts = as_class_labels([train, test], "label", "x")
+    assert [part.features["label"].names for part in parts] == [names, names]
+    assert label_array(parts[1], "label").tolist() == labels
+
+
+def test_plain_labels_that_a_named_part_does_not_know_are_refused() -> None:
+    for unknown in (["yak"], [2]):
+        with pytest.raises(DataError, match=r"does not know: (yak|2)\. The run's classes are: cat"):
+            as_class_labels([labelled([0, 1], _CATS), rows(label=unknown)], "label", "x")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -155,16 +183,3 @@ def test_numbers_that_are_names_of_the_run_are_no_ids() -> None:
 def test_unknown_classes_are_named() -> None:
     with pytest.raises(DataError, match=r"does not know: yak.*classes are: ant, cat"):
         align_labels(labelled([0], ["yak"]), "label", ("ant", "cat"), "x")
-
-
-def test_classes_without_training_images_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Labels that begin with 1, or a class that only the test set has. Break it: say nothing."""
-    train, test = (labelled(labels, ["a", "b", "c", "d"]) for labels in ([0, 1, 1], [0, 3, 3, 1]))
-    with caplog.at_level(logging.WARNING):
-        check_classes(train, test, "label", "photos")
-    assert "2 of the 4 classes of 'photos' have no training image: c, d." in caplog.text
-    assert "2 test images are of these classes" in caplog.text
-    caplog.clear()
-    check_classes(test, train, "label", "photos")
-    assert "1 of the 4 classes" in caplog.text
-    assert "0 test images are" in caplog.text
