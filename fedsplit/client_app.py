@@ -158,8 +158,10 @@ class _Client:
 
     def shard(self) -> Shard:
         """Return this client's images."""
-        num_clients, path = self.told.num_clients, self.node.data_path or None
-        return load_shard(self.config, self.partition_id, num_clients, self._spec, path)
+        told, path = self.told, self.node.data_path or None
+        return load_shard(
+            self.config, self.partition_id, told.num_clients, self._spec, path, told.class_names
+        )
 
     @cached_property
     def _model(self) -> ResolvedModel:

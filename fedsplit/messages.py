@@ -105,6 +105,8 @@ class Instructions(_Fields):
         How long to wait for the connection and for each answer of the split server.
     class_weights : Sequence[float]
         The factor of each class in the loss; empty = 1.
+    class_names : Sequence[str]
+        The run's classes, to which a client with images of its own matches them by name.
     returns_kept : bool
         Whether the reply has a copy of what the client keeps between rounds.
     kept_round : int
@@ -124,6 +126,7 @@ class Instructions(_Fields):
     channel_token: str = ""
     answer_seconds: Annotated[float, Field(ge=0.0)] = 0.0
     class_weights: list[Annotated[float, Field(ge=0.0)]] = []
+    class_names: list[str] = []
     returns_kept: bool = False
     kept_round: Annotated[int, Field(ge=-1)] = -1
 

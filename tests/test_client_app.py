@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from fedsplit.references import reference_to
 from fedsplit.seeding import seeded_init
 from fedsplit.split.client_rules import WholeModel
 from tests.conftest import TINY
+from tests.data.pictures import image_folder
 
 pytestmark = pytest.mark.usefixtures("plain_threads")
 
@@ -26,12 +30,15 @@ def _ask(
     *,
     partition_id: object = 1,
     weights: dict[str, torch.Tensor] | None = None,
+    class_names: Sequence[str] = (),
+    keys: Mapping[str, object] = MappingProxyType({}),
     **node: str | int,
 ) -> Message:
     told = Instructions(
         run="a run",
         num_clients=4,
-        num_labels=10,
+        num_labels=len(class_names) or 10,
+        class_names=list(class_names),
         server_round=1,
         client_rule=reference_to(WholeModel),
     )
@@ -43,7 +50,7 @@ def _ask(
         node_id=1,
         node_config=node | ({} if partition_id is None else {"partition-id": partition_id}),  # type: ignore[arg-type]
         state=RecordDict(),
-        run_config=Config.load(TINY).to_flat(),
+        run_config=Config.load(TINY, keys).to_flat(),
     )
     with task_identity():
         return app(Message(content, 1, kind), context)
@@ -65,6 +72,21 @@ def test_describe_counts_the_training_images() -> None:
 def test_a_client_too_many_says_so_without_data() -> None:
     answer = _ask("query.describe", partition_id=4).content.config_records["config"]
     assert (answer["partition-id"], answer["class-counts"]) == (4, [0] * 10)
+
+
+@pytest.mark.parametrize("name", ["/only/at/the/server", "somebody/of-the-hub"])
+def test_a_sites_classes_are_those_of_the_run_wherever_its_images_are(
+    tmp_path: Path, name: str
+) -> None:
+    """A site lacks a class, and `data.name` is not there. Break it: take its own numbers."""
+    node: dict[str, Any] = {"data-path": str(image_folder(tmp_path, {"cat": 20, "mouse": 10}))}
+    keys = {"data.name": name, "data.validation-fraction": 0.0}
+    names = ["cat", "dog", "mouse"]
+    reply = _ask("query.describe", class_names=names, keys=keys, **node)
+    assert reply.content.config_records["config"]["class-counts"] == [20, 0, 10]
+    lacking = ["cat", "dog", "horse"]
+    reply = _ask("query.describe", class_names=lacking, keys=keys, **node)
+    assert "has classes that the run does not know: mouse" in str(reply.error.reason)
 
 
 @pytest.mark.parametrize("partition_id", [None, -1, "1"])

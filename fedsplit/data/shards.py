@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from fedsplit.data.catalog import (
 from fedsplit.data.folders import FolderState, folder_state
 from fedsplit.data.loader import KEEP_DECODED_BYTES, Images
 from fedsplit.data.partition import partition, partitioning
-from fedsplit.data.sources import Source, is_local
+from fedsplit.data.sources import Source
 from fedsplit.input_spec import InputSpec
 from fedsplit.names import local_directory
 from fedsplit.seeding import derive_seed
@@ -90,7 +91,7 @@ class _OwnKey:
     path: str
     folder: FolderState | None
     columns: DataConfig
-    class_names: tuple[str, ...] | None
+    class_names: tuple[str, ...]
     validation: _Validation
     spec: InputSpec
 
@@ -115,6 +116,7 @@ def load_shard(
     num_clients: int,
     spec: InputSpec,
     data_path: str | None = None,
+    class_names: Sequence[str] = (),
 ) -> Shard:
     """Return one client's images; from memory if this process has loaded them before.
 
@@ -130,8 +132,10 @@ def load_shard(
         What the model takes.
     data_path : str | None
         A SuperNode's own folder (node config ``data-path``), all of whose training images are
-        this client's. Its classes are matched by name to those of `data.name` if that is bundled,
-        a local folder or a function; otherwise its label numbers are taken as they are.
+        this client's. Its classes are matched by name to those of the run.
+    class_names : Sequence[str]
+        The run's classes, as the server has told them: `data.name` need not be where a SuperNode
+        is. Empty = those of `data.name`.
 
     Raises
     ------
@@ -148,7 +152,7 @@ def load_shard(
         path=data_path,
         folder=None if folder is None else folder_state(folder),
         columns=config.data.only(*OWN_FIELDS),
-        class_names=_images(config).class_names if is_local(config.data.name) else None,
+        class_names=tuple(class_names) or _images(config).class_names,
         validation=_validation(config, partition_id),
         spec=spec,
     )
