@@ -19,7 +19,7 @@ from fedsplit.channel.connect import connect
 from fedsplit.channel.endpoint import Stream
 from fedsplit.channel_address import check_address
 from fedsplit.client_errors import explain_errors, tell_site
-from fedsplit.client_side import ClientModel, client_model, client_training
+from fedsplit.client_side import ClientModel, client_model, client_training, images_of_run
 from fedsplit.client_state import (
     check_kept,
     copy_kept,
@@ -43,7 +43,7 @@ from fedsplit.data.shards import Shard, load_shard
 from fedsplit.errors import ChannelError, UnreachableError, shorten
 from fedsplit.exchanged_state import exchanged, load_exchanged
 from fedsplit.fields import checked_values
-from fedsplit.initial_model import model_of, spec_of
+from fedsplit.initial_model import model_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.messages import ARRAYS, CONFIG, METRICS, Description, Instructions, Measurements
 from fedsplit.models.resolved import ResolvedModel
@@ -174,7 +174,7 @@ class _Client:
 
     @cached_property
     def _spec(self) -> InputSpec:
-        return spec_of(self.config, self._model, look=False)
+        return images_of_run(self.config, self._model, self.told)
 
     def empty_model(self) -> ClientModel:
         """Return what this client holds; weights that train have no values yet."""

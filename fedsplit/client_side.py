@@ -9,7 +9,9 @@ from torch import nn
 
 from fedsplit.client_model import held_model
 from fedsplit.config import Config
+from fedsplit.errors import ModelError, shorten
 from fedsplit.exchanged_state import trains
+from fedsplit.initial_model import spec_of
 from fedsplit.input_spec import InputSpec
 from fedsplit.messages import Instructions
 from fedsplit.models.resolved import ResolvedModel
@@ -46,6 +48,26 @@ class ClientModel(NamedTuple):
     top: nn.Module | None
     added: Mapping[str, nn.Module]
     wire: Wire | None
+
+
+def images_of_run(config: Config, model: ResolvedModel, told: Instructions) -> InputSpec:
+    """Return the images that the model takes, if the server makes them in the same way.
+
+    Raises
+    ------
+    ModelError
+        If it does not: the client would train on, and be scored on, other pixels than the test's.
+    FedSplitError
+        As `spec_of`.
+    """
+    spec = spec_of(config, model, look=False)
+    if told.images not in ("", str(spec)):
+        raise ModelError(
+            f"This client would give the model '{config.model.name}' other images than the server: "
+            f"{spec}, and the server {shorten(told.images)}. Give both the same "
+            "preprocessor_config.json, and the same versions of transformers, torchvision and timm."
+        )
+    return spec
 
 
 def client_training(config: Config, model: ResolvedModel, told: Instructions) -> Training:

@@ -107,6 +107,8 @@ class Instructions(_Fields):
         The factor of each class in the loss; empty = 1.
     class_names : Sequence[str]
         The run's classes, to which a client with images of its own matches them by name.
+    images : str
+        The images that the model takes, as the server makes them; empty = not compared.
     returns_kept : bool
         Whether the reply has a copy of what the client keeps between rounds.
     kept_round : int
@@ -127,6 +129,7 @@ class Instructions(_Fields):
     answer_seconds: Annotated[float, Field(ge=0.0)] = 0.0
     class_weights: list[Annotated[float, Field(ge=0.0)]] = []
     class_names: list[str] = []
+    images: str = ""
     returns_kept: bool = False
     kept_round: Annotated[int, Field(ge=-1)] = -1
 

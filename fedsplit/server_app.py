@@ -213,6 +213,7 @@ def _instructions(config: Config, prepared: Preparation, run: str, address: str)
         num_clients=max(1, config.num_clients),
         num_labels=len(prepared.class_names),
         class_names=list(prepared.class_names),
+        images=str(prepared.spec),
         client_rule=reference_to(rule),
         frozen_sha256=prepared.frozen_digest(split=rule.splits),
         channel_address=address,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,6 +32,7 @@ def _ask(
     partition_id: object = 1,
     weights: dict[str, torch.Tensor] | None = None,
     class_names: Sequence[str] = (),
+    images: str = "",
     keys: Mapping[str, object] = MappingProxyType({}),
     **node: str | int,
 ) -> Message:
@@ -39,6 +41,7 @@ def _ask(
         num_clients=4,
         num_labels=len(class_names) or 10,
         class_names=list(class_names),
+        images=images,
         server_round=1,
         client_rule=reference_to(WholeModel),
     )
@@ -87,6 +90,18 @@ def test_a_sites_classes_are_those_of_the_run_wherever_its_images_are(
     lacking = ["cat", "dog", "horse"]
     reply = _ask("query.describe", class_names=lacking, keys=keys, **node)
     assert "has classes that the run does not know: mouse" in str(reply.error.reason)
+
+
+def test_a_client_that_would_make_other_images_than_the_server_is_refused() -> None:
+    """Its model has another preprocessor_config.json. Break it: compare the weights alone."""
+    ours = input_spec("vit-nano")
+    assert not _ask("query.describe", images=str(ours)).has_error()
+    for kind in ("query.describe", "train", "evaluate"):
+        reply = _ask(kind, weights=_whole(), images=str(replace(ours, mean=(0.25,))))
+        reason = str(reply.error.reason)
+        assert "This client would give the model 'vit-nano' other images than the server" in reason
+        assert "mean=(0.5,)" in reason
+        assert "mean=(0.25,)" in reason
 
 
 @pytest.mark.parametrize("partition_id", [None, -1, "1"])
