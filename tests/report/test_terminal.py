@@ -65,3 +65,16 @@ def test_runs_of_one_variant_with_other_images_are_named(tmp_path: Path) -> None
     _, report, _ = write_report(made)
     assert "The data set has changed between the runs of these variants" in report.read_text()
     assert "iid full" in report.read_text()
+
+
+def test_seeds_may_draw_other_classes(tmp_path: Path) -> None:
+    """Pathological clients leave classes out. Break it: count their images for every seed."""
+    pathological = {"full": {"strategy": "full", "data.partitioner": "pathological"}}
+    made = write_comparison(tmp_path, variants=pathological, settings=())
+    path = made / "runs" / "full-seed3" / "summary.json"
+    summary = json.loads(path.read_text())
+    fewer = {**summary, "num_train_examples": summary["num_train_examples"] - 100}
+    path.write_text(json.dumps(fewer))
+    assert "data set has changed" not in terminal_table(gather(made))
+    path.write_text(json.dumps({**fewer, "num_test_examples": fewer["num_test_examples"] + 3}))
+    assert "data set has changed" in terminal_table(gather(made))
