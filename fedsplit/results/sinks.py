@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from fedsplit.addresses import is_loopback
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
 from fedsplit.fields import FIELDS, METRICS_GROUP, as_number
+from fedsplit.results.files import read_lines
+from fedsplit.results.run_paths import RunPaths
 
 _logger = logging.getLogger(__name__)
 
@@ -118,7 +121,11 @@ def _opened(config: Config, run_dir: Path, rounds_done: int) -> Iterator[tuple[s
     if config.sinks.prometheus:
         from fedsplit.results.prometheus import Prometheus
 
-        yield "sinks.prometheus", Prometheus(config)
+        served = Prometheus(config)
+        with suppress(OSError, ValueError):  # a damaged file is made anew, and costs the sums only
+            for row in read_lines(RunPaths(run_dir).rounds_path)[:rounds_done]:
+                served.send_round(row)
+        yield "sinks.prometheus", served
 
 
 class TensorBoard:

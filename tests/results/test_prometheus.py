@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import socket
 import ssl
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,9 +45,12 @@ def scraped(address: str, context: ssl.SSLContext | None = None) -> dict[str, fl
     return {name: float(value) for name, value in values}
 
 
-def sinks_at(caplog: pytest.LogCaptureFixture, tmp_path: Path, **keys: object) -> tuple[Sinks, str]:
+def sinks_at(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, rounds_done: int = 0, **keys: object
+) -> tuple[Sinks, str]:
     caplog.set_level("INFO", "fedsplit")
-    sinks = Sinks(Config.from_flat({"sinks.prometheus": "127.0.0.1:0"} | keys), tmp_path)
+    config = Config.from_flat({"sinks.prometheus": "127.0.0.1:0"} | keys)
+    sinks = Sinks(config, tmp_path, rounds_done)
     found = re.search(r"Metrics: \w+://(\S+)/metrics", caplog.text)
     assert found is not None
     return sinks, found[1]
@@ -71,6 +76,27 @@ def test_rounds_are_scraped(caplog: pytest.LogCaptureFixture, tmp_path: Path) ->
         sinks.close()
     with pytest.raises(OSError, match="refused"):
         scraped(address)
+
+
+def test_a_run_that_continues_counts_on(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """Round 3 is made again. Break it: begin at 0, or count the round that does not count."""
+    rows = [ROW | {"round": number, "test_accuracy": number / 10} for number in (1, 2, 3)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "rounds.jsonl").write_text(lines, encoding="utf-8")
+    sinks, address = sinks_at(caplog, tmp_path, 2)
+    try:
+        continued = scraped(address)
+        assert continued["fedsplit_round"] == 2
+        assert continued["fedsplit_test_accuracy"] == 0.2
+        assert continued["fedsplit_cut_uplink_bytes_total"] == 2000
+        sinks.send_round(ROW | {"round": 3})
+        after = scraped(address)
+        assert after["fedsplit_cut_uplink_bytes_total"] == 3000
+        assert after["fedsplit_failed_clients_total"] == 3
+    finally:
+        sinks.close()
+    (tmp_path / "rounds.jsonl").write_text("damaged\n", encoding="utf-8")
+    sinks_at(caplog, tmp_path, 2)[0].close()
 
 
 def test_the_channel_is_counted_live(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
@@ -104,7 +130,7 @@ def test_the_channel_is_counted_live(caplog: pytest.LogCaptureFixture, tmp_path:
 
 def test_off_loopback_it_is_encrypted(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     make_certificates(tmp_path, hosts=["127.0.0.1"])
-    keys: dict[str, object] = {
+    keys: dict[str, Any] = {
         "sinks.prometheus": "0.0.0.0:0",
         "channel.certificate": str(tmp_path / "server.pem"),
         "channel.private-key": str(tmp_path / "server.key"),
