@@ -101,6 +101,10 @@ class Gathered:
             if run not in self.finished and run.directory not in self.failed
         }
 
+    def has_runs(self, setting: str) -> bool:
+        """Return whether any run of a setting has finished."""
+        return any(run.setting == setting for run in self.finished)
+
     def of(self, setting: str, label: str) -> list[RunRecord]:
         """Return the finished runs of a variant in a setting, one for each seed."""
         return [

@@ -119,7 +119,8 @@ def sides(gathered: Gathered) -> Iterator[Picture]:
             for label in gathered.comparison.variants
             if any(label in pairs for pairs in found)
         }
-        if all(pair == together[label] for pairs in found for label, pair in pairs.items()):
+        agree = all(pair == together[label] for pairs in found for label, pair in pairs.items())
+        if agree and len(found) == len(gathered.settings):  # of one without runs nothing is known
             of_settings = {"": together}
         for number, (setting, pairs) in enumerate(of_settings.items()):
             if any(size is not None for pair in pairs.values() for size in pair):

@@ -144,15 +144,19 @@ def _declared(record: RunRecord, *, metric: Metric) -> float | None:
 
 
 def _for_settings(gathered: Gathered, caption: str, columns: Sequence[Column]) -> list[Table]:
-    """Return a table for each setting, or one for all if they agree, without empty columns."""
+    """Return a table for each setting, or one for all if they agree, without empty columns.
+
+    A setting without runs agrees with none: the numbers of the others need not be its own.
+    """
     labels = list(gathered.comparison.variants)
     bodies: dict[str, list[list[Cell]]] = {}
-    for setting in gathered.settings:
+    made = [setting for setting in gathered.settings if gathered.has_runs(setting)]
+    for setting in made or gathered.settings:
         bodies[setting] = [
             [cell(estimate(gathered.of(setting, label), of), show) for _, of, show in columns]
             for label in labels
         ]
-    if merged := _merged(list(bodies.values())):
+    if len(bodies) == len(gathered.settings) and (merged := _merged(list(bodies.values()))):
         bodies = {"": merged}
     return [
         without_empty_columns(

@@ -90,6 +90,22 @@ def test_failed_runs_are_named_and_left_out(tmp_path: Path) -> None:
     )
 
 
+def test_numbers_of_one_setting_are_not_those_of_one_without_runs(tmp_path: Path) -> None:
+    """Break it: show them without the name of their setting, as what all settings agree on."""
+    variants = {"full": {"strategy": "full"}}
+    captions = ("Bytes of all clients in the whole run", "What client and server hold and compute")
+    for folder, failed in (("all", []), ("one", ["dirichlet(0.1)-full-seed1"])):
+        made = write_comparison(tmp_path / folder, variants=variants, seeds=[1], failed=failed)
+        write_report(made)
+        text = (made / "report.md").read_text(encoding="utf-8")
+        page = (made / "report.html").read_text(encoding="utf-8")
+        for caption in captions:
+            assert (f"\n{caption}: iid:" in text) == bool(failed)
+            assert (f"\n{caption}:\n" in text) == (not failed)
+            assert f"{caption}: dirichlet" not in text
+        assert ("Client memory and server memory, iid" in page) == bool(failed)
+
+
 def test_a_comparison_without_results_has_a_report(tmp_path: Path) -> None:
     names = [f"{label}-seed1" for label in VARIANTS]
     write_comparison(tmp_path, variants=VARIANTS, settings=(), seeds=[1], failed=names)
