@@ -12,6 +12,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
+from fedsplit.fields import checked_values, combine
 from fedsplit.messages import ACCURACY, LOSS
 from fedsplit.seeding import generator
 from fedsplit.split.client_rules import SplitClient
@@ -51,6 +52,7 @@ class Sequential(FederatedStrategy):
         """Let the participants train, one message at a time; none is left for Flower to send."""
         self._begin_round()
         self._visits: list[Answered] = []
+        self._turns: dict[int, dict[str, float]] = {}  # client -> what the rule has measured
         self._relayed = arrays
         for client in self.order(server_round, self._sample(server_round)):
             messages = self._ask_to_train(server_round, [client], self._relayed, config, grid)
@@ -69,3 +71,17 @@ class Sequential(FederatedStrategy):
         metrics = mean_of_metrics([r for visit in self._visits for r in visit.good.values()])
         self._note(train_loss=metrics[LOSS], train_accuracy=metrics[ACCURACY])
         return self._relayed, metrics
+
+    def _close_round(self, answered: Answered) -> None:
+        """Close a client's turn, and combine what the update rule has measured in all of them."""
+        super()._close_round(answered)
+        assert self.server is not None
+        rule, (client,) = self.server.rule, answered.participants
+        self._turns[client] = checked_values(rule.measured(), rule.metrics, rule=type(rule))
+        weights = dict.fromkeys(self._turns, 0)
+        for visit in self._visits:
+            weights |= visit.weights
+        for field in rule.metrics:
+            if field.over_clients != "none":
+                values = {k: measured[field.key] for k, measured in self._turns.items()}
+                self._note(**{field.key: combine(field, values, weights)})
