@@ -33,7 +33,7 @@ from fedsplit.inputs import Inputs
 from fedsplit.messages import Instructions
 from fedsplit.objects import held_arguments
 from fedsplit.participants import check_clients
-from fedsplit.pool import pooled_training
+from fedsplit.pool import pooled_training, with_counts_of_pool
 from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
 from fedsplit.results.run_directory import RunDirectory
@@ -114,6 +114,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             inputs = Inputs.of(prepared, clients)
             if saved is not None:
                 inputs, clients = inputs.continuing(saved["inputs"], clients)
+            clients = with_counts_of_pool(config, clients, prepared.spec)
             sizes = {client: sum(clients.class_counts[client]) for client in clients.node_ids}
             trained = Trained(prepared.model, prepared.spec, prepared.added)
             check_batches(config, sizes, lambda: trained)
