@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fedsplit.config import Config
+from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.fields import DECLARED_KEY, ENVIRONMENT_KEYS, Metric
 from fedsplit.report.comparison import Comparison
@@ -349,3 +351,21 @@ def test_accuracy_by_round_and_class(directory: Path) -> None:
     assert text.count(by_round) == 2
     assert text.count("Test accuracy of each class after the last round") == 1
     assert "| full | 0.60 ± 0.14 | - |" in text
+
+
+def test_the_keys_of_all_runs_are_those_of_all_runs(tmp_path: Path) -> None:
+    """Break it: show the keys of the base, also where a setting or variant overrides them."""
+    variants: dict[str, Any] = {"a": {"batch-size": 8, "learning-rate": 0.1}}
+    variants["b"] = {"batch-size": 8}
+    write_comparison(tmp_path, variants=variants, settings=("dirichlet(0.1)",), seeds=[1])
+    base: dict[str, Scalar] = {"batch-size": 4, "learning-rate": 0.2}
+    replace(Comparison.read(tmp_path), base=base).write(tmp_path)
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    keys = re.search(r"Keys of all runs that differ from their defaults: (.*)", text)
+    assert keys is not None
+    assert sorted(keys[1].split(", ")) == [
+        "batch-size = 8",
+        "data.alpha = 0.1",
+        "data.partitioner = dirichlet",
+    ]
