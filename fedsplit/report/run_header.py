@@ -8,6 +8,7 @@ from fedsplit.report.facts import NOT_KNOWN, facts_of, keys_in_words
 from fedsplit.report.gather import RunRecord
 from fedsplit.report.measures import TRAINING_LABEL, training_bytes
 from fedsplit.report.page import Figure, Header, Headline, Notice
+from fedsplit.results.best import is_over
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.summary import what_ran
 from fedsplit.results.text import counted, duration, fixed, shown, with_unit
@@ -20,7 +21,7 @@ def run_header(record: RunRecord) -> Header:
     rounds = counted(done, "round") if done == asked else f"{done} of {asked} rounds"
     lead = what_ran(summary, rounds=rounds) + "."
     if summary["stopped_early"]:
-        lead += " It ended early, because its score had not improved for as long as patience says."
+        lead += f" It ended early, because {_why_early(record)}."
     images = ", ".join(
         f"{summary[f'num_{split}_examples']:,} {word}"
         for split, word in (
@@ -45,6 +46,12 @@ def run_header(record: RunRecord) -> Header:
         [Headline("", _figures(record))],
         [] if record.finished else [_unfinished(record)],
     )
+
+
+def _why_early(record: RunRecord) -> str:
+    if is_over(record.rounds, record.config.monitor, record.config.patience):
+        return "its score had not improved for as long as patience says"
+    return "a callback ended it (StopRun); log.txt says why"
 
 
 def _unfinished(record: RunRecord) -> Notice:
