@@ -29,7 +29,7 @@ from fedsplit.objects import is_object
 from fedsplit.observers import NOBODY, Observers
 from fedsplit.seeding import generator, unchanged_generator
 from fedsplit.split.client_rules import ClientRule
-from fedsplit.split.defences import load_defence
+from fedsplit.split.defences import load_defence, protected
 from fedsplit.split.magnitude import GradientMagnitudes, Magnitudes, magnitudes
 from fedsplit.split.steps import input_gradient, unchanged_buffers
 from fedsplit.split.wire import Wire
@@ -149,15 +149,15 @@ def _initial_magnitudes(
     draw = partial(generator, config.seed, "defence", "initial")
     with unchanged_generator(), torch.no_grad(), unchanged_buffers(*model):
         smashed = model.bottom.train(training)(images.to(device))
-        protected = load_defence(config.defence.name).protect(smashed, draw)
+        sent = protected(load_defence(config.defence.name), smashed, draw)
         if prepared.wire.output is None or not prepared.wire.output_gradient:
-            return magnitudes(protected), {}
-        output = join_parts(model.trunk).train(training)(protected)
+            return magnitudes(sent), {}
+        output = join_parts(model.trunk).train(training)(sent)
         top = join_parts(model.top)
         top.autocast = prepared.autocast  # as clients compute it
         gradient = input_gradient(top.train(training), output, labels.to(device))
     found = {name: value * count for name, value in magnitudes(gradient).items()}
-    return magnitudes(protected), found
+    return magnitudes(sent), found
 
 
 def prepare(config: Config, *, run: str = "", observers: Observers = NOBODY) -> Preparation:

@@ -293,6 +293,24 @@ def test_settings_are_toml_or_text(
     assert seen[0].model.name == "vit-nano"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "seed=4", "--set", "seed=8"], "seed is set twice, by '--set seed=4' and by"),
+        (["--num-clients", "5", "--set", "num-clients=3"], "and by '--num-clients 5'. Keep one."),
+        (["--output-dir", "a", "--set", "output-dir=b"], "by '--set output-dir=b' and by"),
+        (["--set", "seed=4", "--set", "seed=4", "--set", "seed=x"], "by '--set seed=x'. Keep one."),
+    ],
+)
+def test_a_key_that_is_set_twice_is_refused(
+    call: Call, config: Path, arguments: list[str], said: str
+) -> None:
+    """Break it: let the last one count without a word."""
+    code, err = call("run", str(config), "--engine", "inprocess", *arguments)
+    assert code == 2
+    assert said in err
+
+
 @pytest.mark.slow
 def test_a_run_ends_with_its_results(config: Path) -> None:
     settings = ("--set", "num-server-rounds=1", "--set", "run-name=one")
@@ -367,6 +385,9 @@ def test_a_dry_run_decodes_images_and_says_how_many(
     monkeypatch.setattr("builtins.print", lambda *values, **_: shown.extend(values))
     assert call("run", str(config), "--engine", "inprocess", "--dry-run")[0] == 0
     assert "Decoded without a fault: 20 images (the first of each class" in str(shown[-1])
+    one = ("--set", "num-server-rounds=1", "--num-clients", "1")
+    assert call("run", str(config), "--engine", "inprocess", "--dry-run", *one)[0] == 0
+    assert ", 1 client, 1 round, engine inprocess." in str(shown[-1])
     monkeypatch.undo()
     image_folder(tmp_path / "own", {"a": 30, "b": 30})
     (tmp_path / "own" / "a" / "000.png").write_bytes(b"no image")

@@ -129,7 +129,7 @@ def _smaller(arguments: list[str]) -> list[str]:
     of_the_page = rest[0].endswith(".toml") and "/" not in rest[0]  # it was made small already
     small = {} if of_the_page or "config.toml" in rest[0] else {**SMALL}
     small["num-server-rounds"] = 1
-    given = " ".join(rest)
+    given = " ".join(rest).replace("--num-clients ", "num-clients=")
     return [
         *("run", *rest),
         *([] if "--engine" in rest else ["--engine", "inprocess"]),

@@ -72,13 +72,10 @@ def run(  # noqa: PLR0913, PLR0917 - one for each option
     CONFIG is a TOML file or the folder of an app, by default the one here. Where there is no app,
     the defaults run in this process.
     """
-    given = {
-        "num-clients": num_clients,
-        "output-dir": output_dir,
-        "console": _console(quiet=quiet, verbose=verbose),
-    }
-    overrides = dict(_parse_setting(setting) for setting in settings or [])
-    overrides |= {key: value for key, value in given.items() if value is not None}
+    given: dict[str, object] = {"num-clients": num_clients, "output-dir": output_dir}
+    overrides = _overrides(settings or [], given)
+    if console := _console(quiet=quiet, verbose=verbose):
+        overrides["console"] = console
     with _interruption_in_words():
         asked, project, engine = _asked(config, resume, engine, overrides)
         run_dir = None if dry_run else _run(asked, project, engine, superlink)
@@ -179,10 +176,10 @@ def _check_only(config: Config, engine: EngineName) -> None:
         decoded = check_images(config)
     print(  # noqa: T201
         f"This can run: {config.strategy}, {config.model.name} on {config.data.name} "
-        f"({config.data.partitioner}), {config.num_clients} clients, {config.num_server_rounds} "
-        f"rounds, engine {engine}. Decoded without a fault: {counted(decoded, 'image')} "
-        "(the first of each class, to train and to test, for half a second at most). Its run "
-        "directory would be "
+        f"({config.data.partitioner}), {counted(config.num_clients, 'client')}, "
+        f"{counted(config.num_server_rounds, 'round')}, engine {engine}. Decoded without a fault: "
+        f"{counted(decoded, 'image')} (the first of each class, to train and to test, for half a "
+        "second at most). Its run directory would be "
         f"'{Path(config.output_dir) / free_name(config)}'. Nothing was started."
     )
 
@@ -241,6 +238,19 @@ def _no_app(config: str | None) -> ConfigError:
         f"{what}. Give the app's folder or a TOML file of config keys, make an app with "
         "'fedsplit new DIR', or use --engine inprocess, which needs none."
     )
+
+
+def _overrides(settings: list[str], given: dict[str, object]) -> dict[str, object]:
+    """Return the keys of --set and of the options that are short for some of them."""
+    pairs = [(f"--set {setting}", *_parse_setting(setting)) for setting in settings]
+    pairs += [(f"--{key} {value}", key, value) for key, value in given.items() if value is not None]
+    found: dict[str, object] = {}
+    said: dict[str, str] = {}
+    for words, key, value in pairs:
+        if key in found and found[key] != value:
+            raise ConfigError(f"{key} is set twice, by '{said[key]}' and by '{words}'. Keep one.")
+        found[key], said[key] = value, words
+    return found
 
 
 def _parse_setting(setting: str) -> tuple[str, object]:

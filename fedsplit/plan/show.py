@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from io import StringIO
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsplit.names import printable
-from fedsplit.plan.cuts import ModelPlan
+from fedsplit.plan.cuts import CutPlan, ModelPlan
 from fedsplit.results.strict_json import dumps
 from fedsplit.results.text import fixed, minutes, with_unit
 
@@ -33,7 +34,8 @@ def plan_tables(plan: ModelPlan) -> str:
     console = Console(file=file, width=WIDTH_COLUMNS, color_system=None, markup=False)
     console.print(_title(plan), soft_wrap=True)
     console.print(_sides(plan))
-    console.print(_crossing(plan))
+    for table in _crossing(plan):
+        console.print(table)
     console.print(
         "The cut is the number of stages on the client. FLOP: forward and backward, one sample. "
         "To train: parameters, gradients, Adam's state and activations of one step. Smashed and "
@@ -78,27 +80,45 @@ def _sides(plan: ModelPlan) -> Table:
     return table
 
 
-def _crossing(plan: ModelPlan) -> Table:
+def _crossing(plan: ModelPlan) -> list[Table]:
+    """Return what crosses and how long a round takes: in two tables, if one would be too wide."""
     names = [f"round\non {name}" for name in plan.setting.links]
-    table = _table(
-        "\ncut",
-        "smashed\nper step",
-        "gradient\nper step",
-        "up per\nsample",
-        "down per\nsample",
-        "weights\nper round",
-        *names,
+    sizes = [[f"{cut.cut_layer}", *_sizes(cut)] for cut in plan.cuts]
+    times = [list(map(seconds_text, cut.round_seconds.values())) for cut in plan.cuts]
+    together = _filled(
+        [*_SIZES, *names], [size + time for size, time in zip(sizes, times, strict=True)]
     )
-    for cut in plan.cuts:
-        table.add_row(
-            f"{cut.cut_layer}",
-            with_unit(cut.smashed_bytes_per_step, "B"),
-            with_unit(cut.cut_gradient_bytes_per_step, "B"),
-            with_unit(cut.uplink_bytes_per_sample, "B"),
-            with_unit(cut.downlink_bytes_per_sample, "B"),
-            with_unit(cut.sync_bytes, "B"),
-            *(seconds_text(seconds) for seconds in cut.round_seconds.values()),
-        )
+    if Console(width=10 * WIDTH_COLUMNS).measure(together).maximum <= WIDTH_COLUMNS:
+        return [together]
+    own = [[size[0], *time] for size, time in zip(sizes, times, strict=True)]
+    return [_filled(_SIZES, sizes), _filled(["\ncut", *names], own)]
+
+
+_SIZES = (
+    "\ncut",
+    "smashed\nper step",
+    "gradient\nper step",
+    "up per\nsample",
+    "down per\nsample",
+    "weights\nper round",
+)
+
+
+def _sizes(cut: CutPlan) -> Iterator[str]:
+    for size in (
+        cut.smashed_bytes_per_step,
+        cut.cut_gradient_bytes_per_step,
+        cut.uplink_bytes_per_sample,
+        cut.downlink_bytes_per_sample,
+        cut.sync_bytes,
+    ):
+        yield with_unit(size, "B")
+
+
+def _filled(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = _table(*names)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

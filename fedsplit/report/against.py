@@ -38,26 +38,31 @@ def _costs() -> list[tuple[str, Source, Show]]:
     return costs
 
 
-def reference_of(gathered: Gathered) -> str | None:
+def _reference_of(gathered: Gathered, setting: str) -> str | None:
     """Return the label of the variant that others are compared with: the first that is `full`."""
-    return next(
-        (label for label in gathered.comparison.variants if _is(gathered, label, REFERENCE)), None
-    )
+    return next(iter(_labels(gathered, setting, REFERENCE)), None)
 
 
-def _is(gathered: Gathered, label: str, strategy: str) -> bool:
-    keys = {**gathered.comparison.base, **gathered.comparison.variants[label]}
-    return keys.get("strategy", "sflv1") == strategy
+def _labels(gathered: Gathered, setting: str, strategy: str) -> list[str]:
+    """Return the variants that have this strategy in a setting, which may choose it, too."""
+    comparison = gathered.comparison
+    return [
+        label
+        for label in comparison.variants
+        if comparison.keys_of(setting, label).get("strategy", "sflv1") == strategy
+    ]
 
 
 def headlines(gathered: Gathered) -> Iterator[Headline]:
     """Yield the most accurate variants of each setting, and what one costs against `full`."""
-    reference, seeds = reference_of(gathered), len(gathered.comparison.seeds)
+    seeds = len(gathered.comparison.seeds)
     for setting in gathered.settings:
+        reference = _reference_of(gathered, setting)
+        pooled = _labels(gathered, setting, POOLED)
         scores = {
             label: found
             for label in gathered.comparison.variants
-            if not _is(gathered, label, POOLED)
+            if label not in pooled
             and (found := estimate(gathered.of(setting, label), _FINAL)) is not None
         }
         if not scores:
@@ -78,7 +83,7 @@ def headlines(gathered: Gathered) -> Iterator[Headline]:
             if (found := estimate(records, source)) is not None:
                 note = _cost_note(found, estimate(of_reference, source), reference, show)
                 figures.append(Figure(show(found.mean), f"{name}{whose}", note))
-        title = _title(winners, accuracy(scores[best].mean), pools=_pools(gathered))
+        title = _title(winners, accuracy(scores[best].mean), pools=bool(pooled))
         yield Headline(f"{setting}: {title}" if setting else title, figures)
 
 
@@ -109,10 +114,6 @@ def _listed(labels: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(labels[:-1]), labels[-1])))
 
 
-def _pools(gathered: Gathered) -> bool:
-    return any(_is(gathered, label, POOLED) for label in gathered.comparison.variants)
-
-
 def _against(
     scores: Mapping[str, Estimate], winners: Sequence[str], reference: str | None, seeds: int
 ) -> str:
@@ -136,6 +137,8 @@ def _against(
 def _cost_note(found: Estimate, of: Estimate | None, reference: str | None, show: Show) -> str:
     if of is None:
         return ""
+    if show(found.mean) == show(of.mean):
+        return f"{reference}: {show(of.mean)}, the same"
     return f"{reference}: {show(of.mean)}{_times(found.mean, of.mean)}"
 
 
@@ -144,17 +147,24 @@ def _times(value: float, of: float) -> str:
         return ""
     ratio = of / value
     if ratio > 1.05:
-        return f", {ratio:,.0f} times as much" if ratio >= 10 else f", {ratio:.1f} times as much"
-    return f"; here {1 / ratio:.1f} times as much" if ratio < 0.95 else ", the same"
+        return f", {_factor(ratio)} times as much"
+    return f"; here {_factor(1 / ratio)} times as much" if ratio < 0.95 else ", about the same"
+
+
+def _factor(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:,.0f} %" if share >= 999.5 else f"{share:.3g} %"
 
 
 def tables(gathered: Gathered) -> Iterator[Table]:
     """Yield a table of all variants against `full` for each setting: none without `full`."""
-    reference, seeds = reference_of(gathered), len(gathered.comparison.seeds)
-    if reference is None:
-        return
+    seeds = len(gathered.comparison.seeds)
     for setting in gathered.settings:
-        base = gathered.of(setting, reference)
+        reference = _reference_of(gathered, setting)
+        base = [] if reference is None else gathered.of(setting, reference)
         if not base:
             continue
         header = ["variant", FIELDS[_FINAL].label, "difference"]
@@ -173,18 +183,18 @@ def _row(
     label: str, records: Sequence[RunRecord], base: Sequence[RunRecord], seeds: int
 ) -> list[Cell]:
     row = [Cell(label), cell(estimate(records, _FINAL), accuracy, zero=True, planned=seeds)]
-    row.append(Cell(NOTHING) if records == base else _difference(records, base))
+    row.append(Cell(NOTHING) if records == base else _difference(records, base, seeds))
     for _, source, show in _costs():
         found, of = estimate(records, source), estimate(base, source)
         row.append(cell(found, show))
         share = NOTHING
         if found is not None and of is not None and of.mean:
-            share = f"{100 * found.mean / of.mean:.3g} %"
+            share = _percent(100 * found.mean / of.mean)
         row.append(Cell(share))
     return row
 
 
-def _difference(records: Sequence[RunRecord], base: Sequence[RunRecord]) -> Cell:
+def _difference(records: Sequence[RunRecord], base: Sequence[RunRecord], seeds: int) -> Cell:
     """Return the difference in accuracy, seed by seed: seeds share the division of the images."""
     of_seed = {record.config.seed: record.summary[_FINAL] for record in base}
     found = tuple(
@@ -197,4 +207,5 @@ def _difference(records: Sequence[RunRecord], base: Sequence[RunRecord]) -> Cell
     difference = Estimate(found)
     text = f"{difference.mean:+.3f}"
     text += "" if difference.deviation is None else f" ± {accuracy(difference.deviation)}"
+    text += f" (n = {len(found)})" if len(found) < seeds else ""
     return Cell(text, "; ".join(exactly(value) for value in found))

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fedsplit.config import Scalar
+from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError
 from fedsplit.results.strict_json import dumps
 
 FILE_NAME = "comparison.json"
+DEFAULTS = Config().to_flat()
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Comparison:
     seeds : list[int]
         The seeds of each variant in each setting.
     base : dict[str, Scalar]
-        The keys that all runs share and whose values are not defaults.
+        The keys of the base whose values are not defaults. A setting or variant may override them.
     settings, variants : dict[str, dict[str, Scalar]]
         Label -> the keys that it sets.
     jobs : int
@@ -69,6 +70,23 @@ class Comparison:
     runs: list[ComparedRun]
     failures: dict[str, str] = field(default_factory=dict)
     wall_seconds: float = 0.0
+
+    def keys_of(self, setting: str, label: str) -> dict[str, Scalar]:
+        """Return the keys that are set for the runs of a variant in a setting."""
+        return {**self.base, **self.settings.get(setting, {}), **self.variants[label]}
+
+    def shared_keys(self) -> dict[str, Scalar]:
+        """Return the keys that have one value in all runs, which is not the default."""
+        tables = [
+            {**DEFAULTS, **self.keys_of(setting, label)}
+            for setting in self.settings or [""]
+            for label in self.variants
+        ]
+        return {
+            key: value
+            for key, value in tables[0].items()
+            if value != DEFAULTS.get(key) and all(table.get(key) == value for table in tables)
+        }
 
     def write(self, directory: Path) -> None:
         """Write it to its directory, whole or not at all."""

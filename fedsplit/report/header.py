@@ -38,7 +38,8 @@ def _facts(gathered: Gathered, records: Sequence[RunRecord]) -> dict[str, str]:
         if found := list(dict.fromkeys(str(record.summary[key]) for record in records)):
             facts[FIELDS[key].label.capitalize()] = ", ".join(found)
     facts["Seeds"] = ", ".join(map(str, comparison.seeds))
-    facts["Keys of all runs that differ from their defaults"] = keys_in_words(comparison.base)
+    shared = keys_in_words(comparison.shared_keys())
+    facts["Keys of all runs that differ from their defaults"] = shared
     if records:
         facts |= facts_of(records)
     facts["Wall time"] = (

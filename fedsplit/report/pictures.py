@@ -63,7 +63,7 @@ def accuracy(gathered: Gathered, axis: Axis) -> Iterator[Picture]:
         curves = [line for line in found if line is not None]
         if curves:
             ends = ", ".join(f"{line.label} {line.ys[-1]:.3f}" for line in curves)
-            caption = f"Test accuracy by {axis.along}{_in(setting)}"
+            caption = f"Test accuracy by {axis.along}{_in(setting)}{_cut_off(gathered, setting)}"
             yield draw_curves(
                 curves,
                 name=f"{axis.name}{number}",
@@ -72,6 +72,18 @@ def accuracy(gathered: Gathered, axis: Axis) -> Iterator[Picture]:
                 along=axis.along,
                 unit=axis.unit,
             )
+
+
+def _cut_off(gathered: Gathered, setting: str) -> str:
+    """Say which lines do not show all rounds, because some seeds have ended before others."""
+    said = []
+    for label in gathered.comparison.variants:
+        numbers = {len(record.rounds) for record in gathered.of(setting, label)}
+        if len(numbers) > 1:
+            said.append(f"{label} (round {min(numbers)} of {max(numbers)})")
+    if not said:
+        return ""
+    return f". Lines end with the last round that all seeds have, early of: {', '.join(said)}"
 
 
 def by_direction(gathered: Gathered) -> Iterator[Picture]:

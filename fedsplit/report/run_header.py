@@ -21,7 +21,7 @@ def run_header(record: RunRecord) -> Header:
     rounds = counted(done, "round") if done == asked else f"{done} of {asked} rounds"
     lead = what_ran(summary, rounds=rounds) + "."
     if summary["stopped_early"]:
-        lead += f" It ended early, because {_why(record)}."
+        lead += f" It ended early, because {_why_early(record)}."
     images = ", ".join(
         f"{summary[f'num_{split}_examples']:,} {word}"
         for split, word in (
@@ -48,11 +48,11 @@ def run_header(record: RunRecord) -> Header:
     )
 
 
-def _why(record: RunRecord) -> str:
+def _why_early(record: RunRecord) -> str:
     """Say what has ended a run before its last round."""
     if is_over(record.rounds, record.config.monitor, record.config.patience):
         return "its score had not improved for as long as patience says"
-    return "a callback has stopped it"
+    return "a callback ended it (StopRun); log.txt says why"
 
 
 def _unfinished(record: RunRecord) -> Notice:

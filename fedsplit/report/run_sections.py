@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedsplit.drawing.axes import add_axes
-from fedsplit.fields import BYTE_KEYS, Field, fields_shown_in
+from fedsplit.fields import BYTE_KEYS, BuiltIn, Field, fields_shown_in
 from fedsplit.report.classes import class_sections
 from fedsplit.report.clients import CLIENTS_TEXT, client_picture, client_table
 from fedsplit.report.curves import draw_run
@@ -79,11 +79,17 @@ def _rounds(record: RunRecord) -> Table:
     measured = [
         field
         for field in (*shown_first, *record.metrics, *others)
-        if any(row.get(field.key) for row in record.rounds)  # what does not apply is 0 or missing
+        if any(_applies(row.get(field.key), field) for row in record.rounds)
     ]
     fields: list[Field] = [number, *measured]
     rows = [[_cell(row.get(field.key), field) for field in fields] for row in record.rounds]
     return Table("Every round", [field.label for field in fields], rows)
+
+
+def _applies(value: float | None, field: Field) -> bool:
+    """Whether a value says something: bytes that do not apply are 0, a score of 0 is a score."""
+    measured = not isinstance(field, BuiltIn) or field.form == "score"
+    return value is not None if measured else bool(value)
 
 
 def _summary(record: RunRecord) -> Table:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fedsplit.config import Config
 from fedsplit.fields import Field, Metric, fields_shown_in
+from fedsplit.report.comparison import DEFAULTS
 from fedsplit.report.gather import Gathered, RunRecord
 from fedsplit.report.measures import (
     CLIENT_FLOPS_LABEL,
@@ -198,7 +198,7 @@ def without_empty_columns(table: Table) -> Table:
 def difference_tables(gathered: Gathered) -> Iterator[Table]:
     """Yield a table of the keys in which variants differ, and one for settings."""
     comparison = gathered.comparison
-    shared = {**Config().to_flat(), **comparison.base}
+    shared = {**DEFAULTS, **comparison.base}
     for what, of_label in (("variant", comparison.variants), ("setting", comparison.settings)):
         names = dict.fromkeys(key for table in of_label.values() for key in table)
         values = {

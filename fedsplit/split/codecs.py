@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsplit.boundary import TensorSpec
+from fedsplit.errors import ConfigError, shorten
 from fedsplit.references import load_instance
 
 NO_CODEC = "none"
@@ -103,6 +104,45 @@ class Identity(Codec):
 
 
 IDENTITY = Identity()
+
+
+def packed_by(
+    codec: Codec, tensors: Mapping[str, TensorSpec], batch_size: int
+) -> dict[str, Packed]:
+    """Return what `Codec.packed` returns, with shapes that equal those of tensors.
+
+    Raises
+    ------
+    ConfigError
+        If it is no mapping of names to shapes and dtypes.
+    """
+    found: object = codec.packed(tensors, batch_size)
+    try:
+        assert isinstance(found, Mapping)
+        pairs = [(str(name), *described) for name, described in found.items()]
+        assert all(isinstance(dtype, torch.dtype) for _, _, dtype in pairs)
+        return {name: Packed(torch.Size(shape), dtype) for name, shape, dtype in pairs}
+    except (AssertionError, TypeError, ValueError):
+        raise ConfigError(
+            f"{type(codec).__name__}.packed has returned {shorten(repr(found))}. Return a dict of "
+            "names and Packed(shape, dtype)."
+        ) from None
+
+
+def tensors_by(codec: Codec, method: str, made: object) -> dict[str, Tensor]:
+    """Return what a method of a codec has made.
+
+    Raises
+    ------
+    ConfigError
+        If it is no mapping of names to tensors.
+    """
+    if isinstance(made, Mapping) and all(isinstance(each, Tensor) for each in made.values()):
+        return dict(made)
+    raise ConfigError(
+        f"{type(codec).__name__}.{method} has returned {shorten(repr(made))}. Return a dict of "
+        "names and tensors."
+    )
 
 
 def load_codec(name: str, *, key: str) -> Codec:

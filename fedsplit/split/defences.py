@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
+from torch import Tensor
 
-from fedsplit.boundary import State
+from fedsplit.boundary import BARE_NAME, State
+from fedsplit.errors import ConfigError, shorten
 from fedsplit.references import load_instance
 
 NO_DEFENCE_NAME = "none"
@@ -40,6 +43,37 @@ class _NoDefence(Defence):
 
 
 NO_DEFENCE = _NoDefence()
+
+
+def protected(defence: Defence, smashed: State, draw: Callable[..., torch.Generator]) -> State:
+    """Return what a defence makes of smashed data, for a check before the run.
+
+    What clients send in the run is checked by the server.
+
+    Raises
+    ------
+    ConfigError
+        If it has other names, shapes or dtypes.
+    """
+    before = _described(smashed)  # it may change them in place
+    made: object = defence.protect(smashed, draw)
+    after = _described(made)
+    if after == before:
+        return cast(State, made)
+    raise ConfigError(
+        f"{type(defence).__name__}.protect has returned {after}, not {before}. Return the smashed "
+        "data to send, of the same names, shapes and dtypes."
+    )
+
+
+def _described(state: object) -> str:
+    """Return names, dtypes and shapes in words: of a single tensor as of a dict of one."""
+    said = []
+    for name, each in (state if isinstance(state, Mapping) else {BARE_NAME: state}).items():
+        if not isinstance(each, Tensor):
+            return shorten(repr(state))
+        said.append(f"'{name}' of {each.dtype} {list(each.shape)}")
+    return ", ".join(sorted(said)) or "nothing"
 
 
 def load_defence(name: str) -> Defence:

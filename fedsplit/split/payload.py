@@ -15,7 +15,7 @@ from fedsplit.channel.codec import LIMITS
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ConfigError
 from fedsplit.split.checks import all_finite, check_names, check_tensor, check_value, refused
-from fedsplit.split.codecs import Codec, Draw, Packed
+from fedsplit.split.codecs import Codec, Draw, Packed, packed_by, tensors_by
 
 Item = TypeVar("Item")
 _LONGEST_ENTRY = 90
@@ -70,7 +70,7 @@ class Payload:
 
     def __post_init__(self) -> None:
         """Refuse a codec whose tensor would replace one of the boundary, and too many tensors."""
-        packed = self.codec.packed(self._floating, 1) if self._floating else {}
+        packed = packed_by(self.codec, self._floating, 1) if self._floating else {}
         if both := sorted(set(packed) & (set(self.boundary.tensors) - set(self._floating))):
             raise ConfigError(
                 f"The codec {type(self.codec).__name__} names a tensor {both[0]!r}, as the model "
@@ -119,7 +119,7 @@ class Payload:
             for name, spec in self.boundary.tensors.items()
             if name not in self._floating
         }
-        packed = self.codec.packed(self._floating, batch_size) if self._floating else {}
+        packed = packed_by(self.codec, self._floating, batch_size) if self._floating else {}
         return self._named(packed, whole) | {
             name: Packed(spec.shape_for(batch_size) if spec.shape else torch.Size(), spec.dtype)
             for name, spec in self.scores.items()
@@ -147,7 +147,9 @@ class Payload:
         tensors = {name: t.detach().contiguous() for name, t in by_name(state).items()}
         floating = {name: t for name, t in tensors.items() if t.is_floating_point()}
         whole = {name: t for name, t in tensors.items() if name not in floating}
-        packed = self.codec.encode(floating, draw) if floating else {}
+        packed: dict[str, Tensor] = {}
+        if floating:
+            packed = tensors_by(self.codec, "encode", self.codec.encode(floating, draw))
         return Frame(kind, step, self._named(packed, whole) | dict(scores))
 
     def unpack(
@@ -215,10 +217,11 @@ class Payload:
             return {}
         packed = {
             name: frame.tensors[self.prefix + name].to(device)
-            for name in self.codec.packed(self._floating, batch_size)
+            for name in packed_by(self.codec, self._floating, batch_size)
         }
         try:
-            decoded = self.codec.decode(packed, self._floating, batch_size)
+            made = self.codec.decode(packed, self._floating, batch_size)
+            decoded = tensors_by(self.codec, "decode", made)
         except Exception as error:  # what hostile values make a codec raise is open-ended
             raise refused(frame, f"cannot be decoded ({error})") from None
         if set(decoded) != set(self._floating):

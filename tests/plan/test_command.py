@@ -42,6 +42,22 @@ def test_tables_fit_80_columns(call: Call) -> None:
         assert said in out
 
 
+@pytest.mark.parametrize("samples", ["500", "10000000"])
+def test_no_number_is_cut_off(call: Call, samples: str) -> None:
+    """Break it: let rich shorten what does not fit: 4.37 kB to "4.37 …", and 12:49:33 to "12:49:…".
+
+    With one network there is one table.
+    """
+    networks = [part for name in PROFILES for part in ("--network", name)]
+    custom = ("--network", "custom", "--uplink-mbps", "0.01", "--downlink-mbps", "1")
+    _, out, _ = call("vit-nano", "--samples-per-client", samples, *networks, *custom)
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert sum(line.startswith("   1 ") for line in out.splitlines()) == 3
+    _, out, _ = call("vit-nano", "--samples-per-client", samples, "--network", "lan")
+    assert sum(line.startswith("   1 ") for line in out.splitlines()) == 2
+
+
 def test_json(call: Call, tmp_path: Path) -> None:
     picture = tmp_path / "cuts.png"
     code, out, err = call(

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from fedsplit.report.against import headlines, tables
+from fedsplit.report.comparison import Comparison
 from fedsplit.report.gather import Gathered, gather
 from tests.report.examples import MANY, VARIANTS, write_comparison
 
@@ -103,3 +108,50 @@ def test_without_full_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
     (found,) = headlines(gathered)
     assert found.title == "sflv1 number 1 is the most accurate variant"
     assert "full" not in " ".join(figure.note for figure in found.figures)
+
+
+def test_a_setting_can_choose_the_strategy(tmp_path: Path) -> None:
+    """Break it: read the strategy of a variant from the base and the variant alone."""
+    variants: dict[str, Any] = {"cut 1": {"split.cut-layer": 1}, "cut 2": {"split.cut-layer": 2}}
+    write_comparison(tmp_path, variants=variants, settings=("v2", "unsplit"), seeds=[1])
+    settings: dict[str, Any] = {"v2": {"strategy": "sflv2"}, "unsplit": {"strategy": "full"}}
+    base: dict[str, Any] = {"strategy": "centralized"}
+    replace(Comparison.read(tmp_path), base=base, settings=settings).write(tmp_path)
+    gathered = gather(tmp_path)
+    first, second = headlines(gathered)
+    assert first.title == "v2: cut 1 and cut 2 are equal at 0.510: no variant is more accurate"
+    assert [figure.note for figure in first.figures] == [""] * 4
+    assert second.figures[1].note == "cut 1: 12.0 MB, the same"
+    (table,) = tables(gathered)
+    assert table.caption == "Accuracy and costs against cut 1: unsplit"
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "note", "share"),
+    [
+        (170_000, "full: 170 kB, the same", "100 %"),
+        (174_000, "full: 174 kB, about the same", "97.7 %"),
+        (160_000, "full: 160 kB; here 1.1 times as much", "106 %"),
+        (1_700, "full: 1.70 kB; here 100 times as much", "10,000 %"),
+        (5_100_000, "full: 5.10 MB, 30 times as much", "3.33 %"),
+    ],
+)
+def test_what_is_said_of_a_cost(tmp_path: Path, num_bytes: int, note: str, share: str) -> None:
+    """Break it: call costs that differ by a few percent the same, or write 1e+04 %."""
+    write_comparison(tmp_path, variants=VARIANTS, settings=(), seeds=[1])
+    path = tmp_path / "runs" / "full-seed1" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "client_memory_bytes": num_bytes}))
+    gathered = gather(tmp_path)
+    (found,) = headlines(gathered)
+    assert found.figures[2].note == note
+    (table,) = tables(gathered)
+    assert table.rows[-1][6].text == share
+
+
+def test_a_difference_says_that_seeds_are_missing(tmp_path: Path) -> None:
+    """Break it: give `_difference` no number of seeds."""
+    write_comparison(
+        tmp_path, variants=VARIANTS, settings=(), seeds=[1, 3, 5], failed=["full-seed3"]
+    )
+    (table,) = tables(gather(tmp_path))
+    assert table.rows[-1][2].text == "+0.020 ± 0.000 (n = 2)"

@@ -88,6 +88,19 @@ def test_rounds_without_accuracy_are_left_out(tmp_path: Path) -> None:
     assert curve(records, "full", 0, lambda row, record: 1.0) is None
 
 
+def test_the_caption_says_which_lines_end_before_the_runs_do(tmp_path: Path) -> None:
+    """Break it: say nothing, as if 0.320 were the last accuracy of `full`."""
+    directory = write_comparison(tmp_path, variants=VARIANTS, settings=())
+    said = "Lines end with the last round that all seeds have"
+    assert said not in page_of(directory)
+    path = directory / "runs" / "full-seed1" / "rounds.jsonl"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    page = page_of(directory)
+    assert (
+        f"{said}, early of: full (round 1 of 3). At the end: centralized 0.550, full 0.320" in page
+    )
+
+
 def test_the_caption_says_which_lines_lie_on_each_other() -> None:
     """Break it: return the caption as it was given."""
     lines = [Line(label, n, [0, 1, 2], [0.1, 0.5, 0.8]) for n, label in enumerate("abc")]

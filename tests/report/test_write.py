@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fedsplit.config import Config
+from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.fields import DECLARED_KEY, ENVIRONMENT_KEYS, Metric
 from fedsplit.report.comparison import Comparison
@@ -166,6 +168,39 @@ def test_the_report_of_a_run(tmp_path: Path) -> None:
     assert page.count("<svg ") == 4
     assert "Accuracy by round" in page
     assert "Metrics" not in text + page
+
+
+def test_a_score_of_0_in_every_round_is_shown(tmp_path: Path) -> None:
+    """Break it: leave out every column without a value above 0."""
+    metric = Metric("cheats", "times cheated")
+    run = write_run(Config.load({"output-dir": str(tmp_path)}), metrics=[metric])
+    rows = [json.loads(line) for line in run.rounds_path.read_text().splitlines()]
+    changed = [{**row, "cheats": 0, "test_accuracy": 0.0, "resent_bytes": 0} for row in rows]
+    run.rounds_path.write_text("".join(f"{json.dumps(row)}\n" for row in changed))
+    write_report(run.path)
+    text = (run.path / "report.md").read_text(encoding="utf-8")
+    header = next(line for line in text.splitlines() if line.startswith("| round |"))
+    assert "| test accuracy | times cheated |" in header
+    assert "sent again" not in header
+
+
+@pytest.mark.parametrize(
+    ("patience", "said"), [(1, "as long as patience says"), (0, "a callback ended it (StopRun)")]
+)
+def test_the_report_says_why_a_run_ended_early(tmp_path: Path, patience: int, said: str) -> None:
+    """Break it: name patience in any case."""
+    run = write_run(Config.load({"output-dir": str(tmp_path), "patience": patience}), rounds=2)
+    rows = [json.loads(line) for line in run.rounds_path.read_text().splitlines()]
+    changed = [{**row, "test_accuracy": 0.5} for row in rows]
+    run.rounds_path.write_text("".join(f"{json.dumps(row)}\n" for row in changed))
+    summary = json.loads(run.summary_path.read_text()) | {"stopped_early": True}
+    run.summary_path.write_text(json.dumps(summary))
+    write_report(run.path)
+    assert f"It ended early, because {said}" in _plain((run.path / "report.md").read_text())
+
+
+def _plain(markdown: str) -> str:
+    return re.sub(r"\\(.)", r"\1", markdown).replace("its score had not improved for ", "")
 
 
 def test_the_report_of_a_run_has_its_declared_metrics(tmp_path: Path) -> None:
@@ -365,3 +400,21 @@ def test_accuracy_by_round_and_class(directory: Path) -> None:
     assert text.count(by_round) == 2
     assert text.count("Test accuracy of each class after the last round") == 1
     assert "| full | 0.60 ± 0.14 | - |" in text
+
+
+def test_the_keys_of_all_runs_are_those_of_all_runs(tmp_path: Path) -> None:
+    """Break it: show the keys of the base, also where a setting or variant overrides them."""
+    variants: dict[str, Any] = {"a": {"batch-size": 8, "learning-rate": 0.1}}
+    variants["b"] = {"batch-size": 8}
+    write_comparison(tmp_path, variants=variants, settings=("dirichlet(0.1)",), seeds=[1])
+    base: dict[str, Scalar] = {"batch-size": 4, "learning-rate": 0.2}
+    replace(Comparison.read(tmp_path), base=base).write(tmp_path)
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    keys = re.search(r"Keys of all runs that differ from their defaults: (.*)", text)
+    assert keys is not None
+    assert sorted(keys[1].split(", ")) == [
+        "batch-size = 8",
+        "data.alpha = 0.1",
+        "data.partitioner = dirichlet",
+    ]

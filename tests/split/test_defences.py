@@ -11,7 +11,7 @@ from torch import Tensor
 from fedsplit.boundary import State, each
 from fedsplit.errors import ConfigError
 from fedsplit.seeding import generator
-from fedsplit.split.defences import NO_DEFENCE, NO_DEFENCE_NAME, Defence, load_defence
+from fedsplit.split.defences import NO_DEFENCE, NO_DEFENCE_NAME, Defence, load_defence, protected
 
 
 class Noise(Defence):
@@ -67,3 +67,35 @@ def test_the_gradient_flows_back_through_a_defence() -> None:
     torch.autograd.backward((2 * protected).sum())
     assert hidden.grad is not None
     assert torch.equal(hidden.grad, torch.full((2, 3), 2.0))
+
+
+class Returning(Defence):
+    """Returns what the test asks for."""
+
+    def __init__(self, made: object) -> None:
+        self._made = made
+
+    def protect(self, smashed: State, draw: Callable[..., torch.Generator]) -> State:
+        return self._made  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (None, "None"),
+        (torch.ones(2, 2), "'hidden' of torch.float32 [2, 2]"),
+        (torch.ones(2, 3).double(), "'hidden' of torch.float64 [2, 3]"),
+        ({"other": torch.ones(2, 3)}, "'other' of torch.float32 [2, 3]"),
+        ({}, "nothing"),
+    ],
+)
+def test_what_a_defence_returns_is_checked(made: object, said: str) -> None:
+    """Break it: send what it returns."""
+    with pytest.raises(ConfigError) as caught:
+        protected(Returning(made), torch.ones(2, 3), torch.Generator)
+    assert f"Returning.protect has returned {said}, not 'hidden' of" in str(caught.value)
+
+
+def test_a_defence_may_name_a_single_tensor() -> None:
+    made = {"hidden": torch.zeros(2, 3)}
+    assert protected(Returning(made), torch.ones(2, 3), torch.Generator) is made

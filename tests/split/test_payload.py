@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from fedsplit.boundary import Boundary, TensorSpec, by_name
 from fedsplit.channel.codec import decode, encode
 from fedsplit.channel.frame import Frame, Kind
 from fedsplit.errors import ChannelError, ConfigError
-from fedsplit.split.codecs import IDENTITY, Packed
+from fedsplit.split.codecs import IDENTITY, Identity, Packed
 from fedsplit.split.payload import Content, Payload
 from tests.split.toy_codecs import Flat, Int8
 
@@ -211,3 +212,44 @@ def test_a_frame_of_as_many_tensors_as_allowed_arrives() -> None:
     state = {name: torch.ones(4, 3) for name in names}
     sent = encode(payload.pack(Kind.SMASHED_DATA, 0, state, {}, never))
     assert unpacked(payload, decode(sent)).batch_size == 4
+
+
+HIDDEN = Boundary({"hidden": FLOAT}, bare=True)
+
+
+class _Returning(Identity):
+    """Returns from one method what the test asks for."""
+
+    def __init__(self, method: str, made: object) -> None:
+        setattr(self, method, lambda *arguments: made)
+
+
+@pytest.mark.parametrize("made", [None, [1], {"hidden": None}, {"hidden": ([2, 3], "float32")}])
+def test_what_packed_returns_is_checked(made: object) -> None:
+    """Break it: use what a codec returns as it is."""
+    with pytest.raises(ConfigError, match=r"_Returning\.packed has returned .*Packed\(shape, dty"):
+        Payload("cut.", HIDDEN, _Returning("packed", made))
+
+
+def test_a_packed_shape_is_any_sequence() -> None:
+    """Break it: compare a list with the shape of a tensor."""
+
+    class Listing(Identity):
+        def packed(self, tensors: Mapping[str, TensorSpec], batch_size: int) -> dict[str, Any]:
+            found = super().packed(tensors, batch_size)
+            return {name: (list(shape), dtype) for name, (shape, dtype) in found.items()}
+
+    payload = Payload("cut.", HIDDEN, Listing())
+    frame = payload.pack(Kind.SMASHED_DATA, 0, torch.ones(3, 3), {}, never)
+    assert unpacked(payload, frame).batch_size == 3
+
+
+def test_what_encode_and_decode_return_is_checked() -> None:
+    """Break it: use what a codec returns as it is."""
+    encodes = Payload("cut.", HIDDEN, _Returning("encode", None))
+    with pytest.raises(ConfigError, match=r"_Returning\.encode has returned None\. Return a dict"):
+        encodes.pack(Kind.SMASHED_DATA, 0, torch.ones(2, 3), {}, never)
+    decodes = Payload("cut.", HIDDEN, _Returning("decode", [1]))
+    frame = decodes.pack(Kind.SMASHED_DATA, 0, torch.ones(2, 3), {}, never)
+    with pytest.raises(ChannelError, match=r"_Returning\.decode has returned \[1\]"):
+        unpacked(decodes, frame)
