@@ -11,7 +11,7 @@ from fedsplit.report.gather import read_run
 from fedsplit.report.run_header import run_header
 from tests.report.examples import write_run
 
-_BY_A_CALLBACK = "It ended early, because a callback has stopped it."
+_BY_A_CALLBACK = "It ended early, because a callback ended it (StopRun); log.txt says why."
 _BY_PATIENCE = "It ended early, because its score had not improved for as long as patience says."
 
 

@@ -184,25 +184,6 @@ def test_a_score_of_0_in_every_round_is_shown(tmp_path: Path) -> None:
     assert "sent again" not in header
 
 
-@pytest.mark.parametrize(
-    ("patience", "said"), [(1, "as long as patience says"), (0, "a callback ended it (StopRun)")]
-)
-def test_the_report_says_why_a_run_ended_early(tmp_path: Path, patience: int, said: str) -> None:
-    """Break it: name patience in any case."""
-    run = write_run(Config.load({"output-dir": str(tmp_path), "patience": patience}), rounds=2)
-    rows = [json.loads(line) for line in run.rounds_path.read_text().splitlines()]
-    changed = [{**row, "test_accuracy": 0.5} for row in rows]
-    run.rounds_path.write_text("".join(f"{json.dumps(row)}\n" for row in changed))
-    summary = json.loads(run.summary_path.read_text()) | {"stopped_early": True}
-    run.summary_path.write_text(json.dumps(summary))
-    write_report(run.path)
-    assert f"It ended early, because {said}" in _plain((run.path / "report.md").read_text())
-
-
-def _plain(markdown: str) -> str:
-    return re.sub(r"\\(.)", r"\1", markdown).replace("its score had not improved for ", "")
-
-
 def test_the_report_of_a_run_has_its_declared_metrics(tmp_path: Path) -> None:
     """Break it: leave them out of one of the tables, or escape no label."""
     config = Config.load({"output-dir": str(tmp_path), "run-name": "one", "seed": 4})
