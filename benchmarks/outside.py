@@ -34,6 +34,8 @@ from fedsplit.certificates import make_certificates
 from fedsplit.serving import Engine, open_grpc
 
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+HALF_TLS_HELLO = b"\x16\3\1\2\0\1\0\1\xfc\3\3" + bytes(20)
+"""The beginning of a ClientHello of 512 bytes (RFC 8446, section 4.1.2)."""
 SETTINGS: Mapping[str, object] = {
     **{"strategy": "sflv1", "num-clients": 10, "fraction-evaluate": 0.0, "checkpoint-every": 0},
     "console": "quiet",
@@ -49,8 +51,8 @@ def round_seconds(keys: Mapping[str, object], folder: str) -> list[float]:
     ]
 
 
-def intrude(address: str, count: int) -> None:
-    """Keep so many connections open; half say HTTP/2's first words. Closed ones are replaced."""
+def intrude(address: str, count: int, hello: bytes) -> None:
+    """Keep so many connections open; half of them say hello. Closed ones are replaced at once."""
     host, _, port = address.rpartition(":")
     watched = selectors.DefaultSelector()
 
@@ -58,7 +60,7 @@ def intrude(address: str, count: int) -> None:
         with suppress(OSError):
             stranger = socket.create_connection((host, int(port)), timeout=5.0)
             if len(watched.get_map()) % 2:
-                stranger.sendall(HTTP2_HELLO)
+                stranger.sendall(hello)
             stranger.setblocking(False)
             watched.register(stranger, selectors.EVENT_READ)
 
@@ -79,10 +81,10 @@ def intrude(address: str, count: int) -> None:
 
 
 @contextmanager
-def strangers(address: str, count: int) -> Iterator[None]:
+def strangers(address: str, count: int, hello: bytes) -> Iterator[None]:
     """Have another process connect to an address again and again."""
     process = multiprocessing.get_context("spawn").Process(
-        target=intrude, args=(address, count), daemon=True
+        target=intrude, args=(address, count, hello), daemon=True
     )
     process.start()
     try:
@@ -132,17 +134,19 @@ def main() -> None:
             "channel.root-certificates": str(made / "ca.pem"),
         }
         crowd = f"{arguments.strangers:,} strangers"
-        variants: dict[str, tuple[dict[str, object], int]] = {
-            "no TLS": ({}, 0),
-            "TLS": (tls, 0),
-            f"no TLS, {crowd}": ({}, arguments.strangers),
-            f"TLS, {crowd}": (tls, arguments.strangers),
+        variants: dict[str, tuple[dict[str, object], int, bytes]] = {
+            "no TLS": ({}, 0, b""),
+            "TLS": (tls, 0, b""),
+            f"no TLS, {crowd}": ({}, arguments.strangers, HTTP2_HELLO),
+            f"TLS, {crowd}": (tls, arguments.strangers, HALF_TLS_HELLO),
+            # They are refused at their first word, and come again as fast as they can: a flood.
+            f"TLS, {crowd} without TLS": (tls, arguments.strangers, HTTP2_HELLO),
         }
         for _ in range(arguments.repetitions):
-            for name, (own, count) in variants.items():
+            for name, (own, count, hello) in variants.items():
                 address = free_address()
                 keys = {**own, "num-server-rounds": arguments.rounds, "channel.address": address}
-                with strangers(address, count):
+                with strangers(address, count, hello):
                     seconds = round_seconds(keys, folder)
                 found.setdefault(name, []).append(statistics.median(seconds))
     table = Table("channel", "round, s", "of the first", box=MARKDOWN)
