@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from fedsplit.compare.runs import PlannedRun
 from fedsplit.results.run_directory import RunDirectory
-from fedsplit.results.text import minutes
+from fedsplit.results.text import counted, minutes
 
 
 class CompareProgress:
@@ -62,7 +62,7 @@ class CompareProgress:
     def __enter__(self) -> CompareProgress:
         self._bars.start()
         already = f", {self._done} of them already finished" if self._done else ""
-        self._say(f"{self._total} runs{already}, {self._jobs} at a time")
+        self._say(f"{counted(self._total, 'run')}{already}, {self._jobs} at a time")
         self.refresh()
         return self
 

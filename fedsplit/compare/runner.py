@@ -19,6 +19,7 @@ from fedsplit.compare.worker import WorkerProcess
 from fedsplit.config import Config, Scalar, config_toml
 from fedsplit.errors import InterruptionError, RunError
 from fedsplit.report.comparison import FILE_NAME, ComparedRun, Comparison
+from fedsplit.results.text import counted
 from fedsplit.threads import available_cores
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -177,9 +178,10 @@ def _make_all(
         except BaseException as error:
             workers.stop()  # otherwise leaving the pool of threads would wait for them
             if isinstance(error, KeyboardInterrupt):
+                left = counted(len(waiting) + len(going), "run")
                 raise InterruptionError(
-                    f"Interrupted with {len(waiting) + len(going)} runs left. Finished runs and "
-                    "rounds are kept: give the same command again to continue."
+                    f"Interrupted with {left} left. Finished runs and rounds are kept: give the "
+                    "same command again to continue."
                 ) from None
             raise
 

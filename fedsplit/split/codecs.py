@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -117,16 +118,18 @@ def packed_by(
         If it is no mapping of names to shapes and dtypes.
     """
     found: object = codec.packed(tensors, batch_size)
-    try:
-        assert isinstance(found, Mapping)
-        pairs = [(str(name), *described) for name, described in found.items()]
-        assert all(isinstance(dtype, torch.dtype) for _, _, dtype in pairs)
-        return {name: Packed(torch.Size(shape), dtype) for name, shape, dtype in pairs}
-    except (AssertionError, TypeError, ValueError):
-        raise ConfigError(
-            f"{type(codec).__name__}.packed has returned {shorten(repr(found))}. Return a dict of "
-            "names and Packed(shape, dtype)."
-        ) from None
+    with suppress(TypeError, ValueError):
+        if isinstance(found, Mapping):
+            packed = {
+                str(name): Packed(torch.Size(shape), dtype)
+                for name, (shape, dtype) in found.items()
+            }
+            if all(isinstance(each.dtype, torch.dtype) for each in packed.values()):
+                return packed
+    raise ConfigError(
+        f"{type(codec).__name__}.packed has returned {shorten(repr(found))}. Return a dict of "
+        "names and Packed(shape, dtype)."
+    )
 
 
 def tensors_by(codec: Codec, method: str, made: object) -> dict[str, Tensor]:

@@ -38,7 +38,8 @@ def step_traffic(wire: Wire, batch_size: int) -> StreamTraffic:
 def stream_traffic(wire: Wire, batch_sizes: Sequence[int]) -> StreamTraffic:
     """Return the exact bytes of a training stream, including the two frames that end it."""
     end = Traffic(encoded_length(Frame(Kind.FINISH, 0)), encoded_length(Frame(Kind.FINISHED, 0)))
-    steps = [step_traffic(wire, size) for size in batch_sizes]
+    of_size = {size: step_traffic(wire, size) for size in set(batch_sizes)}
+    steps = [of_size[size] for size in batch_sizes]
     return StreamTraffic(
         sum((step.traffic for step in steps), end), sum(step.messages for step in steps) + 1
     )

@@ -96,7 +96,7 @@ def test_an_interruption_says_how_to_continue(
     worker.failing, worker.error = "split-seed1", KeyboardInterrupt()
     with pytest.raises(
         RunError,
-        match=r"Interrupted with [1-3] runs left\. Finished runs and rounds are kept: give the",
+        match=r"Interrupted with [1-3] runs? left\. Finished runs and rounds are kept: give the",
     ):
         run(tmp_path, jobs=jobs)
     worker.failing = ""
