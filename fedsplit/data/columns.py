@@ -116,11 +116,10 @@ def as_class_labels(
     """
     feature = parts[0].features[column]
     if isinstance(feature, datasets.ClassLabel):
-        names = list(feature.names)
         own = [
             p if _has_names(p, column) else as_class_labels((p,), column, name)[0] for p in parts
         ]
-        return [align_labels(part, column, tuple(names), name) for part in own]
+        return [align_labels(part, column, tuple(feature.names), name) for part in own]
     if _is_list(feature):
         raise _several_labels(column, name)
     if not _is_plain(feature):

@@ -16,6 +16,14 @@ from fedsplit.results.strict_json import dumps
 from fedsplit.results.text import fixed, minutes, with_unit
 
 WIDTH_COLUMNS = 80
+_SIZES = (
+    "\ncut",
+    "smashed\nper step",
+    "gradient\nper step",
+    "up per\nsample",
+    "down per\nsample",
+    "weights\nper round",
+)
 
 
 def to_json(plan: ModelPlan) -> str:
@@ -92,16 +100,6 @@ def _crossing(plan: ModelPlan) -> list[Table]:
         return [together]
     own = [[size[0], *time] for size, time in zip(sizes, times, strict=True)]
     return [_filled(_SIZES, sizes), _filled(["\ncut", *names], own)]
-
-
-_SIZES = (
-    "\ncut",
-    "smashed\nper step",
-    "gradient\nper step",
-    "up per\nsample",
-    "down per\nsample",
-    "weights\nper round",
-)
 
 
 def _sizes(cut: CutPlan) -> Iterator[str]:
