@@ -20,6 +20,15 @@ from tests.conftest import TINY, Run, distance, weights
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow, pytest.mark.timeout(600)]
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again soon: on such a network a frame may need thirty tries, each after a longer wait.
+
+    Waits of up to 2 seconds would use up `channel.reconnect-timeout`, and take three minutes.
+    """
+    monkeypatch.setattr(grpc_stream, "_LONGEST_WAIT_SECONDS", 0.05)
+
+
 class ProxiedChannel:
     """The channel over gRPC, which clients reach through a proxy only."""
 
@@ -82,8 +91,6 @@ def test_a_thousand_faults_change_neither_weights_nor_bytes(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Break it: handle a frame again that was answered, or do not compare checksums."""
-    # On such a network most frames have to be sent several times, each time after a longer wait.
-    monkeypatch.setattr(grpc_stream, "_LONGEST_WAIT_SECONDS", 0.05)
     kinds = [kind for kind in KINDS for _ in range(1 if kind == "stall" else 5)]
     keys: dict[str, object] = {"strategy": "sflv1", "num-server-rounds": 4}
     quiet = run(**keys)
