@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from fedsplit.checking import check, check_images, check_shards
+from fedsplit.collector import collect_again
 from fedsplit.config import Config, config_toml
 from fedsplit.data.run import reading
 from fedsplit.devices import gpus_per_client
@@ -73,6 +74,7 @@ def run_with_flower(config: Config, *, app_dir: Path, superlink: str | None = No
             check_certificates(config.channel)
             check_shards(config)
             check_images(config)
+        collect_again()
         if own is not None:
             own.wait()
         if config.console != "quiet":

@@ -17,6 +17,7 @@ from fedsplit.absolute_paths import relative_place
 from fedsplit.algorithms import strategy_class
 from fedsplit.batch_check import Trained
 from fedsplit.checking import check_batches
+from fedsplit.collector import collect_again
 from fedsplit.config import Config
 from fedsplit.data.run import reading
 from fedsplit.errors import CheckpointError, FedSplitError, RunError, sentence
@@ -98,6 +99,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
     with run_log(config.console) as lines, threads, reading(config.data):
         saved = last_state(config, [*held_arguments(), *engine.observers.names])
         prepared = prepare(config, run=run, observers=engine.observers)
+        collect_again()
         kind = strategy_class(config.strategy)
         with served(config, prepared, engine) as (server, address):
             told = _instructions(config, prepared, run, address)

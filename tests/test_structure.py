@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
     {
         "fedsplit.addresses",
         "fedsplit.certificates",
+        "fedsplit.collector",
         "fedsplit.interruption",
         "fedsplit.locks",
         "fedsplit.screen",

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from fedsplit.app_project import AppProject
+from fedsplit.collector import waiting_collector
 from fedsplit.config import Config, read_toml, with_clients
 from fedsplit.errors import ConfigError, InterruptionError
 from fedsplit.names import local_directory
@@ -76,7 +77,7 @@ def run(  # noqa: PLR0913, PLR0917 - one for each option
     overrides = _overrides(settings or [], given)
     if console := _console(quiet=quiet, verbose=verbose):
         overrides["console"] = console
-    with _interruption_in_words():
+    with _interruption_in_words(), waiting_collector():
         asked, project, engine = _asked(config, resume, engine, overrides)
         run_dir = None if dry_run else _run(asked, project, engine, superlink)
     if run_dir is None:
