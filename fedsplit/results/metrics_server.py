@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 SILENT_SECONDS = 5.0
 """How long a connection can say nothing, in its handshake and its request."""
+LONGEST_SECONDS = 10.0
+"""How long a connection lasts, also one that says a byte now and then."""
 _MOST_CONNECTIONS = 32
 
 
@@ -41,6 +45,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
     """
 
     daemon_threads = True
+    request_queue_size = 64  # with 5, a scrape behind strangers waits for TCP to try again
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
             self.socket = context.wrap_socket(
                 self.socket, server_side=True, do_handshake_on_connect=False
             )
+        self._began: dict[socket.socket, float] = {}
         self._room = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         threading.Thread(target=self.serve_forever, name="fedsplit-metrics", daemon=True).start()
 
@@ -73,10 +79,20 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
         """Answer a connection."""
+        self._began[request] = time.monotonic()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            del self._began[request]
             self._room.release()
+
+    def service_actions(self) -> None:
+        """End the connections that have lasted too long; the loop of the server calls it."""
+        latest = time.monotonic() - LONGEST_SECONDS
+        for request, began in list(self._began.items()):
+            if began < latest:
+                with suppress(OSError):  # it has just ended
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: what strangers send is not the run's affair."""

@@ -6,12 +6,14 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedsplit.certificates import make_certificates
+from fedsplit.results import metrics_server
 from fedsplit.results.metrics_server import MetricsServer
 
 
@@ -78,3 +80,30 @@ def test_connections_are_bounded_and_silent_ones_are_closed(
     assert scrape() == b"numbers"
     for each in silent:
         each.close()
+
+
+def test_a_connection_that_says_a_byte_now_and_then_is_closed(
+    served: tuple[MetricsServer, Callable[[], bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """32 of them kept everybody else out. Break it: limit the silence only."""
+    monkeypatch.setattr(metrics_server, "LONGEST_SECONDS", 1.0)
+    server, scrape = served
+    slow = socket.create_connection(("127.0.0.1", server.server_port))
+    if isinstance(server.socket, ssl.SSLSocket):
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        slow = context.wrap_socket(slow)
+    with slow:
+        slow.sendall(b"GET /")
+        assert said_for(slow, seconds=8.0) < 8.0
+    assert scrape() == b"numbers"
+
+
+def said_for(slow: socket.socket, seconds: float) -> float:
+    """Send a byte now and then, and return for how long that is possible."""
+    began = time.monotonic()
+    with suppress(OSError):
+        while time.monotonic() - began < seconds:
+            slow.sendall(b"a")
+            time.sleep(0.1)
+    return time.monotonic() - began
