@@ -53,7 +53,15 @@ from strategies.context import RunContext
 app = ServerApp()
 
 
-FLOWER = Engine("flower", open_grpc, widen_simulation, call_at_exit, AskingGrid, is_deployed)
+FLOWER = Engine(
+    "flower",
+    open_grpc,
+    widen_simulation,
+    call_at_exit,
+    AskingGrid,
+    is_deployed,
+    check=check_certificates,
+)
 
 
 @app.main()
@@ -66,7 +74,6 @@ def main(grid: Grid, context: Context) -> None:
     config = Config.from_flat(context.run_config, source="The run config")
     if place := relative_place(config):
         print(place)  # noqa: T201
-    check_certificates(config.channel)  # before anything is loaded
     run_server(grid, config, FLOWER)
 
 
@@ -97,6 +104,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
     """
     threads, run, interrupted = torch_threads(config.torch_threads), secrets.token_hex(8), Event()
     with run_log(config.console) as lines, threads, reading(config.data):
+        engine.check(config.channel)
         saved = last_state(config, [*held_arguments(), *engine.observers.names])
         prepared = prepare(config, run=run, observers=engine.observers)
         collect_again()

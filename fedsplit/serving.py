@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from fedsplit.algorithms import strategy_class
 from fedsplit.channel.endpoint import Channel, SessionHost
 from fedsplit.channel.grpc import GrpcChannel
-from fedsplit.config import Config
+from fedsplit.config import ChannelConfig, Config
 from fedsplit.models.trainable import layer_rates
 from fedsplit.observers import NOBODY, Observers
 from fedsplit.participants import max_streams
@@ -43,6 +43,8 @@ class Engine:
         part. In a simulation their faults are those of the run.
     observers : Observers
         What watches a run from the process that has asked for it.
+    check : Callable[[ChannelConfig], object]
+        Refuses what the channel cannot be opened with, before anything is loaded.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Engine:
     asking: Callable[[Grid, SplitServer | None], Grid] = lambda grid, server: grid
     has_sites: Callable[[], bool] = lambda: False
     observers: Observers = NOBODY
+    check: Callable[[ChannelConfig], object] = lambda channel: None
 
 
 def open_grpc(host: SessionHost, config: Config) -> Channel:

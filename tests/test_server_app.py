@@ -17,6 +17,7 @@ from fedsplit.flower_internals import task_identity
 from fedsplit.inprocess import IN_PROCESS, InProcessGrid
 from fedsplit.server_app import FLOWER, _without_traceback, app, run_server
 from fedsplit.split.client import SplitSession
+from tests.channel.certificates import Certificates
 from tests.conftest import Run, weights
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -78,8 +79,18 @@ def test_a_run_that_cannot_start_says_why_in_one_paragraph(
 
 
 @pytest.mark.slow
-def test_the_wire_changes_no_bit_and_no_byte(tiny: dict[str, object], run: Run) -> None:
-    config = Config.load(tiny)
+def test_the_wire_changes_no_bit_and_no_byte(
+    tiny: dict[str, object], run: Run, tmp_path: Path
+) -> None:
+    """And what is wrong with its private key is in the run's log, too."""
+    made = Certificates(tmp_path / "made").directory
+    (made / "server.key").chmod(0o644)
+    tls = {
+        "channel.certificate": str(made / "server.pem"),
+        "channel.private-key": str(made / "server.key"),
+        "channel.root-certificates": str(made / "ca.pem"),
+    }
+    config = Config.load(tiny, tls)
     with task_identity(), InProcessGrid(config) as grid:
         over_grpc = run_server(grid, config, FLOWER)
     direct = run()
@@ -90,6 +101,10 @@ def test_the_wire_changes_no_bit_and_no_byte(tiny: dict[str, object], run: Run) 
     for key in direct.summary:
         if key.endswith("_bytes"):
             assert over_grpc.summary[key] == direct.summary[key]
+    (run_dir,) = Path(config.output_dir).iterdir()
+    assert "can be read by every user of this machine (mode 644)" in (
+        (run_dir / "log.txt").read_text()
+    )
 
 
 def test_a_failed_run_frees_its_channel_and_threads(
