@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from fedsplit.addresses import address_fault, host_of, is_loopback, port_of
 from fedsplit.channel.direct import SCHEME
-from fedsplit.errors import ChannelError
+from fedsplit.errors import UnreachableError
 
 KEY = "channel-address"
 """The key of a SuperNode's ``--node-config``."""
@@ -29,18 +29,18 @@ def check_address(advertised: str, allowed: str | None) -> str:
 
     Raises
     ------
-    ChannelError
+    UnreachableError
         If it may not; names both.
     """
     if advertised.startswith(SCHEME):  # opens no connection
         return advertised
     if fault := address_fault(advertised):
-        raise ChannelError(
+        raise UnreachableError(
             f"The server's message names the channel address {advertised!r}, which {fault}."
         )
     if allowed is None:
         if not is_loopback(advertised):
-            raise ChannelError(
+            raise UnreachableError(
                 f"The server's message names the channel address {advertised!r}, which is another "
                 "machine, and this client's own configuration names none. Start its SuperNode with "
                 f"--node-config '{KEY}=\"{advertised}\"', if that is the split server."
@@ -48,7 +48,7 @@ def check_address(advertised: str, allowed: str | None) -> str:
         return advertised
     host, port = _parts(allowed)
     if _plain(host_of(advertised)) != host or port not in (None, port_of(advertised)):
-        raise ChannelError(
+        raise UnreachableError(
             f"The server's message names the channel address {advertised!r}, but {KEY} = "
             f"{allowed!r} in this client's --node-config. Correct the one that is wrong."
         )

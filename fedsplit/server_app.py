@@ -49,6 +49,7 @@ from fedsplit.tls import check_certificates
 from strategies.asking import AskingGrid
 from strategies.clients import Clients
 from strategies.context import RunContext
+from strategies.discovery import discover
 
 app = ServerApp()
 
@@ -113,11 +114,12 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             told = _instructions(config, prepared, run, address)
             if kind.synchronous:
                 engine.make_room()
-            clients = Clients.discover(
-                grid,
+            meeting = server if kind.synchronous else None
+            clients = discover(
+                engine.asking(grid, meeting),
                 config,
                 instructions=told,
-                rendezvous=server if kind.synchronous else None,
+                rendezvous=meeting,
                 may_be_left_out=engine.has_sites(),
             )
             check_clients(config, len(clients.node_ids), clients.num_validation)

@@ -22,7 +22,7 @@ from fedsplit.errors import ConfigError, RunError
 from fedsplit.fields import BYTE_KEYS
 from fedsplit.flower_internals import error_reply
 from fedsplit.models.loading import input_spec
-from fedsplit.serving import Engine
+from fedsplit.serving import Engine, open_grpc
 from fedsplit.split.client import SplitSession
 from tests.channel.certificates import Certificates
 from tests.conftest import TINY, Run, distance, weights
@@ -109,7 +109,8 @@ def test_a_client_that_cannot_describe_itself_costs_its_own_share_only(
     for key in (*BYTE_KEYS, "num_participants", "failed_clients", "test_loss"):
         assert result.rounds[0][key] == expected.rounds[0][key]
     log = (result.run_dir / "log.txt").read_text(encoding="utf-8")
-    assert "A client cannot take part, so the run goes without client 2: node 3: its disk" in log
+    assert "Node 3 cannot take part: its disk is gone\n" in log
+    assert "The run goes without client 2\n" in log
     again = simulate(resume=result.run_dir, num_server_rounds=3)  # its disk is back
     assert again.rounds[2]["num_participants"] == 4
     for key in ("num_train_examples", "num_validation_examples"):
@@ -142,8 +143,35 @@ def test_a_client_whose_certificate_is_refused_is_left_out_before_the_first_roun
         num_server_rounds=1,
     )
     log = (result.run_dir / "log.txt").read_text(encoding="utf-8")
-    assert "so the run goes without client 2: node 3: The split server at 127.0.0.1" in log
+    assert "Node 3 (client 2) cannot take part: The split server at 127.0.0.1" in log
     assert "does not accept this client's certificate" in log
+    assert distance(weights(result), weights(expected)) == 0.0
+
+
+@pytest.mark.parametrize("strategy", ["sflv2", "parallel"])
+def test_a_client_that_may_not_connect_there_is_left_out_before_the_first_round(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, strategy: str
+) -> None:
+    """Break it: keep what the client says about its own configuration from the server."""
+    settings = {**tiny, "strategy": strategy}
+    expected = _without(2, monkeypatch, settings)
+
+    def misconfigured(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 2:
+            context.node_config["channel-address"] = "127.0.0.1:9"
+        return client_app(message, context)
+
+    sites = Engine("inprocess", open_grpc, has_sites=lambda: True)
+    monkeypatch.setattr(inprocess, "IN_PROCESS", sites)
+    monkeypatch.setattr("fedsplit.inprocess.client_app", misconfigured)
+    result = simulate(
+        {**settings, "output-dir": str(tmp_path / "runs"), "channel.join-timeout": 4.0},
+        max_concurrent_clients=4,
+        num_server_rounds=1,
+    )
+    log = (result.run_dir / "log.txt").read_text(encoding="utf-8")
+    assert "Node 3 (client 2) cannot take part: The server's message names the channel" in log
+    assert "but channel-address = '127.0.0.1:9' in this client's --node-config" in log
     assert distance(weights(result), weights(expected)) == 0.0
 
 

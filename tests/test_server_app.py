@@ -3,12 +3,15 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.common import log
+from flwr.serverapp import Grid
 
 from fedsplit import Config
 from fedsplit.channel.direct import _hosts
@@ -17,6 +20,8 @@ from fedsplit.flower_internals import task_identity
 from fedsplit.inprocess import IN_PROCESS, InProcessGrid
 from fedsplit.server_app import FLOWER, _without_traceback, app, run_server
 from fedsplit.split.client import SplitSession
+from fedsplit.split.server import SplitServer
+from strategies.grids import ForwardingGrid
 from tests.channel.certificates import Certificates
 from tests.conftest import Run, weights
 
@@ -121,3 +126,35 @@ def test_a_failed_run_frees_its_channel_and_threads(
     assert torch.get_num_threads() == before
     (run_dir,) = Path(config.output_dir).iterdir()
     assert not (run_dir / "summary.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sflv1", "sflv2"])
+def test_clients_are_found_through_the_grid_that_knows_who_was_asked(
+    tiny: dict[str, object], strategy: str
+) -> None:
+    """For a node that is gone the SuperLink replies: without it, "node 1" is named.
+
+    Break it: find the clients through Flower's grid.
+    """
+    asked: list[tuple[bool, set[str]]] = []
+    knows = False
+
+    class Noting(ForwardingGrid):
+        def send_and_receive(
+            self, messages: Iterable[Message], *, timeout: float | None = None
+        ) -> Iterable[Message]:
+            messages = list(messages)
+            asked.append((knows, {message.metadata.message_type for message in messages}))
+            return super().send_and_receive(messages, timeout=timeout)
+
+    def asking(grid: Grid, server: SplitServer | None) -> Grid:
+        nonlocal knows
+        knows = server is not None
+        return Noting(grid)
+
+    config = Config.load(tiny, {"strategy": strategy, "num-server-rounds": 1})
+    with task_identity(), InProcessGrid(config) as grid:
+        run_server(grid, config, replace(IN_PROCESS, asking=asking))
+    assert asked[0] == (strategy == "sflv2", {"query.describe"})
+    assert asked[1] == (True, {"train"})
