@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def find_model(
     config = _read_config(directory, CONFIG, trust=trust)
     check_values(config, directory / CONFIG)
     text = ""
-    if (directory / PROCESSOR).is_file():
+    if os.path.lexists(directory / PROCESSOR):  # a pipe or a broken link is no reason to do without
         text = json.dumps(_read_config(directory, PROCESSOR, trust=trust))
     known = as_known(config)
     return Source(model_name, known, directory, local is None, processor_text=text, trust=trust)

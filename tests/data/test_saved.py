@@ -73,7 +73,7 @@ def test_a_key_that_is_there_twice_is_refused(folder: Path) -> None:
     """Break it: read the file with `json`, which keeps the last one."""
     path = folder / "state.json"
     path.write_text(path.read_text().replace("{", '{"_data_files": [],', 1))
-    with pytest.raises(DataError, match=r"state\.json' of a saved data set cannot be read .the key '_data_files' is"):
+    with pytest.raises(DataError, match=r"state\.json' of .* .the key '_data_files' is there tw"):
         read_saved(folder)
 
 

@@ -55,6 +55,12 @@ TOO_MUCH: dict[str, object] = {
     "vision_config": {"depth": 10**5},
     "model_args": {"embed_dim": 10**9},
     "deepstack_visual_indexes": [0] * 10**5,
+    "layer_norm_eps": -1.0,
+    "rms_norm_eps": 1e30,
+    "attention_probs_dropout_prob": 1.5,
+    "drop_path_rate": -0.1,
+    "initializer_range": float("nan"),
+    "anything": [1.0, float("-inf")],
 }
 
 

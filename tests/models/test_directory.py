@@ -200,3 +200,19 @@ def test_a_checkpoint_with_a_name_twice_is_refused(copied: Path) -> None:
         ModelError, match=f"weights in .* cannot be read: the key '{name}' is there"
     ):
         load_model(copied)
+
+
+@pytest.mark.parametrize("file", [PROCESSOR, INDEX])
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a dangling link"])
+def test_a_file_that_cannot_be_read_is_not_done_without(copied: Path, file: str, kind: str) -> None:
+    """Break it: take a file that `is_file` does not see for none, and normalise by 0.5."""
+    path = copied / file
+    path.unlink(missing_ok=True)
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(copied / "gone")
+    with pytest.raises(ModelError, match="is no regular file"):
+        load_model(copied)
