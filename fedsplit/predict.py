@@ -77,7 +77,8 @@ def predict(
     """
     run = RunPaths(run_dir)
     directory = run.best_dir if best else run.model_dir
-    if not directory.is_dir() or not run.shards_path.is_file():
+    there = directory.is_dir() and run.shards_path.is_file() and run.config_path.is_file()
+    if not there:
         raise ConfigError(
             f"'{run_dir}' has no {directory.name}/: it is not the directory of a run that has "
             "ended. Give one, such as runs/sflv1-fashion-mini-20261129-080906."

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from fedsplit.errors import cannot_write
+from fedsplit.names import printable_lines
 from fedsplit.screen import Screen
 
 Verbosity = Literal["quiet", "normal", "verbose"]
@@ -51,7 +52,7 @@ class _OnScreen(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self.format(record)
+            text = printable_lines(self.format(record))
             if record.levelno < logging.WARNING:
                 self._screen.show(text)
             else:
@@ -69,7 +70,7 @@ class _Early(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+        self.texts.append(printable_lines(record.getMessage()))
         print(f"{record.levelname.capitalize()}: {self.texts[-1]}", file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -116,7 +117,7 @@ class RunLog(logging.Handler):
             self._kept.append(record)
         elif not self._is_broken:
             try:
-                self._file.write(f"{self.format(record)}\n")
+                self._file.write(f"{printable_lines(self.format(record))}\n")
             except OSError as error:  # what else the run cannot write then ends it
                 self._is_broken = True
                 print(f"Warning: log.txt ends here: {error}.", file=sys.stderr)  # noqa: T201

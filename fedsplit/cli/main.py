@@ -27,6 +27,7 @@ from fedsplit.errors import (
     sentence,
     too_many_files,
 )
+from fedsplit.names import printable_lines
 from fedsplit.plan.command import plan
 
 typer.core.HAS_RICH = False  # with it, plain help has a backslash before every bracket
@@ -101,7 +102,7 @@ def main() -> None:
 
 
 def _print(text: str) -> None:
-    print(f"fedsplit: {text}", file=sys.stderr)  # noqa: T201
+    print(f"fedsplit: {printable_lines(text)}", file=sys.stderr)  # noqa: T201
 
 
 @contextmanager
