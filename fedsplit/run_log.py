@@ -43,16 +43,25 @@ def warn(text: str) -> None:
     _run.warning("%s", text)
 
 
+class PrintableFormatter(logging.Formatter):
+    """Leaves out of a record what a terminal would follow, not show (see `printable_lines`)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return printable_lines(super().format(record))
+
+
 class _OnScreen(logging.Handler):
     """Shows lines as they are, and warnings as such."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__()
+        self.setFormatter(PrintableFormatter())
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = printable_lines(self.format(record))
+            text = self.format(record)
             if record.levelno < logging.WARNING:
                 self._screen.show(text)
             else:
@@ -90,7 +99,7 @@ class RunLog(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter(_FORMAT, "%Y-%m-%d %H:%M:%S"))
+        self.setFormatter(PrintableFormatter(_FORMAT, "%Y-%m-%d %H:%M:%S"))
         self._kept: list[logging.LogRecord] = []
         self._file: TextIO | None = None
         self._is_broken = False
@@ -117,7 +126,7 @@ class RunLog(logging.Handler):
             self._kept.append(record)
         elif not self._is_broken:
             try:
-                self._file.write(f"{printable_lines(self.format(record))}\n")
+                self._file.write(f"{self.format(record)}\n")
             except OSError as error:  # what else the run cannot write then ends it
                 self._is_broken = True
                 print(f"Warning: log.txt ends here: {error}.", file=sys.stderr)  # noqa: T201

@@ -14,6 +14,7 @@ import pytest
 from fedsplit import cli
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError, RunError
+from fedsplit.names import printable
 from fedsplit.serving import open_grpc
 from fedsplit.split.server import SplitServer
 from tests.conftest import Call
@@ -242,7 +243,7 @@ def test_names_longer_than_a_file_name_may_be(
 def test_configs_that_cannot_be(call: Call, config_name: str) -> None:
     code, err = call("run", config_name)
     assert code == 2
-    _assert_one_paragraph(err, config_name, "Give the path of a TOML file")
+    _assert_one_paragraph(err, printable(config_name), "Give the path of a TOML file")
 
 
 def _taken(seen: list[Config]) -> Callable[[Config], SimpleNamespace]:
