@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fedsplit.run_log import Verbosity, early_warnings, note, run_log, say, warn
-from tests.data.pictures import image_folder
 
 FLOWER = logging.getLogger("flwr")
 
@@ -112,18 +109,3 @@ def test_a_full_disk_ends_the_file_and_not_the_run(
     out, err = capsys.readouterr()
     assert out == "one\ntwo\n"
     assert err.count("log.txt ends here") == 1
-
-
-def test_what_is_warned_of_before_a_run_has_no_codes_either(tmp_path: Path) -> None:
-    """Break it: leave what Python shows of a record that no handler takes as it is."""
-    data = image_folder(tmp_path / "data", {"a": 3, "b": 3, "empty\x1b[2J": 0})
-    command = [sys.executable, "-m", "fedsplit", "run", "--engine", "inprocess", "--dry-run"]
-    done = subprocess.run(
-        [*command, "--num-clients", "2", "--set", f"data.name={data}"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-    )
-    assert "without an image are no classes: empty\ufffd[2J." in done.stderr
-    assert "\x1b" not in done.stdout + done.stderr
