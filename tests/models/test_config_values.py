@@ -121,6 +121,13 @@ def test_tables_of_positions_are_bounded_too(copied: Path) -> None:
         load_model(copied, num_labels=2)
 
 
+def test_a_name_that_a_library_does_not_know_is_told_as_such(copied: Path) -> None:
+    """Break it: take the text of a KeyError, which is the name alone."""
+    edit(copied, hidden_act="evil")
+    with pytest.raises(ModelError, match="cannot be loaded: its library knows no 'evil'"):
+        load_model(copied)
+
+
 def test_published_sizes_are_accepted() -> None:
     """The largest of each kind: ViT-22B, SigLIP's vocabulary, Qwen3-VL 235B, ImageNet-21k."""
     from fedsplit.models.config_values import check_values
