@@ -43,7 +43,7 @@ class FileLock:
     def owner(path: Path) -> int | None:
         """Return the id of the process that holds the lock of a file; None if none does."""
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait
         except FileNotFoundError:
             return None
         try:

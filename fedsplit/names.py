@@ -47,6 +47,17 @@ def printable(name: str) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in name)
 
 
+def printable_lines(text: str) -> str:
+    """Return a text whose lines are `printable`; tabs and line feeds stay.
+
+    A name that a stranger chose can hold codes that move a terminal's cursor or change its title.
+    """
+    plain = text.replace("\n", "").replace("\t", "")
+    if plain.isprintable():
+        return text
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
 def some(names: Sequence[str], limit: int = 5) -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import box
@@ -24,9 +25,10 @@ from fedsplit.data.regular_files import special_kind
 from fedsplit.errors import ConfigError, DataError
 from fedsplit.input_spec import InputSpec
 from fedsplit.models.directory import CONFIG, file_in, parse, read_text
-from fedsplit.models.labels import label_names
+from fedsplit.models.labels import are_generic, label_names, stored_names
 from fedsplit.models.loading import input_spec, load_model
-from fedsplit.names import printable
+from fedsplit.models.resolved import resolve
+from fedsplit.names import printable, some
 from fedsplit.references import is_reference
 from fedsplit.results.run_paths import RunPaths
 from fedsplit.results.shards_file import read_shards
@@ -77,7 +79,8 @@ def predict(
     """
     run = RunPaths(run_dir)
     directory = run.best_dir if best else run.model_dir
-    if not directory.is_dir() or not run.shards_path.is_file():
+    there = directory.is_dir() and run.shards_path.is_file() and run.config_path.is_file()
+    if not there:
         raise ConfigError(
             f"'{run_dir}' has no {directory.name}/: it is not the directory of a run that has "
             "ended. Give one, such as runs/sflv1-fashion-mini-20261129-080906."
@@ -93,6 +96,7 @@ def predict(
     config = Config.load(run.config_path)
     bounds = ImageBounds(config.data.max_pixels)
     trust = trust or _is_trusted(config, directory)
+    _check_names(resolve(str(directory), trust=trust).source.config, classes, run.path)
     model = load_model(str(directory), trust=trust).eval()
     found_spec = input_spec(str(directory), trust=trust)
     spec = replace(found_spec, background=config.data.background)
@@ -118,6 +122,19 @@ def _is_trusted(config: Config, directory: Path) -> bool:
     return parse(read_text(path), path).get("factory") == config.model.name
 
 
+def _check_names(config: Mapping[str, Any], classes: Sequence[str], run_dir: Path) -> None:
+    """Refuse a model of other classes than those of the run: its scores would get their names."""
+    stored = stored_names(config)
+    if are_generic(stored):
+        return
+    expected = label_names(classes, len(stored))
+    if stored != expected:
+        raise DataError(
+            f"The model of '{run_dir}' tells apart {some(stored, 10)}, and the shards.json beside "
+            f"it has the classes {some(expected, 10)}. Take both as one run has written them."
+        )
+
+
 def _scores(model: nn.Module, images: Images, num_classes: int) -> list[list[float]]:
     """Return the probabilities of each image, [N, classes]."""
     found: list[list[float]] = []
@@ -125,6 +142,11 @@ def _scores(model: nn.Module, images: Images, num_classes: int) -> list[list[flo
         with torch.no_grad():
             output = model(images.batch(indices)[0])
         logits = output if isinstance(output, torch.Tensor) else output.logits
+        if logits.shape[1] < num_classes:
+            raise DataError(
+                f"The model has {logits.shape[1]} logits, and the shards.json of its run "
+                f"{num_classes} classes. Take both as one run has written them."
+            )
         found += logits[:, :num_classes].float().softmax(dim=-1).tolist()
     return found
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from fedsplit.errors import cannot_write
+from fedsplit.names import printable_lines
 from fedsplit.screen import Screen
 
 Verbosity = Literal["quiet", "normal", "verbose"]
@@ -42,11 +43,20 @@ def warn(text: str) -> None:
     _run.warning("%s", text)
 
 
+class PrintableFormatter(logging.Formatter):
+    """Leaves out of a record what a terminal would follow, not show (see `printable_lines`)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return printable_lines(super().format(record))
+
+
 class _OnScreen(logging.Handler):
     """Shows lines as they are, and warnings as such."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__()
+        self.setFormatter(PrintableFormatter())
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -69,7 +79,7 @@ class _Early(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+        self.texts.append(printable_lines(record.getMessage()))
         print(f"{record.levelname.capitalize()}: {self.texts[-1]}", file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -89,7 +99,7 @@ class RunLog(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter(_FORMAT, "%Y-%m-%d %H:%M:%S"))
+        self.setFormatter(PrintableFormatter(_FORMAT, "%Y-%m-%d %H:%M:%S"))
         self._kept: list[logging.LogRecord] = []
         self._file: TextIO | None = None
         self._is_broken = False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from fedsplit import cli
 from fedsplit.config import Config
 from fedsplit.errors import ChannelError, RunError
+from fedsplit.names import printable
 from fedsplit.serving import open_grpc
 from fedsplit.split.server import SplitServer
 from tests.conftest import Call
@@ -242,7 +244,19 @@ def test_names_longer_than_a_file_name_may_be(
 def test_configs_that_cannot_be(call: Call, config_name: str) -> None:
     code, err = call("run", config_name)
     assert code == 2
-    _assert_one_paragraph(err, config_name, "Give the path of a TOML file")
+    _assert_one_paragraph(err, printable(config_name), "Give the path of a TOML file")
+
+
+def test_what_no_handler_takes_has_no_codes_for_a_terminal(
+    call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break it: leave the text of Python's last resort as it is, such as of checks before a run."""
+    assert logging.lastResort is not None
+    monkeypatch.setattr(logging.lastResort, "formatter", None)
+    call("runs", "nowhere")
+    record = logging.makeLogRecord({"msg": "a\x1b[2J", "levelno": logging.WARNING})
+    logging.lastResort.handle(record)
+    assert capsys.readouterr().err == "a\ufffd[2J\n"
 
 
 def _taken(seen: list[Config]) -> Callable[[Config], SimpleNamespace]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsplit.names import local_directory, near_miss, path_fault, printable
+from fedsplit.names import local_directory, near_miss, path_fault, printable, printable_lines
 
 
 def test_directories_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,6 +44,12 @@ def test_what_can_be_a_path(name: str) -> None:
 def test_a_name_is_shown_in_one_line() -> None:
     assert printable("größe $1 猫") == "größe $1 猫"
     assert printable("a\nb\tc\x00d\udc80") == "a\ufffdb\ufffdc\ufffdd\ufffd"
+
+
+def test_lines_and_tabs_of_a_text_stay() -> None:
+    """Break it: show a text of a stranger's as it is; a terminal follows the codes in it."""
+    assert printable_lines("a\tb\n├── größe\n") == "a\tb\n├── größe\n"
+    assert printable_lines("a\x1b[2J\tb\r\n\x07c\u202e") == "a\ufffd[2J\tb\ufffd\n\ufffdc\ufffd"
 
 
 @pytest.mark.parametrize(

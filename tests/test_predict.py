@@ -116,6 +116,36 @@ def test_what_cannot_be_predicted_is_named(result: Result, tmp_path: Path) -> No
         predict(tmp_path, [tmp_path / "one.png"])
 
 
+@pytest.mark.parametrize("change", ["another order", "one less", "one more", "without names"])
+def test_classes_of_another_run_are_refused(
+    result: Result, folder: Path, tmp_path: Path, change: str
+) -> None:
+    """Break it: give the logits whatever names shards.json has, in its order."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(result.run_dir, run_dir)
+    kept = json.loads((run_dir / "shards.json").read_text())
+    names, counts = kept["class_names"], kept["class_counts"]
+    if change == "another order":
+        names = names[::-1]
+    elif change == "one less":
+        names, counts = names[:-1], [row[:-1] for row in counts]
+    else:
+        names, counts = [*names, "more"], [[*row, 0] for row in counts]
+    (run_dir / "shards.json").write_text(json.dumps({"class_names": names, "class_counts": counts}))
+    said = "tells apart .* shards.json beside it has the classes"
+    if change == "one more":
+        said = "11 class names for a model of 10 logits"
+    elif change == "without names":
+        path = run_dir / "model" / "config.json"
+        config = json.loads(path.read_text())
+        names = {str(n): f"LABEL_{n}" for n in range(10)}
+        config |= {"id2label": names, "label2id": {name: int(n) for n, name in names.items()}}
+        path.write_text(json.dumps(config))
+        said = "The model has 10 logits, and the shards.json of its run 11 classes"
+    with pytest.raises(FedSplitError, match=said):
+        predict(run_dir, [folder])
+
+
 def test_a_broken_file_of_a_folder_is_named_with_a_remedy(
     result: Result, folder: Path, tmp_path: Path
 ) -> None:

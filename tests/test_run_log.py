@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsplit.run_log import Verbosity, note, run_log, say, warn
+from fedsplit.run_log import Verbosity, early_warnings, note, run_log, say, warn
 
 FLOWER = logging.getLogger("flwr")
 
@@ -65,6 +65,21 @@ def test_flowers_console_is_silent_but_for_verbose(
     assert seen == ["[ROUND 1/3]", "a client failed"]
     FLOWER.info("after the run")
     assert seen[-1] == "after the run"
+
+
+def test_no_line_has_codes_for_a_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Break it: write the name of a stranger's folder as it is."""
+    with early_warnings() as early:
+        logging.getLogger("fedsplit.data").warning("folder %s", "a\x1b[2J")
+    with run_log("normal") as lines:
+        lines.write_to(tmp_path / "log.txt")
+        warn("two\nlines \x1b]0;title\x07")
+        say("\u202eb")
+    shown = "".join([*capsys.readouterr(), *early, (tmp_path / "log.txt").read_text()])
+    assert not set(shown) & set("\x1b\x07\u202e")
+    assert "Warning: two\nlines \ufffd]0;title\ufffd\n" in shown
 
 
 def test_all_loggers_are_as_they_were(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import signal
@@ -27,7 +28,9 @@ from fedsplit.errors import (
     sentence,
     too_many_files,
 )
+from fedsplit.names import printable_lines
 from fedsplit.plan.command import plan
+from fedsplit.run_log import PrintableFormatter
 
 typer.core.HAS_RICH = False  # with it, plain help has a backslash before every bracket
 app = typer.Typer(
@@ -64,6 +67,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; an error is one paragraph on stderr."""
+    if logging.lastResort is not None:  # it shows what is warned of before a run has its log
+        logging.lastResort.setFormatter(PrintableFormatter())
     with _interruptible():
         try:
             # In standalone mode Typer would print an error in the arguments as a box.
@@ -101,7 +106,7 @@ def main() -> None:
 
 
 def _print(text: str) -> None:
-    print(f"fedsplit: {text}", file=sys.stderr)  # noqa: T201
+    print(f"fedsplit: {printable_lines(text)}", file=sys.stderr)  # noqa: T201
 
 
 @contextmanager

@@ -260,5 +260,5 @@ def _parse_setting(setting: str) -> tuple[str, object]:
         raise ConfigError(f"--set '{setting}' must be KEY=VALUE, such as --set batch-size=64.")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except ValueError:  # not TOML, or a number of more digits than Python reads
+    except (ValueError, RecursionError):  # not TOML, or more digits or brackets than Python reads
         return key.strip(), value  # a text without quotes

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsplit.config import DataConfig
+from fedsplit.data.class_range import check_label_range
 from fedsplit.data.image_paths import AllowedFolders, check_images
 from fedsplit.data.rows import own_columns
 from fedsplit.errors import DataError
@@ -19,6 +20,7 @@ IMAGE_NAMES = ("image", "img", "images", "pixel_values")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
 _WHOLE = re.compile(r"(0|[1-9]\d*)(\.0+)?", re.ASCII)
 """A whole number as text, also as pandas writes it if a column has a gap: 1.0."""
+_MOST_DIGITS = 18
 PLAIN_LABELS = ("int", "uint", "float", "string", "large_string", "bool")
 
 
@@ -112,8 +114,10 @@ def as_class_labels(
     Raises
     ------
     DataError
-        If a label is missing or negative, or not an integer, a whole number or a text.
+        If a label is missing, negative, of no class, or no integer, whole number or text.
     """
+    for part in parts:
+        check_label_range(part, column, name)
     feature = parts[0].features[column]
     if isinstance(feature, datasets.ClassLabel):
         own = [
@@ -279,4 +283,5 @@ def _type(feature: object) -> str:
 
 def _is_number(text: str) -> bool:
     """Return whether a name is a number: "01" is a name of its own, and not the number 1."""
-    return text.isdecimal() and text == str(int(text))
+    # Python refuses to read thousands of digits, and no class has such a number.
+    return len(text) <= _MOST_DIGITS and text.isdecimal() and text == str(int(text))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +85,7 @@ def read_folder(folder: Path, *, follow_links: bool = False) -> dict[str, datase
     files = {
         split: class_files(path, allowed) for split, path in folders.items() if not tables[split]
     }
+    _tell_repeated(folder, files)
     class_names = sorted({name for classes in files.values() for name in classes})
     found = {split: _image_files(classes, class_names) for split, classes in files.items()}
     found |= {split: read_table(table, allowed) for split, table in tables.items() if table}
@@ -103,6 +106,19 @@ def read_folder(folder: Path, *, follow_links: bool = False) -> dict[str, datase
     if unused and folder not in folders.values():
         _logger.warning("Folders beside the splits of '%s' are not used: %s.", folder, some(unused))
     return {split: dataset for split, dataset in found.items() if len(dataset)}
+
+
+def _tell_repeated(folder: Path, files: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+    """Warn of files that links put into several classes or splits, or into one of them twice."""
+    number = Counter(
+        file for classes in files.values() for each in classes.values() for file in each
+    )
+    if repeated := sorted(file for file, times in number.items() if times > 1):
+        _logger.warning(
+            "%d images of '%s' are there more than once, by links to files or folders in it: %s. "
+            "Those in two classes are learnt as both, and training images may be tested.",
+            *(len(repeated), folder, some(repeated)),
+        )
 
 
 def _table_of_all(folder: Path) -> Path | None:

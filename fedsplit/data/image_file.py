@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fedsplit.config import DataConfig
 from fedsplit.data.regular_files import NotRegularError, open_regular
+from fedsplit.data.whole_image import check_rows, check_tiles
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of Pillow that are decoded in this process: EPS, for one, starts Ghostscript."""
@@ -92,7 +93,9 @@ def open_image(file: Mapping[str, object] | None, bounds: ImageBounds) -> Image.
         if image.width * image.height > bounds.max_pixels:
             size = f"{image.width} x {image.height} = {image.width * image.height} pixels"
             raise _too_large(size, bounds.max_pixels)
+        check_tiles(image)
         image.load()
+        check_rows(image, stream)
     if image.getexif().get(ExifTags.Base.Orientation) is not None:
         image = ImageOps.exif_transpose(image)
     return image

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from fedsplit import bounded_json
 from fedsplit.data.arrow_files import check_arrow_files
 from fedsplit.data.image_paths import AllowedFolders
 from fedsplit.data.regular_files import special_kind
@@ -74,6 +75,9 @@ def _arrow_files(folder: Path, allowed: AllowedFolders) -> list[Path]:
         if not isinstance(name, str) or not _is_plain(name):
             raise _wrong(path, "_data_files", entry, "objects with the name of a file beside it")
         found.append(_regular(folder / name, allowed))
+    if len(set(found)) < len(found):
+        twice = Counter(found).most_common(1)[0][0].name
+        raise _wrong(path, "_data_files", twice, "there once: its images would be there twice")
     return found
 
 
@@ -83,8 +87,8 @@ def _object(path: Path, allowed: AllowedFolders) -> dict[str, Any]:
     try:
         if (size := file.stat().st_size) > _LARGEST_JSON:
             raise ValueError(f"it has {size} bytes")
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = bounded_json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(
             f"'{path}' of a saved data set cannot be read ({error}). Save it again with "
             "save_to_disk."

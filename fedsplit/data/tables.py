@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import datasets
 
+from fedsplit import bounded_json
 from fedsplit.data.class_folders import IMAGE_SUFFIXES, SPLITS, inside, split_of, utf8
 from fedsplit.data.image_file import is_address
 from fedsplit.data.image_paths import AllowedFolders, path_fault
@@ -21,6 +21,7 @@ from fedsplit.names import some
 
 _logger = logging.getLogger(__name__)
 FILE_NAME = "file_name"
+_IMAGE, _SPLIT = "image", "split"
 
 
 def read_table(table: Path, allowed: AllowedFolders | None = None) -> datasets.Dataset:
@@ -59,13 +60,18 @@ def _images(
     if uneven is not None:
         raise DataError(f"Row {uneven} of '{table}' has other columns than row 0. Complete it.")
     files = _files(table, rows, allowed)
+    if _IMAGE in names:  # it would take the place of the files that were checked
+        raise DataError(
+            f"'{table}' has a column '{_IMAGE}' beside '{FILE_NAME}'. That is what the images of "
+            f"'{FILE_NAME}' are called: rename or remove the other one."
+        )
     columns = {name: [row[name] for row in rows] for name in names if name != FILE_NAME}
     images = [utf8(str(file)) for file in files]
     try:
-        dataset = datasets.Dataset.from_dict({"image": images, **columns})
+        dataset = datasets.Dataset.from_dict({_IMAGE: images, **columns})
     except Exception as error:  # values of one column that have no common type
         raise DataError(f"'{table}' cannot be made into columns: {error}.") from error
-    return dataset.cast_column("image", datasets.Image())
+    return dataset.cast_column(_IMAGE, datasets.Image())
 
 
 def read_splits(table: Path, allowed: AllowedFolders | None = None) -> dict[str, datasets.Dataset]:
@@ -83,7 +89,8 @@ def read_splits(table: Path, allowed: AllowedFolders | None = None) -> dict[str,
     allowed = allowed or AllowedFolders(str(table.parent))
     rows = _rows(table, allowed)
     dataset = _images(table, rows, allowed)
-    by_column = [split_of(str(row.get("split") or "")) for row in rows]
+    by_column = [split_of(str(row.get(_SPLIT) or "")) for row in rows]
+    _check_split_column(table, rows, by_column)
     splits = by_column if all(by_column) else [_folder_split(str(row[FILE_NAME])) for row in rows]
     named = {split for split in splits if split}
     without = [str(row[FILE_NAME]) for row, split in zip(rows, splits, strict=True) if not split]
@@ -99,6 +106,18 @@ def read_splits(table: Path, allowed: AllowedFolders | None = None) -> dict[str,
         for name in SPLITS
         if name in named
     }
+
+
+def _check_split_column(
+    table: Path, rows: Sequence[Mapping[str, Any]], splits: Sequence[str | None]
+) -> None:
+    """Refuse a column of splits with a value that is none: its test images would be trained on."""
+    odd = next((number for number, split in enumerate(splits) if not split), None)
+    if odd is not None and any(splits):
+        raise DataError(
+            f"Row {odd} of '{table}' has {rows[odd].get(_SPLIT)!r:.200} in the column '{_SPLIT}', "
+            f"and other rows name a split. Write one of {', '.join(SPLITS)} in every row."
+        )
 
 
 def _folder_split(file_name: str) -> str | None:
@@ -151,10 +170,12 @@ def _rows(table: Path, allowed: AllowedFolders) -> Sequence[Mapping[str, Any]]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             if table.suffix == ".jsonl":
-                rows = [json.loads(line) for line in file if line.strip()]
+                rows = [bounded_json.loads(line) for line in file if line.strip()]
             else:
-                rows = list(csv.DictReader(file))
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+                reader = csv.DictReader(file)
+                _check_header(reader.fieldnames or ())
+                rows = list(reader)
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"'{table}' cannot be read: {error}. Repair it.") from error
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -163,3 +184,13 @@ def _rows(table: Path, allowed: AllowedFolders) -> Sequence[Mapping[str, Any]]:
                 "each line, with the key 'file_name'."
             )
     return rows
+
+
+def _check_header(names: Sequence[str]) -> None:
+    """Refuse two columns of one name: `csv` keeps the last of them without a word.
+
+    Spreadsheets leave several empty columns without a name.
+    """
+    twice = next((name for n, name in enumerate(names) if name and name in names[:n]), None)
+    if twice is not None:
+        raise ValueError(f"it has the column {twice!r:.200} twice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ _BOUNDS = (
     _bounds(r"fedsplit_image_size|(.*_)?window_sizes?|input_size", 0, 8192),
     _bounds(r"hidden_size|(hidden|embed|mlp)_dims?|num_(attention_)?heads", 1, 2**20),
     _bounds(r"intermediate_size|num_channels|in_chans", 1, 2**20),
+    _bounds(r"(.*_)?(eps|epsilon|dropout|drop_rate|drop_path_rate)|.*_dropout_prob", 0, 1),
     _bounds(r".*_(size|dims?|heads|channels|chans|tokens|experts|features|patches)", 0, 2**20),
 )
 _KINDS: Mapping[str, type] = {
@@ -62,6 +64,11 @@ def check_values(config: Mapping[str, Any], path: Path) -> None:
         Names the key, the value and what is allowed.
     """
     for key, value in _values(config):
+        if any(isinstance(n, float) and not math.isfinite(n) for n in _items(value)):
+            raise ModelError(
+                f"The file '{path}' has {key} = {value!r:.80}, which JSON does not know and no "
+                "model computes with. Correct it, or copy or save the model again."
+            )
         kind = _KINDS.get(key)
         if kind is not None and value is not None and not isinstance(value, kind):
             raise ModelError(
@@ -83,8 +90,7 @@ def _bounds_of(key: str) -> _Bounds | None:
 
 
 def _check(key: str, value: object, bounds: _Bounds, path: Path) -> None:
-    items = value if isinstance(value, list) else [value]
-    numbers = [n for n in items if isinstance(n, int | float) and not isinstance(n, bool)]
+    numbers = [n for n in _items(value) if isinstance(n, int | float) and not isinstance(n, bool)]
     if bounds.of_sum and numbers and all(number >= 0 for number in numbers):
         numbers = [sum(numbers)]
     for number in numbers:
@@ -98,6 +104,10 @@ def _check(key: str, value: object, bounds: _Bounds, path: Path) -> None:
 def _values(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         yield key, value
-        for item in value if isinstance(value, list) else [value]:
+        for item in _items(value):
             if isinstance(item, Mapping):
                 yield from _values(item)
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -10,6 +10,8 @@ from fedsplit.errors import ModelError, shorten
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
+WHOLE_PROCESSOR = "processor_config.json"
+"""As transformers 5 saves a processor of texts and images: with that of images in it."""
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_BYTES = 2**24

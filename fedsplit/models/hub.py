@@ -17,14 +17,15 @@ from typing import Any
 from fedsplit.cache import OnceCache
 from fedsplit.errors import ModelError
 from fedsplit.models.builtin import BUILTIN_MODELS
+from fedsplit.models.config_files import processor_text, read_config
 from fedsplit.models.config_values import check_values
-from fedsplit.models.directory import CONFIG, INDEX, PROCESSOR, SINGLE, file_in, parse, read_text
+from fedsplit.models.directory import CONFIG, INDEX, PROCESSOR, SINGLE, WHOLE_PROCESSOR, parse
 from fedsplit.models.known_configs import LIBRARY_TYPES, as_known, config_of_name
-from fedsplit.models.named_code import check_code, without_code
 from fedsplit.names import local_directory, near_miss
 from fedsplit.references import is_reference
 
 PROBE_SECONDS = 5.0
+_CONFIGS = (CONFIG, PROCESSOR, WHOLE_PROCESSOR)
 
 
 @dataclass(frozen=True)
@@ -125,20 +126,10 @@ def find_model(
             f"The model directory '{directory}' has no config.json. Give a directory written by "
             "save_pretrained, or by a fedsplit run (its model/ folder)."
         )
-    config = _read_config(directory, CONFIG, trust=trust)
+    config = read_config(directory, CONFIG, trust=trust)
     check_values(config, directory / CONFIG)
-    text = ""
-    if (directory / PROCESSOR).is_file():
-        text = json.dumps(_read_config(directory, PROCESSOR, trust=trust))
-    known = as_known(config)
+    known, text = as_known(config), processor_text(directory, trust=trust)
     return Source(model_name, known, directory, local is None, processor_text=text, trust=trust)
-
-
-def _read_config(directory: Path, name: str, *, trust: bool) -> dict[str, Any]:
-    path = file_in(directory, name, trust=trust)
-    config = parse(read_text(path), path)
-    check_code(config, path, trust=trust)
-    return without_code(config)
 
 
 @dataclass(frozen=True)
@@ -166,7 +157,7 @@ def fetch_configs(model_id: str, cache_dir: str | Path | None) -> Path:
     """
     if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1 or not model_id:
         raise ModelError(f"The model directory '{model_id}' does not exist. {_alternatives()}")
-    return _snapshot(model_id, cache_dir, CONFIG, PROCESSOR)
+    return _snapshot(model_id, cache_dir, *_CONFIGS)
 
 
 def fetch_weights(
@@ -190,11 +181,10 @@ def fetch_weights(
     ModelError
         If there is no such model, or the hub cannot be reached.
     """
-    configs = (CONFIG, PROCESSOR)
-    folder = _snapshot(model_id, cache_dir, *configs, INDEX, revision=revision)
+    folder = _snapshot(model_id, cache_dir, *_CONFIGS, INDEX, revision=revision)
     if (folder / INDEX).is_file():
         return folder
-    return _snapshot(model_id, cache_dir, *configs, SINGLE, revision=revision)
+    return _snapshot(model_id, cache_dir, *_CONFIGS, SINGLE, revision=revision)
 
 
 def fetch_file(source: Source, file_name: str, *, cache_dir: str | Path | None) -> None:

@@ -55,9 +55,9 @@ def tell_other_classes(
     class_names : Sequence[str]
         Of the run, in the order of the logits.
     """
-    stored = _stored_names(config)
+    stored = stored_names(config)
     expected = label_names(class_names, len(class_names))
-    if len(stored) != len(expected) or stored == expected or all(map(_GENERIC.fullmatch, stored)):
+    if len(stored) != len(expected) or stored == expected or are_generic(stored):
         return
     _logger.warning(
         "The classifier of '%s' was trained on %s: %s. The run's are: %s. Training starts from it "
@@ -71,7 +71,13 @@ def tell_other_classes(
 _GENERIC = re.compile(r"LABEL_\d+")
 
 
-def _stored_names(config: Mapping[str, Any]) -> list[str]:
+def are_generic(names: Sequence[str]) -> bool:
+    """Return whether names say no more than which logit they are of, as in transformers."""
+    return all(map(_GENERIC.fullmatch, names))
+
+
+def stored_names(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of a checkpoint's classes in the order of its logits; empty if unknown."""
     by_id = config.get("id2label")
     if isinstance(by_id, Mapping) and all(str(key).isdecimal() for key in by_id):
         return [str(by_id[key]) for key in sorted(by_id, key=int)]

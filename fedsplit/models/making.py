@@ -72,6 +72,8 @@ def quietly(name: str, *, doing: str = "loaded") -> Iterator[None]:
             if doing == "saved" and isinstance(error, OSError | SafetensorError):
                 raise cannot_write(Path(name), error) from None
             reason = shorten(" ".join(str(error).split())) or type(error).__name__
+            if isinstance(error, KeyError):  # its text is a name alone, such as an activation's
+                reason = f"its library knows no {reason}"
             remedy = "Check the directory and its config.json."
             if is_reference(name):
                 remedy = "It is what the function of this name makes: check that function."

@@ -17,8 +17,13 @@ _ATTENTION = (
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
 )
 _QUANTIZED = ("quantization_config", "compression_config")
+_OUTPUTS = (
+    *("return_dict", "use_return_dict", "torchscript"),
+    *("output_attentions", "output_hidden_states"),
+)
+"""What a model returns beside its logits, or in another form: fedsplit asks for the logits."""
 _LEFT_OUT = {
-    *(*_CODE, *_ATTENTION, *_QUANTIZED),
+    *(*_CODE, *_ATTENTION, *_QUANTIZED, *_OUTPUTS),
     *("_attn_implementation_autoset", "use_kernels", "trust_remote_code", "transformers_weights"),
     *("fusion_config", "distributed_config"),
 }

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from fedsplit.errors import ModelError
 from fedsplit.input_spec import InputSpec
 
@@ -15,6 +13,9 @@ MAX_EDGE = 8192
 """Of images, in pixels."""
 _RESCALE = 1 / 255
 _EDGES = ("height", "width", "shortest_edge")
+_SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_center_crop")
+_LARGEST, _SMALLEST_STD = 1e6, 1e-6
+"""Of mean and standard deviation; pixels have values from 0 to 255."""
 _NUMBERS: Mapping[str, tuple[Any, float, float]] = {
     "resample": (int, 0, 5),
     "rescale_factor": (int | float, 1e-6, 1e6),
@@ -49,6 +50,7 @@ def input_spec_of(
             "config.json), but images are read as grey or RGB. Choose a model for 1 channel or 3."
         )
     _check_numbers(model_name, processor)
+    _check_forms(model_name, processor)
     resizes = processor.get("do_resize", True)
     resized = _size(processor.get("size")) if resizes else None
     crop = _size(processor.get("crop_size")) if processor.get("do_center_crop") else None
@@ -116,6 +118,26 @@ def processor_of(spec: InputSpec) -> dict[str, Any]:
     }
 
 
+def _check_forms(model_name: str, processor: Mapping[str, Any]) -> None:
+    """Refuse switches that are neither on nor off, and what would be left out without a word."""
+    faults = {
+        key: "Write true or false"
+        for key in _SWITCHES
+        if not (processor.get(key) is None or isinstance(processor[key], bool))
+    }
+    if processor.get("do_flip_channel_order"):
+        faults["do_flip_channel_order"] = "The model takes BGR images, and fedsplit gives RGB"
+    for key, switch in (("size", "do_resize"), ("crop_size", "do_center_crop")):
+        value, used = processor.get(key), processor.get(switch, key == "size")
+        if used and value is not None and _size(value) is None:
+            faults[key] = "Write height and width, or shortest_edge"
+    for key, remedy in faults.items():
+        raise ModelError(
+            f"The preprocessor_config.json of '{model_name}' has {key} = {processor[key]!r:.80}. "
+            f"{remedy}."
+        )
+
+
 def _check_numbers(model_name: str, processor: Mapping[str, Any]) -> None:
     """Refuse sizes, a filter or a factor that no processor has."""
     found = {key: processor[key] for key in ("resample", "rescale_factor") if key in processor}
@@ -152,12 +174,12 @@ def _statistics(
     normalise = processor.get("do_normalize", True)
     mean = _per_channel(processor.get("image_mean", 0.5) if normalise else 0.0, channels)
     std = _per_channel(processor.get("image_std", 0.5) if normalise else 1.0, channels)
-    if mean is None or std is None or min(std) <= 0:
+    if mean is None or std is None or min(std) < _SMALLEST_STD:
         raise ModelError(
             f"The preprocessor_config.json of '{model_name}' has image_mean "
             f"{processor.get('image_mean')!r} and image_std {processor.get('image_std')!r}, but "
-            f"the model takes {channels} channels. Give {channels} finite numbers each, "
-            "image_std above 0."
+            f"the model takes {channels} channels. Give {channels} finite numbers each, up to "
+            f"{_LARGEST:g}, image_std from {_SMALLEST_STD:g}."
         )
     factor = 1.0
     if processor.get("do_rescale", True):
@@ -171,8 +193,10 @@ def _per_channel(value: float | Sequence[float], channels: int) -> tuple[float, 
     numbers = list(value) if isinstance(value, Sequence) else [value]
     if len(numbers) == 1:
         numbers *= channels
-    largest = torch.finfo(torch.float32).max
-    finite = (isinstance(number, int | float) and abs(number) <= largest for number in numbers)
+    finite = (
+        isinstance(number, int | float) and not isinstance(number, bool) and abs(number) <= _LARGEST
+        for number in numbers
+    )
     if len(numbers) != channels or not all(finite):
         return None
     return tuple(float(number) for number in numbers)

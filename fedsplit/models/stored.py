@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -31,6 +32,10 @@ class Stored(Protocol):
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Return a tensor's shape, without reading it."""
+        ...
+
+    def is_floating_point(self, key: str) -> bool:
+        """Return what kind of numbers a tensor has, without reading it."""
         ...
 
     def read(self, key: str) -> Tensor:
@@ -63,6 +68,10 @@ class Loaded:
     def shape(self, key: str) -> tuple[int, ...]:
         """Return a tensor's shape."""
         return tuple(self._tensors[key].shape)
+
+    def is_floating_point(self, key: str) -> bool:
+        """Return what kind of numbers a tensor has."""
+        return self._tensors[key].is_floating_point()
 
     def read(self, key: str) -> Tensor:
         """Return a tensor."""
@@ -115,6 +124,11 @@ class Checkpoint:
         """Return a tensor's shape, from the header of its file."""
         return tuple(self.file_of(key).get_slice(key).get_shape())
 
+    def is_floating_point(self, key: str) -> bool:
+        """Return what kind of numbers a tensor has, from the header of its file."""
+        name: str = self.file_of(key).get_slice(key).get_dtype()
+        return name.startswith(("F", "BF"))  # F32, BF16, F8_E4M3; others are I64, U8, BOOL, C64
+
     def read(self, key: str) -> Tensor:
         """Return a tensor that is mapped from its file."""
         tensor: Tensor = self.file_of(key).get_tensor(key)
@@ -161,7 +175,7 @@ class Checkpoint:
             )
 
     def _find(self) -> dict[str, str]:
-        if (self.directory / INDEX).is_file():
+        if os.path.lexists(self.directory / INDEX):
             return read_index(file_in(self.directory, INDEX, trust=self._trust))
         if not (self.directory / SINGLE).is_file():
             raise ModelError(

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fedsplit.errors import ModelError
 from fedsplit.models.directory import SINGLE
 from fedsplit.models.storage import Slot, as_slot, put, weight_slots
 from fedsplit.models.stored import Stored
@@ -56,7 +57,9 @@ class Filling:
         fresh: tuple[str, ...],
     ) -> None:
         self._checkpoint = checkpoint
-        self._keys = {name_of(key): key for key in checkpoint}
+        named = [(name_of(key), key) for key in checkpoint]
+        self._keys = dict(named)
+        self._doubled = [key for name, key in named if self._keys[name] != key]
         self._fresh = fresh
         tied: dict[int, Slots] = {}
         for name, slot in weight_slots(model):
@@ -74,7 +77,10 @@ class Filling:
         return None if key is None else self._checkpoint.shape(key)
 
     def faults(self, wanted: Collection[str], may_be_left: Callable[[str], bool]) -> str:
-        """Return which keys are missing, unexpected, or of another shape, as text; empty if none.
+        """Return which keys are missing, unexpected, double, or of another shape or kind, as text.
+
+        Several keys may stand for one weight, as older versions called it: which is right is not
+        known then. Whole numbers in place of others are quantised, and mean nothing by themselves.
 
         Parameters
         ----------
@@ -90,10 +96,14 @@ class Filling:
                 if not self._may_be_fresh(slots) and self._key(slots) is None
             ],
             "unexpected": [name for name in self.without_place() if not may_be_left(name)],
+            "of a weight that is there twice": self._doubled,
             "of another shape": [
                 self._reshaped(slots)
                 for slots in self._tensors
                 if not self._may_be_fresh(slots) and _places(slots, wanted)
+            ],
+            "of no floating-point numbers, as quantised ones": [
+                self._of_another_kind(slots) for slots in self._tensors if _places(slots, wanted)
             ],
         }
         told = {kind: sorted(filter(None, keys)) for kind, keys in kinds.items()}
@@ -136,13 +146,29 @@ class Filling:
         tensor = self._checkpoint.read(key)
         # A copy, because the file's tensor is mapped from it, at whatever offset its header ends.
         kind = (dtype or old.dtype) if old.is_floating_point() else old.dtype
-        return tensor.to(device, kind, copy=True)
+        read = tensor.to(device, kind, copy=True)
+        # A buffer may be a mask, with minus infinity where nothing is to be seen.
+        seen = isinstance(old, nn.Parameter) and not read.is_meta
+        if seen and not torch.isfinite(read).all():
+            raise ModelError(
+                f"The weight {key} has a NaN or an infinite number in it, as {read.dtype}. The "
+                "training that made it has diverged, or the file is damaged: use another checkpoint"
+                f"{'' if dtype in (None, torch.float32) else ', or a dtype of a larger range'}."
+            )
+        return read
 
     def _key(self, slots: Slots) -> str | None:
         return next((self._keys[name] for name, _ in slots if name in self._keys), None)
 
     def _may_be_fresh(self, slots: Slots) -> bool:
         return any(name.startswith(start) for name, _ in slots for start in self._fresh)
+
+    def _of_another_kind(self, slots: Slots) -> str:
+        """Return the key of a weight that is stored as whole, truth or complex numbers."""
+        key, (_, _, old) = self._key(slots), slots[0][1]
+        if key is None or not old.is_floating_point() or self._checkpoint.is_floating_point(key):
+            return ""
+        return key
 
     def _reshaped(self, slots: Slots) -> str:
         key, shape = self._key(slots), tuple(slots[0][1][2].shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from fedsplit.errors import ConfigError
 from fedsplit.fields import DECLARED_KEY, Metric, declared_in
 from fedsplit.names import printable
 from fedsplit.report.comparison import ComparedRun, Comparison
-from fedsplit.results.files import read_lines
+from fedsplit.results.files import read_lines, read_object
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.saved import Saved
 from fedsplit.results.shards_file import Shards, read_shards
@@ -167,9 +166,11 @@ def read_run(directory: Path) -> RunRecord:
         finished = kept.summary_path.is_file()
         rounds = read_lines(kept.rounds_path, whole=finished)
         shards = read_shards(kept.shards_path) if kept.shards_path.is_file() else Shards([], [])
+        if not kept.config_path.is_file():
+            raise ConfigError("it has no config.toml")
         config = Config.load(kept.config_path)
         if finished:
-            summary = json.loads(kept.summary_path.read_text(encoding="utf-8"))
+            summary = read_object(kept.summary_path)
         else:
             summary = _summary_so_far(kept, config, rounds)
         return RunRecord(
@@ -207,7 +208,7 @@ def _summary_so_far(
 ) -> dict[str, Any]:
     if not rounds:
         raise ConfigError("it has no finished round")
-    started = Saved.from_json(json.loads(kept.start_path.read_text(encoding="utf-8")))
+    started = Saved.from_json(read_object(kept.start_path))
     return summarise(
         rounds,
         config,

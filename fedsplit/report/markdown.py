@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from fedsplit.report.page import Header, Headline, Notice, Section
 from fedsplit.report.tables import Table
+from fedsplit.results.text import escaped
 
 
 def to_markdown(title: str, header: Header, sections: Sequence[Section]) -> str:
@@ -69,8 +69,3 @@ def table_lines(table: Table) -> Iterator[str]:
     yield "|---" + "|---:" * (len(table.header) - 1) + "|"
     for row in table.rows:
         yield f"| {' | '.join(escaped(cell.text) for cell in row)} |"
-
-
-def escaped(text: str) -> str:
-    """Return a text without Markdown or HTML: their characters are escaped."""
-    return re.sub(r"([\\`*_<>|\[\]#&~$])", r"\\\1", text)

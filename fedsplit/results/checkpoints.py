@@ -39,7 +39,8 @@ class Checkpoints:
 
     def rounds(self) -> list[int]:
         """Return the rounds of which there is a checkpoint, in order."""
-        names = [_NAME.fullmatch(path.name) for path in self.folder.glob("round-*")]
+        files = (path for path in self.folder.glob("round-*") if path.is_file())
+        names = [_NAME.fullmatch(path.name) for path in files]
         return sorted(int(name[1]) for name in names if name)
 
     def write(

@@ -49,11 +49,45 @@ def read_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
 
     A last line without an end is left out, unless all must be `whole`: its process was killed, or
     the disk was full, while it was written.
+
+    Raises
+    ------
+    ValueError
+        Names the first line that holds no JSON object.
     """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if whole or line.endswith("\n")]
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if whole or line.endswith("\n"):
+            found.append(_object(line, f"line {number} of '{path.name}'"))
+    return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, or holds something else.
+    """
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise FileNotFoundError(f"there is no file '{path.name}'")
+    return _object(path.read_text(encoding="utf-8"), f"'{path.name}'")
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{where} is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"{where} is no JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} is {found!r:.40}, no JSON object")
+    return found
 
 
 def append_line(path: Path, line: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from fedsplit.results.files import replace_text
+from fedsplit.results.files import read_object, replace_text
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class LastProcess:
     def read(cls, path: Path) -> Self | None:
         """Return what a file says; None if there is none, as of runs of earlier versions."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            found = cls(**read_object(path))
         except (OSError, ValueError, TypeError):
             return None
+        return found if isinstance(found.given, dict) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -59,7 +59,8 @@ def list_runs(folder: Path) -> list[ListedRun]:
             f"There are no runs yet: there is no folder '{folder}'. Runs of another output-dir: "
             "fedsplit runs DIR"
         )
-    configs = sorted(folder.rglob("config.toml"), key=lambda path: path.stat().st_mtime)
+    regular = (path for path in folder.rglob("config.toml") if path.is_file())
+    configs = sorted(regular, key=lambda path: path.stat().st_mtime)
     found = (_listed(RunDirectory(path.parent)) for path in configs)
     return [run for run in found if run is not None]
 
@@ -86,7 +87,7 @@ def runs_table(runs: list[ListedRun], folder: Path, *, width: int | None = None)
         table.add_column(name, no_wrap=not folds, overflow="fold", justify=side)
     for run in runs:
         where = printable(str(run.path.relative_to(folder.absolute())))
-        strategy = run.strategy.rpartition(":")[2]
+        strategy = printable(run.strategy.rpartition(":")[2])
         table.add_row(run.state, strategy, run.rounds, _accuracy(run.accuracy), where)
     file = StringIO()
     longest = 80 + max(len(str(run.path)) + len(run.strategy) for run in runs)
@@ -106,10 +107,15 @@ def _listed(directory: RunDirectory) -> ListedRun | None:
         config = Config.load(directory.config_path)
     except ConfigError:
         return None  # another program's config.toml
+    rows: list[dict[str, Any]] | None = None
+    accuracy: float | None = None
     try:
-        rows = read_lines(directory.rounds_path)
-    except ValueError:
-        rows = None
+        found = read_lines(directory.rounds_path)
+        last = found[-1]["test_accuracy"] if found else None
+        accuracy = None if last is None else float(last)
+        rows = found
+    except (KeyError, OverflowError, TypeError, ValueError):
+        pass
     if directory.owner() is not None:
         state = "running"
     elif rows is None:
@@ -122,6 +128,6 @@ def _listed(directory: RunDirectory) -> ListedRun | None:
         path=directory.path,
         state=state,
         rounds=f"{'?' if rows is None else len(rows)}/{config.num_server_rounds}",
-        accuracy=rows[-1]["test_accuracy"] if rows else None,
+        accuracy=accuracy,
         strategy=config.strategy,
     )

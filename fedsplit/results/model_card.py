@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fedsplit.config import Config, Scalar
-from fedsplit.names import printable, some
+from fedsplit.names import some
 from fedsplit.results.summary import what_ran
-from fedsplit.results.text import counted, fixed
+from fedsplit.results.text import counted, escaped, fixed
 
 _HEAD = """---
 pipeline_tag: image-classification
@@ -58,7 +58,7 @@ def model_card(
     """
     shown = {key: _last_part(summary[key]) for key in ("model", "dataset")}
     start = "pretrained weights" if summary["pretrained"] else "weights drawn from the seed"
-    names = some([printable(name) for name in class_names], limit=20)
+    names = some([escaped(name) for name in class_names], limit=20)
     lines = [
         f"{_HEAD}# {what_ran({**summary, **shown}, rounds=counted(row['round'], 'round'))}",
         "",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from fedsplit.fields import BuiltIn, Field
+from fedsplit.names import printable
 
 NOTHING = "-"
 _WITH_PREFIX = ("B", "FLOP")
@@ -73,3 +76,9 @@ def minutes(seconds: float | None) -> str:
     if hours:
         return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
     return f"{rest // 60}:{rest % 60:02d}"
+
+
+def escaped(text: str) -> str:
+    """Return a text without Markdown or HTML, on one line: their characters are escaped."""
+    line = printable(" ".join(text.splitlines()))
+    return re.sub(r"([\\`*_<>|\[\]#&~$])", r"\\\1", line)

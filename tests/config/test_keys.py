@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from fedsplit.config.keys import nest, pairs, spelt
+from fedsplit.config.keys import nest, pairs, read_toml, spelt
 from fedsplit.errors import ConfigError
 
 VALID = ("seed", "batch-size", "split.cut-layer")
@@ -25,6 +27,13 @@ def test_tables_become_dotted_keys() -> None:
 )
 def test_every_spelling_of_a_key(values: dict[str, object]) -> None:
     assert spelt(values, VALID, "x") == {"split.cut-layer": 2}
+
+
+def test_a_file_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    """Break it: let the parser's RecursionError through; `fedsplit runs` then lists nothing."""
+    (tmp_path / "c.toml").write_text("x = " + "[" * 10**5)
+    with pytest.raises(ConfigError, match="cannot be read: maximum recursion depth"):
+        read_toml(tmp_path / "c.toml")
 
 
 def test_unknown_keys_stay_as_they_are() -> None:

@@ -152,6 +152,13 @@ def test_what_is_no_label_is_refused(values: list[Any], message: str) -> None:
         as_class_labels([rows(y=values)], "y", "x")
 
 
+def test_a_number_of_thousands_of_digits_is_a_text() -> None:
+    """Break it: let `int` read it, which Python refuses."""
+    long = "9" * 5000
+    (part,) = as_class_labels((rows(label=[long, "1", long]),), "label", "x")
+    assert (part.features["label"].names, part["label"][:]) == (["1", long], [1, 0, 1])
+
+
 def test_unlabelled_images_are_refused() -> None:
     with pytest.raises(DataError, match=r"1 images .* have no label"):
         as_class_labels([labelled([0, 1]), labelled([-1, 1], ["class 0", "class 1"])], "label", "x")

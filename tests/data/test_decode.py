@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,54 @@ def test_16_bits_of_the_other_byte_order() -> None:
     file = {"bytes": tiff.getvalue(), "path": None}
     pixels = np.asarray(decode(file, place=place(), channels=1))
     assert np.array_equal(pixels, np.round(RAMP / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("largest", "raw"), [(65535, True), (65535, False), (4095, True), (4095, False)]
+)
+def test_a_pgm_of_16_bits_is_scaled_by_its_largest_value(largest: int, raw: bool) -> None:
+    """Break it: refuse Pillow's mode I of every format."""
+    numbers = np.linspace(0, largest, 64).astype(">u2")
+    pixels = numbers.tobytes() if raw else " ".join(map(str, numbers)).encode()
+    file = {"bytes": f"P{5 if raw else 2}\n8 8\n{largest}\n".encode() + pixels, "path": None}
+    found = np.asarray(decode(file, place=place(), channels=1)).ravel().astype(int)
+    assert np.abs(found - np.round(numbers / largest * 255)).max() <= 1
+    assert (found.min(), found.max()) == (0, 255)
+
+
+def _tiff(bits: int, white_is_zero: bool, data: bytes, sample_format: int = 1) -> bytes:
+    """Return an uncompressed grey TIFF of 2 x 1 pixels."""
+    tags = [
+        *((256, 2), (257, 1), (258, bits), (259, 1), (262, 0 if white_is_zero else 1)),
+        *((273, 134), (277, 1), (278, 1), (279, len(data)), (339, sample_format)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags)
+    return b"II" + struct.pack("<HIH", 42, 8, len(tags)) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize(
+    ("bits", "white_is_zero", "data", "expected"),
+    [
+        (8, False, b"\x00\xff", [0, 255]),
+        (8, True, b"\x00\xff", [255, 0]),
+        (16, False, b"\x00\x00\xff\xff", [0, 255]),
+        (16, True, b"\x00\x00\xff\xff", [255, 0]),
+        (12, False, b"\x00\x0f\xff", [0, 255]),
+    ],
+)
+def test_a_tiff_says_what_is_black_and_white(
+    bits: int, white_is_zero: bool, data: bytes, expected: list[int]
+) -> None:
+    """Break it: take all grey of 16 bits as numbers from 0, black, to 65535."""
+    file = {"bytes": _tiff(bits, white_is_zero, data), "path": None}
+    assert np.asarray(decode(file, place=place(), channels=1)).ravel().tolist() == expected
+
+
+def test_signed_numbers_of_8_bits_are_refused() -> None:
+    """Break it: take them as they are; -1 is then white."""
+    file = {"bytes": _tiff(8, False, b"\x00\xff", sample_format=2), "path": None}
+    with pytest.raises(DataError, match=r"mode 'L': signed or 32-bit numbers without a fixed"):
+        decode(file, place=place(), channels=1)
 
 
 @pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])

@@ -240,3 +240,21 @@ def test_a_change_of_a_table_or_a_loose_file_is_seen(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,label\na/000.png,x\nb/000.png,y\n")
     assert folder_state(tmp_path) != before
     assert set(read_folder(tmp_path)["train"]["label"]) == {"x", "y"}
+
+
+@pytest.mark.parametrize("what", ["a file", "a folder"])
+def test_images_that_links_repeat_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Break it: say nothing of an image in two classes, or to train and to test."""
+    data = image_folder(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 2, "test/b": 2})
+    read_folder(data)
+    assert "more than once" not in caplog.text
+    if what == "a file":
+        (data / "train" / "b" / "again.png").symlink_to("../a/000.png")
+    else:
+        (data / "test" / "a" / "again").symlink_to(data / "train" / "a")
+    read_folder(data)
+    count = 1 if what == "a file" else 2
+    assert f"{count} images of '{data}' are there more than once" in caplog.text
+    assert "train/a/000.png" in caplog.text

@@ -57,12 +57,24 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "number": (lambda state: state["_data_files"][0].update(filename=3), "_data_files is"),
     "no list": (lambda state: state.update(_data_files={"a": 1}), "_data_files is .* be a list"),
     "no files": (lambda state: state.pop("_data_files"), "_data_files is None"),
+    "twice": (
+        lambda state: state["_data_files"].append(state["_data_files"][0]),
+        r"_data_files is 'data-00000-of-00001\.arrow'; it must be there once",
+    ),
     "no fingerprint": (lambda state: state.pop("_fingerprint"), "_fingerprint is None"),
     "missing": (
         lambda state: state["_data_files"][0].update(filename="other.arrow"),
         r"has no file '.*other\.arrow'",
     ),
 }
+
+
+def test_a_key_that_is_there_twice_is_refused(folder: Path) -> None:
+    """Break it: read the file with `json`, which keeps the last one."""
+    path = folder / "state.json"
+    path.write_text(path.read_text().replace("{", '{"_data_files": [],', 1))
+    with pytest.raises(DataError, match=r"state\.json' of .* .the key '_data_files' is there tw"):
+        read_saved(folder)
 
 
 @pytest.mark.parametrize(("changes", "said"), STATES.values(), ids=STATES)

@@ -43,11 +43,43 @@ def test_labels_of_a_table_keep_their_text(tmp_path: Path, text: str, name: str)
         ("", "Its columns: none"),
         ("file_name,label\n000.png,0\nno.png,1\n", "1 of 2 images .* first is 'no.png'"),
         ("file_name,label\n000.png,0\n001.png,1,2\n", "Row 1 of .* other columns than row 0"),
+        ("file_name,label,label\n000.png,0,1\n", "cannot be read: it has the column 'label' twice"),
+        ("file_name,image\n000.png,/etc/passwd\n", "has a column 'image' beside 'file_name'"),
     ],
 )
 def test_a_table_with_a_fault_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_table(table_of(tmp_path, text))
+
+
+def test_a_key_that_a_row_has_twice_is_refused(tmp_path: Path) -> None:
+    """Break it: read the lines with `json`, which keeps the last value."""
+    text = '{"file_name": "000.png", "label": "a", "label": "b"}\n'
+    with pytest.raises(DataError, match=r"cannot be read: the key 'label' is there twice"):
+        read_table(table_of(tmp_path, text, "metadata.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_column_called_image_names_no_other_files(tmp_path: Path, name: str) -> None:
+    """Break it: let it take the place of the checked files; then any file can be read."""
+    outside = tmp_path / "outside.png"
+    picture(1).save(outside)
+    rows = [
+        {"file_name": f"{n:03}.png", "image": str(outside), "label": "ab"[n % 2]} for n in range(4)
+    ]
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    if name.endswith("csv"):
+        text = "\n".join(
+            ",".join(line) for line in [list(rows[0]), *(list(r.values()) for r in rows)]
+        )
+    table_of(tmp_path / "data", text, name)
+    with pytest.raises(DataError, match=r"column 'image' .* rename or remove the other one"):
+        load_images(DataConfig(name=str(tmp_path / "data")))
+
+
+def test_several_columns_may_have_no_name(tmp_path: Path) -> None:
+    text = "file_name,label,,\n000.png,0,,\n001.png,1,,\n"
+    assert len(read_table(table_of(tmp_path, text))) == 2
 
 
 def test_a_table_that_is_no_json_is_refused(tmp_path: Path) -> None:
@@ -128,6 +160,21 @@ def test_rows_that_contradict_each_other_are_refused(
     (tmp_path / "more" / "000.png").rename(tmp_path / "more" / "1.png")
     with pytest.raises(DataError, match=message):
         load_images(_table_above(tmp_path, rows))
+
+
+def test_a_split_that_is_none_is_refused(tmp_path: Path) -> None:
+    """Break it: look at the folders of all rows then, and train on the rows of `test`."""
+    splits = ["train", "train", "test", "tset"]
+    rows = "".join(f"{n:03}.png,{n % 2},{split}\n" for n, split in enumerate(splits))
+    table = table_of(tmp_path, f"file_name,label,split\n{rows}")
+    with pytest.raises(DataError, match=r"Row 3 of .* has 'tset' in the column 'split'"):
+        read_splits(table)
+
+
+def test_a_column_of_other_splits_is_no_matter(tmp_path: Path) -> None:
+    rows = "".join(f"{n:03}.png,{n % 2},fold{n}\n" for n in range(4))
+    found = read_splits(table_of(tmp_path, f"file_name,label,split\n{rows}"))
+    assert {split: len(part) for split, part in found.items()} == {"train": 4}
 
 
 def test_two_tables_of_one_split_are_refused(tmp_path: Path) -> None:

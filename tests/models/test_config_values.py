@@ -55,6 +55,12 @@ TOO_MUCH: dict[str, object] = {
     "vision_config": {"depth": 10**5},
     "model_args": {"embed_dim": 10**9},
     "deepstack_visual_indexes": [0] * 10**5,
+    "layer_norm_eps": -1.0,
+    "rms_norm_eps": 1e30,
+    "attention_probs_dropout_prob": 1.5,
+    "drop_path_rate": -0.1,
+    "initializer_range": float("nan"),
+    "anything": [1.0, float("-inf")],
 }
 
 
@@ -113,6 +119,13 @@ def test_tables_of_positions_are_bounded_too(copied: Path) -> None:
     said = r"tables of positions of this model would take 4,294,967,296 bytes, more than"
     with less_memory_than(200 * 2**20), pytest.raises(ModelError, match=said):
         load_model(copied, num_labels=2)
+
+
+def test_a_name_that_a_library_does_not_know_is_told_as_such(copied: Path) -> None:
+    """Break it: take the text of a KeyError, which is the name alone."""
+    edit(copied, hidden_act="evil")
+    with pytest.raises(ModelError, match="cannot be loaded: its library knows no 'evil'"):
+        load_model(copied)
 
 
 def test_published_sizes_are_accepted() -> None:

@@ -12,8 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedsplit.errors import ModelError
-from fedsplit.models import load_model
-from fedsplit.models.directory import CONFIG, INDEX, MAX_BYTES, PROCESSOR, SINGLE
+from fedsplit.models import input_spec, load_model
+from fedsplit.models.directory import (
+    CONFIG,
+    INDEX,
+    MAX_BYTES,
+    PROCESSOR,
+    SINGLE,
+    WHOLE_PROCESSOR,
+)
 
 
 @pytest.fixture
@@ -200,3 +207,33 @@ def test_a_checkpoint_with_a_name_twice_is_refused(copied: Path) -> None:
         ModelError, match=f"weights in .* cannot be read: the key '{name}' is there"
     ):
         load_model(copied)
+
+
+@pytest.mark.parametrize("file", [PROCESSOR, INDEX])
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a dangling link"])
+def test_a_file_that_cannot_be_read_is_not_done_without(copied: Path, file: str, kind: str) -> None:
+    """Break it: take a file that `is_file` does not see for none, and normalise by 0.5."""
+    path = copied / file
+    path.unlink(missing_ok=True)
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(copied / "gone")
+    with pytest.raises(ModelError, match="is no regular file"):
+        load_model(copied)
+
+
+def test_the_processing_of_images_may_be_within_that_of_texts_and_images(copied: Path) -> None:
+    """Break it: know preprocessor_config.json only; transformers 5 saves a CLIPProcessor so."""
+    (copied / PROCESSOR).unlink(missing_ok=True)
+    whole = {"processor_class": "CLIPProcessor", "image_processor": {"image_mean": [0.1, 0.2, 0.3]}}
+    (copied / WHOLE_PROCESSOR).write_text(json.dumps(whole))
+    assert input_spec(copied).mean == (0.1, 0.2, 0.3)
+    (copied / PROCESSOR).write_text(json.dumps({"image_mean": 0.4}))
+    assert input_spec(copied).mean == (0.4, 0.4, 0.4)
+    (copied / PROCESSOR).unlink()
+    (copied / WHOLE_PROCESSOR).write_text(json.dumps({"image_processor": {"auto_map": {"a": "b"}}}))
+    with pytest.raises(ModelError, match=r"processor_config\.json' names code: auto_map"):
+        input_spec(copied)

@@ -208,3 +208,22 @@ def test_timm_is_not_told_where_weights_would_be(tmp_path: Path) -> None:
     edit(tmp_path, pretrained_cfg={**known, **places})
     loaded: Any = load_model(tmp_path)
     assert not {name for name in places if loaded.pretrained_cfg.get(name)}
+
+
+@pytest.mark.parametrize(
+    "key", ["return_dict", "use_return_dict", "torchscript", "output_attentions"]
+)
+def test_what_else_a_model_would_return_is_not_asked_for(
+    vit_directory: Path, tmp_path: Path, key: str
+) -> None:
+    """Break it: give it to transformers; the model then returns a tuple, or raises."""
+    for file in vit_directory.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / CONFIG).read_text())
+    on = not key.endswith("return_dict")
+    (tmp_path / CONFIG).write_text(json.dumps({**config, key: on}))
+    spec = input_spec(tmp_path)
+    images = torch.zeros(1, spec.channels, spec.height, spec.width)
+    assert torch.equal(
+        load_model(tmp_path)(images).logits, load_model(vit_directory)(images).logits
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,9 @@ def test_colours_become_grey_before_all_else() -> None:
     [
         ({"img_size": (16, 24)}, r"images of 16x24 cropped by 'center'"),
         ({"crop_mode": "border"}, r"images of 16x16 cropped by 'border'"),
+        ({"crop_pct": 0}, r"crop_pct = 0, .* Give a number from 0\.05 to 2"),
+        ({"crop_pct": -1.0}, r"crop_pct = -1\.0, the part of an image"),
+        ({"crop_pct": "0.9"}, r"crop_pct = '0\.9', the part of an image"),
         ({"interpolation": "random"}, r"resized by 'random', which is none of nearest, "),
     ],
 )
@@ -224,3 +228,43 @@ def test_another_rescale_factor_goes_into_mean_and_deviation() -> None:
     spec = input_spec_of("x", {"rescale_factor": 2 / 255, "image_mean": 1.0}, 1, 5)
     assert spec.mean == pytest.approx((0.5,))
     assert spec.std == pytest.approx((0.25,))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"do_resize": "false"}, "do_resize = 'false'. Write true or false"),
+        ({"do_center_crop": 1}, "do_center_crop = 1. Write true or false"),
+        ({"do_normalize": "no"}, "do_normalize = 'no'. Write true or false"),
+        ({"do_rescale": []}, "do_rescale = []. Write true or false"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order = True. The model takes BGR"),
+        ({"size": "28"}, "size = '28'. Write height and width"),
+        ({"size": [28, 28]}, "size = [28, 28]. Write height and width, or shortest_edge"),
+        ({"size": {"longest_edge": 28}}, "size = {'longest_edge': 28}. Write height and width"),
+        ({"size": {"height": 28}}, "size = {'height': 28}. Write height and width"),
+        ({"do_center_crop": True, "crop_size": [4, 4]}, "crop_size = [4, 4]. Write height"),
+        ({"image_mean": [True] * 3}, "image_mean [True, True, True]"),
+        ({"image_std": [1e-40] * 3}, "image_std from 1e-06"),
+        ({"image_mean": 1e30}, "numbers each, up to 1e+06"),
+    ],
+)
+def test_what_would_be_left_out_without_a_word_is_refused(
+    values: dict[str, Any], said: str
+) -> None:
+    """Break it: take a text for true, and a size of another form for none."""
+    with pytest.raises(ModelError, match=re.escape(said)):
+        input_spec_of("x", values, 3, 8)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"do_resize": False, "size": {"longest_edge": 28}},
+        {"do_resize": None, "size": "28"},
+        {"do_center_crop": False, "crop_size": [4, 4]},
+        {"size": None, "crop_size": None, "do_flip_channel_order": False},
+    ],
+)
+def test_what_is_not_used_may_be_anything(values: dict[str, Any]) -> None:
+    spec = input_spec_of("x", values, 3, 8)
+    assert (spec.height, spec.width, spec.resize) == (8, 8, None)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from fedsplit.errors import ModelError
 from fedsplit.models import load_model, load_split_model, resolve, split_model
-from fedsplit.models.directory import INDEX
+from fedsplit.models.directory import INDEX, SINGLE
 from fedsplit.models.libraries.transformers import LIBRARY
 from fedsplit.models.storage import kept_buffers, with_storage, without_storage
 from fedsplit.models.stored import Checkpoint
@@ -171,3 +171,61 @@ def test_an_empty_part_keeps_its_buffers(clip_directory: Path) -> None:
     (ids,) = kept_buffers(part).values()
     assert ids.flatten().tolist() == list(range(5))
     assert load_file(clip_directory / "model.safetensors").keys() >= part.state_dict().keys()
+
+
+def _changed(shards: Path, folder: Path, key: str, tensor: Tensor) -> Path:
+    """Copy a checkpoint with one more or another tensor, in one file."""
+    folder.mkdir()
+    tensors = {k: t for file in shards.glob("*.safetensors") for k, t in load_file(file).items()}
+    save_file({**tensors, key: tensor}, folder / SINGLE, metadata={"format": "pt"})
+    (folder / "config.json").write_bytes((shards / "config.json").read_bytes())
+    return folder
+
+
+HEAD = "classifier.weight"
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(shards: Path, tmp_path: Path, odd: float) -> None:
+    """Break it: read them; every prediction is then NaN."""
+    bad = torch.zeros(5, 32)
+    bad[1, 2] = odd
+    folder = _changed(shards, tmp_path / "model", HEAD, bad)
+    with pytest.raises(ModelError, match=f"weight {HEAD} has a NaN or an infinite number"):
+        load_model(folder)
+    assert load_split_model(folder, [1], parts=["bottom"]).bottom is not None  # nobody reads it
+
+
+def test_weights_that_a_dtype_cannot_hold_are_refused(shards: Path, tmp_path: Path) -> None:
+    folder = _changed(shards, tmp_path / "model", HEAD, torch.full((5, 32), 1e6))
+    assert load_model(folder, dtype=torch.bfloat16) is not None
+    with pytest.raises(ModelError, match=r"as torch\.float16.*or a dtype of a larger range"):
+        load_model(folder, dtype=torch.float16)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64]
+)
+def test_weights_that_are_no_floating_point_numbers_are_refused(
+    shards: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Break it: take quantised weights as numbers; what scales them is elsewhere."""
+    folder = _changed(shards, tmp_path / "model", HEAD, torch.ones(5, 32).to(dtype))
+    with pytest.raises(ModelError, match=f"1 of no floating-point numbers.*: {HEAD}"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_floating_point_numbers_are_read(
+    shards: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    folder = _changed(shards, tmp_path / "model", HEAD, torch.ones(5, 32).to(dtype))
+    assert torch.equal(load_model(folder).state_dict()[HEAD], torch.ones(5, 32))
+
+
+def test_two_names_of_one_weight_are_refused(shards: Path, tmp_path: Path) -> None:
+    """Break it: keep the last one; transformers may keep the other."""
+    key = "embeddings.cls_token"  # as it is called where a tower was saved alone
+    folder = _changed(shards, tmp_path / "model", key, torch.ones(1, 1, 32))
+    with pytest.raises(ModelError, match=r"1 of a weight that is there twice: .*cls_token"):
+        load_model(folder)

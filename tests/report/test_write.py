@@ -245,6 +245,45 @@ def test_a_summary_that_describes_no_metrics_is_refused(tmp_path: Path, describe
         write_report(tmp_path / "one")
 
 
+@pytest.mark.parametrize("value", ["<b>\x1b[31m\n| x |", -1, 10**400, [], {"a": 1}])
+@pytest.mark.parametrize("key", ["final_accuracy", "cut_uplink_bytes", "class_accuracy", "cpu"])
+def test_values_that_no_run_writes_are_a_sentence_or_harmless(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    """Break it: let a report raise whatever comes, or write a text with its line breaks."""
+    path = write_run(Config.load({"output-dir": str(tmp_path), "run-name": "one"})).summary_path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    try:
+        markdown, page = write_report(tmp_path / "one")
+    except ConfigError as error:
+        assert re.search(r"results in '.*one' are not those that a run writes", str(error))  # noqa: PT017
+    else:
+        text = markdown.read_text(encoding="utf-8")
+        assert not set(text) & {"\x1b"}
+        assert "\n| x |" not in text
+        assert "<b>" not in text + page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("spoilt", ["[]", "5", "null", "[" * 10**5, "{}"])
+@pytest.mark.parametrize("file", ["rounds.jsonl", "summary.json", "clients.jsonl"])
+def test_files_that_hold_something_else_are_named(tmp_path: Path, file: str, spoilt: str) -> None:
+    """Break it: take any JSON for a row or a summary."""
+    write_run(Config.load({"output-dir": str(tmp_path), "run-name": "one"}))
+    (tmp_path / "one" / file).write_text(f"{spoilt}\n")
+    with pytest.raises(ConfigError, match=r"one' (cannot be read as|are not those)"):
+        write_report(tmp_path / "one")
+
+
+@pytest.mark.parametrize("file", ["config.toml", "start.json"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, file: str) -> None:
+    kept = write_run(Config.load({"output-dir": str(tmp_path), "run-name": "one"}))
+    kept.summary_path.unlink()
+    (kept.path / file).unlink(missing_ok=True)
+    os.mkfifo(kept.path / file)
+    with pytest.raises(ConfigError, match="one' cannot be read as the directory of a run"):
+        write_report(kept.path)
+
+
 @pytest.mark.parametrize("name", [".", "nowhere", "file", "x" * 300])
 def test_other_directories_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")

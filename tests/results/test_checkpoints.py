@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,13 @@ def test_later_rounds_and_partial_files_are_removed(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "c").iterdir()} == {
         *("round-000002.safetensors", "notes.txt")
     }
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
+    """Break it: open whatever is called like one; a pipe is waited for."""
+    checkpoints = _written(tmp_path / "checkpoints", 1)
+    os.mkfifo(checkpoints.folder / "round-000002.safetensors")
+    assert checkpoints.rounds() == [1]
 
 
 def test_without_a_folder_there_is_none(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_a_run_that_has_failed_is_listed_as_such_until_it_continues(folder: Path
     assert not (folder / "half" / "error.txt").exists()
 
 
-@pytest.mark.parametrize("damage", [b'{"round": 2, \0\0\0\n', b"\xff\n"])
+@pytest.mark.parametrize("damage", [b'{"round": 2, \0\0\0\n', b"\xff\n", b"[]\n", b"{}\n"])
 def test_a_damaged_run_does_not_hide_the_others(folder: Path, damage: bytes) -> None:
     """Break it: let the error of one rounds.jsonl through; a power cut may leave such a line."""
     with (folder / "finished" / "rounds.jsonl").open("ab") as file:
@@ -58,6 +59,17 @@ def test_a_damaged_run_does_not_hide_the_others(folder: Path, damage: bytes) -> 
     assert (found["finished"].state, found["finished"].rounds) == ("damaged", "?/2")
     assert found["half"].state == "interrupted"
     assert len(simulate(resume=folder / "finished", num_server_rounds=3).rounds) == 3
+
+
+def test_what_is_no_file_is_no_run(folder: Path) -> None:
+    """Break it: ask every config.toml for its time, or open it; a pipe is waited for."""
+    for name in ("pipe", "dangling"):
+        (folder / name).mkdir()
+    os.mkfifo(folder / "pipe" / "config.toml")
+    (folder / "dangling" / "config.toml").symlink_to("/nowhere")
+    (folder / "half" / ".lock").unlink()
+    os.mkfifo(folder / "half" / ".lock")
+    assert {run.path.name for run in list_runs(folder)} == {"finished", "half"}
 
 
 def test_a_run_that_a_process_makes_is_running(folder: Path) -> None:

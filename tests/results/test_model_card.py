@@ -33,6 +33,13 @@ def test_a_card_has_no_path_of_the_machine() -> None:
     assert Path("/home/me/models/vit").name in card
 
 
+def test_names_of_classes_are_no_markup() -> None:
+    """Break it: write them as they are; the Hub shows a card as Markdown with HTML."""
+    names = ["<img src=x>", "[a](b)", "c\x1b[2J\nd"]
+    card = model_card(a_summary([a_row(1)]), Config(), names, a_row(1))
+    assert r"- Classes: 3 (\<img src=x\>, \[a\](b), c�\[2J d)" in card
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_the_card_of_the_best_weights_is_about_their_own_round(
     tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch

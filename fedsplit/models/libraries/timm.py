@@ -29,6 +29,7 @@ _PLACES = (
     *("source", "state_dict", "custom_load"),
 )
 """Where timm would get the weights of a model from."""
+_SHOWN = (0.05, 2)
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
@@ -221,7 +222,14 @@ def _config(model: Any, model_type: str, arguments: dict[str, Any]) -> dict[str,
 def _processor(source: Source, known: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Return timm's own transforms in the format of preprocessor_config.json."""
     mode, filter_name = known.get("crop_mode", "center"), known["interpolation"]
-    height, width = (math.floor(edge / known["crop_pct"]) for edge in size)
+    shown = known["crop_pct"]
+    if not isinstance(shown, int | float) or not _SHOWN[0] <= shown <= _SHOWN[1]:
+        raise ModelError(
+            f"The model '{source.name}' has crop_pct = {shown!r:.80}, the part of an image that it "
+            f"is shown. Give a number from {_SHOWN[0]} to {_SHOWN[1]}, or its directory a "
+            "preprocessor_config.json."
+        )
+    height, width = (math.floor(edge / shown) for edge in size)
     # timm resizes to the longer of two edges for the centre of images that are not square.
     if mode not in ("center", "squash") or (mode == "center" and height != width):
         raise ModelError(
