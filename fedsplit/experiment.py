@@ -71,15 +71,15 @@ class Experiment:
         Client -> training images of each class.
     num_validation : int
         Images that all clients together hold out.
-    engine : str
-        What summary.json calls the engine.
+    process : LastProcess
+        What only this process knows of the run.
     rounds_done : int
         The rounds after which the run continues (see `Config.resume`).
 
     Attributes
     ----------
     process : LastProcess
-        What only this process knows of the run.
+        As given.
     directory : RunDirectory
         The run directory. One that is continued is not changed before its state is loaded.
     recorder : Recorder
@@ -95,7 +95,7 @@ class Experiment:
         prepared: Preparation,
         class_counts: Mapping[int, Sequence[int]],
         num_validation: int,
-        engine: str,
+        process: LastProcess,
         rounds_done: int = 0,
     ) -> None:
         self._strategy = strategy_class(config.strategy)
@@ -107,7 +107,7 @@ class Experiment:
         self._client_part = prepared.held_by_clients(split=self._split)
         self._confusion: Tensor | None = None
         self._own_states: Sequence[Mapping[str, Tensor]] = []
-        self.process = LastProcess(engine, self.observers.names)
+        self.process = process
         reopened = RunDirectory.reopen(config, rounds_done) if config.resume else None
         self.directory = reopened or RunDirectory.create(config)
         try:
@@ -115,14 +115,12 @@ class Experiment:
                 self.directory.write_process(self.process)
             self._sinks = Sinks(config, self.directory.path, rounds_done)
             self.recorder = Recorder(self.directory, config, say)
-            self._begin(class_counts, num_validation, engine)
+            self._begin(class_counts, num_validation)
         except BaseException:
             self.directory.close()
             raise
 
-    def _begin(
-        self, class_counts: Mapping[int, Sequence[int]], num_validation: int, engine: str
-    ) -> None:
+    def _begin(self, class_counts: Mapping[int, Sequence[int]], num_validation: int) -> None:
         """Show and record what is known before the first round."""
         config, split = self._config, self._split
         sizes = {
@@ -151,7 +149,7 @@ class Experiment:
         known = costs(config, self._prepared, split=split, pooled=pooled, num_clients=num_clients)
         self.recorder.start(
             {
-                "engine": engine,
+                "engine": self.process.engine,
                 "pretrained": self._prepared.pretrained,
                 "weights_sha256": weights_digest(self._prepared.model),
                 "num_clients": num_clients,

@@ -37,6 +37,7 @@ from fedsplit.participants import check_clients
 from fedsplit.pool import pooled_training, with_counts_of_pool
 from fedsplit.preparation import Preparation, prepare
 from fedsplit.references import reference_to
+from fedsplit.results.last_process import LastProcess
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.resume import last_state
 from fedsplit.rounds import Rounds
@@ -135,7 +136,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
                 prepared=prepared,
                 class_counts=clients.class_counts,
                 num_validation=clients.num_validation,
-                engine=engine.name,
+                process=LastProcess(engine.name, engine.observers.names, engine.has_sites()),
                 rounds_done=0 if saved is None else saved["round"],
             )
             directory = experiment.directory

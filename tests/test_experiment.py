@@ -13,6 +13,7 @@ import torch
 from fedsplit import Config
 from fedsplit.experiment import Experiment
 from fedsplit.preparation import prepare
+from fedsplit.results.last_process import LastProcess
 from fedsplit.split.phases import Purpose
 
 
@@ -36,7 +37,7 @@ def _experiment(
         prepared=replace(prepared, class_names=tuple(class_names) or prepared.class_names),
         class_counts={0: [3] * 10, 1: [1] * 10},
         num_validation=4,
-        engine="test",
+        process=LastProcess("test"),
     )
 
 

@@ -22,6 +22,7 @@ from fedsplit.errors import ConfigError, RunError
 from fedsplit.fields import BYTE_KEYS
 from fedsplit.flower_internals import error_reply
 from fedsplit.models.loading import input_spec
+from fedsplit.results.run_directory import RunDirectory
 from fedsplit.serving import Engine, open_grpc
 from fedsplit.split.client import SplitSession
 from tests.channel.certificates import Certificates
@@ -106,6 +107,9 @@ def test_a_client_that_cannot_describe_itself_costs_its_own_share_only(
         assert distance(weights(result), weights(expected)) == 0.0
         longer = simulate(resume=result.run_dir, num_server_rounds=2)
     assert longer.rounds[1]["num_participants"] == 3
+    said = RunDirectory(result.run_dir).command_to_continue({})
+    resume = result.run_dir / "resume.toml"
+    assert said == f"flwr run . CONNECTION --stream --run-config {resume}"
     for key in (*BYTE_KEYS, "num_participants", "failed_clients", "test_loss"):
         assert result.rounds[0][key] == expected.rounds[0][key]
     log = (result.run_dir / "log.txt").read_text(encoding="utf-8")

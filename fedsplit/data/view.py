@@ -79,9 +79,12 @@ def plot_shards(
 
 
 def _summary(counts: Counts) -> str:
+    clients = f"{len(counts)} client{'s' if len(counts) != 1 else ''}"
+    there = counts[counts.sum(axis=1) > 0]  # the others are left out of the run
+    if 0 < len(there) < len(counts):
+        clients, counts = f"at {len(there)} of {clients}", there
     sizes = [int(size) for size in counts.sum(axis=1)]
     held = [int(number) for number in (counts > 0).sum(axis=1)]
-    clients = f"{len(sizes)} client{'s' if len(sizes) != 1 else ''}"
     return f"{sum(sizes):,} images, {clients}: {_range(sizes, 'images')}, {_range(held, 'classes')}"
 
 

@@ -21,10 +21,13 @@ class LastProcess:
         Its engine: ``flower`` or ``inprocess``.
     given : Mapping[str, str]
         Argument of `simulate` that no config key keeps -> the names of what it was given.
+    deployed : bool
+        Whether SuperNodes of the sites' own ran the clients.
     """
 
     engine: str
     given: Mapping[str, str] = field(default_factory=dict)
+    deployed: bool = False
 
     def write(self, path: Path) -> None:
         """Write it to a file, whole or not at all.

@@ -59,6 +59,13 @@ def test_a_picture_is_drawn(tmp_path: Path, num_clients: int, num_classes: int) 
         assert len(set(image.convert("L").tobytes())) > 20
 
 
+def test_clients_that_are_left_out_do_not_count() -> None:
+    lines = shard_table([[3, 0], [0, 0], [2, 3], [0, 0]], ["a", "b"]).splitlines()
+    said = "8 images, at 2 of 4 clients: 3 to 5 images (median 4), 1 to 2 classes (median 2)"
+    assert lines[0] == said
+    assert lines[3].split() == ["1", "-", "-", "0"]
+
+
 def test_any_class_name_keeps_its_line(tmp_path: Path) -> None:
     names = ["a\nb", "$\\frac$"]
     lines = shard_table([[1, 2]], names).splitlines()
