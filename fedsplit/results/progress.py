@@ -42,6 +42,7 @@ class Progress:
         self._last_seconds: deque[float] = deque(maxlen=_ROUNDS_TO_ESTIMATE_FROM)
         self._lines = 0
         self._doing = ""
+        self._took: dict[str, float] = {}
         self._doing_since = self._last_call = self._last_line = clock()
 
     def resume(self, round_seconds: Sequence[float]) -> None:
@@ -51,21 +52,32 @@ class Progress:
 
     def round_begins(self) -> None:
         """Restart the estimates of the time left in the round."""
-        self._doing = ""
+        self._ends()
         self._doing_since = self._last_call = self._last_line = self._clock()
 
     def clients_done(self, done: int, total: int, doing: str) -> None:
         """Log how many clients are done, at most once in 5 seconds."""
         now = self._clock()
         if doing != self._doing:  # it began when the work before it last made progress
+            self._ends()
             self._doing, self._doing_since = doing, self._last_call
         self._last_call = now
         if not 0 < done < total or now - self._last_line < _SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
-        left = (now - self._doing_since) / done * (total - done)
+        so_far = now - self._doing_since
+        left = so_far / done * (total - done)
+        # Clients that work at the same time end together, soon after the first of them.
+        if (as_before := self._took.get(self._doing, 0.0) - so_far) > 0:
+            left = min(left, as_before)
         in_words = f"{left:.0f} s" if left < 60 else minutes(left)
         self._log(progress_line(done, total, in_words, doing))
+
+    def _ends(self) -> None:
+        """Keep how long it took what clients have just done."""
+        if self._doing:
+            self._took[self._doing] = self._last_call - self._doing_since
+        self._doing = ""
 
     def round_done(self, row: Mapping[str, Any], *, split: bool) -> None:
         """Log the line of a round, with the header above every 20th.

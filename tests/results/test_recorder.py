@@ -168,6 +168,24 @@ def test_progress_estimates_evaluation_separately(bench: Bench) -> None:
     assert bench.lines == ["  2/10 clients done, 24 s left in this round's evaluation"]
 
 
+def test_progress_of_clients_that_work_at_once_is_estimated_from_the_round_before(
+    bench: Bench,
+) -> None:
+    """Break it: take it that the others begin when the first has ended."""
+    recorder = bench.start()
+    for _ in range(2):
+        bench.now += 20.0
+        recorder.progress(1, 3)
+        bench.now += 1.0
+        recorder.progress(3, 3)
+        bench.round(seconds=5.0)
+    said = [line for line in bench.lines if "clients done" in line]
+    assert said == [
+        "  1/3 clients done, 40 s left in this round's training",
+        "  1/3 clients done, 1 s left in this round's training",
+    ]
+
+
 def test_progress_restarts_in_the_next_round(bench: Bench) -> None:
     recorder = bench.start()
     bench.round(seconds=600.0)
