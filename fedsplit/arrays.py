@@ -7,14 +7,22 @@ integers with the same bytes, in an array whose dtype says ``bfloat16``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Lock
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from flwr.app import Array, ArrayRecord
+from numpy.lib.format import read_array_header_1_0
 from torch import Tensor
 
 BFLOAT16 = "bfloat16"
 _NARROW = (BFLOAT16, "float16")
+_parsing = Lock()
+"""Numpy parses the header of each array as Python. Before 3.11.8 that fails ("AST constructor
+recursion depth mismatch") if a garbage collection lets another thread parse at the same time:
+github.com/python/cpython/issues/106905. A client would be left out of a round by chance."""
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
@@ -35,9 +43,28 @@ def to_array(tensor: Tensor) -> Array:
     return Array(BFLOAT16, numbers.shape, numbers.stype, numbers.data)
 
 
+def to_numpy(array: Array) -> npt.NDArray[Any]:
+    """Return the numbers of an array as they are stored; threads take turns."""
+    with _parsing:
+        return array.numpy()
+
+
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], Any]:
+    """Return shape and dtype of an array in numpy's format 1.0; threads take turns.
+
+    Raises
+    ------
+    ValueError
+        If it is not in this format.
+    """
+    with _parsing:
+        shape, _, dtype = read_array_header_1_0(file)
+    return shape, dtype
+
+
 def to_tensor(array: Array) -> Tensor:
     """Reverse `to_array`."""
-    tensor = torch.from_numpy(array.numpy())
+    tensor = torch.from_numpy(to_numpy(array))
     return tensor.view(torch.bfloat16) if array.dtype == BFLOAT16 else tensor
 
 
@@ -65,4 +92,4 @@ def in_dtype(array: Array, dtype: str) -> Array:
     if dtype == BFLOAT16:
         return to_array(to_tensor(array).to(torch.bfloat16))
     with np.errstate(over="ignore"):  # the caller checks for infinity
-        return Array(array.numpy().astype(dtype))
+        return Array(to_numpy(array).astype(dtype))

@@ -10,9 +10,9 @@ from logging import WARNING
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
 from flwr.common import log
-from numpy.lib.format import read_array_header_1_0, read_magic
+from numpy.lib.format import read_magic
 
-from fedsplit.arrays import in_dtype, stored_dtype, to_compute, to_tensor
+from fedsplit.arrays import in_dtype, read_header, stored_dtype, to_compute, to_tensor
 from fedsplit.errors import shorten
 from fedsplit.flower_internals import mean_of_metrics as _mean_of_metrics
 from fedsplit.messages import ARRAYS, METRICS, NUM_EXAMPLES, Measurements
@@ -212,7 +212,7 @@ def _fault_of_array(name: str, array: Array, sent: Array) -> str | None:
         # a header claims.
         if read_magic(file) != (1, 0):
             return f"its weight '{name}' is not in version 1.0 of numpy's format"
-        shape, _, dtype = read_array_header_1_0(file)
+        shape, dtype = read_header(file)
         told = array.dtype if str(dtype) == stored_dtype(array.dtype) else str(dtype)
         if shape != tuple(sent.shape) or told != sent.dtype:
             return shorten(

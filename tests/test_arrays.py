@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -52,3 +56,33 @@ def test_rounding_is_to_the_nearest_even() -> None:
     between = Array(np.array([1 + 2**-8, 1 + 3 * 2**-8], dtype=np.float32))
     expected = torch.tensor([1.0, 1 + 2**-6], dtype=torch.bfloat16)
     assert torch.equal(to_tensor(in_dtype(between, "bfloat16")), expected)
+
+
+class _Pausing:
+    """Garbage whose collection lets other threads run."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        time.sleep(0)
+
+
+def test_threads_can_read_weights_at_the_same_time() -> None:
+    """Break it: leave out the lock; before Python 3.11.8 numpy then fails now and then."""
+    record = to_record({str(n): torch.ones(3, n + 1) for n in range(40)})
+    before = gc.get_threshold()
+    gc.set_threshold(20, 2, 2)
+
+    def read(_: int) -> int:
+        found = 0
+        for _ in range(30):
+            _Pausing()
+            found += len(to_state(record))
+        return found
+
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(read, range(8))) == [30 * 40] * 8
+    finally:
+        gc.set_threshold(*before)
