@@ -146,7 +146,7 @@ def test_a_network_that_breaks_tls_is_not_taken_for_a_stranger(
         *(monkeypatch, tmp_path / "run"),
         {**keys, "channel.step-timeout": 2.0, "channel.reconnect-timeout": 60.0},
         Certificates(tmp_path / "certificates"),
-        mean_bytes=20_000.0,
+        mean_bytes=25_000.0,
         seed=3,
         kinds=("cut", "flip", "split", "duplicate"),
     )

@@ -10,13 +10,13 @@ from fedsplit.addresses import host_of, port_of
 from fedsplit.channel.tls import ClientTls
 
 _SECONDS = 5.0
-_PAUSE_SECONDS = 0.5
+_TRIES, _PAUSE_SECONDS = 4, 0.4
 _EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_IP = 10, 9, 62, 64
 """OpenSSL's numbers of reasons to refuse a certificate (X509_V_ERR_*)."""
 
 
 def handshake_fault(address: str, tls: ClientTls) -> str | None:
-    """Connect twice more, only for a handshake, and return why both fail.
+    """Connect four times more, only for a handshake, and return why all of them fail.
 
     Parameters
     ----------
@@ -32,10 +32,14 @@ def handshake_fault(address: str, tls: ClientTls) -> str | None:
         the connection breaks for a reason that another try may not meet.
     """
     fault = _fault(address, tls)
-    if fault is None:
-        return None
-    time.sleep(_PAUSE_SECONDS)  # a network that fails may look the same once, but hardly twice
-    return fault if _fault(address, tls) == fault else None
+    for _ in range(_TRIES - 1):
+        if fault is None:
+            return None
+        # A network that cuts right after the handshake looks the same, but hardly each time.
+        time.sleep(_PAUSE_SECONDS)
+        if _fault(address, tls) != fault:
+            return None
+    return fault
 
 
 def _fault(address: str, tls: ClientTls) -> str | None:
