@@ -282,6 +282,14 @@ def test_built_in_names_go_before_folders(
     assert (seen[0].data.name, seen[0].model.name) == ("fashion-mini", "vit-nano")
 
 
+def test_a_setting_nested_deeper_than_the_parser_goes_is_a_text(call: Call, config: Path) -> None:
+    """Break it: let the parser's RecursionError through."""
+    nested = f"model.name={'[' * 100_000}"
+    code, err = call("run", str(config), "--engine", "inprocess", "--set", nested)
+    assert code == 2
+    assert "RecursionError" not in err
+
+
 def test_settings_are_toml_or_text(
     config: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
