@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import Scheduling
 
-    from fedsplit import Config, Result
-    from fedsplit.preparation import Preparation
+    from fedsplit import Result
 
 Run = Callable[..., "Result"]
 Call = Callable[..., tuple[int, str]]
@@ -117,6 +116,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """
     from fedsplit import experiment, simulate
     from fedsplit.results.plots import draw_or_warn
+    from tests.known import replacements
 
     draw = draw_or_warn
     finished: dict[str, Result] = {}
@@ -127,7 +127,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             output_dir = tmp_path_factory.mktemp("runs")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(experiment, "draw_or_warn", draw if drawn else _draw_nothing)
-                patch.setattr(experiment, "costs", known_costs)
+                for name, replacement in replacements().items():
+                    patch.setattr(name, replacement)
                 finished[key] = simulate({**TINY, "output-dir": str(output_dir)}, **overrides)
         return finished[key]
 
@@ -142,39 +143,15 @@ def tiny(tmp_path: Path) -> dict[str, object]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs of this test make no pictures, and compute no costs twice, as those of `run`."""
+    from tests.known import replacements
+
     monkeypatch.setattr("fedsplit.experiment.draw_or_warn", _draw_nothing)
-    monkeypatch.setattr("fedsplit.experiment.costs", known_costs)
+    for name, replacement in replacements().items():
+        monkeypatch.setattr(name, replacement)
 
 
 def _draw_nothing(path: Path, plot: Callable[[Path], None]) -> None:
     """Leave a picture out."""
-
-
-_costs: dict[str, dict[str, int]] = {}
-_NO_COSTS = ("output-dir", "run-name", "seed", "num-server-rounds", "data.", "channel.")
-
-
-def known_costs(config: Config, prepared: Preparation, **sides: Any) -> dict[str, int]:  # noqa: ANN401
-    """Return what `fedsplit.costs.costs` does, which is a third of a small run, from a table.
-
-    Runs have the same costs if nothing differs but what `_NO_COSTS` names: neither a module, nor
-    a weight's shape and whether it is trained, nor a config key.
-    """
-    from fedsplit.costs import costs
-
-    keys = [item for item in config.to_flat().items() if not item[0].startswith(_NO_COSTS)]
-    modules = [*prepared.model, *prepared.added.values()]
-    weights = [
-        (name, weight.shape, weight.dtype, weight.requires_grad)
-        for module in modules
-        for name, weight in module.named_parameters(remove_duplicate=False)
-    ]
-    wire = (prepared.wire.smashed, prepared.wire.cut_gradient)
-    kinds = [id(type(part)) for module in modules for part in module.modules()]
-    shown = repr((keys, weights, wire, modules, kinds, prepared.spec, sides))
-    if shown not in _costs:
-        _costs[shown] = costs(config, prepared, **sides)
-    return dict(_costs[shown])
 
 
 @pytest.fixture

@@ -165,10 +165,10 @@ def test_breaking_again_and_again_wins_no_time() -> None:
 
 
 def test_a_client_that_only_computes_long_loses_nothing() -> None:
-    served = Served(EchoHost(_finishing), reconnect_seconds=0.5)
-    with served.stream(reconnect=0.5) as stream:
+    served = Served(EchoHost(_finishing), reconnect_seconds=1.5)
+    with served.stream(reconnect=1.5) as stream:
         stream.exchange(frame_of(0))
-        time.sleep(1.5)
+        time.sleep(2.5)
         stream.exchange(frame_of(1))
         assert served.handled == [0, 1]
     served.channel.close()
