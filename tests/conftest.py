@@ -38,7 +38,7 @@ TINY: Mapping[str, object] = {
     "data.partitioner": "dirichlet",
     "data.alpha": 0.7,
     "data.min-partition-size": 15,
-    "data.max-train-samples": 160,
+    "data.max-train-samples": 112,
     "data.max-test-samples": 50,
 }
 

@@ -24,9 +24,12 @@ _found: dict[Hashable, Any] = {}
 @functools.cache  # of the functions themselves, not of what replaces them
 def replacements() -> dict[str, Callable[..., Any]]:
     """Return what takes the place of each function, by its name where runs look for it."""
-    from fedsplit import batch_check, costs
+    from fedsplit import batch_check
+    from fedsplit.results import flops as flops_of
+    from fedsplit.results import memory as memory_of
 
-    flops, memory, refusals = costs.part_flops, costs.part_memory, batch_check._refusals
+    flops, memory = flops_of.part_flops, memory_of.part_memory
+    refusals = batch_check._refusals
 
     def part_flops(
         parts: Sequence[nn.Module], input_shape: Sequence[int], ends: Sequence[bool] = ()

@@ -90,11 +90,11 @@ def test_dropout_is_a_warning(
 
 
 def test_shards_are_counted_without_their_validation_part() -> None:
-    keys = {"data.partitioner": "iid", "data.validation-fraction": 0.5}  # 40 images each: 20, 20
+    keys = {"data.partitioner": "iid", "data.validation-fraction": 0.5}  # 28 images each: 14, 14
     keys["last-batch"] = "drop"
-    check_shards(Config.load(TINY, {**keys, "batch-size": 20}))
-    with pytest.raises(ConfigError, match="has 20 training images"):
-        check_shards(Config.load(TINY, {**keys, "batch-size": 21}))
+    check_shards(Config.load(TINY, {**keys, "batch-size": 14}))
+    with pytest.raises(ConfigError, match="has 14 training images"):
+        check_shards(Config.load(TINY, {**keys, "batch-size": 15}))
 
 
 @pytest.mark.parametrize(

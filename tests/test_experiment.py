@@ -46,7 +46,7 @@ def test_the_sizes_of_all_splits_are_shown_and_in_the_summary(
 ) -> None:
     experiment = _experiment(tiny, split=True)
     assert "Images: 40 to train, 4 to validate, 50 to test" in lines
-    assert "5,840 more are not used (data.max-train-samples)" in lines
+    assert "5,888 more are not used (data.max-train-samples)" in lines
     assert "950 more are not used (data.max-test-samples)" in lines
     summary = experiment.recorder.finish()
     sizes = [summary[f"num_{split}_examples"] for split in ("train", "validation", "test")]

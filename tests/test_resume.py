@@ -345,7 +345,11 @@ def test_a_config_beside_resume_counts_as_changes(killed: Path) -> None:
 @pytest.mark.parametrize("strategy", ["sflv1", "sflv3", "full"])
 def test_the_weights_of_the_best_round_are_kept_beside_the_last(run: Run, strategy: str) -> None:
     """Break it: save the last weights twice."""
-    keys: dict[str, object] = {"strategy": strategy, "learning_rate": 0.1}
+    keys: dict[str, object] = {
+        "strategy": strategy,
+        "learning_rate": 0.1,
+        "data_max_train_samples": 160,
+    }
     result = run(num_server_rounds=4, **keys)
     best = result.summary["best_round"]
     assert best < 4, "choose a run whose last round is not its best"

@@ -21,7 +21,11 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 Topology = Literal["vanilla", "u-shaped"]
 # Equal shards of 36 training images: four batches of 8, and one of 4; two epochs, two rounds.
-EQUAL: dict[str, Any] = {"data_partitioner": "iid", "fraction_evaluate": 0.0}
+EQUAL: dict[str, Any] = {
+    "data_partitioner": "iid",
+    "data_max_train_samples": 160,
+    "fraction_evaluate": 0.0,
+}
 EXPECTED_STEPS = [8, 8, 8, 8, 4] * 2
 
 

@@ -21,7 +21,12 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 LINK = Link(uplink_mbps=8.0, downlink_mbps=80.0, latency_ms=100.0)
 # Equal shards: 36 training images of each client, which is 4 batches of 8 and one of 4.
-EQUAL = {"data_partitioner": "iid", "network_profile": "4g", "fraction_evaluate": 0.0}
+EQUAL = {
+    "data_partitioner": "iid",
+    "data_max_train_samples": 160,
+    "network_profile": "4g",
+    "fraction_evaluate": 0.0,
+}
 EXCHANGES = 2 * 5 + 1  # two epochs, and FINISH
 
 
