@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,8 @@ SMALL = [
     *("--num-clients", "2", "--set", "num-server-rounds=1", "--set", "max-concurrent-clients=1"),
     *("--set", "data.max-train-samples=200", "--set", "data.max-test-samples=100"),
 ]
+EMPTY, OTHER_TEMPLATES = "empty", ("classification", "own-model")
+Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def _share_byte_code(folder: Path) -> None:
             target.write_bytes(code[:4] + b"\1\0\0\0" + code[8:])
 
 
-def call(newcomer: Path, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def call(newcomer: Path, folder: Path, *command: str) -> Done:
     """Run a program of the environment, which knows nothing of this checkout."""
     bin_dir = newcomer / "env" / "bin"
     env = {**environment(newcomer / "home"), "PATH": f"{bin_dir}:{os.environ['PATH']}"}
@@ -92,6 +95,23 @@ def call(newcomer: Path, folder: Path, *command: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.fixture(scope="module")
+def in_process(newcomer: Path) -> Iterator[dict[str, Future[Done]]]:
+    """Return the runs of this process's engine, one after the other, while Flower is waited for."""
+
+    def run_in(name: str) -> Done:
+        if name == EMPTY:
+            (newcomer / name).mkdir()
+            return call(newcomer, newcomer / name, "fedsplit", "run", *SMALL)
+        made = call(newcomer, newcomer, "fedsplit", "new", name, "--template", name)
+        assert made.returncode == 0, made.stderr
+        return call(newcomer, newcomer / name, "fedsplit", "run", *SMALL, "--engine", "inprocess")
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        yield {name: thread.submit(run_in, name) for name in (EMPTY, *OTHER_TEMPLATES)}
+
+
+@pytest.mark.usefixtures("in_process")
 def test_an_app_from_a_wheel_runs_in_both_engines_and_passes_its_tests(newcomer: Path) -> None:
     """Break it: leave the templates out of the wheel, or the app's package out of its bundle."""
     made = call(newcomer, newcomer, "fedsplit", "new", "my-app", "--template", "own-strategy")
@@ -122,21 +142,18 @@ def test_an_app_from_a_wheel_runs_in_both_engines_and_passes_its_tests(newcomer:
     assert call(newcomer, app, "fedsplit", "stop").stdout.startswith("Ended the SuperLink")
 
 
-def test_an_empty_folder_runs_the_defaults(newcomer: Path) -> None:
-    folder = newcomer / "empty"
-    folder.mkdir()
-    done = call(newcomer, folder, "fedsplit", "run", *SMALL)
+def test_an_empty_folder_runs_the_defaults(
+    newcomer: Path, in_process: dict[str, Future[Done]]
+) -> None:
+    done = in_process[EMPTY].result()
     assert done.returncode == 0, done.stderr
     assert "run in this process.\n'fedsplit new DIR' makes" in done.stdout
-    (run_dir,) = (folder / "runs").iterdir()
+    (run_dir,) = (newcomer / EMPTY / "runs").iterdir()
     assert f"Run directory: {run_dir}" in done.stdout
 
 
-@pytest.mark.parametrize("template", ["classification", "own-model"])
-def test_the_other_templates_run(newcomer: Path, template: str) -> None:
-    app = newcomer / f"app-{template}"
-    made = call(newcomer, newcomer, "fedsplit", "new", app.name, "--template", template)
-    assert made.returncode == 0, made.stderr
-    done = call(newcomer, app, "fedsplit", "run", *SMALL, "--engine", "inprocess")
+@pytest.mark.parametrize("template", OTHER_TEMPLATES)
+def test_the_other_templates_run(in_process: dict[str, Future[Done]], template: str) -> None:
+    done = in_process[template].result()
     assert done.returncode == 0, done.stderr
     assert "Test accuracy" in done.stdout
