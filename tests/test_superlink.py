@@ -106,6 +106,24 @@ def test_one_command_ends_those_of_all_projects(
     assert [link.pid() for link in links] == [None, None]
 
 
+def test_where_nothing_ends_the_ones_that_run_are_named(
+    home: Path, stub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A config file outside an app runs in fedsplit's. Break it: name none."""
+    for name in ("app", "elsewhere"):
+        (home / name).mkdir()
+    link = started(home / "app")
+    monkeypatch.chdir(home / "elsewhere")
+    monkeypatch.setattr(sys, "argv", ["fedsplit", "stop"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out == (
+        f"No SuperLink of this project runs. One runs for '{home / 'app'}': 'fedsplit stop' in "
+        "that folder ends it, or with --all.\n"
+    )
+    assert link.pid() is not None
+
+
 def test_a_dead_one_is_replaced(home: Path, stub: Path) -> None:
     """Break it: trust superlink.json."""
     first = started(home)

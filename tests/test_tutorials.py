@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
+from fedsplit.config import DataConfig
+from fedsplit.data.catalog import load_images
+from fedsplit.predict import predict
 from tests.conftest import Call
 from tests.preloaded import server
 
@@ -86,6 +89,20 @@ def test_a_trained_model_loads_in_transformers(folder: Path, call: Call) -> None
         done = server().run([name, *arguments], cwd=folder)
         assert done.returncode == 0, done.stderr
         assert name == "parts.py" or done.stdout.strip() in CLASSES
+    _same_classes_as_predict(run_dir, folder)
+
+
+def _same_classes_as_predict(run_dir: Path, folder: Path) -> None:
+    """Photos that are stored sideways. Break it: leave exif_transpose out of load.py."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    photos = [folder / f"sideways-{number}.png" for number in range(8)]
+    rows = load_images(DataConfig()).test.select(range(0, 800, 100))
+    for photo, row in zip(photos, rows, strict=True):
+        row["image"].transpose(Image.Transpose.ROTATE_90).save(photo, exif=exif)
+    expected = [next(iter(found.probabilities)) for found in predict(run_dir, photos)]
+    said = [server().run(["load.py", str(run_dir), str(photo)], cwd=folder) for photo in photos]
+    assert [done.stdout.strip() for done in said] == expected
 
 
 @pytest.fixture

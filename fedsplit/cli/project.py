@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -48,9 +49,19 @@ def stop(
     for superlink in ended:
         print(f"Ended the SuperLink of '{superlink.project}'.")  # noqa: T201
     if not ended:
-        print(  # noqa: T201
-            "No SuperLink runs." if everything else "No SuperLink of this project runs."
-        )
+        print(_nothing_ended(everything, [link.project for link in running()]))  # noqa: T201
+
+
+def _nothing_ended(everything: bool, others: Sequence[Path]) -> str:
+    """Say that no SuperLink was ended, and for which other projects one still runs."""
+    if everything:
+        return "No SuperLink runs."
+    said = "No SuperLink of this project runs."
+    if others:
+        # A config file outside an app runs in fedsplit's own app: its SuperLink is not found there.
+        named = ", ".join(f"'{project}'" for project in others)
+        said += f" One runs for {named}: 'fedsplit stop' in that folder ends it, or with --all."
+    return said
 
 
 def certificates(

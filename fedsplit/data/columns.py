@@ -248,7 +248,13 @@ def _replace(
     if not len(dataset):  # `add_column` cannot add to every kind of empty table
         features = datasets.Features({**dataset.features, column: feature})
         return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
-    return dataset.remove_columns([column]).add_column(column, labels, feature=feature)
+    shows_bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()  # `datasets` draws one for a selection, even in a quiet run
+    try:
+        return dataset.remove_columns([column]).add_column(column, labels, feature=feature)
+    finally:
+        if shows_bars:
+            datasets.enable_progress_bars()
 
 
 def _unlabelled(count: int, column: str, name: str) -> DataError:

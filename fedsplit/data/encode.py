@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fedsplit.data.image_file import RefusedImageError, check_undecoded
+from fedsplit.data.image_file import RefusedImageError, check_undecoded, upright
 from fedsplit.errors import DataError
 
 _KEPT = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
@@ -24,7 +24,7 @@ _FAST = 1
 
 
 def encode(image: object, *, place: Callable[[], str]) -> bytes:
-    """Return an image as a PNG, without loss.
+    """Return an image as a PNG, without loss, turned upright as its EXIF data say.
 
     Parameters
     ----------
@@ -59,7 +59,8 @@ def encode(image: object, *, place: Callable[[], str]) -> bytes:
         )
     file = BytesIO()
     try:
-        image.save(file, "PNG", compress_level=_FAST)
+        # Upright first: the PNG is saved without EXIF data, by which files are turned when read.
+        upright(image).save(file, "PNG", compress_level=_FAST)
     except Exception as error:  # a file that Pillow opens lazily may be broken
         raise DataError(
             f"{place()} cannot be read ({type(error).__name__}: {error}). Remove or repair it."

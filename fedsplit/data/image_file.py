@@ -96,9 +96,14 @@ def open_image(file: Mapping[str, object] | None, bounds: ImageBounds) -> Image.
         check_tiles(image)
         image.load()
         check_rows(image, stream)
-    if image.getexif().get(ExifTags.Base.Orientation) is not None:
-        image = ImageOps.exif_transpose(image)
-    return image
+    return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF data say, which it then has no more."""
+    if image.getexif().get(ExifTags.Base.Orientation) is None:
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def is_readable(path: Path) -> bool:

@@ -150,7 +150,12 @@ SUMMARY_FIELDS: tuple[BuiltIn, ...] = (
     _score("final_accuracy", "final test accuracy", "summary", "scores", short="final"),
     _score("final_loss", "final test loss"),
     _field("final_weights_sha256", "SHA-256 of the final weights"),
-    _score("final_balanced_accuracy", "final balanced test accuracy", "scores", short="balanced"),
+    _score(
+        "final_balanced_accuracy",
+        "final balanced test accuracy",
+        *("summary", "scores"),
+        short="balanced",
+    ),
     _field("class_accuracy", "test accuracy of each class"),
     _field("confusion_matrix", "confusion matrix of the test set"),
     _score("best_accuracy", "best test accuracy", "summary", "scores", short="best"),

@@ -126,8 +126,7 @@ def _against(
         label
         for label, found in scores.items()
         if label not in winners
-        and best.deviation is not None
-        and best.mean - found.mean < best.deviation
+        and best.mean - found.mean < max(best.deviation or 0.0, found.deviation or 0.0)
     ]
     if close:
         said.append(f"less than one deviation behind: {_listed(close)}")

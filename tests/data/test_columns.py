@@ -190,3 +190,12 @@ def test_numbers_that_are_names_of_the_run_are_no_ids() -> None:
 def test_unknown_classes_are_named() -> None:
     with pytest.raises(DataError, match=r"does not know: yak.*classes are: ant, cat"):
         align_labels(labelled([0], ["yak"]), "label", ("ant", "cat"), "x")
+
+
+def test_labels_of_chosen_rows_draw_no_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    """A quiet run shows none. Break it: leave the bars of `datasets` on."""
+    assert datasets.is_progress_bar_enabled()
+    part = rows(y=["a", "b", "a", "b"]).select([3, 0, 2])
+    (labels,) = as_class_labels([part], "y", "x")
+    assert (labels["y"][:], capsys.readouterr().err) == ([1, 0, 0], "")
+    assert datasets.is_progress_bar_enabled()

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from fedsplit.data.decode import decode
 from fedsplit.data.encode import encode
@@ -34,6 +35,21 @@ def test_an_image_decodes_as_if_it_had_never_been_encoded(mode: str) -> None:
         if mode in ("L", "RGB", "CMYK", "YCbCr", "HSV", "1", "P"):
             assert (np.asarray(again.convert("RGB")) == expected).all()
     assert (_decoded(png) == expected).all()
+
+
+@pytest.mark.parametrize("opened", [lambda image: image, lambda image: image.convert("RGB")])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_as_its_file_is(
+    orientation: int, opened: Callable[[Image.Image], Image.Image]
+) -> None:
+    """Else a run learns sideways what `fedsplit predict` sees upright. Break it: drop `upright`."""
+    file = BytesIO()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    picture(3, "RGB", 8).crop((0, 0, 8, 5)).save(file, "PNG", exif=exif)
+    with Image.open(file) as photo:
+        of_object = _decoded(encode(opened(photo), place=_here))
+    assert (of_object == _decoded(file.getvalue())).all()
 
 
 def test_transparency_and_16_bits_stay() -> None:

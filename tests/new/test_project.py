@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from fedsplit import Config
+from fedsplit import Config, simulate
 from fedsplit.cli.project import TemplateName
 from fedsplit.errors import ConfigError
 from fedsplit.new.project import make_project
@@ -82,3 +82,22 @@ def test_the_app_depends_on_the_fedsplit_that_made_it(tmp_path: Path) -> None:
     assert needed.startswith("fedsplit==")
     source = project["tool"]["uv"]["sources"]["fedsplit"]
     assert json.dumps(source["path"]) == json.dumps(str(Path(__file__).parents[2]))
+
+
+def test_the_metric_of_own_strategy_counts_examples_and_not_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A smaller last batch counts as its images. Break it: take the mean over batches."""
+    make_project(tmp_path / "weighted", "own-strategy")
+    monkeypatch.syspath_prepend(tmp_path / "weighted")
+    found = [
+        simulate(
+            {"strategy": "weighted.strategy:Strategy", "batch-size": size, "num-clients": 2},
+            **{"data.max-train-samples": 40, "data.max-test-samples": 10, "learning-rate": 1e-12},
+            num_server_rounds=1,
+            output_dir=str(tmp_path),
+            verbose=False,
+        ).summary["penalty"]
+        for size in (17, 40)
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)

@@ -77,6 +77,13 @@ def test_a_variant_within_one_deviation_is_named(tmp_path: Path) -> None:
     assert found.figures[0].note == "full: 0.550 ± 0.071; less than one deviation behind: full"
 
 
+def test_the_larger_of_both_deviations_counts(tmp_path: Path) -> None:
+    """A winner with equal seeds has none. Break it: ask for that of the winner alone."""
+    scores = {"centralized": [0.9, 0.9], "full": [0.4, 0.6], SPLIT: [0.55, 0.55]}
+    (found,) = headlines(compared(tmp_path, scores))
+    assert found.figures[0].note == "full: 0.500 ± 0.141; less than one deviation behind: full"
+
+
 def test_differences_are_seed_by_seed(tmp_path: Path) -> None:
     """Break it: subtract the means, or take the deviation of one of them."""
     scores = {"centralized": [0.9, 0.9], "full": [0.5, 0.6], SPLIT: [0.51, 0.63]}

@@ -438,3 +438,13 @@ def test_the_keys_of_all_runs_are_those_of_all_runs(tmp_path: Path) -> None:
         "data.alpha = 0.1",
         "data.partitioner = dirichlet",
     ]
+
+
+def test_the_report_of_a_run_has_its_balanced_accuracy(tmp_path: Path) -> None:
+    """Its text and docs/howto/class-imbalance.md speak of it. Break it: show it to compare only."""
+    run = write_run(Config.load({"output-dir": str(tmp_path), "run-name": "one"}))
+    summary = json.loads(run.summary_path.read_text())
+    run.summary_path.write_text(json.dumps({**summary, "final_balanced_accuracy": 0.25}))
+    for path in write_report(run.path):
+        text = re.sub(r"<[^>]*>|\|", " ", path.read_text(encoding="utf-8"))
+        assert re.search(r"final balanced test accuracy\s+0\.2500", text), path
