@@ -121,6 +121,11 @@ def cannot_read(path: Path, error: Exception) -> RunError:
     return RunError(f"Cannot read '{path}': {_reason(error)}. {too_many_files(error) or remedy}")
 
 
+def damaged(path: Path, error: Exception, remedy: str) -> ConfigError:
+    """Return the error about a file of results that does not hold what fedsplit writes there."""
+    return ConfigError(f"'{path}' cannot be read ({_reason(error)}). {remedy}")
+
+
 def too_many_files(error: Exception) -> str | None:
     """Return the remedy if a process has no descriptors left; some libraries only say so."""
     if getattr(error, "errno", None) not in (EMFILE, ENFILE) and (

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fedsplit.config import Config, Scalar
 from fedsplit.errors import ConfigError
+from fedsplit.results.files import read_object
 from fedsplit.results.strict_json import dumps
 
 FILE_NAME = "comparison.json"
@@ -105,10 +104,9 @@ class Comparison:
         """
         path = directory / FILE_NAME
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            assert isinstance(values, Mapping)
+            values = read_object(path)
             return cls(**{**values, "runs": [ComparedRun(**run) for run in values["runs"]]})
-        except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(
                 f"'{path}' cannot be read ({error or type(error).__name__}). Give a directory that "
                 "'fedsplit compare' has made. Running the comparison again repairs this file."

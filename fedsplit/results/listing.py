@@ -114,7 +114,7 @@ def _listed(directory: RunDirectory) -> ListedRun | None:
         last = found[-1]["test_accuracy"] if found else None
         accuracy = None if last is None else float(last)
         rows = found
-    except (KeyError, OverflowError, TypeError, ValueError):
+    except (KeyError, OSError, OverflowError, TypeError, ValueError):
         pass
     if directory.owner() is not None:
         state = "running"
