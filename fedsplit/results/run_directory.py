@@ -175,8 +175,13 @@ class RunDirectory(RunPaths):
         return self._lock is not None
 
     def _write_config(self, config: Config) -> None:
-        for path, resume in ((self.config_path, ""), (self.resume_path, str(self.path))):
-            replace_text(path, config_toml(Config.load(config, {"resume": resume}), path))
+        config = Config.load(config, {"resume": ""})
+        replace_text(self.config_path, config_toml(config, self.config_path))
+        self._write_resume(config, deployed=False)
+
+    def _write_resume(self, config: Config, *, deployed: bool) -> None:
+        continuing = Config.load(config, {"resume": str(self.path)})
+        replace_text(self.resume_path, config_toml(continuing, self.resume_path, deployed=deployed))
 
     def _hold(self) -> None:
         """Lock the directory against other processes, for as long as this process lives."""
@@ -219,10 +224,7 @@ class RunDirectory(RunPaths):
             lines = read_lines(self.client_results_path)
             kept = [line for line in lines if int(line["round"]) <= rounds_done]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            remedy = (
-                "Move it out of the run directory: the run then goes on, and its report lacks what "
-                "single clients have measured so far."
-            )
+            remedy = "Move it out of the run directory: the report then lacks what it has."
             raise damaged(self.client_results_path, error, remedy) from None
         if lines:
             replace_text(self.client_results_path, "".join(dumps(line) + "\n" for line in kept))
@@ -261,7 +263,9 @@ class RunDirectory(RunPaths):
         replace_text(self.start_path, dumps(state, indent=2) + "\n")
 
     def write_process(self, process: LastProcess) -> None:
-        """Write ``process.json``: what only the process that makes the run now knows.
+        """Write ``process.json``, what only the process that makes the run now knows.
+
+        The first line of resume.toml is that of a deployed run from then on, if it is one.
 
         Raises
         ------
@@ -269,6 +273,8 @@ class RunDirectory(RunPaths):
             If it cannot be written.
         """
         process.write(self.process_path)
+        if process.deployed:
+            self._write_resume(Config.load(self.config_path), deployed=True)
 
     def write_error(self, error: Exception) -> None:
         """Write ``error.txt``, unless that fails, too: the error itself matters more."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedsplit.config import Config
+from fedsplit.config import Config, flwr_command
 from fedsplit.data.regular_files import special_kind
 from fedsplit.errors import ConfigError
 from fedsplit.locks import FileLock
@@ -155,16 +155,12 @@ class RunPaths:
         return f"Everything up to round {kept[-1]} is kept. Continue with: {command}"
 
     def command_to_continue(self, values: Mapping[str, object]) -> str:
-        """Return the command, or the call, that continues a run of this config, by its keys.
-
-        CONNECTION stands for the name that Flower's configuration gives the SuperLink.
-        """
+        """Return the command, or the call, that continues a run of this config, by its keys."""
         if objects := self.objects(values):
             given = "".join(f", {argument}=..." for argument in objects)
             return f"simulate(resume={str(self.path)!r}{given})"
         if (last := self.last_process()) and last.deployed:
-            config = shlex.quote(str(self.resume_path))
-            return f"flwr run . CONNECTION --stream --run-config {config}"
+            return flwr_command(self.resume_path, deployed=True)
         return f"fedsplit run --resume {shlex.quote(str(self.path))}"
 
     def objects(self, values: Mapping[str, object]) -> dict[str, str]:

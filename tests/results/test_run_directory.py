@@ -15,6 +15,7 @@ import pytest
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.results import run_names
+from fedsplit.results.last_process import LastProcess
 from fedsplit.results.run_directory import RunDirectory
 
 FOREIGN = [
@@ -178,6 +179,21 @@ def test_flwr_run_continues_with_a_file_of_the_directory(tmp_path: Path) -> None
     assert Config.load(directory.resume_path) == Config.load(
         config, {"resume": str(tmp_path / "a")}
     )
+
+
+def test_the_command_to_continue_a_deployed_run_is_the_same_everywhere(tmp_path: Path) -> None:
+    """Break it: leave the connection out of resume.toml, or of the sentence in log.txt."""
+    config = config_in(tmp_path, **{"run-name": "a"})
+    directory = RunDirectory.create(config)
+    directory.write_process(LastProcess("flower", deployed=True))
+    command = f"flwr run . CONNECTION --stream --run-config {directory.resume_path}"
+    assert directory.resume_path.read_text(encoding="utf-8").splitlines()[0] == f"# {command}"
+    assert directory.command_to_continue(config.to_flat()) == command
+    resumed = Config.load(directory.resume_path)
+    assert resumed == Config.load(config, {"resume": str(directory.path)})
+    directory.go_on(resumed, 0)
+    directory.write_process(LastProcess("inprocess"))
+    assert "CONNECTION" not in directory.resume_path.read_text(encoding="utf-8")
 
 
 def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
