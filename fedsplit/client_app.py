@@ -96,6 +96,7 @@ def describe(message: Message, context: Context) -> Message:
             num_validation=len(shard.validation),
             digest=digest_if_readable(*shard) if client.told.returns_kept else "",
             channel_fault=channel_fault,
+            own_images=bool(client.node.data_path),
         )
     return Message(RecordDict({CONFIG: answer.to_record()}), reply_to=message)
 

@@ -7,7 +7,7 @@ wrong, 1 if a run failed, 130 if it was interrupted.
 from __future__ import annotations
 
 import os
-from errno import EMFILE, ENFILE
+from errno import EACCES, EMFILE, ENFILE, EPERM, EROFS
 from pathlib import Path
 
 
@@ -112,6 +112,8 @@ def sentence(fault: object) -> str:
 def cannot_write(path: Path, error: Exception) -> RunError:
     """Return the error about a file or folder that cannot be written."""
     remedy = "Free space on its disk, and check that its folder still exists."
+    if getattr(error, "errno", None) in (EACCES, EPERM, EROFS):
+        remedy = "Give yourself permission to write there, or work on a copy elsewhere."
     return RunError(f"Cannot write '{path}': {_reason(error)}. {too_many_files(error) or remedy}")
 
 
@@ -119,6 +121,11 @@ def cannot_read(path: Path, error: Exception) -> RunError:
     """Return the error about a file of a run that cannot be read again."""
     remedy = "Check that nothing else removes files from its folder."
     return RunError(f"Cannot read '{path}': {_reason(error)}. {too_many_files(error) or remedy}")
+
+
+def damaged(path: Path, error: Exception, remedy: str) -> ConfigError:
+    """Return the error about a file of results that does not hold what fedsplit writes there."""
+    return ConfigError(f"'{path}' cannot be read ({_reason(error)}). {remedy}")
 
 
 def too_many_files(error: Exception) -> str | None:

@@ -34,6 +34,7 @@ from fedsplit.results.table import faults_of, results_table
 from fedsplit.run_log import note, say, warn
 from fedsplit.scoring import Scored, round_scores, score_clients, score_model
 from fedsplit.split.phases import Purpose
+from strategies.clients import Clients
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,8 @@ class Experiment:
         The run's configuration.
     prepared : Preparation
         Its model and test images.
-    class_counts : Mapping[int, Sequence[int]]
-        Client -> training images of each class.
-    num_validation : int
-        Images that all clients together hold out.
+    clients : Clients
+        Its clients, and how many images of which class they have.
     process : LastProcess
         What only this process knows of the run.
     rounds_done : int
@@ -93,8 +92,7 @@ class Experiment:
         *,
         config: Config,
         prepared: Preparation,
-        class_counts: Mapping[int, Sequence[int]],
-        num_validation: int,
+        clients: Clients,
         process: LastProcess,
         rounds_done: int = 0,
     ) -> None:
@@ -103,7 +101,7 @@ class Experiment:
         self._config = config
         self._prepared = prepared
         self.observers = prepared.observers
-        self._counts = [class_counts[client] for client in sorted(class_counts)]
+        self._counts = [of_client for _, of_client in sorted(clients.class_counts.items())]
         self._client_part = prepared.held_by_clients(split=self._split)
         self._confusion: Tensor | None = None
         self._own_states: Sequence[Mapping[str, Tensor]] = []
@@ -115,17 +113,17 @@ class Experiment:
                 self.directory.write_process(self.process)
             self._sinks = Sinks(config, self.directory.path, rounds_done)
             self.recorder = Recorder(self.directory, config, say)
-            self._begin(class_counts, num_validation)
+            self._begin(clients)
         except BaseException:
             self.directory.close()
             raise
 
-    def _begin(self, class_counts: Mapping[int, Sequence[int]], num_validation: int) -> None:
+    def _begin(self, clients: Clients) -> None:
         """Show and record what is known before the first round."""
         config, split = self._config, self._split
         sizes = {
-            "num_train_examples": sum(map(sum, class_counts.values())),
-            "num_validation_examples": num_validation,
+            "num_train_examples": sum(map(sum, self._counts)),
+            "num_validation_examples": clients.num_validation,
             "num_test_examples": len(self._prepared.test),
         }
         self._show_start()
@@ -138,8 +136,8 @@ class Experiment:
         ):
             if left_out:
                 say(f"{left_out:,} more are not used ({key})")
-        num_clients, pooled = len(class_counts), self._strategy.pooled
-        small = [n for n in map(sum, class_counts.values()) if 0 < n < config.batch_size]
+        num_clients, pooled = len(self._counts), self._strategy.pooled
+        small = [n for n in map(sum, self._counts) if 0 < n < config.batch_size]
         if small and not pooled:
             say(
                 f"{len(small)} of {num_clients} clients have fewer images than batch-size = "
@@ -149,6 +147,7 @@ class Experiment:
         known = costs(config, self._prepared, split=split, pooled=pooled, num_clients=num_clients)
         self.recorder.start(
             {
+                "partitioner": clients.divided_by(config.data.partitioner),
                 "engine": self.process.engine,
                 "pretrained": self._prepared.pretrained,
                 "weights_sha256": weights_digest(self._prepared.model),

@@ -149,6 +149,8 @@ class Description(_Fields):
         Of its images, if the run writes checkpoints (see `fedsplit.data.digest`).
     channel_fault : str
         Why it cannot reach the split server; empty if it could, or was not asked to.
+    own_images : bool
+        Whether its training images are of a folder of its own, and no shard of data.name.
     """
 
     sender = "client"
@@ -158,6 +160,7 @@ class Description(_Fields):
     num_validation: _Count = 0
     digest: Annotated[str, Field(max_length=64)] = ""
     channel_fault: Annotated[str, Field(max_length=1100)] = ""  # see `shorten`
+    own_images: bool = False
 
 
 class Measurements(BaseModel):

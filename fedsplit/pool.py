@@ -47,7 +47,7 @@ def with_counts_of_pool(config: Config, clients: Clients, spec: InputSpec) -> Cl
             f"strategy = '{config.strategy}' trains on the server's images of data.name only, not "
             f"on others that sites hold. These differ: client {some(list(map(str, others)))}."
         )
-    return replace(clients, class_counts=counts)
+    return replace(clients, class_counts=counts, own_images=())
 
 
 def pooled_training(

@@ -63,6 +63,7 @@ def continued(
             "that 'fedsplit run' has made."
         )
     directory = RunDirectory(path.resolve())
+    directory.check_files()
     directory.check_idle()
     saved = Config.load(directory.config_path)
     place = {"output-dir": str(directory.path.parent), "run-name": directory.path.name}

@@ -58,8 +58,11 @@ class _OnScreen(logging.Handler):
         super().__init__()
         self.setFormatter(PrintableFormatter())
         self._screen = screen
+        self._is_broken = False
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._is_broken:
+            return
         try:
             text = self.format(record)
             if record.levelno < logging.WARNING:
@@ -67,6 +70,13 @@ class _OnScreen(logging.Handler):
             else:
                 self._screen.clear()
                 print(f"{record.levelname.capitalize()}: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        except OSError as error:  # such as a pipe into 'head', which has ended
+            self._is_broken = True
+            said = (
+                f"Nothing more is shown here: {error}. The run goes on, and log.txt has its lines."
+            )
+            with suppress(OSError):
+                print(f"Warning: {said}", file=sys.stderr)  # noqa: T201
         except Exception:
             self.handleError(record)
 

@@ -134,8 +134,7 @@ def run_server(grid: Grid, config: Config, engine: Engine) -> Outcome:
             experiment = Experiment(
                 config=config,
                 prepared=prepared,
-                class_counts=clients.class_counts,
-                num_validation=clients.num_validation,
+                clients=clients,
                 process=LastProcess(engine.name, engine.observers.names, engine.has_sites()),
                 rounds_done=0 if saved is None else saved["round"],
             )

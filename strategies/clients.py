@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fedsplit.config import Config
+from fedsplit.names import some
 from fedsplit.seeding import generator
 from fedsplit.split.client_rules import ClientRule
 from fedsplit.split.phases import Purpose
@@ -33,12 +34,23 @@ class Clients:
         Partition id -> digest of its images; empty if the run writes no checkpoints.
     validation : Mapping[int, int]
         Partition id -> images that it holds out for federated evaluation.
+    own_images : Sequence[int]
+        Those whose training images are of a folder of their own, and no shard of data.name.
     """
 
     node_ids: Mapping[int, int]
     class_counts: Mapping[int, Sequence[int]]
     digests: Mapping[int, str] = field(default_factory=dict)
     validation: Mapping[int, int] = field(default_factory=dict)
+    own_images: Sequence[int] = ()
+
+    def divided_by(self, partitioner: str) -> str:
+        """Return in words how the clients came by their images: a partitioner divides data.name."""
+        if not self.own_images:
+            return partitioner
+        if set(self.own_images) >= set(self.node_ids):
+            return "own images"
+        return f"{partitioner}; own images: client {some(list(map(str, self.own_images)))}"
 
     @property
     def num_validation(self) -> int:

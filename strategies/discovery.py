@@ -142,6 +142,7 @@ def _clients_of(answers: _Answers, count: int, fewest: int) -> Clients:
         {client: list(each.class_counts) for client, each in described.items()},
         {client: each.digest for client, each in described.items()},
         {client: each.num_validation for client, each in described.items()},
+        [client for client, each in described.items() if each.own_images],
     )
 
 

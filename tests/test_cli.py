@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -212,6 +213,14 @@ def test_a_failed_run_and_a_defect_end_with_1(
     monkeypatch.setattr(engine, "run_in_process", fail)
     code, err = call("run", str(config), "--engine", "inprocess")
     assert (code, err) == (1, "fedsplit: Every participant failed.\n")
+
+    def full(_: Config) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(engine, "run_in_process", full)
+    code, err = call("run", str(config), "--engine", "inprocess")
+    said = "fedsplit: [Errno 28] No space left on device. Free space on its disk.\n"
+    assert (code, err) == (1, said)
 
     def defect(_: Config) -> None:
         from fedsplit.results.text import fixed

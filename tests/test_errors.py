@@ -24,6 +24,14 @@ def test_a_process_without_descriptors_is_told_to_raise_their_limit(error: Excep
         assert "disk" not in str(fault)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_may_not_be_written_to_is_no_full_disk(number: int) -> None:
+    """Break it: ask for free space whatever is in the way."""
+    said = str(cannot_write(Path("a"), OSError(number, os.strerror(number))))
+    assert said.endswith("Give yourself permission to write there, or work on a copy elsewhere.")
+    assert "disk" not in said
+
+
 def test_a_full_disk_is_told_from_a_missing_file() -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert str(cannot_write(Path("a"), full)).startswith(

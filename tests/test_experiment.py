@@ -15,6 +15,7 @@ from fedsplit.experiment import Experiment
 from fedsplit.preparation import prepare
 from fedsplit.results.last_process import LastProcess
 from fedsplit.split.phases import Purpose
+from strategies.clients import Clients
 
 
 @pytest.fixture
@@ -27,7 +28,11 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _experiment(
-    tiny: dict[str, object], *, split: bool, class_names: Sequence[str] = ()
+    tiny: dict[str, object],
+    *,
+    split: bool,
+    class_names: Sequence[str] = (),
+    own: Sequence[int] = (),
 ) -> Experiment:
     strategy = "sflv1" if split else "full"
     config = Config.load(tiny, {"run-name": "one", "strategy": strategy})
@@ -35,10 +40,22 @@ def _experiment(
     return Experiment(
         config=config,
         prepared=replace(prepared, class_names=tuple(class_names) or prepared.class_names),
-        class_counts={0: [3] * 10, 1: [1] * 10},
-        num_validation=4,
+        clients=Clients({0: 7, 1: 8}, {0: [3] * 10, 1: [1] * 10}, {}, {0: 4}, own),
         process=LastProcess("test"),
     )
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [((), "dirichlet"), ((0, 1), "own images"), ((1,), "dirichlet; own images: client 1")],
+)
+def test_the_summary_says_whose_images_no_partitioner_has_divided(
+    tiny: dict[str, object], own: Sequence[int], said: str
+) -> None:
+    """Break it: name the partitioner of the config, whatever folders the sites read."""
+    experiment = _experiment(tiny, split=False, own=own)
+    assert experiment.recorder.finish()["partitioner"] == said
+    experiment.close()
 
 
 def test_the_sizes_of_all_splits_are_shown_and_in_the_summary(

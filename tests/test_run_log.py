@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,24 @@ def test_a_full_disk_ends_the_file_and_not_the_run(
     out, err = capsys.readouterr()
     assert out == "one\ntwo\n"
     assert err.count("log.txt ends here") == 1
+
+
+def test_a_console_that_has_ended_is_said_once_and_the_run_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Break it: let logging print a traceback for every line after 'fedsplit run | head -1'."""
+
+    def closed(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr("fedsplit.run_log.Screen.show", closed)
+    with run_log("normal") as lines:
+        lines.write_to(tmp_path / "log.txt")
+        say("one")
+        say("two")
+    _, err = capsys.readouterr()
+    assert err == (
+        "Warning: Nothing more is shown here: [Errno 32] Broken pipe. The run goes on, and log.txt "
+        "has it all.\n"
+    )
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 2

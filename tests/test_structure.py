@@ -122,7 +122,12 @@ HOMES = {
     "cryptography": ("fedsplit.certificates", "fedsplit.channel.tls"),
     "prometheus_client": ("fedsplit.results.prometheus",),
     "typer": ("fedsplit.cli.", "fedsplit.plan.command"),
-    "pydantic": ("fedsplit.config.", "fedsplit.compare.config", "fedsplit.messages"),
+    "pydantic": (
+        "fedsplit.config.",
+        "fedsplit.compare.config",
+        "fedsplit.messages",
+        "fedsplit.report.results_check",
+    ),
     "pickle": (),
 }
 

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOSPC
 from importlib.metadata import version
 from types import FrameType
 from typing import Annotated
@@ -91,6 +92,8 @@ def main() -> None:
                 raise
             if remedy := too_many_files(error):
                 _print(f"{error}. {remedy}")
+            elif getattr(error, "errno", None) == ENOSPC:  # standard output may be a file
+                _print(f"{error}. Free space on its disk.")
             elif frame := users_frame(error):
                 said = sentence(f"{type(error).__name__}: {error}")
                 _print(

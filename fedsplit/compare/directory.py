@@ -139,7 +139,10 @@ def _differing(kept: RunDirectory, asked: Config) -> list[str]:
 
 def _changed(kept: RunDirectory, asked: Config, present: Present) -> list[str]:
     """Return how the code and the images of a run with rounds differ from those of now."""
-    then = made_with(kept)
+    try:
+        then = made_with(kept)
+    except (OSError, ValueError) as error:
+        return [f"a summary.json that cannot be read ({error})"]
     return [] if then is None else list(then.differences(present.of(asked)))
 
 

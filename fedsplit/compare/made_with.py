@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from fedsplit.data.shards import Shard, look_at_shard, look_at_test
 from fedsplit.initial_model import model_of, spec_of
 from fedsplit.names import some
 from fedsplit.own_code import code_digest
+from fedsplit.results.files import read_object
 from fedsplit.results.run_directory import RunDirectory
 
 _SPLITS = ("train", "validation", "test")
@@ -72,17 +72,26 @@ class MadeWith:
 
 
 def made_with(kept: RunDirectory) -> MadeWith | None:
-    """Return what a run was made with; None if nothing of it is kept, so that it begins again."""
+    """Return what a run was made with; None if nothing of it is kept, so that it begins again.
+
+    Raises
+    ------
+    OSError, ValueError
+        If its summary.json cannot be read, or says of its images what no run writes.
+    """
     last = kept.checkpoints.last()
     inputs: Mapping[str, Any] = {} if last is None else last[1].get("inputs", {})
     facts: Mapping[str, Any]
     if kept.summary_path.is_file():
-        facts = json.loads(kept.summary_path.read_text(encoding="utf-8"))
+        facts = read_object(kept.summary_path)
     elif last is not None:
         facts = last[1]["recorder"]["facts"]
     else:
         return None
     counts = {split: facts.get(f"num_{split}_examples") for split in _SPLITS}
+    for split, count in counts.items():
+        if count is not None and type(count) is not int:
+            raise ValueError(f"num_{split}_examples is {count!r:.40}, no number")
     digests = {f"client {client}": each for client, each in inputs.get("shards", {}).items()}
     if "test" in inputs:
         digests[_TEST] = inputs["test"]

@@ -13,7 +13,7 @@ from fedsplit.config.run import (
     with_clients,
 )
 from fedsplit.config.server import AggregationConfig
-from fedsplit.config.toml import config_toml
+from fedsplit.config.toml import config_toml, flwr_command
 
 __all__ = [
     "DEFAULT_NUM_CLIENTS",
@@ -28,6 +28,7 @@ __all__ = [
     "Profile",
     "Scalar",
     "config_toml",
+    "flwr_command",
     "read_toml",
     "with_clients",
 ]

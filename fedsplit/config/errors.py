@@ -74,8 +74,9 @@ def _line(details: ErrorDetails, valid_keys: Sequence[str]) -> str:
     if details["type"] in _TYPES:
         return f"{shown}: {_TYPES[details['type']]}"
     if details["type"] == "model_type":
-        example = next(valid for valid in valid_keys if valid.startswith(f"{key}."))
-        return f"{shown}: is a section: set keys in it, such as {example}"
+        examples = [valid for valid in valid_keys if valid.startswith(f"{key}.")]
+        such_as = f": set keys in it, such as {examples[0]}" if examples else ""
+        return f"{shown}: is a section{such_as}"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if details["type"] != "value_error":
         return f"{shown}: must be {message}"

@@ -10,7 +10,17 @@ from fedsplit.config.run import Config, Scalar
 from fedsplit.objects import arguments_of
 
 
-def config_toml(config: Config, path: Path) -> str:
+def flwr_command(path: Path, *, deployed: bool) -> str:
+    """Return the command with which ``flwr run`` continues a run from its resume.toml.
+
+    CONNECTION stands for the name that Flower's configuration gives the SuperLink of a run whose
+    SuperNodes are the sites' own (`deployed`).
+    """
+    connection = "CONNECTION " if deployed else ""
+    return f"flwr run . {connection}--stream --run-config {shlex.quote(str(path))}"
+
+
+def config_toml(config: Config, path: Path, *, deployed: bool = False) -> str:
     """Return a config as TOML with every key. Its first line is the command that runs it.
 
     Parameters
@@ -19,10 +29,12 @@ def config_toml(config: Config, path: Path) -> str:
         What to write.
     path : Path
         The file that the text is for.
+    deployed : bool
+        See `flwr_command`.
     """
     command = f"fedsplit run {shlex.quote(str(path))}"
     if config.resume:
-        command = f"flwr run . --stream --run-config {shlex.quote(str(path))}"
+        command = flwr_command(path, deployed=deployed)
     elif config.run_name:
         again = shlex.quote(f"run-name={config.run_name}-again")
         command += f" --set {again}"

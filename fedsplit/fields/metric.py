@@ -136,6 +136,11 @@ def declared_in(summary: Mapping[str, Any]) -> tuple[Metric, ...]:
         ) from None
 
 
+def _is_served(key: str) -> bool:
+    """Return whether two numbers would have one name at /metrics, which then cannot be read."""
+    return key == "rounds" or key.startswith("channel_") or key.removesuffix("_total") in FIELDS
+
+
 def _faults(metric: Metric) -> Iterator[str]:
     """Yield what is wrong; what follows a fault may rely on that it is not there."""
     for name, value in asdict(metric).items():
@@ -145,6 +150,8 @@ def _faults(metric: Metric) -> Iterator[str]:
         yield "its key must be lower_snake_case, such as 'smashed_norm'"
     if metric.key in _RESERVED:
         yield "its key is that of a built-in field; choose another"
+    if _is_served(metric.key):
+        yield "its key is that of a number that sinks.prometheus serves itself; choose another"
     for name, text, longest in (
         ("label", metric.label, LONGEST_LABEL),
         ("unit", metric.unit, LONGEST_UNIT),

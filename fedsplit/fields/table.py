@@ -131,7 +131,7 @@ _ENVIRONMENT_FIELDS: tuple[BuiltIn, ...] = (
 )
 ENVIRONMENT_KEYS = tuple(field.key for field in _ENVIRONMENT_FIELDS)
 """The keys of summary.json that say where and when a run was made."""
-START_KEYS = tuple(field.key for field in (*_START_FIELDS, *_ENVIRONMENT_FIELDS))
+START_KEYS = ("partitioner", *(f.key for f in (*_START_FIELDS, *_ENVIRONMENT_FIELDS)))
 """The keys of summary.json that are known before the first round (`Recorder.start`)."""
 
 SUMMARY_FIELDS: tuple[BuiltIn, ...] = (

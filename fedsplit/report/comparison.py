@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fedsplit.config import Config, Scalar
-from fedsplit.errors import ConfigError
+from fedsplit.errors import damaged
+from fedsplit.report.results_check import of_kind
+from fedsplit.results.files import read_object
 from fedsplit.results.strict_json import dumps
 
 FILE_NAME = "comparison.json"
@@ -105,11 +106,22 @@ class Comparison:
         """
         path = directory / FILE_NAME
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            assert isinstance(values, Mapping)
-            return cls(**{**values, "runs": [ComparedRun(**run) for run in values["runs"]]})
-        except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
-            raise ConfigError(
-                f"'{path}' cannot be read ({error or type(error).__name__}). Give a directory that "
-                "'fedsplit compare' has made. Running the comparison again repairs this file."
-            ) from None
+            found: Comparison = of_kind(read_object(path), cls, FILE_NAME)
+            found._check()
+        except (OSError, ValueError) as error:
+            remedy = "Running the comparison again, with this file moved away, makes it anew."
+            raise damaged(path, error, remedy) from None
+        return found
+
+    def _check(self) -> None:
+        """Refuse runs that are not those of its variants, settings and folder."""
+        for run in self.runs:
+            parts = Path(run.directory).parts
+            if parts[:1] != ("runs",) or len(parts) != 2 or parts[1] == "..":
+                raise ValueError(f"the directory {run.directory!r} of a run is not in runs/")
+            if run.label not in self.variants or run.setting not in (self.settings or [""]):
+                raise ValueError(f"no variant or setting is called as in the run '{run.directory}'")
+        if not self.seeds:
+            raise ValueError("it has no seeds")
+        if not 0 <= self.wall_seconds < math.inf:
+            raise ValueError(f"its wall_seconds are {self.wall_seconds}")

@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from fedsplit.config import Config
-from fedsplit.errors import ConfigError
+from fedsplit.errors import ConfigError, FedSplitError, sentence
 from fedsplit.fields import DECLARED_KEY, Metric, declared_in
 from fedsplit.names import printable
 from fedsplit.report.comparison import ComparedRun, Comparison
+from fedsplit.report.results_check import (
+    check_clients,
+    check_metrics,
+    checked_rows,
+    checked_summary,
+)
 from fedsplit.results.files import read_lines, read_object
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.saved import Saved
@@ -162,35 +168,37 @@ def read_run(directory: Path) -> RunRecord:
         If it is not that of a run with a finished round, or one of its files cannot be read.
     """
     kept = RunDirectory(directory)
+    finished = kept.summary_path.is_file()
     try:
-        finished = kept.summary_path.is_file()
-        rounds = read_lines(kept.rounds_path, whole=finished)
+        rounds = checked_rows(read_lines(kept.rounds_path, whole=finished))
         shards = read_shards(kept.shards_path) if kept.shards_path.is_file() else Shards([], [])
         if not kept.config_path.is_file():
             raise ConfigError("it has no config.toml")
         config = Config.load(kept.config_path)
         if finished:
-            summary = read_object(kept.summary_path)
+            found = read_object(kept.summary_path)
         else:
-            summary = _summary_so_far(kept, config, rounds)
-        return RunRecord(
-            directory=kept.path,
-            config=config,
-            rounds=rounds,
-            summary=summary,
-            class_counts=shards.class_counts,
-            class_names=[printable(name) for name in shards.class_names],
-            metrics=declared_in(summary),
-            clients=[
-                of for of in read_lines(kept.client_results_path) if of["round"] <= len(rounds)
-            ],
-            finished=finished,
-        )
-    except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
+            found = _summary_so_far(kept, config, rounds)
+        summary, metrics = checked_summary(found, shards.class_names), declared_in(found)
+        check_metrics(metrics, rounds, summary)
+        clients = read_lines(kept.client_results_path)
+        check_clients(clients, max(summary["num_clients"], len(shards.class_counts)))
+    except (OSError, ValueError, FedSplitError) as error:
         raise ConfigError(
-            f"'{directory}' cannot be read as the directory of a run: {error}. Give a directory "
-            "that 'fedsplit run' or 'fedsplit compare' has made."
+            f"'{directory}' cannot be read as the directory of a run: {sentence(error)} Give a "
+            "directory that 'fedsplit run' or 'fedsplit compare' has made."
         ) from None
+    return RunRecord(
+        directory=kept.path,
+        config=config,
+        rounds=rounds,
+        summary=summary,
+        class_counts=shards.class_counts,
+        class_names=[printable(name) for name in shards.class_names],
+        metrics=metrics,
+        clients=[line for line in clients if line["round"] <= len(rounds)],
+        finished=finished,
+    )
 
 
 def _progress(run: RunDirectory) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from fedsplit.names import printable
 from fedsplit.report.page import Header, Headline, Notice, Section
 from fedsplit.report.tables import Table
 from fedsplit.results.text import escaped
@@ -33,7 +34,7 @@ def to_markdown(title: str, header: Header, sections: Sequence[Section]) -> str:
     lines += ["## Facts", ""]
     lines += [f"- {name}: {escaped(value)}" for name, value in header.facts.items()] + [""]
     if header.command:
-        lines += ["To make it again:", "", f"    {header.command}", ""]
+        lines += ["To make it again:", "", f"    {printable(header.command)}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -49,7 +50,7 @@ def _notice(notice: Notice) -> Iterator[str]:
             yield f"- `{name}`: {escaped(' '.join(more.split()))}"
     if notice.command:
         yield ""
-        yield f"    {notice.command}"
+        yield f"    {printable(notice.command)}"
 
 
 def _headline(headline: Headline) -> Iterator[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from fedsplit.errors import ConfigError, cannot_write, shorten
+from fedsplit.errors import ConfigError, cannot_write
 from fedsplit.names import local_directory
 from fedsplit.report.comparison import FILE_NAME
 from fedsplit.report.gather import gather, read_run
@@ -31,35 +31,21 @@ def write_report(directory: str | Path) -> list[Path]:
     Raises
     ------
     ConfigError
-        If the directory is neither a comparison's nor that of a run with a finished round.
+        If the directory is neither a comparison's nor that of a run with a finished round, or its
+        files hold what fedsplit does not write.
     RunError
         If a file cannot be written.
     """
     folder = local_directory(directory)
     if folder is not None and (folder / FILE_NAME).is_file():
-        return _write(folder.absolute(), _made(folder, _of_comparison))
+        return _write(folder.absolute(), _of_comparison(folder))
     if folder is not None and RunDirectory(folder).rounds_path.is_file():
-        return _write(folder.absolute(), _made(folder, _of_run))
+        return _write(folder.absolute(), _of_run(folder))
     what = "holds no" if folder else "is no directory of a"
     raise ConfigError(
         f"'{directory}' {what} comparison ({FILE_NAME}) or run with a finished round "
         "(rounds.jsonl). Give a directory that 'fedsplit compare' or 'fedsplit run' has made."
     )
-
-
-def _made(folder: Path, make: Callable[[Path], dict[str, str]]) -> dict[str, str]:
-    """Return what `make` does; results that no run writes, in any of its files, are one sentence.
-
-    There are some hundred values of many kinds, and a run directory may be damaged or forged.
-    """
-    try:
-        return make(folder)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"The results in '{folder}' are not those that a run writes ({type(error).__name__}: "
-            f"{shorten(str(error))}). Take rounds.jsonl, clients.jsonl and summary.json as the run "
-            "has written them."
-        ) from error
 
 
 def _of_comparison(directory: Path) -> dict[str, str]:

@@ -19,6 +19,16 @@ _logger = logging.getLogger(__name__)
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")
 _LAST_KEPT = 2
 
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("versions", "config", "inputs", "arrays", "strategy", "recorder"), dict),
+    **dict.fromkeys(("inputs/class_counts", "inputs/shards", "inputs/validation"), dict),
+    "round": int,
+    "recorder/rows": list,
+    "recorder/facts": dict,
+    "recorder/facts/engine": str,
+}
+"""What is where in a state, as far as it has it; each after what it is in."""
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -108,6 +118,7 @@ class Checkpoints:
         for server_round in reversed(self.rounds()):
             try:
                 found = read(self._path(server_round))
+                _check_kinds(found, self._path(server_round))
             except RunError as error:
                 _logger.warning("%s The checkpoint before it is used instead.", error)
             else:
@@ -122,3 +133,17 @@ class Checkpoints:
 
     def _path(self, server_round: int) -> Path:
         return self.folder / f"round-{server_round:06d}.safetensors"
+
+
+def _check_kinds(state: Mapping[str, Any], path: Path) -> None:
+    """Refuse a state that is whole by its checksum, and that no run has saved."""
+    for name, kind in _KINDS.items():
+        *parents, key = name.split("/")
+        of: Mapping[str, Any] = state
+        for parent in parents:
+            of = of.get(parent, {})
+        if key in of and not isinstance(of[key], kind):
+            raise RunError(
+                f"'{path}' is not what a run has saved: its {name} is {of[key]!r:.40}, no "
+                f"{kind.__name__}."
+            )

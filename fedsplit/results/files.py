@@ -7,17 +7,19 @@ that is killed between its two renames has the old content under such a name.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fedsplit import bounded_json
+from fedsplit.data.regular_files import open_regular
 from fedsplit.errors import cannot_write
 
 _PARTIAL = ".partial-"
 _OLD = ".old-"
+_LARGEST_OBJECT = 256 * 2**20
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -52,12 +54,14 @@ def read_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
 
     Raises
     ------
-    ValueError
-        Names the first line that holds no JSON object.
+    OSError, ValueError
+        If it cannot be read; names the first line that holds no JSON object.
     """
-    if not path.is_file():
+    try:
+        with open_regular(path) as file:
+            lines = file.read().decode("utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     found = []
     for number, line in enumerate(lines, start=1):
         if whole or line.endswith("\n"):
@@ -73,16 +77,16 @@ def read_object(path: Path) -> dict[str, Any]:
     OSError, ValueError
         If it cannot be read, or holds something else.
     """
-    if not path.is_file():  # reading a pipe would wait for ever
-        raise FileNotFoundError(f"there is no file '{path.name}'")
-    return _object(path.read_text(encoding="utf-8"), f"'{path.name}'")
+    with open_regular(path) as file:
+        data = file.read(_LARGEST_OBJECT + 1)
+    if len(data) > _LARGEST_OBJECT:
+        raise ValueError(f"'{path.name}' has more than {_LARGEST_OBJECT:,} bytes")
+    return _object(data.decode("utf-8"), f"'{path.name}'")
 
 
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"{where} is nested too deep") from None
+        found = bounded_json.loads(text)
     except ValueError as error:
         raise ValueError(f"{where} is no JSON ({error})") from None
     if not isinstance(found, dict):

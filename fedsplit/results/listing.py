@@ -18,6 +18,8 @@ from fedsplit.results.files import read_lines
 from fedsplit.results.run_directory import RunDirectory
 from fedsplit.results.text import NOTHING, fixed
 
+_OTHER_COLUMNS = 60  # of the table, beside the names of strategies
+
 
 @dataclass(frozen=True)
 class ListedRun:
@@ -75,19 +77,21 @@ def runs_table(runs: list[ListedRun], folder: Path, *, width: int | None = None)
     folder : Path
         Where.
     width : int | None
-        In columns: longer names of directories are folded, if that is possible at all. None = every
-        run has one line, as programs read it.
+        In columns: longer names of directories are folded, if there is room for all columns. None =
+        every run has one line, as programs read it.
     """
     if not runs:
         return f"No runs in '{folder}'."
+    strategies = [printable(run.strategy.rpartition(":")[2]) for run in runs]
+    if width is not None and width < _OTHER_COLUMNS + max(map(len, strategies)):
+        width = None  # a terminal wraps lines; columns that do not fit would be left out
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("state", "strategy", "rounds", "accuracy", "run directory"):
         folds = name == "run directory" and width is not None
         side: Literal["left", "right"] = "right" if name == "accuracy" else "left"
         table.add_column(name, no_wrap=not folds, overflow="fold", justify=side)
-    for run in runs:
+    for run, strategy in zip(runs, strategies, strict=True):
         where = printable(str(run.path.relative_to(folder.absolute())))
-        strategy = printable(run.strategy.rpartition(":")[2])
         table.add_row(run.state, strategy, run.rounds, _accuracy(run.accuracy), where)
     file = StringIO()
     longest = 80 + max(len(str(run.path)) + len(run.strategy) for run in runs)
@@ -114,7 +118,7 @@ def _listed(directory: RunDirectory) -> ListedRun | None:
         last = found[-1]["test_accuracy"] if found else None
         accuracy = None if last is None else float(last)
         rows = found
-    except (KeyError, OverflowError, TypeError, ValueError):
+    except (KeyError, OSError, OverflowError, TypeError, ValueError):
         pass
     if directory.owner() is not None:
         state = "running"

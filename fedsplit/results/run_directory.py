@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,15 @@ from pathlib import Path
 from typing import Self
 
 from fedsplit.config import Config, config_toml
-from fedsplit.errors import ConfigError, RunError, cannot_write
+from fedsplit.errors import ConfigError, RunError, cannot_write, damaged
 from fedsplit.locks import FileLock
-from fedsplit.results.files import append_line, remove_partial, replace_text
+from fedsplit.results.files import (
+    append_line,
+    read_lines,
+    read_object,
+    remove_partial,
+    replace_text,
+)
 from fedsplit.results.last_process import LastProcess
 from fedsplit.results.run_names import make_named, taken
 from fedsplit.results.run_paths import RunPaths
@@ -108,9 +113,11 @@ class RunDirectory(RunPaths):
         Raises
         ------
         ConfigError
-            If another process is making this run, or has finished it in the meantime.
+            If another process is making this run, or has finished it in the meantime; if the
+            directory has something else in place of a file.
         """
         directory = cls(Path(config.resume))
+        directory.check_files()
         directory._hold()
         try:
             directory._check_not_gone_on(rounds_done)
@@ -146,8 +153,12 @@ class RunDirectory(RunPaths):
         """Refuse to remove what another process has made since this one has read a checkpoint."""
         if not self.summary_path.is_file():
             return
-        summary = json.loads(self.summary_path.read_text(encoding="utf-8"))
-        if summary["finished_rounds"] > rounds_done:
+        try:
+            finished = int(read_object(self.summary_path)["finished_rounds"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            remedy = "Move it out of the run directory: the run then goes on from its checkpoint."
+            raise damaged(self.summary_path, error, remedy) from None
+        if finished > rounds_done:
             raise ConfigError(
                 f"The run in '{self.path}' has been finished by another process in the meantime."
             )
@@ -164,8 +175,13 @@ class RunDirectory(RunPaths):
         return self._lock is not None
 
     def _write_config(self, config: Config) -> None:
-        for path, resume in ((self.config_path, ""), (self.resume_path, str(self.path))):
-            replace_text(path, config_toml(Config.load(config, {"resume": resume}), path))
+        config = Config.load(config, {"resume": ""})
+        replace_text(self.config_path, config_toml(config, self.config_path))
+        self._write_resume(config, deployed=False)
+
+    def _write_resume(self, config: Config, *, deployed: bool) -> None:
+        continuing = Config.load(config, {"resume": str(self.path)})
+        replace_text(self.resume_path, config_toml(continuing, self.resume_path, deployed=deployed))
 
     def _hold(self) -> None:
         """Lock the directory against other processes, for as long as this process lives."""
@@ -175,25 +191,6 @@ class RunDirectory(RunPaths):
             raise cannot_write(self.lock_path, error) from None
         if self._lock is None:
             raise self._going_on(self.owner())
-
-    def check_idle(self) -> None:
-        """Refuse a run that another process is making.
-
-        Raises
-        ------
-        ConfigError
-            Names the process.
-        """
-        owner = self.owner()
-        if owner is not None:
-            raise self._going_on(owner)
-
-    def _going_on(self, owner: int | None) -> ConfigError:
-        return ConfigError(
-            f"The run in '{self.path}' is going on in process {owner}. Wait until it has ended. "
-            "'fedsplit runs' shows it; 'fedsplit stop' in the app's folder ends it with the "
-            "project's SuperLink, and 'flwr stop' if 'flwr run' has started it."
-        )
 
     def append_round(self, row: Mapping[str, object]) -> None:
         """Add one line to ``rounds.jsonl``. A run that is killed right after keeps it.
@@ -223,12 +220,14 @@ class RunDirectory(RunPaths):
         RunError
             If they cannot be written.
         """
-        if not self.client_results_path.is_file():
-            return
-        lines = self.client_results_path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["round"] <= rounds_done]
-        replace_text(self.client_results_path, "".join(kept))
+        try:
+            lines = read_lines(self.client_results_path)
+            kept = [line for line in lines if int(line["round"]) <= rounds_done]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            remedy = "Move it out of the run directory: the report then lacks what it has."
+            raise damaged(self.client_results_path, error, remedy) from None
+        if lines:
+            replace_text(self.client_results_path, "".join(dumps(line) + "\n" for line in kept))
 
     def write_shards(
         self, class_counts: Sequence[Sequence[int]], class_names: Sequence[str]
@@ -264,7 +263,9 @@ class RunDirectory(RunPaths):
         replace_text(self.start_path, dumps(state, indent=2) + "\n")
 
     def write_process(self, process: LastProcess) -> None:
-        """Write ``process.json``: what only the process that makes the run now knows.
+        """Write ``process.json``, what only the process that makes the run now knows.
+
+        The first line of resume.toml is that of a deployed run from then on, if it is one.
 
         Raises
         ------
@@ -272,6 +273,8 @@ class RunDirectory(RunPaths):
             If it cannot be written.
         """
         process.write(self.process_path)
+        if process.deployed:
+            self._write_resume(Config.load(self.config_path), deployed=True)
 
     def write_error(self, error: Exception) -> None:
         """Write ``error.txt``, unless that fails, too: the error itself matters more."""

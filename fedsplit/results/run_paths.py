@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedsplit.config import Config
+from fedsplit.config import Config, flwr_command
+from fedsplit.data.regular_files import special_kind
+from fedsplit.errors import ConfigError
 from fedsplit.locks import FileLock
 from fedsplit.objects import arguments_of
 from fedsplit.results.checkpoints import Checkpoints
@@ -114,6 +116,25 @@ class RunPaths:
         """Return the id of the process that is making this run, or None if none is."""
         return FileLock.owner(self.lock_path)
 
+    def check_idle(self) -> None:
+        """Refuse a run that another process is making.
+
+        Raises
+        ------
+        ConfigError
+            Names the process.
+        """
+        owner = self.owner()
+        if owner is not None:
+            raise self._going_on(owner)
+
+    def _going_on(self, owner: int | None) -> ConfigError:
+        return ConfigError(
+            f"The run in '{self.path}' is going on in process {owner}. Wait until it has ended. "
+            "'fedsplit runs' shows it; 'fedsplit stop' in the app's folder ends it with the "
+            "project's SuperLink, and 'flwr stop' if 'flwr run' has started it."
+        )
+
     def wait_until_free(self, seconds: float) -> bool:
         """Wait until no process makes this run; return whether that is so."""
         deadline = time.monotonic() + seconds
@@ -134,16 +155,12 @@ class RunPaths:
         return f"Everything up to round {kept[-1]} is kept. Continue with: {command}"
 
     def command_to_continue(self, values: Mapping[str, object]) -> str:
-        """Return the command, or the call, that continues a run of this config, by its keys.
-
-        CONNECTION stands for the name that Flower's configuration gives the SuperLink.
-        """
+        """Return the command, or the call, that continues a run of this config, by its keys."""
         if objects := self.objects(values):
             given = "".join(f", {argument}=..." for argument in objects)
             return f"simulate(resume={str(self.path)!r}{given})"
         if (last := self.last_process()) and last.deployed:
-            config = shlex.quote(str(self.resume_path))
-            return f"flwr run . CONNECTION --stream --run-config {config}"
+            return flwr_command(self.resume_path, deployed=True)
         return f"fedsplit run --resume {shlex.quote(str(self.path))}"
 
     def objects(self, values: Mapping[str, object]) -> dict[str, str]:
@@ -156,6 +173,36 @@ class RunPaths:
         """
         last = self.last_process()
         return {**arguments_of(values), **({} if last is None else last.given)}
+
+    def check_files(self) -> None:
+        """Refuse a directory with something else in place of a file, before it is written to.
+
+        A pipe would be waited for, and a folder found to be in the way after hours of training.
+
+        Raises
+        ------
+        ConfigError
+            Names what is in the way.
+        """
+        folders = (
+            self.checkpoints.folder,
+            *(self.model_dir, self.clients_dir, self.best_dir, self.best_clients_dir),
+        )
+        files = (
+            *(self.config_path, self.resume_path, self.rounds_path, self.client_results_path),
+            *(self.summary_path, self.log_path, self.flower_log_path, self.error_path),
+            *(self.start_path, self.process_path, self.shards_path, self.lock_path),
+        )
+        kinds = {path: special_kind(path) for path in (*folders, *files)}
+        kinds |= {path: "a file" for path in folders if path.is_file()}
+        kinds |= {path: "a folder" for path in files if path.is_dir()}
+        for path, kind in kinds.items():
+            if kind:
+                own = "folder" if path in folders else "file"
+                raise ConfigError(
+                    f"'{path}' is {kind}, where a run has a {own} of its own. Move it out of the "
+                    "run directory."
+                )
 
     @property
     def lock_path(self) -> Path:

@@ -62,7 +62,9 @@ class Saved:
             copy = finite(dict(state))
             assert isinstance(copy, dict)
             described = copy.pop("metrics")
-            # Checkpoints of older versions do not say where they were made.
+            # Checkpoints of older versions do not say where they were made, nor of own images.
+            if copy["facts"]:
+                copy["facts"].setdefault("partitioner", None)
             if set(copy["facts"]) == set(START_KEYS) - set(ENVIRONMENT_KEYS):
                 copy["facts"] |= dict.fromkeys(ENVIRONMENT_KEYS)
             saved = cls(**copy, metrics=declare(Metric(**values) for values in described))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fedsplit.data.regular_files import open_regular
 from fedsplit.errors import DataError
+from fedsplit.results.files import read_object
 
 LARGEST_COUNT = 10**12
 """More images than a client can have; sums of such numbers still fit in 64 bits."""
 LONGEST_NAME = 1000
-_LARGEST_FILE = 256 * 2**20
 _KEYS = ("class_names", "class_counts")
 
 
@@ -42,7 +39,10 @@ def read_shards(path: Path) -> Shards:
     DataError
         If it cannot be read, or a key or value in it is none that a run writes.
     """
-    found = _object(path)
+    try:
+        found = read_object(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{path}' cannot be read: {error}. {_REMEDY}") from None
     if unknown := [key for key in found if key not in _KEYS]:
         raise _wrong(path, unknown[0], found[unknown[0]], "absent: it is no key of this file")
     if missing := [key for key in _KEYS if key not in found]:
@@ -71,29 +71,6 @@ def _check_row(path: Path, client: int, row: object, num_classes: int) -> None:
         if type(count) is not int or not 0 <= count <= LARGEST_COUNT:
             wanted = f"a whole number from 0 to {LARGEST_COUNT}"
             raise _wrong(path, f"{key}[{label}]", count, wanted)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        with open_regular(path) as file:
-            text = file.read(_LARGEST_FILE + 1)
-        if len(text) > _LARGEST_FILE:
-            raise ValueError(f"it has more than {_LARGEST_FILE} bytes")
-        found = json.loads(text.decode("utf-8"), object_pairs_hook=_once)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"'{path}' cannot be read: {error}. {_REMEDY}") from None
-    if not isinstance(found, dict):
-        raise _wrong(path, "the whole file", found, "an object")
-    return found
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"it has the key {twice!r:.200} twice")
-    return found
 
 
 _REMEDY = "Take the file that the run has written, or train again."

@@ -48,7 +48,8 @@ def summarise(  # noqa: PLR0913 - all but the first two by keyword
     config : Config
         The run's configuration.
     facts : Mapping[str, Any]
-        What is known before the first round, by `fedsplit.fields.START_KEYS`.
+        What is known before the first round, by `fedsplit.fields.START_KEYS`. ``partitioner`` None:
+        that of the config.
     initial : Mapping[str, float | None]
         ``test_loss`` and ``test_accuracy`` before the first round.
     wall_seconds : float
@@ -71,12 +72,12 @@ def summarise(  # noqa: PLR0913 - all but the first two by keyword
         "strategy": config.strategy,
         "model": config.model.name,
         "dataset": config.data.name,
-        "partitioner": config.data.partitioner,
         "num_rounds": config.num_server_rounds,
         "finished_rounds": len(rows),
         "stopped_early": stopped or (fewer and is_over(rows, config.monitor, config.patience)),
         "seed": config.seed,
         **facts,
+        "partitioner": facts["partitioner"] or config.data.partitioner,
         "topology": None if facts["cut_layer"] is None else config.split.topology,
         "initial_accuracy": initial["test_accuracy"],
         "initial_loss": initial["test_loss"],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedsplit.compare.directory import find_runs, locked
+from fedsplit.compare.made_with import made_with
 from fedsplit.compare.runs import Plan, make_plan
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError
@@ -98,6 +99,19 @@ def test_a_finished_run_whose_config_cannot_be_read(plan: Plan) -> None:
     write_run(plan.runs[0].config).config_path.write_text("seed = ")
     with pytest.raises(ConfigError, match=r"a config\.toml that cannot be read"):
         find_runs(plan)
+
+
+@pytest.mark.parametrize("spoilt", ["{", "[]", '{"num_test_examples": "many"}'])
+def test_a_finished_run_whose_summary_cannot_be_read(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    """Break it: take what it was made with from whatever the file holds."""
+    monkeypatch.setattr("fedsplit.compare.directory.made_with", made_with)
+    kept = write_run(plan.runs[0].config)
+    kept.summary_path.write_text(spoilt)
+    with pytest.raises(ConfigError) as caught:
+        find_runs(plan)
+    assert f"'{kept.path}' differs in a summary.json that cannot be read (" in str(caught.value)
 
 
 def test_a_directory_that_is_no_run_is_left_alone(plan: Plan) -> None:

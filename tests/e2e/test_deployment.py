@@ -40,6 +40,7 @@ def test_supernodes_train_a_round_over_the_channel(deployment: Flower, tmp_path:
     files = RunFiles.read(tmp_path / "deployed")
     assert files.summary["engine"] == "flower"
     assert files.summary["num_clients"] == 2
+    assert files.summary["partitioner"] == "iid; own images: client 1"
     assert files.summary["finished_rounds"] == 1
     # Half of 300, and all of its own 120; a tenth of each is kept for evaluation.
     assert [row["num_examples"] for row in files.rounds] == [135 + 108]

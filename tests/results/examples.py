@@ -18,6 +18,7 @@ METRICS = (NORM, HOSTILE, PER_ROUND)
 """Declared metrics; one has a label that would be markup in HTML, Markdown, TeX and rich."""
 
 SPLIT_FACTS: dict[str, Any] = {
+    "partitioner": None,
     "pretrained": False,
     "weights_sha256": "0123456789abcdef" * 4,
     "num_clients": 10,

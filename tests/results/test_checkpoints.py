@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,3 +100,25 @@ def test_without_a_folder_there_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"Cannot write .*file/c"):
         Checkpoints(tmp_path / "file" / "c").write(1, {}, [])
+
+
+@pytest.mark.parametrize("value", [5, "x", [1], None, True])
+def test_a_whole_file_that_no_run_has_saved_gives_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: object
+) -> None:
+    """Break it: trust whatever has the right checksum."""
+    facts = {"engine": "flower"}
+    checkpoints, good = Checkpoints(tmp_path / "checkpoints"), {"recorder": {"facts": facts}}
+    checkpoints.write(1, good, [])
+    spoilt: list[dict[str, Any]] = [
+        *({key: value} for key in ("versions", "config", "inputs", "arrays", "strategy")),
+        *({"inputs": {key: value}} for key in ("class_counts", "shards", "validation")),
+        *({"recorder": each} for each in (value, {"facts": value}, {"rows": {"a": value}})),
+        {"recorder": {"facts": {"engine": [value]}}},
+        {"round": [value]},
+    ]
+    for state in spoilt:
+        checkpoints.write(2, state, [])
+        for found in (checkpoints.load_last(), (checkpoints.last() or (0, {}))[1]):
+            assert found == good
+    assert caplog.text.count("is not what a run has saved") == 2 * len(spoilt)

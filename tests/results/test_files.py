@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from fedsplit.errors import RunError
-from fedsplit.results.files import remove_partial, replace_file, replace_folder, replace_text
+from fedsplit.results.files import (
+    read_lines,
+    read_object,
+    remove_partial,
+    replace_file,
+    replace_folder,
+    replace_text,
+)
 
 
 def _no_space(path: Path) -> None:
@@ -84,3 +91,21 @@ def test_what_a_killed_process_leaves_is_removed_and_nothing_else(tmp_path: Path
     assert len(list(tmp_path.iterdir())) == 3
     remove_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.json"]
+
+
+def test_a_pipe_is_neither_waited_for_nor_taken_for_an_empty_file(tmp_path: Path) -> None:
+    """Break it: open whatever has the name; read no lines from what is no file."""
+    os.mkfifo(tmp_path / "rounds.jsonl")
+    for read in (read_lines, read_object):
+        with pytest.raises(OSError, match=r"is a named pipe \(FIFO\), not a file"):
+            read(tmp_path / "rounds.jsonl")
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_an_object_is_read_up_to_a_length(tmp_path: Path) -> None:
+    """Break it: read a file whole, of any length. This one has a hole, and takes no space."""
+    path = tmp_path / "summary.json"
+    with path.open("wb") as file:
+        file.truncate(2**38)
+    with pytest.raises(ValueError, match=r"'summary\.json' has more than 268,435,456 bytes"):
+        read_object(path)

@@ -92,6 +92,15 @@ def test_long_names_are_folded_on_a_terminal_and_whole_in_a_pipe(tmp_path: Path)
     assert any(line.endswith(name) for line in runs_table(runs, tmp_path).splitlines())
 
 
+@pytest.mark.parametrize("width", range(10, 70, 3))
+def test_no_column_is_lost_on_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    """Break it: fold into whatever width there is; the directory and half of the state go."""
+    runs = [ListedRun(tmp_path / "one", "interrupted", "10/20", 0.5, "centralized")]
+    row = runs_table(runs, tmp_path, width=width).split()
+    for value in ("interrupted", "centralized", "10/20", "0.5000", "one"):
+        assert value in row
+
+
 def test_a_folder_without_runs(tmp_path: Path) -> None:
     assert runs_table(list_runs(tmp_path), tmp_path) == f"No runs in '{tmp_path}'."
     with pytest.raises(ConfigError, match=r"no folder.*output-dir"):

@@ -21,7 +21,7 @@ from fedsplit.channel.grpc import GrpcChannel
 from fedsplit.channel.grpc_stream import GrpcStream
 from fedsplit.checking import check
 from fedsplit.errors import ChannelError, ConfigError
-from fedsplit.fields import ROW_KEYS
+from fedsplit.fields import ROW_KEYS, Metric
 from fedsplit.results.sinks import Sinks
 from tests.channel.hosts import EchoHost
 
@@ -161,3 +161,20 @@ def test_without_the_library_the_remedy_names_the_extra(monkeypatch: pytest.Monk
     assert importlib.util.find_spec("prometheus_client") is not None
     with pytest.raises(ConfigError, match=r"pip install 'fedsplit\[prometheus\]'"):
         check(Config.from_flat({"sinks.prometheus": "127.0.0.1:0"}))
+
+
+def test_no_declared_metric_has_the_name_of_a_number_that_is_served() -> None:
+    """Break it: refuse the keys of built-in fields only; /metrics then has a name twice."""
+    pytest.importorskip("prometheus_client")
+    from fedsplit.results.prometheus import _Numbers
+
+    served = _Numbers(Config())
+    served.take(ROW)
+    names = {sample.name for family in served.collect() for sample in family.samples}
+    assert {"fedsplit_rounds", "fedsplit_channel_steps_total"} <= names
+    for name in names:
+        with pytest.raises(ConfigError, match="cannot be declared: its key is that of a"):
+            Metric(name.removeprefix("fedsplit_"), "mine")
+    for family in served.collect():
+        with pytest.raises(ConfigError, match="cannot be declared: its key is that of a"):
+            Metric(family.name.removeprefix("fedsplit_"), "mine")

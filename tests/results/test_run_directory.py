@@ -15,7 +15,19 @@ import pytest
 from fedsplit.config import Config
 from fedsplit.errors import ConfigError, RunError
 from fedsplit.results import run_names
+from fedsplit.results.last_process import LastProcess
 from fedsplit.results.run_directory import RunDirectory
+
+FOREIGN = [
+    *(
+        (name, "a named pipe (FIFO)")
+        for name in ("log.txt", "flower.txt", ".lock", "clients.jsonl")
+    ),
+    *((name, "a folder") for name in ("log.txt", "config.toml", "summary.json", "error.txt")),
+    *((name, "a device") for name in ("rounds.jsonl", "shards.json", "process.json", "model")),
+    *((name, "a file") for name in ("checkpoints", "model", "best", "clients", "best-clients")),
+    *((name, "a folder") for name in ("start.json", "resume.toml", "clients.jsonl")),
+]
 
 
 def config_in(directory: Path, **values: object) -> Config:
@@ -169,6 +181,21 @@ def test_flwr_run_continues_with_a_file_of_the_directory(tmp_path: Path) -> None
     )
 
 
+def test_the_command_to_continue_a_deployed_run_is_the_same_everywhere(tmp_path: Path) -> None:
+    """Break it: leave the connection out of resume.toml, or of the sentence in log.txt."""
+    config = config_in(tmp_path, **{"run-name": "a"})
+    directory = RunDirectory.create(config)
+    directory.write_process(LastProcess("flower", deployed=True))
+    command = f"flwr run . CONNECTION --stream --run-config {directory.resume_path}"
+    assert directory.resume_path.read_text(encoding="utf-8").splitlines()[0] == f"# {command}"
+    assert directory.command_to_continue(config.to_flat()) == command
+    resumed = Config.load(directory.resume_path)
+    assert resumed == Config.load(config, {"resume": str(directory.path)})
+    directory.go_on(resumed, 0)
+    directory.write_process(LastProcess("inprocess"))
+    assert "CONNECTION" not in directory.resume_path.read_text(encoding="utf-8")
+
+
 def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
     """Break it: reopen without a look at the summary."""
     config = config_in(tmp_path, **{"run-name": "a", "num-server-rounds": 5})
@@ -184,6 +211,59 @@ def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(tmp_
     reopened.go_on(longer, rounds_done=5)
     reopened.close()
     assert not directory.summary_path.exists()
+
+
+@pytest.mark.parametrize("spoilt", ["", "[]", "{}", '{"finished_rounds": "all"}', "[" * 10**5])
+def test_a_run_with_a_damaged_summary_says_how_to_go_on(tmp_path: Path, spoilt: str) -> None:
+    """Break it: take the number of finished rounds from whatever the file holds."""
+    config = config_in(tmp_path, **{"run-name": "a"})
+    directory = RunDirectory.create(config)
+    directory.close()
+    directory.summary_path.write_text(spoilt)
+    resumed = Config.load(config, {"resume": str(directory.path)})
+    with pytest.raises(ConfigError, match=r"summary\.json' cannot be read \(.*\)\. Move it out of"):
+        RunDirectory.reopen(resumed, rounds_done=3)
+    directory.summary_path.unlink()
+    RunDirectory.reopen(resumed, rounds_done=3).close()
+
+
+@pytest.mark.parametrize("spoilt", ["5", "{", "{}", '{"round": null}'])
+def test_damaged_results_of_clients_say_how_to_go_on(tmp_path: Path, spoilt: str) -> None:
+    """Break it: take a line of clients.jsonl for that of a round, whatever it holds."""
+    directory = RunDirectory.create(config_in(tmp_path))
+    lines = [f'{{"round": {number}, "train": {{"loss": [0.1, null]}}}}\n' for number in (1, 2, 3)]
+    directory.client_results_path.write_text("".join(lines))
+    directory.keep_client_results(2)
+    assert directory.client_results_path.read_text() == "".join(lines[:2])
+    directory.append_client_results({"round": 3})
+    with directory.client_results_path.open("a") as file:
+        file.write(f"{spoilt}\n")
+    with pytest.raises(ConfigError, match=r"clients\.jsonl' cannot be read \(.*\)\. Move it "):
+        directory.keep_client_results(2)
+
+
+@pytest.mark.parametrize(("name", "kind"), FOREIGN)
+def test_what_is_no_file_of_a_run_is_named_before_the_run_goes_on(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    """Break it: leave out the file, or the kind. Opening a pipe would wait for ever."""
+    config = config_in(tmp_path, **{"run-name": "a"})
+    directory = RunDirectory.create(config)
+    directory.close()
+    path = directory.path / name
+    path.unlink(missing_ok=True)
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a file":
+        path.write_text("")
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)
+    resumed = Config.load(config, {"resume": str(directory.path)})
+    with pytest.raises(ConfigError) as caught:
+        RunDirectory.reopen(resumed, rounds_done=3)
+    assert str(caught.value).startswith(f"'{path}' is {kind}, where a run has a f")
 
 
 def test_rounds_are_lines_of_strict_json(tmp_path: Path) -> None:

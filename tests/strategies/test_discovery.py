@@ -35,6 +35,18 @@ def test_clients_are_known_by_partition_id() -> None:
     assert clients.class_counts == {0: [1, 2], 1: [3, 4], 2: [5, 6]}
 
 
+def test_who_has_images_of_its_own_is_known() -> None:
+    """Break it: forget what a client has said of its folder."""
+
+    def own(message: Message) -> Message:
+        told = Description(partition_id=1, class_counts=[1, 1], own_images=True)
+        return Message(RecordDict({"config": told.to_record()}), reply_to=message)
+
+    clients = _discover({91: describes(0, 5, 6), 17: own})
+    assert list(clients.own_images) == [1]
+    assert clients.divided_by("iid") == "iid; own images: client 1"
+
+
 def test_everyone_is_told_how_many_take_part() -> None:
     grid = ScriptedGrid({8: describes(0, 1), 9: describes(1, 1), 7: describes(2, 1)})
     config = Config.from_flat({"num-clients": 2})
