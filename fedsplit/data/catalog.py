@@ -234,8 +234,9 @@ def _with_held_out(images: ImageDataset) -> ImageDataset:
     if alone:
         names = [images.class_names[label] for label in alone]
         _logger.warning(
-            "%d classes of '%s' have one image, and no image to test: %s.",
-            *(len(names), images.name, some(names)),
+            "The data set '%s' has one image, and so none to test, of: %s.",
+            images.name,
+            some(names),
         )
     return replace(images, train=images.train.select(stay), test=images.train.select(held))
 

@@ -135,7 +135,7 @@ def test_every_class_has_a_test_image_if_it_can(
     images = load_images(DataConfig(name=str(image_folder(tmp_path, {"a": 2, "b": 14, "c": 1}))))
     assert (counts(images.train), counts(images.test)) == ([1, 12, 1], [1, 2])
     assert "1 classes of" in caplog.text
-    assert "have one image, and no image to test: c." in caplog.text
+    assert "has one image, and so none to test, of: c." in caplog.text
 
 
 def test_a_supernodes_own_images_are_all_its_shard(tmp_path: Path) -> None:
