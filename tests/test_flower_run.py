@@ -269,7 +269,7 @@ def test_what_cannot_run_does_not_start_flower(
 ) -> None:
     flwr = _Flwr(monkeypatch, tmp_path)
     config = Config.load(tiny, {"batch-size": 99, "last-batch": "drop"})
-    with pytest.raises(ConfigError, match="client 2 has nothing to train on"):
+    with pytest.raises(ConfigError, match="client 0 has nothing to train on"):
         run_with_flower(config, app_dir=Path())
     assert flwr.calls == []
     assert flwr.superlinks[0].said == ["begin", "end"]

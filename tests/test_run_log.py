@@ -129,6 +129,6 @@ def test_a_console_that_has_ended_is_said_once_and_the_run_goes_on(
     _, err = capsys.readouterr()
     assert err == (
         "Warning: Nothing more is shown here: [Errno 32] Broken pipe. The run goes on, and log.txt "
-        "has it all.\n"
+        "has its lines.\n"
     )
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 2
