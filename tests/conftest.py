@@ -114,11 +114,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     Without pictures, which would take a third of its time, unless it is to be `drawn`.
     """
-    from fedsplit import experiment, simulate
-    from fedsplit.results.plots import draw_or_warn
-    from tests.known import replacements
+    from fedsplit import simulate
 
-    draw = draw_or_warn
     finished: dict[str, Result] = {}
 
     def once(*, again: bool = False, drawn: bool = False, **overrides: object) -> Result:
@@ -126,9 +123,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         if again or key not in finished:
             output_dir = tmp_path_factory.mktemp("runs")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(experiment, "draw_or_warn", draw if drawn else _draw_nothing)
-                for name, replacement in replacements().items():
-                    patch.setattr(name, replacement)
+                _shorten(patch, drawn=drawn)
                 finished[key] = simulate({**TINY, "output-dir": str(output_dir)}, **overrides)
         return finished[key]
 
@@ -143,11 +138,17 @@ def tiny(tmp_path: Path) -> dict[str, object]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs of this test make no pictures, and compute no costs twice, as those of `run`."""
+    _shorten(monkeypatch)
+
+
+def _shorten(patch: pytest.MonkeyPatch, *, drawn: bool = False) -> None:
+    """Leave out of runs what takes half of a small one: pictures, and costs that are known."""
+    from fedsplit.results.plots import draw_or_warn
     from tests.known import replacements
 
-    monkeypatch.setattr("fedsplit.experiment.draw_or_warn", _draw_nothing)
+    patch.setattr("fedsplit.experiment.draw_or_warn", draw_or_warn if drawn else _draw_nothing)
     for name, replacement in replacements().items():
-        monkeypatch.setattr(name, replacement)
+        patch.setattr(name, replacement)
 
 
 def _draw_nothing(path: Path, plot: Callable[[Path], None]) -> None:
